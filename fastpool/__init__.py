@@ -1,0 +1,54 @@
+"""Max pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
+
+from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
+from fastpool.backends import backends, use_backend
+from fastpool.columns import col2im, im2col
+from fastpool.convolution import conv2d, conv2d_backward
+from fastpool.indices import argmax_to_indices, indices_to_argmax
+from fastpool.maxout import maxout, maxout_backward
+from fastpool.pooling import (
+    global_max_pool,
+    global_max_pool_backward,
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
+from fastpool.threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "argmax_to_indices",
+    "backends",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "get_num_threads",
+    "global_max_pool",
+    "global_max_pool_backward",
+    "hard_swish",
+    "hard_swish_backward",
+    "im2col",
+    "indices_to_argmax",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+    "maxout",
+    "maxout_backward",
+    "set_num_threads",
+    "swish",
+    "swish_backward",
+    "use_backend",
+]

@@ -1,0 +1,160 @@
+"""hard-swish (Howard et al. 2019, "Searching for MobileNetV3") and swish (Ramachandran et al. 2017)."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.backends import kernel
+
+
+def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> np.ndarray:
+    """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
+    run = kernel(op, backend)
+    read = [arrays.read(name, a, floats_only=True) for name, a in inputs.items()]
+    x, names = read[-1], list(inputs)
+    dtype = arrays.native(x.dtype)
+    for name, a in zip(names[:-1], read[:-1], strict=True):
+        arrays.like(name, a, x.shape, dtype, names[-1])
+    if out is not None:
+        arrays.check_out(out, x.shape, dtype, tuple(read))
+
+    order = arrays.memory_axes(x)
+    flat = [arrays.dense(a, order).reshape(-1) for a in read]
+    if out is None:
+        fresh = np.empty(x.size, dtype)
+        shape = tuple(x.shape[axis] for axis in order)
+        y = arrays.Target(fresh.reshape(shape).transpose(np.argsort(order)), fresh, None)
+    else:
+        y = arrays.within(out, out.transpose(order), (x.size,))
+    run(*flat, *extra, y.canonical)
+    return y.done()
+
+
+def _checked_beta(beta: Any) -> float:
+    if isinstance(beta, (bool, np.bool_)) or not isinstance(beta, (int, float, np.integer, np.floating)):
+        raise TypeError(f"beta must be a number, got {beta!r}")
+    if not isfinite(beta):
+        raise ValueError(f"beta must be finite, got {beta!r}")
+    return float(beta)
+
+
+def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+    """x * relu6(x + 3) / 6, the cheap stand-in for swish of MobileNetV3.
+
+    Parameters
+    ----------
+    x : array of any shape; float16, bfloat16, float32 or float64
+    out : array of the shape and dtype of `x`
+    backend : str
+        As in `max_pool2d`.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        0 at -inf (the limit); NaN stays NaN. float16 and bfloat16 are computed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not floating.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.hard_swish(np.array([-4.0, 0.0, 1.5, 4.0]))
+    array([0.   , 0.   , 1.125, 4.   ])
+    """
+    return _elementwise("hard_swish", {"x": x}, (), out, backend)
+
+
+def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+    """Gradient of `hard_swish` with respect to its input: dy * (2x + 3) / 6 between -3 and 3, 0 below and dy above.
+
+    Parameters
+    ----------
+    dy, x : arrays of one shape and one floating dtype
+    out, backend
+        As in `hard_swish`.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a dtype that is not floating, or shapes or dtypes that differ.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.hard_swish_backward(np.ones(3), np.array([-4.0, 0.0, 4.0]))
+    array([0. , 0.5, 1. ])
+    """
+    return _elementwise("hard_swish_backward", {"dy": dy, "x": x}, (), out, backend)
+
+
+def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+    """x * sigmoid(beta * x); with beta = 1 also called SiLU.
+
+    Parameters
+    ----------
+    x : array of any shape; float16, bfloat16, float32 or float64
+    beta : float
+    out, backend
+        As in `hard_swish`.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+        0 at -inf (the limit, for beta > 0); NaN stays NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a dtype that is not floating, or a beta that is not a finite number.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.swish(np.array([0.0, 100.0]))
+    array([  0., 100.])
+    """
+    return _elementwise("swish", {"x": x}, (_checked_beta(beta),), out, backend)
+
+
+def swish_backward(
+    dy: Any, x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None
+) -> np.ndarray:
+    """Gradient of `swish` with respect to its input: dy * s * (1 + beta x (1 - s)), s = sigmoid(beta x).
+
+    Parameters
+    ----------
+    dy, x : arrays of one shape and one floating dtype
+    beta, out, backend
+        As in `swish`.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `swish`, and for shapes or dtypes that differ.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.swish_backward(np.ones(2), np.array([0.0, 100.0]))
+    array([0.5, 1. ])
+    """
+    return _elementwise("swish_backward", {"dy": dy, "x": x}, (_checked_beta(beta),), out, backend)

@@ -1,0 +1,223 @@
+"""What comes in and goes out: kinds of array, dtypes, memory order, `out=`.
+
+Every pool works on the canonical form `(outer, D, H, W, inner)`, C-contiguous and in native byte order.
+An array whose channels lie before its spatial axes in memory is outer=N*C, inner=1; one whose channels lie
+last is outer=N, inner=C. Nothing below this file knows which of the two the caller had in mind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastpool.window import Window
+
+_NATIVE = {np.dtype(t) for t in "?bBhHiIlLqQefd"}
+
+
+def supported(dtype: np.dtype) -> bool:
+    """bool, all integers, float16, bfloat16, float32 and float64, in either byte order."""
+    return dtype in _NATIVE or is_bfloat16(dtype) or dtype.newbyteorder("=") in _NATIVE
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """ml_dtypes' bfloat16, told by its name so that ml_dtypes need not be imported."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """One of the four floating dtypes: the ones with gradients."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def is_half(dtype: np.dtype) -> bool:
+    """A two-byte float, whose sums are made in float32."""
+    return is_float(dtype) and dtype.itemsize == 2
+
+
+def sum_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype in which gradients of `dtype` are added up."""
+    return np.dtype(np.float32) if is_half(dtype) else dtype
+
+
+def lowest(dtype: np.dtype) -> Any:
+    """The value below or equal to every other of a dtype: what a window of padding alone gives."""
+    if is_float(dtype):
+        return dtype.type(-np.inf)
+    return np.False_ if dtype.kind == "b" else dtype.type(np.iinfo(dtype).min)
+
+
+def read(name: str, x: Any, floats_only: bool = False) -> np.ndarray:
+    """`x` as a plain NumPy array of a supported dtype, or a TypeError; a sequence of numbers is made one."""
+    if type(x) is not np.ndarray:
+        x = _as_numpy(name, x)
+    dtype = x.dtype
+    if floats_only:
+        if not (is_float(dtype) and supported(dtype)):
+            raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {dtype}")
+    elif not supported(dtype):
+        raise TypeError(
+            f"{name} must be bool, an integer, float16, bfloat16 (ml_dtypes), float32 or float64, got {dtype}"
+        )
+    return x
+
+
+def _as_numpy(name: str, x: Any) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
+    if not isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        raise TypeError(f"{name} must be a NumPy array, got {kind}; convert it first, for instance with numpy.asarray")
+    return np.asarray(x)
+
+
+def like(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str) -> np.ndarray:
+    """`x` as an array that must have this shape and dtype (in either byte order), as `of` prescribes."""
+    x = read(name, x)
+    if x.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
+    if x.dtype != dtype and x.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"{name} must have the dtype {dtype} of {of}, got {x.dtype}")
+    return x
+
+
+def native(dtype: np.dtype) -> np.dtype:
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+def _dense(x: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """C-contiguous, aligned, native: `x` itself where it is that, else its one copy."""
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
+        x = np.array(x, dtype=native(x.dtype), order="C", copy=True)
+    return x if shape is None else x.reshape(shape)
+
+
+def channels_inside(x: np.ndarray, window: Window) -> bool:
+    """Whether the channels lie behind the spatial axes in memory, whatever the data_format says."""
+    axis = window.channel_axis
+    if axis is None or window.channels == 1:
+        return False
+    if x.flags.c_contiguous:
+        return axis == x.ndim - 1
+    last_space = x.ndim - 2 if axis == x.ndim - 1 else x.ndim - 1
+    return abs(x.strides[axis]) < abs(x.strides[last_space])
+
+
+def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
+    if inside:
+        return (window.batch, *size, window.channels)
+    return (window.batch * window.channels, *size, 1)
+
+
+def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
+    """The caller's array with its axes in canonical order: a view."""
+    axis = window.channel_axis
+    if axis is None:
+        return x
+    last = axis == x.ndim - 1
+    if inside == last or window.channels == 1 and x.flags.c_contiguous:
+        return x
+    return np.moveaxis(x, axis, -1) if inside else np.moveaxis(x, axis, -1 - window.spatial_axes)
+
+
+def canonical(x: np.ndarray, window: Window, inside: bool, size: tuple[int, int, int]) -> np.ndarray:
+    """`x` in the form (outer, D, H, W, inner): a view if its memory allows, else its one copy."""
+    return _dense(_memory_view(x, window, inside), _planes(window, inside, size))
+
+
+class Target:
+    """Where a result goes: `user` is the array to return, `canonical` the array that a kernel fills."""
+
+    __slots__ = ("canonical", "user", "_write_back")
+
+    def __init__(self, user: np.ndarray, canonical: np.ndarray, write_back: np.ndarray | None) -> None:
+        self.user = user
+        self.canonical = canonical
+        self._write_back = write_back
+
+    def done(self) -> np.ndarray:
+        """The result, brought home if the kernel could not write to where the caller wanted it."""
+        if self._write_back is not None:
+            self._write_back[...] = self.canonical.reshape(self._write_back.shape)
+        return self.user
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    """`out` if a result of this shape and dtype can be written there, else a ValueError that says why not."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if native(out.dtype) != dtype:
+        raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    if any(overlap(out, x) for x in inputs):
+        raise ValueError("out must not share memory with an input; give an array of its own")
+    return out
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays share memory; those too entangled to tell in reasonable time are taken to."""
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def split_out(out: Any, return_argmax: bool) -> tuple[Any, Any]:
+    """Room for y and for argmax, of what was given as `out`."""
+    if isinstance(out, tuple):
+        if not return_argmax or len(out) != 2:
+            raise ValueError("out must be one array, or (y, argmax) with return_argmax=True, got a tuple")
+        return out
+    return out, None
+
+
+def within(out: np.ndarray, view: np.ndarray, shape: tuple[int, ...]) -> Target:
+    """`out` as a target; `view` is `out` with its axes in the order of the canonical `shape`."""
+    if view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative:
+        return Target(out, view.reshape(shape), None)
+    return Target(out, np.empty(shape, native(out.dtype)), view)
+
+
+def target(
+    out: np.ndarray | None,
+    window: Window,
+    inside: bool,
+    shape: tuple[int, ...],
+    size: tuple[int, int, int],
+    dtype: np.dtype,
+) -> Target:
+    """Room for a result of the caller's `shape`, in the memory order of the input, or `out` itself."""
+    planes = _planes(window, inside, size)
+    if out is None:
+        fresh = np.empty(planes, dtype)
+        return Target(_user_view(fresh, window, inside, shape), fresh, None)
+    return within(out, _memory_view(out, window, inside), planes)
+
+
+def _user_view(fresh: np.ndarray, window: Window, inside: bool, shape: tuple[int, ...]) -> np.ndarray:
+    axis = window.channel_axis
+    last = axis is not None and axis == len(shape) - 1
+    if axis is None or inside == last or window.channels == 1:
+        return fresh.reshape(shape)
+    space = tuple(n for i, n in enumerate(shape) if i != axis)
+    if inside:
+        return np.moveaxis(fresh.reshape(*space, window.channels), -1, axis)
+    batched = len(shape) == window.spatial_axes + 2
+    return np.moveaxis(fresh.reshape(*space[: int(batched)], window.channels, *space[int(batched) :]), int(batched), -1)
+
+
+def memory_axes(x: np.ndarray) -> tuple[int, ...]:
+    """The axes of `x` from the slowest to the fastest in memory; as they are where `x` is C-contiguous."""
+    if x.flags.c_contiguous:
+        return tuple(range(x.ndim))
+    return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
+
+
+def dense(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """`x` with its axes in the order `axes`, C-contiguous and native: a view if its memory allows, else one copy."""
+    return _dense(x.transpose(axes))

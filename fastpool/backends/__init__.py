@@ -1,0 +1,138 @@
+"""The registry of backends: which there are, which can run here, and which one a call takes.
+
+A backend is a module that exports these functions, or those of them that it can do. All arrays are in
+canonical form (see `fastpool.arrays`), checked, and never overlap; the last array is the one to fill.
+
+- `max_pool(x, window, y, argmax)`, argmax None where it is not asked for
+- `max_pool_backward(dy, argmax, window, dx)`
+- `max_unpool(y, indices, x)`: indices int64 inside each plane, -1 for none; the last of several wins
+- `im2col(x, window, fill_value, cols)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap, position]
+- `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+_MODULES = {
+    "numba": "fastpool.backends.numba",
+    "cython": "fastpool.backends.cython",
+    "numpy": "fastpool.backends.numpy",
+    "naive": "fastpool.backends.naive",
+}
+_REMEDY = {
+    "numba": 'pip install "fastpool[numba]"',
+    "cython": "reinstall fastpool where a C compiler is at hand",
+}
+_PREFERRED = ("numba", "cython", "numpy")
+
+_in_context: ContextVar[str | None] = ContextVar("fastpool_backend", default=None)
+
+
+class BackendStatus(NamedTuple):
+    """Whether a backend can run here, and if not, why."""
+
+    available: bool
+    reason: str = ""
+
+
+@cache
+def _load(name: str) -> ModuleType | str:
+    """The backend's module, or the reason why there is none."""
+    try:
+        return import_module(_MODULES[name])
+    except Exception as error:  # a broken installation of a dependency may raise anything
+        return f"{type(error).__name__}: {error}; remedy: {_REMEDY.get(name, 'reinstall fastpool')}"
+
+
+def _check_name(name: Any, source: str) -> str:
+    if not isinstance(name, str) or name not in _MODULES:
+        raise ValueError(f"{source} must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
+    return name
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Every backend by name, with whether it can run here and, where not, why not.
+
+    Returns
+    -------
+    dict of str to BackendStatus
+        In the order in which the default is chosen; `naive` is never chosen by itself.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> fp.backends()["numpy"].available
+    True
+    """
+    loaded = {name: _load(name) for name in _MODULES}
+    return {n: BackendStatus(False, m) if isinstance(m, str) else BackendStatus(True) for n, m in loaded.items()}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the `with` block, calls in this thread (or task) take the backend `name`.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of this name.
+    RuntimeError
+        If it cannot run here; the message says why, and what would help.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> with fp.use_backend("numpy"):
+    ...     fp.max_pool1d([1, 3, 2, 5], 2)
+    array([3, 5])
+    """
+    _named(_check_name(name, "backend"))
+    token = _in_context.set(name)
+    try:
+        yield
+    finally:
+        _in_context.reset(token)
+
+
+def _named(name: str) -> ModuleType:
+    module = _load(name)
+    if isinstance(module, str):
+        raise RuntimeError(f"backend {name!r} cannot run here: {module}")
+    return module
+
+
+@cache
+def _from_environment() -> str | None:
+    name = os.environ.get("FASTPOOL_BACKEND")
+    return _check_name(name, "FASTPOOL_BACKEND") if name else None
+
+
+@cache
+def _default(op: str) -> Any:
+    """The op on the first preferred backend that is installed and has it."""
+    for name in _PREFERRED:
+        module = _load(name)
+        if not isinstance(module, str) and hasattr(module, op):
+            return getattr(module, op)
+    raise NotImplementedError(f"no backend that is installed here has {op}")
+
+
+def kernel(op: str, backend: str | None) -> Any:
+    """The function that does `op`: of the backend named in the call, else in `use_backend`, else in the environment."""
+    name = backend if backend is not None else _in_context.get() or _from_environment()
+    if name is None:
+        return _default(op)
+    module = _named(_check_name(name, "backend"))
+    try:
+        return getattr(module, op)
+    except AttributeError:
+        have = [n for n in _MODULES if hasattr(_load(n), op)]
+        raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}") from None

@@ -1,0 +1,115 @@
+"""The specification: loops that read like the definitions. For tests; slow beyond use on large arrays."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import exp
+
+import numpy as np
+
+from fastpool._rules import wins
+from fastpool.arrays import lowest, sum_dtype
+
+
+def _cells(window, position):
+    """Offset and input coordinates of every cell of one window that is not padding, in row-major order."""
+    for offset, tap in enumerate(np.ndindex(window.kernel)):
+        cell = tuple(
+            o * s - b + k * d
+            for o, s, b, k, d in zip(position, window.stride, window.before, tap, window.dilation, strict=True)
+        )
+        if all(0 <= c < n for c, n in zip(cell, window.size, strict=True)):
+            yield offset, cell
+
+
+def max_pool(x, window, y, argmax):
+    for position in np.ndindex(window.out):
+        cells = list(_cells(window, position))
+        for outer, inner in product(range(x.shape[0]), range(x.shape[4])):
+            best, winner = lowest(x.dtype), 0
+            for i, (offset, cell) in enumerate(cells):
+                value = x[outer, *cell, inner]
+                if i == 0 or wins(value, best):
+                    best, winner = value, offset
+            y[outer, *position, inner] = best
+            if argmax is not None:
+                argmax[outer, *position, inner] = winner
+
+
+def max_pool_backward(dy, argmax, window, dx):
+    total = np.zeros(dx.shape, sum_dtype(dx.dtype))
+    for position in np.ndindex(window.out):
+        cells = dict(_cells(window, position))
+        if not cells:
+            continue
+        for outer, inner in product(range(dy.shape[0]), range(dy.shape[4])):
+            winner = cells[int(argmax[outer, *position, inner])]
+            total[outer, *winner, inner] += dy[outer, *position, inner].astype(total.dtype)
+    dx[...] = total
+
+
+def max_unpool(y, indices, x):
+    x[...] = 0
+    for outer, *position, inner in np.ndindex(y.shape):
+        index = indices[outer, *position, inner]
+        if index >= 0:
+            cell = np.unravel_index(index, x.shape[1:4])
+            x[outer, *cell, inner] = y[outer, *position, inner]
+
+
+def _planes(x, window):
+    """Where image n and channel c lie in the canonical form."""
+    for n, c in product(range(window.batch), range(window.channels)):
+        if x.shape[4] == 1:
+            yield n, c, x[n * window.channels + c, ..., 0]
+        else:
+            yield n, c, x[n, ..., c]
+
+
+def im2col(x, window, fill_value, cols):
+    for n, c, plane in _planes(x, window):
+        cols[n, c] = fill_value
+        for at, position in enumerate(np.ndindex(window.out)):
+            for offset, cell in _cells(window, position):
+                cols[n, c, offset, at] = plane[cell]
+
+
+def col2im(cols, window, dx):
+    cells = [list(_cells(window, position)) for position in np.ndindex(window.out)]
+    for n, c, plane in _planes(dx, window):
+        total = np.zeros(plane.shape, sum_dtype(dx.dtype))
+        for offset in range(window.volume):
+            for at, covered in enumerate(cells):
+                for o, cell in covered:
+                    if o == offset:
+                        total[cell] += cols[n, c, offset, at].astype(total.dtype)
+        plane[...] = total
+
+
+def hard_swish(x, y):
+    for i, value in enumerate(x.astype(sum_dtype(x.dtype))):
+        y[i] = 0 if value <= -3 else value if value >= 3 else value * (value + 3) / 6
+
+
+def hard_swish_backward(dy, x, dx):
+    for i, value in enumerate(x.astype(sum_dtype(x.dtype))):
+        slope = 0 if value <= -3 else 1 if value >= 3 else (2 * value + 3) / 6
+        dx[i] = dy[i].astype(value.dtype) * slope
+
+
+def _sigmoid(z):
+    return 1 / (1 + exp(-z)) if z >= 0 else exp(z) / (1 + exp(z))
+
+
+def swish(x, beta, y):
+    for i, value in enumerate(x.astype(np.float64)):
+        s = _sigmoid(beta * value)
+        y[i] = value * s if s else 0
+
+
+def swish_backward(dy, x, beta, dx):
+    for i, value in enumerate(x.astype(np.float64)):
+        z = beta * value
+        s = _sigmoid(z)
+        slope = s * (1 + z * (1 - s)) if 0 < s < 1 else s
+        dx[i] = dy[i].astype(np.float64) * slope

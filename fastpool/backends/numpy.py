@@ -1,0 +1,126 @@
+"""What a NumPy user writes today: the whole column matrix, argmax over it, a scatter back. The baseline.
+
+It holds every window at once, so it takes as many times the memory of its input as windows overlap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastpool.arrays import lowest, sum_dtype
+
+
+def _cells(window, width):
+    """Index of each tap of each window into a padded plane (taps, positions), as cs231n's get_im2col_indices."""
+    axes = [(window.taps(axis) + window.before[axis]).T for axis in range(3)]
+    d, h, w = axes
+    flat = (d[:, None, None, :, None, None] * width[1] + h[:, None, None, :, None]) * width[2] + w[:, None, None, :]
+    return flat.reshape(window.volume, window.positions)
+
+
+def _padded_size(window):
+    """Sizes of a plane with all the padding that a window reaches."""
+    return tuple(
+        max(int(window.taps(axis)[-1, -1]) + 1, window.size[axis]) + window.before[axis] for axis in range(3)
+    )
+
+
+def _inside(window):
+    return (slice(None), *(slice(b, b + n) for b, n in zip(window.before, window.size, strict=True)))
+
+
+def _by_plane(a):
+    """(outer, D, H, W, inner) as (outer * inner, D, H, W)."""
+    return np.moveaxis(a, 4, 1).reshape(a.shape[0] * a.shape[4], *a.shape[1:4])
+
+
+def _from_planes(planes, like):
+    return np.moveaxis(planes.reshape(like.shape[0], like.shape[4], *like.shape[1:4]), 1, 4)
+
+
+def _take(planes, window, fill_value):
+    """Columns (planes, taps, positions) of planes (P, D, H, W)."""
+    size = _padded_size(window)
+    padded = np.full((planes.shape[0], *size), fill_value, planes.dtype)
+    padded[_inside(window)] = planes
+    return padded.reshape(planes.shape[0], -1)[:, _cells(window, size)]
+
+
+def _add(cols, window):
+    """The adjoint of `_take`."""
+    size = _padded_size(window)
+    padded = np.zeros((cols.shape[0], size[0] * size[1] * size[2]), cols.dtype)
+    np.add.at(padded, (slice(None), _cells(window, size)), cols)
+    return padded.reshape(cols.shape[0], *size)[_inside(window)]
+
+
+def max_pool(x, window, y, argmax):
+    cols = _take(_by_plane(x), window, lowest(x.dtype))
+    winner = cols.argmax(axis=1)
+    if any(window.leaves_input):
+        real = _take(np.ones((1, *window.size), bool), window, False)[0]
+        won_by_padding = ~np.take_along_axis(real, winner, axis=0)
+        winner = np.where(won_by_padding, window.first_cells.reshape(-1), winner)
+    best = np.take_along_axis(cols, winner[:, None], axis=1)
+    y[...] = _from_planes(best, y)
+    if argmax is not None:
+        argmax[...] = _from_planes(winner, argmax)
+
+
+def max_pool_backward(dy, argmax, window, dx):
+    total = sum_dtype(dy.dtype)
+    slopes = _by_plane(dy).reshape(-1, 1, window.positions).astype(total, copy=False)
+    winner = _by_plane(argmax).reshape(-1, 1, window.positions).astype(np.int64)
+    cols = np.zeros((slopes.shape[0], window.volume, window.positions), total)
+    np.put_along_axis(cols, winner, slopes, axis=1)
+    dx[...] = _from_planes(_add(cols, window), dx)
+
+
+def max_unpool(y, indices, x):
+    values, cells = _by_plane(y), _by_plane(indices)
+    planes = np.zeros((values.shape[0], x.shape[1] * x.shape[2] * x.shape[3]), x.dtype)
+    plane, position = np.nonzero(cells.reshape(len(cells), -1) >= 0)
+    planes[plane, cells.reshape(len(cells), -1)[plane, position]] = values.reshape(len(cells), -1)[plane, position]
+    x[...] = _from_planes(planes, x)
+
+
+def im2col(x, window, fill_value, cols):
+    cols[...] = _take(_by_plane(x), window, fill_value).reshape(cols.shape)
+
+
+def col2im(cols, window, dx):
+    planes = cols.reshape(-1, window.volume, window.positions).astype(sum_dtype(dx.dtype), copy=False)
+    dx[...] = _from_planes(_add(planes, window), dx)
+
+
+def hard_swish(x, y):
+    value = x.astype(sum_dtype(x.dtype), copy=False)
+    with np.errstate(over="ignore"):
+        y[...] = np.where(value <= -3, 0, np.where(value >= 3, value, value * (value + 3) / 6))
+
+
+def hard_swish_backward(dy, x, dx):
+    value = x.astype(sum_dtype(x.dtype), copy=False)
+    slope = np.where(value <= -3, 0, np.where(value >= 3, 1, (2 * value + 3) / 6))
+    dx[...] = dy.astype(slope.dtype, copy=False) * slope
+
+
+def _sigmoid(z):
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
+
+
+def swish(x, beta, y):
+    value = x.astype(sum_dtype(x.dtype), copy=False)
+    s = _sigmoid(value.dtype.type(beta) * value)
+    with np.errstate(invalid="ignore"):
+        y[...] = np.where(s == 0, 0, value * s)
+
+
+def swish_backward(dy, x, beta, dx):
+    value = x.astype(sum_dtype(x.dtype), copy=False)
+    z = value.dtype.type(beta) * value
+    s = _sigmoid(z)
+    with np.errstate(invalid="ignore"):
+        slope = np.where((s == 0) | (s == 1), s, s * (1 + z * (1 - s)))
+    dx[...] = dy.astype(slope.dtype, copy=False) * slope

@@ -1,0 +1,183 @@
+"""im2col and its adjoint col2im, in one, two or three spatial axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.backends import kernel
+from fastpool.window import Padding, Window, check_shape, spatial_axes
+
+ORDERS = ("unfold", "gemm", "windows")
+
+
+def _checked_order(order: Any) -> str:
+    if order not in ORDERS:
+        raise ValueError(f"order must be 'unfold', 'gemm' or 'windows', got {order!r}")
+    return order
+
+
+def _shape(window: Window, order: str) -> tuple[int, ...]:
+    """The shape of the columns as the caller sees them."""
+    taps, positions = window.volume, window.positions
+    if order == "gemm":
+        return window.channels * taps, positions * window.batch
+    batched = len(window.x_shape) == window.spatial_axes + 2
+    batch = (window.batch,) if batched else ()
+    if order == "unfold":
+        return (*batch, window.channels * taps, positions)
+    unused = 3 - window.spatial_axes
+    return (*batch, window.channels, *window.kernel[unused:], *window.out[unused:])
+
+
+def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
+    """The columns as [image, channel, tap, position]: a view."""
+    n, c, k, p = window.batch, window.channels, window.volume, window.positions
+    if order == "gemm":
+        return cols.reshape(c, k, p, n).transpose(3, 0, 1, 2)
+    return cols.reshape(n, c, k, p)
+
+
+def _fill(fill_value: Any, dtype: np.dtype) -> Any:
+    try:
+        value = np.asarray(fill_value).astype(dtype)[()] if arrays.is_float(dtype) else np.array(fill_value, dtype)[()]
+        exact = np.ndim(value) == 0 and (arrays.is_float(dtype) or value == fill_value)
+    except (OverflowError, ValueError, TypeError):
+        exact = False
+    if not exact:
+        raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}")
+    return value
+
+
+def im2col(
+    x: Any,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, ...] = 1,
+    *,
+    order: str = "unfold",
+    fill_value: Any = 0,
+    data_format: str = "channels_first",
+    out: np.ndarray | None = None,
+    backend: str | None = None,
+) -> np.ndarray:
+    """Every window of an array as a column.
+
+    Parameters
+    ----------
+    x : array of shape (N, C, *S), or channels_last (N, *S, C), with one to three spatial axes S
+        Any dtype that `max_pool2d` takes. Where kernel_size is a tuple, the batch and the channels may be missing.
+    kernel_size, stride, padding, dilation, data_format, backend
+        As in `max_pool2d`, but stride defaults to 1.
+    order : "unfold", "gemm" or "windows"
+        - "unfold": (N, C*KH*KW, L), as `torch.nn.functional.unfold`; L = OH*OW counts the windows
+        - "gemm": (C*KH*KW, L*N), the position first and the image inside it, as deepnet and cs231n
+        - "windows": (N, C, KH, KW, OH, OW), as Chainer
+    fill_value : number
+        What stands in the padding.
+    out : array of the shape and dtype of the result
+
+    Returns
+    -------
+    array with the dtype of `x`, the same whatever the data_format
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_pool2d`; also for an unknown order and a fill_value that the dtype cannot hold.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.im2col(np.arange(9).reshape(1, 1, 3, 3), 2)[0]
+    array([[0, 1, 3, 4],
+           [1, 2, 4, 5],
+           [3, 4, 6, 7],
+           [4, 5, 7, 8]])
+    """
+    run = kernel("im2col", backend)
+    x = arrays.read("x", x)
+    _checked_order(order)
+    axes = spatial_axes(x.shape, kernel_size)
+    window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, False, data_format)
+    dtype = arrays.native(x.dtype)
+    value = _fill(fill_value, dtype)
+    shape = _shape(window, order)
+    if out is not None:
+        arrays.check_out(out, shape, dtype, (x,))
+
+    if out is None:
+        fresh = np.empty(shape, dtype)
+        cols = arrays.Target(fresh, fresh, None)
+    else:
+        cols = arrays.within(out, out, shape)
+    inside = arrays.channels_inside(x, window)
+    run(arrays.canonical(x, window, inside, window.size), window, value, _indexed(cols.canonical, window, order))
+    return cols.done()
+
+
+def col2im(
+    cols: Any,
+    x_shape: tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, ...] = 1,
+    *,
+    order: str = "unfold",
+    data_format: str = "channels_first",
+    out: np.ndarray | None = None,
+    backend: str | None = None,
+) -> np.ndarray:
+    """Add columns up to where `im2col` took them from: its exact adjoint, as `torch.nn.functional.fold`.
+
+    Parameters
+    ----------
+    cols : array of the shape that `im2col` gives for `x_shape`; any integer or floating dtype
+    x_shape : tuple of int
+        The shape of the array to make.
+    kernel_size, stride, padding, dilation, order, data_format, backend
+        As in `im2col`.
+    out : array of `x_shape`
+
+    Returns
+    -------
+    array of `x_shape`, with the dtype of `cols`
+        float16 and bfloat16 are summed in float32 and rounded once; integers wrap around as NumPy's do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bool, and for shapes and arguments that do not fit.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.col2im(np.ones((1, 4, 4)), (1, 1, 3, 3), 2)[0, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    run = kernel("col2im", backend)
+    cols = arrays.read("cols", cols)
+    if cols.dtype.kind == "b":
+        raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
+    _checked_order(order)
+    x_shape = check_shape("x_shape", x_shape)
+    axes = spatial_axes(x_shape, kernel_size)
+    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, False, data_format)
+    if cols.shape != _shape(window, order):
+        raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
+    dtype = arrays.native(cols.dtype)
+    if out is not None:
+        arrays.check_out(out, x_shape, dtype, (cols,))
+
+    inside = data_format == "channels_last" and window.channels > 1 and window.channel_axis is not None
+    x = arrays.target(out, window, inside, x_shape, window.size, dtype)
+    run(_indexed(arrays.dense(cols, tuple(range(cols.ndim))), window, order), window, x.canonical)
+    return x.done()

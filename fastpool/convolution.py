@@ -1,0 +1,227 @@
+"""Convolution as im2col and matrix products, in blocks, so that the columns stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.columns import col2im, im2col
+from fastpool.window import Padding, Window, integer
+
+BLOCK_BYTES = 16 * 2**20
+
+
+class _Block:
+    """Some rows of windows of some images, and the input rows they read, with their share of the padding."""
+
+    __slots__ = ("images", "padding", "rows_in", "rows_out")
+
+    def __init__(self, window: Window, images: slice, rows_out: slice) -> None:
+        _, height, width = window.size
+        _, before, before_w = window.before
+        _, step, step_w = window.stride
+        start = rows_out.start * step - before
+        stop = (rows_out.stop - 1) * step - before + (window.kernel[1] - 1) * window.dilation[1] + 1
+        # A block of windows in the padding alone still needs a row to stand on.
+        top, bottom = min(max(start, 0), height - 1), max(min(stop, height), 1)
+        end_w = (window.out[2] - 1) * step_w - before_w + (window.kernel[2] - 1) * window.dilation[2] + 1
+        self.images, self.rows_out = images, rows_out
+        self.rows_in = slice(top, max(bottom, top + 1))
+        self.padding = ((top - start, max(stop - self.rows_in.stop, 0)), (before_w, max(end_w - width, 0)))
+
+
+def _blocks(window: Window, itemsize: int) -> Iterator[_Block]:
+    """Images and rows of windows whose columns fit into BLOCK_BYTES, at least one row at a time."""
+    row = max(window.channels * window.volume * window.out[2] * itemsize, 1)
+    rows = max(BLOCK_BYTES // row, 1)
+    if rows >= window.out[1]:
+        images = max(rows // window.out[1], 1)
+        for n in range(0, window.batch, images):
+            yield _Block(window, slice(n, min(n + images, window.batch)), slice(0, window.out[1]))
+        return
+    for n in range(window.batch):
+        for r in range(0, window.out[1], rows):
+            yield _Block(window, slice(n, n + 1), slice(r, min(r + rows, window.out[1])))
+
+
+def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window, int]:
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape (N, C, H, W), or (N, H, W, C) with channels_last, got {x.shape}")
+    if w.ndim != 4 or min(w.shape) < 1:
+        raise ValueError(f"w must have shape (O, C / groups, KH, KW) without empty axes, got {w.shape}")
+    groups = integer("groups", groups)
+    window = Window.plan(2, x.shape, w.shape[2:], stride, padding, dilation, False, data_format)
+    if groups < 1 or window.channels % groups or w.shape[0] % groups:
+        raise ValueError(
+            f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), got {groups}"
+        )
+    if w.shape[1] * groups != window.channels:
+        raise ValueError(
+            f"w must have {window.channels // groups} channels for x with {window.channels} in {groups} groups, "
+            f"got {w.shape[1]}"
+        )
+    return window, groups
+
+
+def _channels_first(a: np.ndarray, data_format: str) -> np.ndarray:
+    return a if data_format == "channels_first" else np.moveaxis(a, -1, 1)
+
+
+def _as_asked(a: np.ndarray, data_format: str, out: np.ndarray | None) -> np.ndarray:
+    a = a if data_format == "channels_first" else np.moveaxis(a, 1, -1)
+    if out is None:
+        return a
+    out[...] = a
+    return out
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    *,
+    data_format: str = "channels_first",
+    out: np.ndarray | None = None,
+    backend: str | None = None,
+) -> np.ndarray:
+    """Two-dimensional convolution (cross-correlation), as `torch.nn.functional.conv2d`.
+
+    Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some tens of MB at most.
+
+    Parameters
+    ----------
+    x : array of shape (N, C, H, W), or channels_last (N, H, W, C); float16, bfloat16, float32 or float64
+    w : array of shape (O, C / groups, KH, KW) in both data formats, with the dtype of `x`
+    b : array of shape (O,) with the dtype of `x`, optional
+    stride, padding, dilation
+        As in `max_pool2d`, but stride defaults to 1, and the padding is zeros.
+    groups : int
+        Filters of each group see the channels of their group alone.
+    data_format, backend
+        As in `max_pool2d`; the backend makes the columns.
+    out : array of the shape and dtype of the result
+
+    Returns
+    -------
+    array of shape (N, O, OH, OW), or channels_last (N, OH, OW, O), with the dtype of `x`
+        float16 and bfloat16 are multiplied and summed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For dtypes that differ or are not floating, and for shapes that do not fit.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> fp.conv2d(x, np.ones((1, 1, 2, 2)))[0, 0]
+    array([[ 8., 12.],
+           [20., 24.]])
+    """
+    x = arrays.read("x", x, floats_only=True)
+    w = arrays.read("w", w, floats_only=True)
+    window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
+    dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
+    arrays.like("w", w, w.shape, dtype, "x")
+    filters, (oh, ow) = w.shape[0], window.out[1:]
+    if b is not None:
+        b = arrays.like("b", b, (filters,), dtype, "x").astype(total)
+    y_shape = (window.batch, filters, oh, ow)
+    if out is not None:
+        shape = y_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
+        arrays.check_out(out, shape, dtype, (x, w))
+
+    x = _channels_first(x, data_format)
+    weights = w.reshape(groups, filters // groups, -1).astype(total)
+    y = np.empty(y_shape, dtype)
+    for block in _blocks(window, total.itemsize):
+        cols = _block_columns(x, block, window, groups, total, backend)
+        product = np.matmul(weights, cols).reshape(cols.shape[0], filters, -1, ow)
+        if b is not None:
+            product += b[:, None, None]
+        y[block.images, :, block.rows_out] = product
+    return _as_asked(y, data_format, out)
+
+
+def _block_columns(x, block, window, groups, total, backend) -> np.ndarray:
+    """The columns of one block, (images, groups, C / groups * KH * KW, positions)."""
+    cells = x[block.images, :, block.rows_in]
+    cols = im2col(cells, window.kernel[1:], window.stride[1:], block.padding, window.dilation[1:], backend=backend)
+    return cols.reshape(cols.shape[0], groups, -1, cols.shape[2]).astype(total, copy=False)
+
+
+def conv2d_backward(
+    dy: Any,
+    x: Any,
+    w: Any,
+    stride: int | tuple[int, ...] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    *,
+    data_format: str = "channels_first",
+    backend: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `conv2d` with respect to its input, its filters and its bias.
+
+    Parameters
+    ----------
+    dy : array of the shape of `y`, with the dtype of `x`
+    x, w, stride, padding, dilation, groups, data_format, backend
+        As in the forward pass.
+
+    Returns
+    -------
+    dx, dw, db : arrays of the shapes of `x`, `w` and (O,), with the dtype of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x = np.arange(4.0).reshape(1, 1, 2, 2)
+    >>> dx, dw, db = fp.conv2d_backward(np.ones((1, 1, 1, 1)), x, np.full((1, 1, 2, 2), 3.0))
+    >>> dx[0, 0], dw[0, 0], db
+    (array([[3., 3.],
+           [3., 3.]]), array([[0., 1.],
+           [2., 3.]]), array([1.]))
+    """
+    x = arrays.read("x", x, floats_only=True)
+    w = arrays.read("w", w, floats_only=True)
+    dy = arrays.read("dy", dy, floats_only=True)
+    window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
+    dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
+    arrays.like("w", w, w.shape, dtype, "x")
+    filters, (oh, ow) = w.shape[0], window.out[1:]
+    dy_shape = (window.batch, filters, oh, ow)
+    expected = dy_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
+    arrays.like("dy", dy, expected, dtype, "the forward pass")
+
+    x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
+    weights = w.reshape(groups, filters // groups, -1).astype(total)
+    dx, dw = np.zeros(x.shape, total), np.zeros(weights.shape, total)
+    for block in _blocks(window, total.itemsize):
+        cols = _block_columns(x, block, window, groups, total, backend)
+        slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
+        slopes = slopes.reshape(cols.shape[0], groups, filters // groups, -1)
+        dw += np.matmul(slopes, cols.swapaxes(2, 3)).sum(axis=0)
+        dcols = np.matmul(weights.swapaxes(1, 2), slopes).reshape(cols.shape[0], -1, cols.shape[3])
+        cells = dx[block.images, :, block.rows_in]
+        cells += col2im(
+            dcols, cells.shape, window.kernel[1:], window.stride[1:], block.padding, window.dilation[1:], backend=backend
+        )
+    db = dy.sum(axis=(0, 2, 3), dtype=total)
+    return _as_asked(dx.astype(dtype, copy=False), data_format, None), dw.reshape(w.shape).astype(dtype), db.astype(dtype)

@@ -1,0 +1,186 @@
+"""Maxout (Goodfellow et al. 2013): of k linear pieces the largest. It is pooling along the channel axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.backends import kernel
+from fastpool.indices import check_argmax
+from fastpool.window import Window, check_shape, integer
+
+GROUPINGS = ("strided", "contiguous")
+
+
+def _checked_axis(axis: Any, ndim: int) -> int:
+    axis = integer("axis", axis)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis must be from {-ndim} to {ndim - 1} for an array of {ndim} axes, got {axis}")
+    return axis % ndim
+
+
+def _check_grouping(grouping: Any) -> None:
+    if grouping not in GROUPINGS:
+        raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
+
+
+def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _target(out: np.ndarray | None, order: tuple[int, ...], window_shape, planes, dtype) -> arrays.Target:
+    """Room for a result whose axes lie in memory in `order`."""
+    if out is not None:
+        return arrays.within(out, out.transpose(order), planes)
+    fresh = np.empty(planes, dtype)
+    return arrays.Target(fresh.reshape(window_shape).transpose(np.argsort(order)), fresh, None)
+
+
+def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
+    return (window.batch, *size, window.channels)
+
+
+def maxout(
+    x: Any,
+    num_units: int,
+    axis: int = -1,
+    *,
+    grouping: str = "strided",
+    return_argmax: bool = False,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """The largest of each unit's pieces along one axis.
+
+    Parameters
+    ----------
+    x : array of any shape and of any dtype that `max_pool2d` takes
+    num_units : int
+        What the axis shrinks to; its size must be a multiple, `num_units * k` for k pieces.
+    axis : int
+        The axis of the pieces: -1 for dense layers and channels last, 1 for channels first.
+    grouping : "strided" or "contiguous"
+        "strided": unit u takes the channels u, u + num_units, ..., as Keras' and TensorFlow Addons' Maxout layers and
+        the halves of LightCNN's MFM. "contiguous": unit u takes u * k to u * k + k - 1, as Chainer, Paddle and Thinc.
+    return_argmax : bool
+        Also return which piece won, from 0 to k - 1.
+    out : array, or (y, argmax) with return_argmax
+    backend : str
+        As in `max_pool2d`.
+
+    Returns
+    -------
+    y : array of the shape of `x` with `axis` shrunk to num_units
+    argmax : array of the same shape in uint8, uint16 or uint32, with return_argmax
+
+    Raises
+    ------
+    ValueError
+        If the axis is not a multiple of num_units.
+    TypeError, ValueError
+        As `max_pool2d`.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2)
+    array([4, 6])
+    >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
+    (array([5, 6]), array([1, 2], dtype=uint8))
+    """
+    max_pool = kernel("max_pool", backend)
+    x = arrays.read("x", x)
+    axis = _checked_axis(axis, x.ndim)
+    _check_grouping(grouping)
+    num_units = integer("num_units", num_units)
+    if num_units < 1:
+        raise ValueError(f"num_units must be positive, got {num_units}")
+    if x.shape[axis] % num_units or x.shape[axis] == 0:
+        raise ValueError(f"number of features ({x.shape[axis]}) is not a multiple of num_units ({num_units})")
+
+    order = arrays.memory_axes(x)
+    source = arrays.dense(x, order)
+    window = Window.maxout(source.shape, num_units, order.index(axis), grouping)
+    dtype = source.dtype
+    y_shape = _resized(x.shape, axis, num_units)
+    y_out, argmax_out = arrays.split_out(out, return_argmax)
+    if y_out is not None:
+        arrays.check_out(y_out, y_shape, dtype, (x,))
+    if argmax_out is not None:
+        arrays.check_out(argmax_out, y_shape, window.argmax_dtype, (x, y_out))
+
+    planes = _planes(window, window.out)
+    y = _target(y_out, order, window.y_shape, planes, dtype)
+    source = source.reshape(_planes(window, window.size))
+    if not return_argmax:
+        max_pool(source, window, y.canonical, None)
+        return y.done()
+    argmax = _target(argmax_out, order, window.y_shape, planes, window.argmax_dtype)
+    max_pool(source, window, y.canonical, argmax.canonical)
+    return y.done(), argmax.done()
+
+
+def maxout_backward(
+    dy: Any,
+    argmax: Any,
+    x_shape: tuple[int, ...],
+    axis: int = -1,
+    *,
+    grouping: str = "strided",
+    out: np.ndarray | None = None,
+    backend: str | None = None,
+) -> np.ndarray:
+    """Gradient of `maxout` with respect to its input: each dy goes to the piece that won.
+
+    Parameters
+    ----------
+    dy : array of the shape of `y`; float16, bfloat16, float32 or float64
+    argmax : array of the shape of `y`, as `maxout` returned it
+    x_shape : tuple of int
+        The shape of the input of the forward pass.
+    axis, grouping, backend
+        As in the forward pass.
+    out : array of `x_shape`
+
+    Returns
+    -------
+    array of `x_shape`, with the dtype of `dy`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_pool2d_backward`.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> y, argmax = fp.maxout(np.array([1.0, 5.0, 3.0, 2.0]), 2, return_argmax=True)
+    >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
+    array([ 0., 20., 10.,  0.])
+    """
+    max_pool_backward = kernel("max_pool_backward", backend)
+    x_shape = check_shape("x_shape", x_shape)
+    axis = _checked_axis(axis, len(x_shape))
+    _check_grouping(grouping)
+    dy = arrays.read("dy", dy, floats_only=True)
+    num_units = dy.shape[axis] if dy.ndim == len(x_shape) else 0
+    if num_units < 1 or dy.shape != _resized(x_shape, axis, num_units) or x_shape[axis] % num_units:
+        raise ValueError(f"dy must have the shape of maxout over axis {axis} of {x_shape}, got {dy.shape}")
+
+    order = arrays.memory_axes(dy)
+    window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
+    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass")
+    dtype = arrays.native(dy.dtype)
+    if out is not None:
+        arrays.check_out(out, x_shape, dtype, (dy, argmax))
+
+    planes = _planes(window, window.out)
+    winners = arrays.dense(argmax, order).reshape(planes)
+    check_argmax(winners, window)
+    dx = _target(out, order, window.x_shape, _planes(window, window.size), dtype)
+    max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)
+    return dx.done()

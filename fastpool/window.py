@@ -1,0 +1,386 @@
+"""The geometry of one call: where every window lies, and what shape comes out.
+
+This is the one place where kernel_size, stride, padding, dilation and shapes are read and checked.
+A plan is frozen and cached by its arguments, so a repeated call pays for it once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+LAYOUTS = ("channels_first", "channels_last")
+LARGEST_SIZE = 2**62
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as an int, or a TypeError that names it."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def frozen(name: str, value: Any) -> Any:
+    """Integers, and sequences of them as tuples, so that a plan can be looked up by its arguments."""
+    if value is None or isinstance(value, (str, bool, np.bool_)):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Sequence):
+        return tuple(frozen(name, v) if isinstance(v, (Sequence, np.ndarray)) else integer(name, v) for v in value)
+    return integer(name, value)
+
+
+def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One int for all axes or one for each, none below `least`."""
+    if not isinstance(value, tuple):
+        value = (value,) * axes
+    if len(value) != axes:
+        raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
+    numbers = tuple(integer(name, v) for v in value)
+    if min(numbers) < least:
+        rule = "positive" if least == 1 else "0 or more"
+        raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
+    if max(numbers) > LARGEST_SIZE:
+        raise ValueError(f"{name} is too large for any array, got {value!r}")
+    return numbers
+
+
+def _pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """Padding (before, after) for each axis, from everything but the strings."""
+    if isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):
+        if len(padding) != axes or not all(isinstance(p, tuple) and len(p) == 2 for p in padding):
+            raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
+        flat = _per_axis("padding", sum(padding, ()), 2 * axes, 0)
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+    return tuple((p, p) for p in _per_axis("padding", padding, axes, 0))
+
+
+def _same_pairs(
+    padding: str, size: Sequence[int], extent: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Padding that gives ceil(size / stride) windows; the odd cell goes to the end, or the start for same_lower."""
+    pairs = []
+    for n, e, s in zip(size, extent, stride, strict=True):
+        total = max((-(-n // s) - 1) * s + e - n, 0)
+        small, large = total // 2, total - total // 2
+        pairs.append((small, large) if padding == "same" else (large, small))
+    return tuple(pairs)
+
+
+def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: int, ceil_mode: bool) -> int:
+    before, after = pad
+    room = n + before + after - extent
+    out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (out - 1) * stride >= n + before:
+        out -= 1  # the last window must start inside the input or its leading padding
+    if out < 1:
+        raise ValueError(
+            f"{name}: a window of {extent} cells does not fit into an axis of {n} with padding {pad}; "
+            "use a smaller kernel_size or dilation, or more padding"
+        )
+    return out
+
+
+def check_layout(data_format: Any) -> None:
+    if data_format not in LAYOUTS:
+        raise ValueError(f"data_format must be 'channels_first' or 'channels_last', got {data_format!r}")
+
+
+def check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of ints, none negative."""
+    shape = frozen(name, shape)
+    if not isinstance(shape, tuple):
+        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
+    sizes = tuple(integer(name, n) for n in shape)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"{name} must not be negative in any axis, got {sizes}")
+    return sizes
+
+
+def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
+    """How many axes a window has: as many as kernel_size names, else all but batch and channels."""
+    axes = len(kernel_size) if isinstance(kernel_size, (Sequence, np.ndarray)) else len(x_shape) - 2
+    if not 1 <= axes <= 3:
+        raise ValueError(
+            f"an array of shape {x_shape} with kernel_size {kernel_size!r} has {axes} spatial axes, not 1 to 3; "
+            "give batch and channels, or kernel_size as a tuple"
+        )
+    return axes
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """All windows of one call, in canonical form: three spatial axes, those not in use of size 1.
+
+    `size`, `kernel`, `stride`, `before` (leading padding), `dilation` and `out` hold one number for
+    each of depth, height and width. `x_shape` and `y_shape` are the shapes that the caller sees.
+    """
+
+    batch: int
+    channels: int
+    size: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    before: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    out: tuple[int, int, int]
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+    spatial_axes: int
+    channel_axis: int | None
+
+    @staticmethod
+    def plan(
+        axes: int,
+        x_shape: tuple[int, ...],
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        data_format: str = "channels_first",
+    ) -> Window:
+        """Windows that slide over the last `axes` spatial axes of an array of `x_shape`."""
+        if type(kernel_size) is not int:
+            kernel_size = frozen("kernel_size", kernel_size)
+        if type(stride) is not int:
+            stride = frozen("stride", stride)
+        if type(padding) is not int:
+            padding = frozen("padding", padding)
+        if type(dilation) is not int:
+            dilation = frozen("dilation", dilation)
+        if type(ceil_mode) is not bool:
+            raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
+        check_layout(data_format)
+        return _sliding(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+
+    @staticmethod
+    def unpool(
+        axes: int,
+        y_shape: tuple[int, ...],
+        output_shape: Any,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        data_format: str,
+    ) -> Window:
+        """Windows whose winners are `y_shape`, in an array of `output_shape` (all axes, or the spatial ones)."""
+        check_layout(data_format)
+        if output_shape is not None:
+            output_shape = check_shape("output_shape", output_shape)
+        arguments = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
+        return _spread(axes, y_shape, output_shape, *arguments, data_format)
+
+    @staticmethod
+    def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
+        """Maxout as pooling along one axis of a contiguous array: the pieces of a unit are its window."""
+        return _grouped(x_shape, num_units, axis, grouping)
+
+    @cached_property
+    def volume(self) -> int:
+        """Cells in one window."""
+        return prod(self.kernel)
+
+    @cached_property
+    def positions(self) -> int:
+        """Windows in one plane."""
+        return prod(self.out)
+
+    def volume_behind(self, axis: int) -> int:
+        """Cells of the window in one step along an axis: the weight of that axis in an argmax."""
+        return prod(self.kernel[axis + 1 :])
+
+    @cached_property
+    def argmax_dtype(self) -> np.dtype:
+        """The smallest of uint8, uint16 and uint32 that holds every offset inside a window."""
+        for dtype in (np.uint8, np.uint16, np.uint32):
+            if self.volume - 1 <= np.iinfo(dtype).max:
+                return np.dtype(dtype)
+        raise ValueError(f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name")
+
+    @cached_property
+    def geometry(self) -> np.ndarray:
+        """size, kernel, stride, before, dilation, out in one int64 array, for compiled kernels."""
+        return np.array(self.size + self.kernel + self.stride + self.before + self.dilation + self.out, np.int64)
+
+    def taps(self, axis: int) -> np.ndarray:
+        """Input coordinate of every tap of every window along one axis, (out, kernel); padding lies outside the input."""
+        starts = np.arange(self.out[axis]) * self.stride[axis] - self.before[axis]
+        return starts[:, None] + np.arange(self.kernel[axis]) * self.dilation[axis]
+
+    @cached_property
+    def leaves_input(self) -> tuple[bool, bool, bool]:
+        """Whether any tap along each axis lies in the padding."""
+        ends = (
+            (o - 1) * s - b + (k - 1) * d >= n
+            for o, s, b, k, d, n in zip(
+                self.out, self.stride, self.before, self.kernel, self.dilation, self.size, strict=True
+            )
+        )
+        return tuple(b > 0 or end for b, end in zip(self.before, ends, strict=True))  # type: ignore[return-value]
+
+    @cached_property
+    def first_cells(self) -> np.ndarray:
+        """Offset of the first tap on a real cell of each window, (OD, OH, OW), and 0 for windows of padding alone."""
+        first, alive = [], []
+        for axis in range(3):
+            taps = self.taps(axis)
+            inside = (taps >= 0) & (taps < self.size[axis])
+            first.append(inside.argmax(axis=1))
+            alive.append(inside.any(axis=1))
+        (d, h, w), (da, ha, wa) = first, alive
+        _, kh, kw = self.kernel
+        offsets = (d[:, None, None] * kh + h[:, None]) * kw + w
+        return np.where(da[:, None, None] & ha[:, None] & wa, offsets, 0)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _sliding(
+    axes: int,
+    x_shape: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    data_format: str,
+) -> Window:
+    kernel = _per_axis("kernel_size", kernel_size, axes, 1)
+    stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
+    dilation = _per_axis("dilation", dilation, axes, 1)
+    extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, data_format)
+
+    if isinstance(padding, str):
+        if padding not in ("valid", "same", "same_lower"):
+            raise ValueError(f"padding must be 'valid', 'same', 'same_lower' or integers, got {padding!r}")
+        pads = ((0, 0),) * axes if padding == "valid" else _same_pairs(padding, size, extent, stride)
+        ceil_mode = ceil_mode and padding == "valid"
+    else:
+        pads = _pad_pairs(padding, axes)
+    out = tuple(
+        _output_size("kernel_size", n, p, e, s, ceil_mode)
+        for n, p, e, s in zip(size, pads, extent, stride, strict=True)
+    )
+    if prod(out) * max(prod(kernel), 1) * max(batch, 1) * max(channels, 1) > LARGEST_SIZE:
+        raise ValueError(f"kernel_size {kernel_size!r} with padding {padding!r} overflows: the windows are too many")
+
+    return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _spread(
+    axes: int,
+    y_shape: tuple[int, ...],
+    output_shape: tuple[int, ...] | None,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    data_format: str,
+) -> Window:
+    kernel = _per_axis("kernel_size", kernel_size, axes, 1)
+    stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
+    if isinstance(padding, str) and padding != "valid":
+        if output_shape is None:
+            raise ValueError(f"output_shape must be given with padding {padding!r}, which fits several shapes")
+        padding = "valid"
+    pads = ((0, 0),) * axes if padding == "valid" else _pad_pairs(padding, axes)
+    batch, channels, out, channel_axis = _read_shape("y", axes, y_shape, data_format)
+    if output_shape is None:
+        size = tuple((o - 1) * s + k - sum(p) for o, s, k, p in zip(out, stride, kernel, pads, strict=True))
+    elif len(output_shape) == axes:
+        size = output_shape
+    elif len(output_shape) == len(y_shape):
+        b, c, size, _ = _read_shape("output_shape", axes, output_shape, data_format)
+        if (b, c) != (batch, channels):
+            raise ValueError(f"output_shape must keep the batch and the channels of y {y_shape}, got {output_shape}")
+    else:
+        raise ValueError(f"output_shape must have {axes} spatial axes, or all {len(y_shape)} of y, got {output_shape}")
+    if min(size) < 1:
+        raise ValueError(f"output_shape must be positive in every spatial axis, got {size}")
+    x_shape = _user_shape(y_shape, size, channel_axis)
+    return _window(batch, channels, size, kernel, stride, pads, (1,) * axes, out, x_shape, channel_axis)
+
+
+def _read_shape(
+    name: str, axes: int, shape: tuple[int, ...], data_format: str
+) -> tuple[int, int, tuple[int, ...], int | None]:
+    """Batch, channels, spatial sizes and the channel axis of an array with `axes` spatial axes."""
+    missing = axes + 2 - len(shape)
+    if not 0 <= missing <= 2:
+        raise ValueError(
+            f"{name} must have {axes} to {axes + 2} axes (space alone; with channels; with batch and channels), "
+            f"got shape {shape}"
+        )
+    last = data_format == "channels_last"
+    channel_axis = None if missing == 2 else len(shape) - 1 if last else 1 - missing
+    size = shape[-axes - 1 : -1] if last and channel_axis is not None else shape[-axes:]
+    if min(size) < 1:
+        raise ValueError(f"every spatial axis of {name} must hold at least one cell, got shape {shape}")
+    return (shape[0] if missing == 0 else 1), (1 if channel_axis is None else shape[channel_axis]), size, channel_axis
+
+
+def _user_shape(like: tuple[int, ...], size: tuple[int, ...], channel_axis: int | None) -> tuple[int, ...]:
+    """The shape `like` with other spatial sizes."""
+    space = iter(size)
+    kept = {channel_axis, 0 if len(like) == len(size) + 2 else channel_axis}
+    return tuple(n if axis in kept else next(space) for axis, n in enumerate(like))
+
+
+def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis) -> Window:
+    """Geometry of one to three spatial axes, filled up to three."""
+    axes = len(size)
+    ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)
+    return Window(
+        batch=batch,
+        channels=channels,
+        size=ones + size,
+        kernel=ones + kernel,
+        stride=ones + stride,
+        before=zeros + tuple(p[0] for p in pads),
+        dilation=ones + dilation,
+        out=ones + out,
+        x_shape=x_shape,
+        y_shape=_user_shape(x_shape, out, channel_axis),
+        spatial_axes=axes,
+        channel_axis=channel_axis,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _grouped(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
+    pieces = x_shape[axis] // num_units
+    outer, inner = prod(x_shape[:axis]), prod(x_shape[axis + 1 :])
+    step, spread = (pieces, 1) if grouping == "contiguous" else (1, num_units)
+    y_shape = (*x_shape[:axis], num_units, *x_shape[axis + 1 :])
+    # Long runs behind the axis are whole rows, and the axis is the depth; short ones go inside the width.
+    deep = inner >= 16
+
+    def along(value: int, rest: int) -> tuple[int, int, int]:
+        return (value, 1, rest) if deep else (1, 1, value)
+
+    return Window(
+        batch=outer,
+        channels=1 if deep else inner,
+        size=along(x_shape[axis], inner),
+        kernel=along(pieces, 1),
+        stride=along(step, 1),
+        before=(0, 0, 0),
+        dilation=along(spread, 1),
+        out=along(num_units, inner),
+        x_shape=x_shape,
+        y_shape=y_shape,
+        spatial_axes=3,
+        channel_axis=None,
+    )
