@@ -210,9 +210,9 @@ class Window:
         raise ValueError(f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name")
 
     @cached_property
-    def geometry(self) -> np.ndarray:
-        """size, kernel, stride, before, dilation, out in one int64 array, for compiled kernels."""
-        return np.array(self.size + self.kernel + self.stride + self.before + self.dilation + self.out, np.int64)
+    def numbers(self) -> tuple[int, ...]:
+        """size, kernel, stride, before, dilation, out in one tuple, for compiled kernels."""
+        return self.size + self.kernel + self.stride + self.before + self.dilation + self.out
 
     def taps(self, axis: int) -> np.ndarray:
         """Input coordinate of every tap of every window along one axis, (out, kernel); padding lies outside the input."""

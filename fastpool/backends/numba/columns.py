@@ -1,0 +1,137 @@
+"""im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
+
+import numpy as np
+from numba import prange
+
+from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.pool import fill
+from fastpool.backends.numba.scalars import narrowed, room_for_sums, widened
+
+
+@inlined
+def covered(tap, stride, before, dilation, size, out):
+    """From which window on, and before which, a tap lies on real cells."""
+    start = tap * dilation - before
+    first = 0 if start >= 0 else (-start + stride - 1) // stride
+    end = 0 if start >= size else (size - 1 - start) // stride + 1
+    return min(first, out), max(min(end, out), min(first, out))
+
+
+@inlined
+def put(column, step, value, begin, end):
+    for i in range(begin, end):
+        column[i * step] = value
+
+
+@inlined
+def put_cells(column, step, begin, end, cells, cell_step):
+    """A run of cells into a column. Equal steps of 1 become a block copy."""
+    if step == 1 and cell_step == 1:
+        for i in range(end - begin):
+            column[begin + i] = cells[i]
+    elif step == 1 and cell_step == 2:
+        for i in range(end - begin):
+            column[begin + i] = cells[2 * i]
+    else:
+        for i in range(end - begin):
+            column[(begin + i) * step] = cells[i * cell_step]
+
+
+@inlined
+def take_row(x, cols, column, image, channel, fill_value, geometry, steps, tap, od, oh):
+    """One tap of one row of windows of one image and channel; `column` is where the row's columns start."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    image_step, channel_step, cell_step, column_step = steps
+    kd, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
+    d, h = od * sd - pd + kd * dd, oh * sh - ph + kh * dh
+    into = cols[column:]
+    if not (0 <= d < D and 0 <= h < H):
+        put(into, column_step, fill_value, 0, OW)
+        return
+    begin, end = covered(kw, sw, pw, dw, W, OW)
+    put(into, column_step, fill_value, 0, begin)
+    put(into, column_step, fill_value, end, OW)
+    if end > begin:
+        w = begin * sw - pw + kw * dw
+        source = image * image_step + channel * channel_step + ((d * H + h) * W + w) * cell_step
+        put_cells(into, column_step, begin, end, x[source:], sw * cell_step)
+
+
+@kernel
+def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, start, stop):
+    """Units are taps of channels of images, or where the images lie inside the columns, taps of channels."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    image_step, channel_step, cell_step = x_steps
+    into_image, into_channel, into_tap, into_position = cols_steps
+    taps = KD * KH * KW
+    steps = image_step, channel_step, cell_step, into_position
+    for unit in range(start, stop):
+        rest, tap = divmod(unit, taps)
+        first, channel = divmod(rest, channels)
+        last = first + 1
+        if into_position > 1:
+            first, last = 0, images
+        for row in range(OD * OH):
+            od, oh = divmod(row, OH)
+            for image in range(first, last):
+                at = image * into_image + channel * into_channel + tap * into_tap + row * OW * into_position
+                take_row(x, cols, at, image, channel, fill_value, geometry, steps, tap, od, oh)
+
+
+@kernel(parallel=True)
+def im2col_parallel(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, units, chunks):
+    for i in prange(chunks):
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, a, b)
+
+
+@inlined
+def add_cells(total, total_step, column, step, begin, end, infinity):
+    if total_step == 1 and step == 1:
+        for i in range(end - begin):
+            total[i] += widened(column[begin + i], infinity)
+    else:
+        for i in range(end - begin):
+            total[i * total_step] += widened(column[(begin + i) * step], infinity)
+
+
+@kernel
+def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, stop):
+    """Units are rows of dx: each gathers from all taps of all windows that cover it, in order of the taps."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    from_image, from_channel, from_tap, from_position = cols_steps
+    for unit in range(start, stop):
+        plane, row = divmod(unit, D * H)
+        d, h = divmod(row, H)
+        into = dx[unit * W * inner : (unit + 1) * W * inner]
+        total = room_for_sums(into, infinity)
+        fill(total, 0)
+        for kd in range(KD):
+            od, between = divmod(d + pd - kd * dd, sd)
+            if between != 0 or not 0 <= od < OD:
+                continue
+            for kh in range(KH):
+                oh, between = divmod(h + ph - kh * dh, sh)
+                if between != 0 or not 0 <= oh < OH:
+                    continue
+                for kw in range(KW):
+                    begin, end = covered(kw, sw, pw, dw, W, OW)
+                    if end <= begin:
+                        continue
+                    w = begin * sw - pw + kw * dw
+                    tap = (kd * KH + kh) * KW + kw
+                    for c in range(inner):
+                        image, channel = divmod(plane * inner + c, channels)
+                        at = image * from_image + channel * from_channel + tap * from_tap
+                        column = cols[at + (od * OH + oh) * OW * from_position :]
+                        add_cells(total[w * inner + c :], sw * inner, column, from_position, begin, end, infinity)
+        if infinity is not None:
+            for i in range(len(into)):
+                into[i] = narrowed(total[i], infinity)
+
+
+@kernel(parallel=True)
+def col2im_parallel(cols, dx, infinity, geometry, cols_steps, channels, inner, units, chunks):
+    for i in prange(chunks):
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, a, b)

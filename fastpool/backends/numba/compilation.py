@@ -1,0 +1,113 @@
+"""How kernels are compiled, and where the compiled ones are kept.
+
+Numba's own disk cache cannot be used by a library: it stops with an error on a damaged file, does not see a
+change in a function that a kernel calls, and its index lets processes that start cold at once mix up each
+other's kernels. Here every compiled kernel is one file, named by all that it depends on, written in one step,
+and checked when it is read; whatever cannot be read or written is compiled anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+DIGEST = hashlib.sha256
+
+
+@cache
+def cache_directory() -> str:
+    """Where compiled kernels are kept: NUMBA_CACHE_DIR if set, else the user's cache; '' if neither can be written."""
+    chosen = numba.config.CACHE_DIR or AppDirs(appname="fastpool", appauthor=False).user_cache_dir
+    folder = Path(chosen, "fastpool-kernels")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return ""
+
+
+@cache
+def _sources() -> str:
+    """A digest of all that kernels are made of, so that a changed source is a new kernel."""
+    here = Path(__file__).parent
+    digest = DIGEST("/".join((numba.__version__, llvmlite.__version__, sys.version)).encode())
+    for path in [*sorted(here.glob("*.py")), here.parent.parent / "_rules.py"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class KernelCache(_Cache):
+    """One kernel's compiled versions on disk. Takes the place of Numba's own cache in a dispatcher."""
+
+    def __init__(self, function):
+        self._name = f"{function.__module__}.{function.__qualname__}"
+
+    @property
+    def cache_path(self):
+        return cache_directory()
+
+    def _file(self, signature, codegen) -> Path:
+        key = "/".join((self._name, str(signature), repr(codegen.magic_tuple()), _sources()))
+        return Path(cache_directory(), f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel")
+
+    def load_overload(self, sig, target_context):
+        if not cache_directory():
+            return None
+        target_context.refresh()
+        try:
+            stored = self._file(sig, target_context.codegen()).read_bytes()
+            check, payload = stored[:32], stored[32:]
+            if DIGEST(payload).digest() != check:
+                return None
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:
+            return None
+
+    def save_overload(self, sig, data):
+        if not cache_directory() or data.lifted or data.library.has_dynamic_globals:
+            return
+        temporary = None
+        try:
+            payload = dumps(data._reduce())
+            target = self._file(sig, data.codegen)
+            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+                temporary = file.name
+                file.write(DIGEST(payload).digest() + payload)
+            os.replace(temporary, target)
+        except Exception:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def enable(self):
+        pass
+
+    def disable(self):
+        pass
+
+    def flush(self):
+        pass
+
+
+def kernel(function=None, *, parallel=False):
+    """Compile a kernel on its first call, without the GIL, and keep it on disk."""
+    if function is None:
+        return lambda f: kernel(f, parallel=parallel)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", parallel=parallel)(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher
+
+
+inlined = numba.njit(nogil=True, error_model="numpy")
