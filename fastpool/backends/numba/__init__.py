@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 
 from fastpool.arrays import is_bfloat16, is_half, lowest
@@ -36,10 +38,18 @@ def _infinity(dtype):
 
 def _flat(a):
     """One flat view in a dtype that Numba knows: bool as uint8, two-byte floats as int16."""
-    a = a.reshape(-1)
+    a = _typed_alike(a).reshape(-1)
     if a.dtype.kind == "b":
         return a.view(np.uint8)
     return a.view(np.int16) if is_half(a.dtype) else a
+
+
+def _typed_alike(a):
+    """The array, as a writeable one, since Numba would compile every kernel again for a read-only input."""
+    if a.flags.writeable or a.size == 0:
+        return a
+    memory = (ctypes.c_ubyte * a.nbytes).from_address(a.ctypes.data)
+    return np.frombuffer(memory, np.uint8).view(a.dtype).reshape(a.shape)
 
 
 def _lowest(dtype):
@@ -51,49 +61,38 @@ def _lowest(dtype):
 
 def max_pool(x, window, y, argmax):
     inner = x.shape[4]
-    tile = _tile(window, inner)
-    units = x.shape[0] * window.out[0] * window.out[1] * -(-window.out[2] // tile)
-    wide = None if argmax is None else _wide_enough(argmax, window)
-    arguments = (
-        _flat(x),
-        _flat(y),
-        None if wide is None else wide.reshape(-1),
-        _infinity(x.dtype),
-        _lowest(x.dtype),
-        window.numbers,
-        inner,
-        tile,
-    )
+    rows, columns = block = _block(window, inner)
+    units = x.shape[0] * window.out[0] * -(-window.out[1] // rows) * -(-window.out[2] // columns)
+    offsets = None if argmax is None else _flat(argmax)
+    numbers, infinity, least = window.numbers, _infinity(x.dtype), _lowest(x.dtype)
+    arguments = (_flat(x), _flat(y), offsets, infinity, least, numbers, inner, block)
     launch(pool.max_pool, pool.max_pool_parallel, units, x.nbytes + y.nbytes, *arguments)
-    if wide is not argmax:
-        argmax[...] = wide
 
 
-def _tile(window, inner):
-    """How many windows of a row to take at once: their cells fill a row buffer, and overlap little with the next."""
-    reach = (window.kernel[2] - 1) * window.dilation[2]
-    return min(max(pool.TILE // (inner * window.stride[2]), 4 * reach // window.stride[2], 1), window.out[2])
-
-
-def _wide_enough(argmax, window):
-    """Where a kernel may write offsets: it needs some past the last, to tell padding by."""
-    if not any(window.leaves_input):
-        return argmax
-    dtype = np.min_scalar_type(window.volume + window.kernel[2])
-    return argmax if dtype.itemsize <= argmax.itemsize else np.empty(argmax.shape, dtype)
+def _block(window, inner):
+    """How many windows, rows by columns, to take at once: their cells fit into the cache and overlap little with the next."""
+    _, high, wide = ((k - 1) * d // s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
+    _, sh, sw = window.stride
+    columns = min(max(pool.BLOCK // (inner * sw), wide, 1), window.out[2])
+    rows = min(max(pool.BLOCK // ((columns + wide) * inner * sw * sh), high, 1), window.out[1])
+    return rows, columns
 
 
 def max_pool_backward(dy, argmax, window, dx):
     rows = dx.shape[0] * window.size[0] * window.size[1]
-    arguments = (_flat(dy), argmax.reshape(-1), _flat(dx), _infinity(dx.dtype), window.numbers, dx.shape[4])
-    launch(pool.max_pool_backward, pool.max_pool_backward_parallel, rows, dx.nbytes + dy.nbytes, *arguments)
+    arguments = (_flat(dy), _flat(argmax), _flat(dx), _infinity(dx.dtype), window.numbers, dx.shape[4])
+    one_wide = (window.kernel[2], window.stride[2], window.before[2], window.out[2]) == (1, 1, 0, window.size[2])
+    run = pool.max_pool_backward, pool.max_pool_backward_parallel
+    if one_wide:
+        run = pool.max_pool_backward_by_rows, pool.max_pool_backward_by_rows_parallel
+    launch(*run, rows, dx.nbytes + dy.nbytes, *arguments)
 
 
 def max_unpool(y, indices, x):
     planes, inner = x.shape[0], x.shape[4]
     arguments = (
         _flat(y).reshape(planes, -1, inner),
-        indices.reshape(planes, -1, inner),
+        _typed_alike(indices).reshape(planes, -1, inner),
         _flat(x).reshape(planes, -1, inner),
     )
     launch(pool.max_unpool, pool.max_unpool_parallel, planes, x.nbytes + y.nbytes, *arguments)
@@ -119,7 +118,7 @@ def im2col(x, window, fill_value, cols):
     flat, cols_steps = _column_steps(_movable(cols))
     units = channels * window.volume * (1 if cols_steps[3] > 1 else window.batch)
     value = _movable(np.array([fill_value], cols.dtype))[0]
-    arguments = (_movable(x).reshape(-1), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
+    arguments = (_typed_alike(_movable(x)).reshape(-1), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
     launch(columns.im2col, columns.im2col_parallel, units, x.nbytes + cols.nbytes, *arguments)
 
 

@@ -6,7 +6,6 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 import numpy as np
 from numba import prange
 
-from fastpool.arrays import is_half, lowest
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.scalars import (
     after_last_tap,
@@ -22,9 +21,8 @@ from fastpool.backends.numba.scalars import (
     widened,
     wins,
 )
-from fastpool.backends.numba.threads import launch
 
-TILE = 4096  # numbers in a row buffer: what stays in the first-level cache
+BLOCK = 4096  # numbers in the cells of one block: what stays in the first-level cache
 
 
 @inlined
@@ -34,154 +32,282 @@ def fill(row, value):
 
 
 @inlined
-def copy(best, row, infinity):
-    for i in range(len(best)):
-        best[i] = key(row[i], infinity)
+def copy(out, row):
+    for i in range(len(out)):
+        out[i] = row[i]
 
 
 @inlined
-def take_larger(best, row, infinity):
-    for i in range(len(best)):
-        best[i] = maximum(best[i], key(row[i], infinity))
+def larger(out, row):
+    for i in range(len(out)):
+        out[i] = maximum(out[i], row[i])
 
 
 @inlined
-def take_winners(best, offset, row, row_offset, infinity):
-    """`take_larger` that also notes which row won; a later row needs more than a tie."""
+def winners(out, offset, row, row_offset):
+    """`larger` that also notes which row won; a later row needs more than a tie."""
     candidate = offset.dtype.type(row_offset)
-    for i in range(len(best)):
-        value = key(row[i], infinity)
-        better = wins(value, best[i])
-        best[i] = value if better else best[i]
+    for i in range(len(out)):
+        better = wins(row[i], out[i])
+        out[i] = row[i] if better else out[i]
         offset[i] = candidate if better else offset[i]
 
 
 @inlined
-def take_first_winners(best, offset, row, row_offset, tap):
-    """`take_winners` along a row: of two equal cells the one with the smaller offset is the first in its window."""
+def first_winners(out, offset, row, row_offset, tap):
+    """`winners` along a row: of two equal cells, the one with the smaller offset comes first in its window."""
     tap = offset.dtype.type(tap)
-    for i in range(len(best)):
-        value = row[i]
+    for i in range(len(out)):
         candidate = offset.dtype.type(row_offset[i] + tap)
-        better = wins(value, best[i]) | (ties(value, best[i]) & (candidate < offset[i]))
-        best[i] = value if better else best[i]
+        better = wins(row[i], out[i]) | (ties(row[i], out[i]) & (candidate < offset[i]))
+        out[i] = row[i] if better else out[i]
         offset[i] = candidate if better else offset[i]
 
 
 @inlined
-def split_phases(phases, row, step, inner):
-    """Every step-th cell of a row, `step` times over, so that what lies a stride apart comes to lie side by side."""
-    if step == 2 and inner == 1:
-        half = len(phases) // 2
-        even, odd = phases[:half], phases[half:]
-        for i in range(half):
-            even[i] = row[2 * i]
-            odd[i] = row[2 * i + 1]
-        return
-    cells = len(phases) // (step * inner)
-    for phase in range(step):
-        for cell in range(cells):
-            to, source = (phase * cells + cell) * inner, (cell * step + phase) * inner
+def take_cells(into, row, step, inner, infinity):
+    """Every step-th cell of a row; a cell is `inner` numbers."""
+    if step == 1:
+        for i in range(len(into)):
+            into[i] = key(row[i], infinity)
+    elif inner == 1:
+        for i in range(len(into)):
+            into[i] = key(row[i * step], infinity)
+    else:
+        for cell in range(len(into) // inner):
+            to, source = into[cell * inner : (cell + 1) * inner], row[cell * step * inner :]
             for i in range(inner):
-                phases[to + i] = row[source + i]
+                to[i] = key(source[i], infinity)
+
+
+@inlined
+def take_pairs(even, odd, row, infinity):
+    """`take_cells` with step 2 for both phases at once, which LLVM turns into shuffles where one alone is slow."""
+    for i in range(len(odd)):
+        even[i] = key(row[2 * i], infinity)
+        odd[i] = key(row[2 * i + 1], infinity)
+
+
+@inlined
+def lay_out(cells, x, slice_start, top, left, phases, rows, columns, H, W, sh, sw, inner, lowest, infinity):
+    """The cells under a block of windows, [row phase, column phase, row, column]: what lies a stride apart side by side."""
+    high, wide = phases
+    length = columns * inner
+    paired = inner == 1 and sw == 2 and wide == 2
+    pairs_begin = min(max((1 - left) // 2, 0), columns)
+    pairs_end = max(min((W - left) // 2, columns), pairs_begin)
+    for row_phase in range(high):
+        for row in range(rows):
+            h = top + row * sh + row_phase
+            real = 0 <= h < H
+            line = slice_start + h * W
+            at = (row_phase * wide * rows + row) * length
+            if paired and real:
+                even = cells[at + pairs_begin : at + pairs_end]
+                odd = cells[at + rows * length + pairs_begin : at + rows * length + pairs_end]
+                take_pairs(even, odd, x[line + left + 2 * pairs_begin :], infinity)
+            for column_phase in range(wide):
+                into = cells[at + column_phase * rows * length :][:length]
+                first = left + column_phase
+                begin = 0 if first >= 0 else min((-first + sw - 1) // sw, columns)
+                end = max(min((W - first + sw - 1) // sw, columns), begin) if real else begin
+                fill(into[: begin * inner], lowest)
+                fill(into[end * inner :], lowest)
+                if paired and end > begin:
+                    take_cells(into[begin:pairs_begin], x[line + first + begin * 2 :], 2, 1, infinity)
+                    take_cells(into[pairs_end:end], x[line + first + pairs_end * 2 :], 2, 1, infinity)
+                elif end > begin:
+                    take_cells(into[begin * inner : end * inner], x[(line + first + begin * sw) * inner :], sw, inner, infinity)
+
+
+@inlined
+def first_cell(starts, geometry):
+    """The offset of the first real cell of a window that starts at these coordinates; 0 if it has none."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    d, h, w = starts
+    kd, kh, kw = first_tap(d, dd), first_tap(h, dh), first_tap(w, dw)
+    if d + kd * dd >= D or kd >= KD or h + kh * dh >= H or kh >= KH or w + kw * dw >= W or kw >= KW:
+        return 0
+    return (kd * KH + kh) * KW + kw
+
+
+@inlined
+def leaves(start, kernel, dilation, size):
+    return start < 0 or start + (kernel - 1) * dilation >= size
 
 
 @kernel
-def max_pool(x, y, argmax, infinity, lowest, geometry, inner, tile, start, stop):
-    """Units are tiles of output rows: first the maximum over a window's rows, cell by cell, then along the row."""
+def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop):
+    """Units are blocks of windows, `block` rows by columns.
+
+    The cells under a block are laid out so that every tap of all its windows is one shifted run of cells. The
+    maximum is taken over the taps of a column of the window, then over those of a row, run by run.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    tiles = (OW + tile - 1) // tile
-    cells = (tile - 1) * sw + (KW - 1) * dw + 1
-    cells = (cells + sw - 1) // sw * sw
-    best = np.empty(cells * inner, x.dtype)
-    phases = np.empty(cells * inner if sw > 1 else 0, x.dtype)
+    block_rows, block_columns = block
+    row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
+    reach_h, reach_w = (KH - 1) * dh, (KW - 1) * dw
+    high, wide = min(sh, reach_h + 1), min(sw, reach_w + 1)
+    room_rows, room_columns = block_rows + reach_h // sh, block_columns + reach_w // sw
+    laid = np.empty(high * wide * room_rows * room_columns * inner, x.dtype)
+    tall = np.empty(wide * block_rows * room_columns * inner, x.dtype)
+    flat = np.empty(block_rows * room_columns * inner, x.dtype)
     if argmax is not None:
-        offset = np.empty(cells * inner, argmax.dtype)
-        offset_phases = np.empty(cells * inner if sw > 1 else 0, argmax.dtype)
-        # Padding has the offsets from here on: past every real cell, so it loses every tie.
-        padding = argmax.dtype.type(KD * KH * KW)
+        tall_offset = np.empty(len(tall), argmax.dtype)
+        flat_offset = np.empty(len(flat), argmax.dtype)
 
     for unit in range(start, stop):
-        at, t = divmod(unit, tiles)
-        at, oh = divmod(at, OH)
-        plane, od = divmod(at, OD)
-        ow, ow_end = t * tile, min((t + 1) * tile, OW)
-        left = ow * sw - pw
-        w0, w1 = max(left, 0), min(left + cells, W)
-        d0, h0 = od * sd - pd, oh * sh - ph
+        rest, column_block = divmod(unit, column_blocks)
+        rest, row_block = divmod(rest, row_blocks)
+        plane, od = divmod(rest, OD)
+        oh, ow = row_block * block_rows, column_block * block_columns
+        out_rows, out_columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
+        rows, columns = out_rows + reach_h // sh, out_columns + reach_w // sw
+        d0, top, left = od * sd - pd, oh * sh - ph, ow * sw - pw
+        out_at = ((plane * OD + od) * OH + oh) * OW + ow
+        run, out_run = out_rows * columns * inner, ((out_rows - 1) * columns + out_columns) * inner
 
-        empty = True
-        for kd in range(first_tap(d0, dd), after_last_tap(d0, KD, dd, D)):
-            for kh in range(first_tap(h0, dh), after_last_tap(h0, KH, dh, H)):
-                if w0 >= w1:
-                    continue
-                at = ((plane * D + d0 + kd * dd) * H + h0 + kh * dh) * W
-                row = x[(at + w0) * inner : (at + w1) * inner]
-                into = best[(w0 - left) * inner : (w1 - left) * inner]
-                if argmax is None:
-                    if empty:
-                        copy(into, row, infinity)
-                    else:
-                        take_larger(into, row, infinity)
-                else:
-                    row_offset = (kd * KH + kh) * KW
-                    won = offset[(w0 - left) * inner : (w1 - left) * inner]
-                    if empty:
-                        copy(into, row, infinity)
-                        fill(won, row_offset)
-                    else:
-                        take_winners(into, won, row, row_offset, infinity)
-                empty = False
-        if empty:
-            w0 = w1 = left
-        fill(best[: (w0 - left) * inner], lowest)
-        fill(best[(w1 - left) * inner :], lowest)
+        # Where the laid-out form is the form in memory, it is read there.
+        inside = top >= 0 and left >= 0 and top + rows <= H and left + columns <= W
+        as_is = infinity is None and sh == 1 and sw == 1 and inside and (rows == 1 or columns == W)
+        as_is_out = columns == out_columns and (out_rows == 1 or out_columns == OW)
+        best, best_offset = flat[:out_run], argmax
+        if as_is_out:
+            best = y[out_at * inner : out_at * inner + out_run]
         if argmax is not None:
-            fill(offset[: (w0 - left) * inner], padding)
-            fill(offset[(w1 - left) * inner :], padding)
+            best_offset = flat_offset[:out_run]
+            if as_is_out:
+                best_offset = argmax[out_at * inner : out_at * inner + out_run]
 
-        source = best
-        if sw > 1:
-            split_phases(phases, best, sw, inner)
-            source = phases
-        at = ((plane * OD + od) * OH + oh) * OW
-        out = y[(at + ow) * inner : (at + ow_end) * inner]
-        if argmax is not None:
-            offset_source = offset
-            if sw > 1:
-                split_phases(offset_phases, offset, sw, inner)
-                offset_source = offset_phases
-            out_offset = argmax[(at + ow) * inner : (at + ow_end) * inner]
+        kd0, kd1 = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
+        for kd in range(kd0, kd1):
+            slice_start = (plane * D + d0 + kd * dd) * H * W
+            cells = laid
+            if as_is:
+                cells = x[(slice_start + top * W + left) * inner :]
+            else:
+                lay_out(
+                    laid, x, slice_start, top, left, (high, wide), rows, columns, H, W, sh, sw, inner, lowest, infinity
+                )
+            for kh in range(KH):
+                shift, row_phase = divmod(kh * dh, sh)
+                for column_phase in range(wide):
+                    at = ((row_phase * wide + column_phase) * rows + shift) * columns * inner
+                    tap = cells[at : at + run]
+                    to = tall[column_phase * run : (column_phase + 1) * run]
+                    if argmax is None:
+                        if kd == kd0 and kh == 0:
+                            copy(to, tap)
+                        else:
+                            larger(to, tap)
+                    else:
+                        to_offset = tall_offset[column_phase * run : (column_phase + 1) * run]
+                        row_offset = (kd * KH + kh) * KW
+                        if kd == kd0 and kh == 0:
+                            copy(to, tap)
+                            fill(to_offset, row_offset)
+                        else:
+                            winners(to, to_offset, tap, row_offset)
+        if kd0 >= kd1:
+            fill(tall, lowest)
+            if argmax is not None:
+                fill(tall_offset, 0)
+
         for kw in range(KW):
-            shift, phase = divmod(kw * dw, sw)
-            tap = (phase * (cells // sw) + shift) * inner
-            row = source[tap : tap + len(out)]
+            shift, column_phase = divmod(kw * dw, sw)
+            at = column_phase * run + shift * inner
+            tap = tall[at : at + out_run]
             if argmax is None:
                 if kw == 0:
-                    copy(out, row, None)
+                    copy(best, tap)
                 else:
-                    take_larger(out, row, None)
+                    larger(best, tap)
             else:
-                row_offset = offset_source[tap : tap + len(out)]
+                tap_offset = tall_offset[at : at + out_run]
                 if kw == 0:
-                    copy(out, row, None)
-                    copy(out_offset, row_offset, None)
+                    copy(best, tap)
+                    copy(best_offset, tap_offset)
                 else:
-                    take_first_winners(out, out_offset, row, row_offset, kw)
-        if infinity is not None:
-            for i in range(len(out)):
-                out[i] = unkeyed(out[i], infinity)
-        if argmax is not None and (pd > 0 or ph > 0 or pw > 0 or empty or w1 < left + cells):
-            for i in range(len(out)):
-                out_offset[i] = out_offset[i] if out_offset[i] < padding else 0
+                    first_winners(best, best_offset, tap, tap_offset, kw)
+
+        for row in range(out_rows):
+            to = (out_at + row * OW) * inner
+            source = row * columns * inner
+            into = y[to : to + out_columns * inner]
+            if not as_is_out:
+                copy(into, best[source : source + out_columns * inner])
+            if argmax is not None:
+                into_offset = argmax[to : to + out_columns * inner]
+                if not as_is_out:
+                    copy(into_offset, best_offset[source : source + out_columns * inner])
+                mend_padding(into, into_offset, lowest, (d0, top + row * sh, left), geometry, inner)
+            if infinity is not None:
+                for i in range(len(into)):
+                    into[i] = unkeyed(into[i], infinity)
+
+
+@inlined
+def mend_padding(best, offset, lowest, starts, geometry, inner):
+    """Where the maximum is the lowest value there is, padding may have been first: the first real cell is the winner."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    d, h, left = starts
+    row_leaves = leaves(d, KD, dd, D) or leaves(h, KH, dh, H)
+    columns = len(best) // inner
+    if not row_leaves and not leaves(left, 1, 1, W) and not leaves(left + (columns - 1) * sw, KW, dw, W):
+        return
+    for column in range(columns):
+        w = left + column * sw
+        if row_leaves or leaves(w, KW, dw, W):
+            for i in range(column * inner, (column + 1) * inner):
+                if best[i] == lowest:
+                    offset[i] = first_cell((d, h, w), geometry)
 
 
 @kernel(parallel=True)
-def max_pool_parallel(x, y, argmax, infinity, lowest, geometry, inner, tile, units, chunks):
+def max_pool_parallel(x, y, argmax, infinity, lowest, geometry, inner, block, units, chunks):
     for i in prange(chunks):
-        max_pool(
-            x, y, argmax, infinity, lowest, geometry, inner, tile, units * i // chunks, units * (i + 1) // chunks
-        )
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, a, b)
+
+
+@inlined
+def add_where(total, slopes, winners, tap, infinity):
+    """Add the gradients whose winner is one certain tap."""
+    for i in range(len(total)):
+        total[i] += widened(slopes[i], infinity) if winners[i] == tap else total.dtype.type(0)
+
+
+@kernel
+def max_pool_backward_by_rows(dy, argmax, dx, infinity, geometry, inner, start, stop):
+    """Windows one cell wide, such as maxout's: each row of dx asks the rows of windows that cover it, in order."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    width = W * inner
+    for unit in range(start, stop):
+        rest, h = divmod(unit, H)
+        plane, d = divmod(rest, D)
+        into = dx[unit * width : (unit + 1) * width]
+        total = room_for_sums(into, infinity)
+        fill(total, 0)
+        for kd in range(KD - 1, -1, -1):
+            od, between_d = divmod(d + pd - kd * dd, sd)
+            if between_d != 0 or not 0 <= od < OD:
+                continue
+            for kh in range(KH - 1, -1, -1):
+                oh, between_h = divmod(h + ph - kh * dh, sh)
+                if between_h == 0 and 0 <= oh < OH:
+                    at = ((plane * OD + od) * OH + oh) * width
+                    slopes, winners = dy[at : at + width], argmax[at : at + width]
+                    add_where(total, slopes, winners, argmax.dtype.type(kd * KH + kh), infinity)
+        if infinity is not None:
+            for i in range(len(into)):
+                into[i] = narrowed(total[i], infinity)
+
+
+@kernel(parallel=True)
+def max_pool_backward_by_rows_parallel(dy, argmax, dx, infinity, geometry, inner, units, chunks):
+    for i in prange(chunks):
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        max_pool_backward_by_rows(dy, argmax, dx, infinity, geometry, inner, a, b)
 
 
 @kernel
@@ -195,7 +321,7 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
     for offset in range(taps):
         row_of[offset] = offset // (KH * KW) * dd * H + offset // KW % KH * dh
         column_of[offset] = offset % KW * dw
-    tile = max(8 * TILE // width, 1)
+    tile = max(8 * BLOCK // width, 1)
 
     at = start
     while at < stop:
@@ -240,9 +366,8 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
 @kernel(parallel=True)
 def max_pool_backward_parallel(dy, argmax, dx, infinity, geometry, inner, units, chunks):
     for i in prange(chunks):
-        max_pool_backward(
-            dy, argmax, dx, infinity, geometry, inner, units * i // chunks, units * (i + 1) // chunks
-        )
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        max_pool_backward(dy, argmax, dx, infinity, geometry, inner, a, b)
 
 
 @kernel
