@@ -11,7 +11,9 @@ from fastpool import arrays
 from fastpool.backends import kernel
 
 
-def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> np.ndarray:
+def _elementwise(
+    op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None
+) -> np.ndarray:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
     run = kernel(op, backend)
     read = [arrays.read(name, a, floats_only=True) for name, a in inputs.items()]
@@ -30,7 +32,8 @@ def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out:
         y = arrays.Target(fresh.reshape(shape).transpose(np.argsort(order)), fresh, None)
     else:
         y = arrays.within(out, out.transpose(order), (x.size,))
-    run(*flat, *extra, y.canonical)
+    if x.size:
+        run(*flat, *extra, y.canonical)
     return y.done()
 
 

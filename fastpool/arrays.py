@@ -101,8 +101,10 @@ def channels_inside(x: np.ndarray, window: Window) -> bool:
         return False
     if x.flags.c_contiguous:
         return axis == x.ndim - 1
-    last_space = x.ndim - 2 if axis == x.ndim - 1 else x.ndim - 1
-    return abs(x.strides[axis]) < abs(x.strides[last_space])
+    space = [a for a in range(x.ndim) if a != axis][-window.spatial_axes :]
+    # An axis of one cell may have any stride, so the last that has more decides.
+    last = next((a for a in reversed(space) if x.shape[a] > 1), None)
+    return last is not None and abs(x.strides[axis]) < abs(x.strides[last])
 
 
 def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
@@ -117,7 +119,7 @@ def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
     if axis is None:
         return x
     last = axis == x.ndim - 1
-    if inside == last or window.channels == 1 and x.flags.c_contiguous:
+    if inside == last or (window.channels == 1 and x.flags.c_contiguous):
         return x
     return np.moveaxis(x, axis, -1) if inside else np.moveaxis(x, axis, -1 - window.spatial_axes)
 
@@ -162,7 +164,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays share memory; those too entangled to tell in reasonable time are taken to."""
     try:
-        return np.shares_memory(a, b, max_work=1000)
+        return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -194,21 +196,23 @@ def target(
     """Room for a result of the caller's `shape`, in the memory order of the input, or `out` itself."""
     planes = _planes(window, inside, size)
     if out is None:
+        last = window.channel_axis == len(shape) - 1
+        if inside == last or window.channels == 1:
+            fresh = np.empty(shape, dtype)
+            return Target(fresh, fresh.reshape(planes), None)
         fresh = np.empty(planes, dtype)
-        return Target(_user_view(fresh, window, inside, shape), fresh, None)
+        return Target(_user_view(fresh, window, shape), fresh, None)
     return within(out, _memory_view(out, window, inside), planes)
 
 
-def _user_view(fresh: np.ndarray, window: Window, inside: bool, shape: tuple[int, ...]) -> np.ndarray:
-    axis = window.channel_axis
-    last = axis is not None and axis == len(shape) - 1
-    if axis is None or inside == last or window.channels == 1:
-        return fresh.reshape(shape)
-    space = tuple(n for i, n in enumerate(shape) if i != axis)
-    if inside:
+def _user_view(fresh: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.ndarray:
+    """The caller's view of an array whose channels lie at the other end than its data_format says."""
+    axis: int = window.channel_axis  # type: ignore[assignment]
+    space = (*shape[:axis], *shape[axis + 1 :])
+    if axis < len(shape) - 1:
         return np.moveaxis(fresh.reshape(*space, window.channels), -1, axis)
-    batched = len(shape) == window.spatial_axes + 2
-    return np.moveaxis(fresh.reshape(*space[: int(batched)], window.channels, *space[int(batched) :]), int(batched), -1)
+    before = len(shape) - 1 - window.spatial_axes
+    return np.moveaxis(fresh.reshape(*space[:before], window.channels, *space[before:]), before, -1)
 
 
 def memory_axes(x: np.ndarray) -> tuple[int, ...]:

@@ -41,11 +41,16 @@ def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
 
 
 def _fill(fill_value: Any, dtype: np.dtype) -> Any:
-    try:
-        value = np.asarray(fill_value).astype(dtype)[()] if arrays.is_float(dtype) else np.array(fill_value, dtype)[()]
-        exact = np.ndim(value) == 0 and (arrays.is_float(dtype) or value == fill_value)
-    except (OverflowError, ValueError, TypeError):
-        exact = False
+    given = np.asarray(fill_value)
+    exact = given.ndim == 0 and arrays.supported(given.dtype)
+    if exact and arrays.is_float(dtype):
+        value = given.astype(dtype)[()]
+    elif exact:
+        try:
+            value = np.array(fill_value, dtype)[()]
+            exact = bool(value == fill_value)
+        except (OverflowError, ValueError):
+            exact = False
     if not exact:
         raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}")
     return value
@@ -116,7 +121,8 @@ def im2col(
     else:
         cols = arrays.within(out, out, shape)
     inside = arrays.channels_inside(x, window)
-    run(arrays.canonical(x, window, inside, window.size), window, value, _indexed(cols.canonical, window, order))
+    if cols.canonical.size:
+        run(arrays.canonical(x, window, inside, window.size), window, value, _indexed(cols.canonical, window, order))
     return cols.done()
 
 
@@ -179,5 +185,6 @@ def col2im(
 
     inside = data_format == "channels_last" and window.channels > 1 and window.channel_axis is not None
     x = arrays.target(out, window, inside, x_shape, window.size, dtype)
-    run(_indexed(arrays.dense(cols, tuple(range(cols.ndim))), window, order), window, x.canonical)
+    if x.canonical.size:
+        run(_indexed(arrays.dense(cols, tuple(range(cols.ndim))), window, order), window, x.canonical)
     return x.done()

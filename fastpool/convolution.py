@@ -25,12 +25,15 @@ class _Block:
         _, step, step_w = window.stride
         start = rows_out.start * step - before
         stop = (rows_out.stop - 1) * step - before + (window.kernel[1] - 1) * window.dilation[1] + 1
-        # A block of windows in the padding alone still needs a row to stand on.
-        top, bottom = min(max(start, 0), height - 1), max(min(stop, height), 1)
+        top, bottom = max(start, 0), min(stop, height)
         end_w = (window.out[2] - 1) * step_w - before_w + (window.kernel[2] - 1) * window.dilation[2] + 1
         self.images, self.rows_out = images, rows_out
-        self.rows_in = slice(top, max(bottom, top + 1))
-        self.padding = ((top - start, max(stop - self.rows_in.stop, 0)), (before_w, max(end_w - width, 0)))
+        self.rows_in = slice(top, max(bottom, top))
+        self.padding = ((top - start, stop - bottom), (before_w, max(end_w - width, 0)))
+
+    @property
+    def padding_alone(self) -> bool:
+        return self.rows_in.start == self.rows_in.stop
 
 
 def _blocks(window: Window, itemsize: int) -> Iterator[_Block]:
@@ -56,7 +59,8 @@ def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window,
     window = Window.plan(2, x.shape, w.shape[2:], stride, padding, dilation, False, data_format)
     if groups < 1 or window.channels % groups or w.shape[0] % groups:
         raise ValueError(
-            f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), got {groups}"
+            f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), "
+            f"got {groups}"
         )
     if w.shape[1] * groups != window.channels:
         raise ValueError(
@@ -134,11 +138,11 @@ def conv2d(
     arrays.like("w", w, w.shape, dtype, "x")
     filters, (oh, ow) = w.shape[0], window.out[1:]
     if b is not None:
-        b = arrays.like("b", b, (filters,), dtype, "x").astype(total)
+        b = arrays.like("b", b, (filters,), dtype, "x")
     y_shape = (window.batch, filters, oh, ow)
     if out is not None:
         shape = y_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-        arrays.check_out(out, shape, dtype, (x, w))
+        arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b))
 
     x = _channels_first(x, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
@@ -147,13 +151,17 @@ def conv2d(
         cols = _block_columns(x, block, window, groups, total, backend)
         product = np.matmul(weights, cols).reshape(cols.shape[0], filters, -1, ow)
         if b is not None:
-            product += b[:, None, None]
+            product += b[:, None, None].astype(total, copy=False)
         y[block.images, :, block.rows_out] = product
     return _as_asked(y, data_format, out)
 
 
 def _block_columns(x, block, window, groups, total, backend) -> np.ndarray:
     """The columns of one block, (images, groups, C / groups * KH * KW, positions)."""
+    if block.padding_alone:
+        images, rows = (s.stop - s.start for s in (block.images, block.rows_out))
+        taps = window.channels // groups * window.volume
+        return np.zeros((images, groups, taps, rows * window.out[2]), total)
     cells = x[block.images, :, block.rows_in]
     cols = im2col(cells, window.kernel[1:], window.stride[1:], block.padding, window.dilation[1:], backend=backend)
     return cols.reshape(cols.shape[0], groups, -1, cols.shape[2]).astype(total, copy=False)
@@ -218,10 +226,11 @@ def conv2d_backward(
         slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
         slopes = slopes.reshape(cols.shape[0], groups, filters // groups, -1)
         dw += np.matmul(slopes, cols.swapaxes(2, 3)).sum(axis=0)
+        if block.padding_alone:
+            continue
         dcols = np.matmul(weights.swapaxes(1, 2), slopes).reshape(cols.shape[0], -1, cols.shape[3])
         cells = dx[block.images, :, block.rows_in]
-        cells += col2im(
-            dcols, cells.shape, window.kernel[1:], window.stride[1:], block.padding, window.dilation[1:], backend=backend
-        )
-    db = dy.sum(axis=(0, 2, 3), dtype=total)
-    return _as_asked(dx.astype(dtype, copy=False), data_format, None), dw.reshape(w.shape).astype(dtype), db.astype(dtype)
+        kernel, stride, dilation = window.kernel[1:], window.stride[1:], window.dilation[1:]
+        cells += col2im(dcols, cells.shape, kernel, stride, block.padding, dilation, backend=backend)
+    dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
+    return dx, dw.reshape(w.shape).astype(dtype), dy.sum(axis=(0, 2, 3), dtype=total).astype(dtype)

@@ -32,8 +32,8 @@ def check_argmax(argmax: np.ndarray, window: Window) -> None:
         for position in np.flatnonzero(padded.any(axis=1)):
             row = np.take(argmax, position, axis=axis + 1)
             tap = row // window.volume_behind(axis) % window.kernel[axis]
-            wrong = padded[position][tap]
-            if wrong.any() and (wrong & (row != np.take(window.first_cells, position, axis=axis)[None, ..., None])).any():
+            first = np.take(window.first_cells, position, axis=axis)[None, ..., None]
+            if (padded[position][tap] & (row != first)).any():
                 raise ValueError(
                     "argmax names a cell of padding; it must come from the same kernel_size, stride, padding, "
                     "dilation and ceil_mode as are given here"
@@ -56,7 +56,7 @@ def _fold_axes(a: np.ndarray, window: Window) -> np.ndarray:
     return np.moveaxis(channels_first, leading, window.channel_axis)
 
 
-def _along(values: np.ndarray, axis: int) -> np.ndarray:
+def _along(values: Any, axis: int) -> np.ndarray:
     """One value for each window along an axis, shaped to meet (N, C, OD, OH, OW)."""
     return values.reshape([-1 if axis == i else 1 for i in range(3)])
 
@@ -66,7 +66,7 @@ def _padding_alone(window: Window) -> np.ndarray:
     alone = np.zeros(window.out, bool)
     for axis in range(3):
         taps = window.taps(axis)
-        alone |= _along(~((taps >= 0) & (taps < window.size[axis])).any(axis=1), axis)
+        alone |= _along(((taps < 0) | (taps >= window.size[axis])).all(axis=1), axis)
     return alone
 
 

@@ -116,10 +116,12 @@ def maxout(
     y = _target(y_out, order, window.y_shape, planes, dtype)
     source = source.reshape(_planes(window, window.size))
     if not return_argmax:
-        max_pool(source, window, y.canonical, None)
+        if source.size:
+            max_pool(source, window, y.canonical, None)
         return y.done()
     argmax = _target(argmax_out, order, window.y_shape, planes, window.argmax_dtype)
-    max_pool(source, window, y.canonical, argmax.canonical)
+    if source.size:
+        max_pool(source, window, y.canonical, argmax.canonical)
     return y.done(), argmax.done()
 
 
@@ -182,5 +184,6 @@ def maxout_backward(
     winners = arrays.dense(argmax, order).reshape(planes)
     check_argmax(winners, window)
     dx = _target(out, order, window.x_shape, _planes(window, window.size), dtype)
-    max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)
+    if winners.size:
+        max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)
     return dx.done()

@@ -34,10 +34,12 @@ def forward(x: np.ndarray, window: Window, return_argmax: bool, out: Any, backen
     y = arrays.target(y_out, window, inside, window.y_shape, window.out, dtype)
     source = arrays.canonical(x, window, inside, window.size)
     if not return_argmax:
-        max_pool(source, window, y.canonical, None)
+        if source.size:
+            max_pool(source, window, y.canonical, None)
         return y.done()
     argmax = arrays.target(argmax_out, window, inside, window.y_shape, window.out, window.argmax_dtype)
-    max_pool(source, window, y.canonical, argmax.canonical)
+    if source.size:
+        max_pool(source, window, y.canonical, argmax.canonical)
     return y.done(), argmax.done()
 
 
@@ -64,7 +66,8 @@ def backward(dy: Any, argmax: Any, window: Window, out: Any, backend: str | None
     winners = arrays.canonical(argmax, window, inside, window.out)
     check_argmax(winners, window)
     dx = arrays.target(out, window, inside, window.x_shape, window.size, dtype)
-    max_pool_backward(arrays.canonical(dy, window, inside, window.out), winners, window, dx.canonical)
+    if winners.size:
+        max_pool_backward(arrays.canonical(dy, window, inside, window.out), winners, window, dx.canonical)
     return dx.done()
 
 
@@ -387,7 +390,10 @@ def global_max_pool(
     if keepdims:
         return found
     flat = (window.batch, window.channels)
-    return (found[0].reshape(flat), found[1].reshape(flat)) if return_argmax else found.reshape(flat)
+    rooms = arrays.split_out(out, return_argmax)
+    found = found if return_argmax else (found,)
+    found = tuple(f.reshape(flat) if room is None else room for f, room in zip(found, rooms, strict=False))
+    return found if return_argmax else found[0]
 
 
 def global_max_pool_backward(
@@ -436,20 +442,21 @@ def global_max_pool_backward(
 
 def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend):
     max_unpool = kernel("max_unpool", backend)
-    y = arrays.read("y", y)
+    y, indices = arrays.read("y", y), arrays.read("indices", indices)
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     positions = positions_of_indices(indices, window, convention)
     dtype = arrays.native(y.dtype)
     if out is not None:
-        arrays.check_out(out, window.x_shape, dtype, (y,))
+        arrays.check_out(out, window.x_shape, dtype, (y, indices))
 
     inside = arrays.channels_inside(y, window)
     x = arrays.target(out, window, inside, window.x_shape, window.size, dtype)
-    max_unpool(
-        arrays.canonical(y, window, inside, window.out),
-        arrays.canonical(positions, window, inside, window.out),
-        x.canonical,
-    )
+    if x.canonical.size:
+        max_unpool(
+            arrays.canonical(y, window, inside, window.out),
+            arrays.canonical(positions, window, inside, window.out),
+            x.canonical,
+        )
     return x.done()
 
 

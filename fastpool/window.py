@@ -43,11 +43,10 @@ def frozen(name: str, value: Any) -> Any:
 
 def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     """One int for all axes or one for each, none below `least`."""
-    if not isinstance(value, tuple):
-        value = (value,) * axes
-    if len(value) != axes:
+    each = value if isinstance(value, tuple) else (value,) * axes
+    if len(each) != axes:
         raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
-    numbers = tuple(integer(name, v) for v in value)
+    numbers = tuple(integer(name, v) for v in each)
     if min(numbers) < least:
         rule = "positive" if least == 1 else "0 or more"
         raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
@@ -82,8 +81,8 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
     before, after = pad
     room = n + before + after - extent
     out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
-    if ceil_mode and (out - 1) * stride >= n + before:
-        out -= 1  # the last window must start inside the input or its leading padding
+    if ceil_mode:  # the last window must start inside the input or its leading padding
+        out = min(out, (n + before - 1) // stride + 1)
     if out < 1:
         raise ValueError(
             f"{name}: a window of {extent} cells does not fit into an axis of {n} with padding {pad}; "
@@ -215,7 +214,7 @@ class Window:
         return self.size + self.kernel + self.stride + self.before + self.dilation + self.out
 
     def taps(self, axis: int) -> np.ndarray:
-        """Input coordinate of every tap of every window along one axis, (out, kernel); padding lies outside the input."""
+        """Input coordinate of each tap of each window along one axis, (out, kernel); padding lies outside the input."""
         starts = np.arange(self.out[axis]) * self.stride[axis] - self.before[axis]
         return starts[:, None] + np.arange(self.kernel[axis]) * self.dilation[axis]
 
@@ -233,7 +232,8 @@ class Window:
     @cached_property
     def first_cells(self) -> np.ndarray:
         """Offset of the first tap on a real cell of each window, (OD, OH, OW), and 0 for windows of padding alone."""
-        first, alive = [], []
+        first: list[Any] = []
+        alive: list[Any] = []
         for axis in range(3):
             taps = self.taps(axis)
             inside = (taps >= 0) & (taps < self.size[axis])
@@ -362,25 +362,24 @@ def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape,
 def _grouped(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
     pieces = x_shape[axis] // num_units
     outer, inner = prod(x_shape[:axis]), prod(x_shape[axis + 1 :])
-    step, spread = (pieces, 1) if grouping == "contiguous" else (1, num_units)
-    y_shape = (*x_shape[:axis], num_units, *x_shape[axis + 1 :])
-    # Long runs behind the axis are whole rows, and the axis is the depth; short ones go inside the width.
-    deep = inner >= 16
-
-    def along(value: int, rest: int) -> tuple[int, int, int]:
-        return (value, 1, rest) if deep else (1, 1, value)
-
+    # A contiguous array is (outer, pieces, inner) in both groupings; they differ in where the units belong.
+    outer, inner = (outer * num_units, inner) if grouping == "contiguous" else (outer, num_units * inner)
+    # Long runs of inner are rows, pooled along the depth; short ones are cells, pooled along one long row.
+    deep = inner >= 32 or outer == 0
+    size, kernel, out = (pieces, 1, inner), (pieces, 1, 1), (1, 1, inner)
+    if not deep:
+        size, kernel, out = (1, 1, outer * pieces), (1, 1, pieces), (1, 1, outer)
     return Window(
-        batch=outer,
+        batch=outer if deep else 1,
         channels=1 if deep else inner,
-        size=along(x_shape[axis], inner),
-        kernel=along(pieces, 1),
-        stride=along(step, 1),
+        size=size,
+        kernel=kernel,
+        stride=kernel,
         before=(0, 0, 0),
-        dilation=along(spread, 1),
-        out=along(num_units, inner),
+        dilation=(1, 1, 1),
+        out=out,
         x_shape=x_shape,
-        y_shape=y_shape,
+        y_shape=(*x_shape[:axis], num_units, *x_shape[axis + 1 :]),
         spatial_axes=3,
         channel_axis=None,
     )

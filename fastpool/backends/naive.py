@@ -36,6 +36,7 @@ def max_pool(x, window, y, argmax):
                 argmax[outer, *position, inner] = winner
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = np.zeros(dx.shape, sum_dtype(dx.dtype))
     for position in np.ndindex(window.out):
@@ -74,6 +75,7 @@ def im2col(x, window, fill_value, cols):
                 cols[n, c, offset, at] = plane[cell]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # integers wrap around, inf - inf is NaN
 def col2im(cols, window, dx):
     cells = [list(_cells(window, position)) for position in np.ndindex(window.out)]
     for n, c, plane in _planes(dx, window):

@@ -20,9 +20,7 @@ def _cells(window, width):
 
 def _padded_size(window):
     """Sizes of a plane with all the padding that a window reaches."""
-    return tuple(
-        max(int(window.taps(axis)[-1, -1]) + 1, window.size[axis]) + window.before[axis] for axis in range(3)
-    )
+    return tuple(max(int(window.taps(axis)[-1, -1]) + 1, window.size[axis]) + window.before[axis] for axis in range(3))
 
 
 def _inside(window):
@@ -43,7 +41,7 @@ def _take(planes, window, fill_value):
     size = _padded_size(window)
     padded = np.full((planes.shape[0], *size), fill_value, planes.dtype)
     padded[_inside(window)] = planes
-    return padded.reshape(planes.shape[0], -1)[:, _cells(window, size)]
+    return padded.reshape(planes.shape[0], size[0] * size[1] * size[2])[:, _cells(window, size)]
 
 
 def _add(cols, window):
@@ -77,10 +75,10 @@ def max_pool_backward(dy, argmax, window, dx):
 
 
 def max_unpool(y, indices, x):
-    values, cells = _by_plane(y), _by_plane(indices)
+    values, cells = (_by_plane(a).reshape(-1, a.shape[1] * a.shape[2] * a.shape[3]) for a in (y, indices))
     planes = np.zeros((values.shape[0], x.shape[1] * x.shape[2] * x.shape[3]), x.dtype)
-    plane, position = np.nonzero(cells.reshape(len(cells), -1) >= 0)
-    planes[plane, cells.reshape(len(cells), -1)[plane, position]] = values.reshape(len(cells), -1)[plane, position]
+    plane, position = np.nonzero(cells >= 0)
+    planes[plane, cells[plane, position]] = values[plane, position]
     x[...] = _from_planes(planes, x)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache, lru_cache, wraps
+from typing import NamedTuple
 
 import numpy as np
 
+from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
 from fastpool.backends.numba.threads import launch, threading_layer
+from fastpool.window import Window
 
 __all__ = [
     "cache_directory",
@@ -29,48 +33,62 @@ __all__ = [
 FLOAT16_INFINITY, BFLOAT16_INFINITY = np.int16(0x7C00), np.int16(0x7F80)
 
 
-def _infinity(dtype):
-    """How the kernels tell the two-byte floats from numbers and from each other: by the bits of +inf."""
+class _Kind(NamedTuple):
+    """How the kernels see a dtype."""
+
+    seen_as: np.dtype  # bool as uint8, two-byte floats as int16: what Numba knows
+    infinity: np.int16 | None  # tells the two-byte floats from numbers and from each other: the bits of +inf
+    lowest: np.generic  # the lowest value as the kernels compare it
+
+
+@cache
+def _kind(dtype):
+    value = np.array([lowest(dtype)], dtype)
+    if dtype.kind == "b":
+        return _Kind(np.dtype(np.uint8), None, np.uint8(0))
     if not is_half(dtype):
-        return None
-    return BFLOAT16_INFINITY if is_bfloat16(dtype) else FLOAT16_INFINITY
+        return _Kind(dtype, None, value[0])
+    infinity = BFLOAT16_INFINITY if is_bfloat16(dtype) else FLOAT16_INFINITY
+    return _Kind(np.dtype(np.int16), infinity, np.int16(half_key(value.view(np.int16)[0], infinity)))
 
 
 def _flat(a):
-    """One flat view in a dtype that Numba knows: bool as uint8, two-byte floats as int16."""
-    a = _typed_alike(a).reshape(-1)
-    if a.dtype.kind == "b":
-        return a.view(np.uint8)
-    return a.view(np.int16) if is_half(a.dtype) else a
+    """One flat writeable view in a dtype that Numba knows."""
+    if not a.flags.writeable and a.size:
+        a = _as_writeable(a)
+    return a.reshape(-1).view(_kind(a.dtype).seen_as)
 
 
-def _typed_alike(a):
-    """The array, as a writeable one, since Numba would compile every kernel again for a read-only input."""
-    if a.flags.writeable or a.size == 0:
-        return a
+def _as_writeable(a):
+    """The same memory as a writeable array: Numba would compile every kernel again for a read-only input."""
     memory = (ctypes.c_ubyte * a.nbytes).from_address(a.ctypes.data)
     return np.frombuffer(memory, np.uint8).view(a.dtype).reshape(a.shape)
 
 
-def _lowest(dtype):
-    """The lowest value as the kernels compare it."""
-    value = np.array([lowest(dtype)], dtype)
-    key = _flat(value)[0]
-    return np.int16(key ^ np.int16(0x7FFF)) if is_half(dtype) else key
+def _launched(plan):
+    """Make a backend's function of one that says which kernels to run over how many units, and with what."""
+
+    @wraps(plan)
+    def run(*arguments):
+        launch(*plan(*arguments))
+
+    run.plan = plan
+    return run
 
 
+@_launched
 def max_pool(x, window, y, argmax):
     inner = x.shape[4]
     rows, columns = block = _block(window, inner)
     units = x.shape[0] * window.out[0] * -(-window.out[1] // rows) * -(-window.out[2] // columns)
-    offsets = None if argmax is None else _flat(argmax)
-    numbers, infinity, least = window.numbers, _infinity(x.dtype), _lowest(x.dtype)
-    arguments = (_flat(x), _flat(y), offsets, infinity, least, numbers, inner, block)
-    launch(pool.max_pool, pool.max_pool_parallel, units, x.nbytes + y.nbytes, *arguments)
+    kind, offsets = _kind(x.dtype), None if argmax is None else argmax.reshape(-1)
+    arguments = (_flat(x), _flat(y), offsets, kind.infinity, kind.lowest, window.numbers, inner, block)
+    return pool.max_pool, pool.max_pool_parallel, units, x.nbytes + y.nbytes, *arguments
 
 
+@lru_cache(maxsize=1024)
 def _block(window, inner):
-    """How many windows, rows by columns, to take at once: their cells fit into the cache and overlap little with the next."""
+    """How many windows, rows by columns, to take at once: their cells fill the cache and overlap little with the next."""
     _, high, wide = ((k - 1) * d // s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
     _, sh, sw = window.stride
     columns = min(max(pool.BLOCK // (inner * sw), wide, 1), window.out[2])
@@ -78,24 +96,26 @@ def _block(window, inner):
     return rows, columns
 
 
+@_launched
 def max_pool_backward(dy, argmax, window, dx):
     rows = dx.shape[0] * window.size[0] * window.size[1]
-    arguments = (_flat(dy), _flat(argmax), _flat(dx), _infinity(dx.dtype), window.numbers, dx.shape[4])
+    arguments = (_flat(dy), _flat(argmax), _flat(dx), _kind(dx.dtype).infinity, window.numbers, dx.shape[4])
     one_wide = (window.kernel[2], window.stride[2], window.before[2], window.out[2]) == (1, 1, 0, window.size[2])
     run = pool.max_pool_backward, pool.max_pool_backward_parallel
     if one_wide:
         run = pool.max_pool_backward_by_rows, pool.max_pool_backward_by_rows_parallel
-    launch(*run, rows, dx.nbytes + dy.nbytes, *arguments)
+    return *run, rows, dx.nbytes + dy.nbytes, *arguments
 
 
+@_launched
 def max_unpool(y, indices, x):
     planes, inner = x.shape[0], x.shape[4]
     arguments = (
         _flat(y).reshape(planes, -1, inner),
-        _typed_alike(indices).reshape(planes, -1, inner),
+        _flat(indices).reshape(planes, -1, inner),
         _flat(x).reshape(planes, -1, inner),
     )
-    launch(pool.max_unpool, pool.max_unpool_parallel, planes, x.nbytes + y.nbytes, *arguments)
+    return pool.max_unpool, pool.max_unpool_parallel, planes, x.nbytes + y.nbytes, *arguments
 
 
 def _movable(a):
@@ -111,6 +131,7 @@ def _column_steps(cols):
     return cols.transpose(1, 2, 3, 0).reshape(-1), steps
 
 
+@_launched
 def im2col(x, window, fill_value, cols):
     inside, plane = x.shape[4] > 1, window.size[0] * window.size[1] * window.size[2]
     channels = window.channels
@@ -118,38 +139,80 @@ def im2col(x, window, fill_value, cols):
     flat, cols_steps = _column_steps(_movable(cols))
     units = channels * window.volume * (1 if cols_steps[3] > 1 else window.batch)
     value = _movable(np.array([fill_value], cols.dtype))[0]
-    arguments = (_typed_alike(_movable(x)).reshape(-1), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
-    launch(columns.im2col, columns.im2col_parallel, units, x.nbytes + cols.nbytes, *arguments)
+    arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
+    return columns.im2col, columns.im2col_parallel, units, x.nbytes + cols.nbytes, *arguments
 
 
+@_launched
 def col2im(cols, window, dx):
     flat, cols_steps = _column_steps(cols)
     rows = dx.shape[0] * window.size[0] * window.size[1]
-    infinity, inner = _infinity(dx.dtype), dx.shape[4]
+    infinity, inner = _kind(dx.dtype).infinity, dx.shape[4]
     arguments = (_flat(flat), _flat(dx), infinity, window.numbers, cols_steps, window.channels, inner)
-    launch(columns.col2im, columns.col2im_parallel, rows, dx.nbytes + cols.nbytes, *arguments)
+    return columns.col2im, columns.col2im_parallel, rows, dx.nbytes + cols.nbytes, *arguments
 
 
+@_launched
 def hard_swish(x, y):
-    arguments = (_flat(x), _flat(y), _infinity(x.dtype))
-    launch(elementwise.hard_swish, elementwise.hard_swish_parallel, x.size, 2 * x.nbytes, *arguments)
+    arguments = (_flat(x), _flat(y), _kind(x.dtype).infinity)
+    return elementwise.hard_swish, elementwise.hard_swish_parallel, x.size, 2 * x.nbytes, *arguments
 
 
+@_launched
 def hard_swish_backward(dy, x, dx):
     run = elementwise.hard_swish_backward, elementwise.hard_swish_backward_parallel
-    launch(*run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), _flat(dx), _infinity(x.dtype))
+    return *run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), _flat(dx), _kind(x.dtype).infinity
 
 
+@_launched
 def swish(x, beta, y):
-    arguments = (_flat(x), beta, _flat(y), _infinity(x.dtype))
-    launch(elementwise.swish, elementwise.swish_parallel, x.size, 2 * x.nbytes, *arguments)
+    arguments = (_flat(x), beta, _flat(y), _kind(x.dtype).infinity)
+    return elementwise.swish, elementwise.swish_parallel, x.size, 2 * x.nbytes, *arguments
 
 
+@_launched
 def swish_backward(dy, x, beta, dx):
     run = elementwise.swish_backward, elementwise.swish_backward_parallel
-    launch(*run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), beta, _flat(dx), _infinity(x.dtype))
+    return *run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), beta, _flat(dx), _kind(x.dtype).infinity
+
+
+_WARM = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "f2", "f4", "f8")))
+
+
+def _warm_calls():
+    """Every kernel by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
+    window = Window.plan(1, (1,), 1)
+    for dtype in _WARM:
+        a, b, c = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(3))
+        usual = dtype.kind == "f" or dtype == np.uint8
+        for index in ("uint8", "uint16", "uint32") if usual else ("uint8",):
+            argmax = np.zeros(a.shape, index)
+            yield f"max_pool {dtype}, argmax {index}", max_pool.plan(a, window, b, argmax)
+            if dtype.kind == "f":
+                yield f"max_pool_backward {dtype}, {index}", max_pool_backward.plan(a, argmax, window, b)
+                column = Window.plan(2, (3, 1), (2, 1))
+                yield f"max_pool_backward {dtype}, {index}, by rows", max_pool_backward.plan(a, argmax, column, b)
+        yield f"max_pool {dtype}", max_pool.plan(a, window, b, None)
+        yield f"max_unpool {dtype}", max_unpool.plan(a, np.zeros(a.shape, np.int64), b)
+        yield f"col2im {dtype}", col2im.plan(a[0], window, b)
+        if dtype.kind in "u":
+            yield f"im2col of {dtype.itemsize} bytes", im2col.plan(a, window, dtype.type(0), b[0])
+        if dtype.kind == "f":
+            a, b, c = a.reshape(-1), b.reshape(-1), c.reshape(-1)
+            yield f"hard_swish {dtype}", hard_swish.plan(a, b)
+            yield f"hard_swish_backward {dtype}", hard_swish_backward.plan(a, b, c)
+            yield f"swish {dtype}", swish.plan(a, 1.0, b)
+            yield f"swish_backward {dtype}", swish_backward.plan(a, b, 1.0, c)
 
 
 def warmup_tasks():
-    """What to call to have every usual kernel compiled and kept: (name, function) pairs."""
-    return []
+    """What to call to have every kernel compiled, for one thread and for many, and kept: (name, function) pairs."""
+
+    def compiling(serial, parallel, units, nbytes, *arguments):
+        def task():
+            serial(*arguments, 0, 0)
+            parallel(*arguments, 0, 1)
+
+        return task
+
+    return [(name, compiling(*call)) for name, call in _warm_calls()]

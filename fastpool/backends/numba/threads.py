@@ -38,8 +38,8 @@ def _python_threads() -> ThreadPoolExecutor:
 
 def launch(serial, parallel, units, nbytes, *args) -> None:
     """Run `serial(*args, 0, units)`, or where it pays `parallel(*args, units, chunks)`, which does the same in chunks."""
-    threads = min(get_num_threads(), units)
-    if threads < 2 or nbytes < PARALLEL_BYTES or os.getpid() != _home or not _launching.acquire(blocking=False):
+    threads = 1 if nbytes < PARALLEL_BYTES else min(get_num_threads(), units)
+    if threads == 1 or os.getpid() != _home or not _launching.acquire(blocking=False):
         serial(*args, 0, units)
         return
     try:

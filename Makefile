@@ -1,0 +1,43 @@
+# make demo | test | check | bench | clean. Everything goes into .venv; PYTHON is the interpreter that makes it.
+# `make TORCH= test` tests without PyTorch, which is a large download on some machines.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test $(VENV)/.torch
+	$(BIN)/python -m pytest -q -n 2
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m fastpool bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f fastpool/backends/_columns.c fastpool/backends/_columns.*.so fastpool/backends/_columns.*.pyd
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The package is built where it stands, once for each set of extras that is asked for.
+$(VENV)/.%: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+# PyTorch judges from outside where it can be had; without it those tests are skipped.
+$(VENV)/.torch: | $(VENV)/.test
+	test -z "$(TORCH)" || $(BIN)/python -m pip install --quiet --only-binary :all: "$(TORCH)" \
+		|| echo "make: no $(TORCH) to be had here; the tests that compare with PyTorch will be skipped" >&2
+	touch $@

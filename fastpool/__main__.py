@@ -1,0 +1,387 @@
+"""The command line: `python -m fastpool info | bench | warmup`, also as the script `fastpool`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module, metadata, util
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import fastpool
+
+BASELINE = "numpy"
+NEVER_TIMED = ("naive", BASELINE)
+FEWEST_RUNS, MOST_RUNS = 3, 200
+
+
+def _needed(package: str) -> Any:
+    """A package of the extra `bench`, or the end with a word on how to get it."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        sys.exit(f'{package} is needed here and cannot be imported ({error}): pip install "fastpool[bench]"')
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cython_build() -> str:
+    spec = util.find_spec("fastpool.backends._columns")
+    return Path(spec.origin).name if spec is not None and spec.origin else "not built"
+
+
+def _numba_backend() -> Any:
+    """The backend's module, or None where it cannot run."""
+    return import_module("fastpool.backends.numba") if fastpool.backends()["numba"].available else None
+
+
+def environment() -> dict[str, Any]:
+    """What a timing depends on: versions, the processor, threads."""
+    numba = _numba_backend()
+    return {
+        "fastpool": fastpool.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": _version("numba"),
+        "cython build": _cython_build(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpus": _cpu_count(),
+        "threads": fastpool.get_num_threads(),
+        "threading layer": numba.threading_layer() if numba else "none",
+    }
+
+
+def info(_: argparse.Namespace) -> int:
+    """Print versions, the machine and the backends."""
+    for name, value in environment().items():
+        print(f"{name:16} {value}")
+    numba = _numba_backend()
+    if numba:
+        print(f"{'kernels cached':16} {numba.cache_directory()}")
+    print("\nbackends, in the order in which the default is chosen (naive is for tests)")
+    for name, status in fastpool.backends().items():
+        print(f"  {name:14} {'available' if status.available else f'not available: {status.reason}'}")
+    return 0
+
+
+def warmup(_: argparse.Namespace) -> int:
+    """Compile the kernels of the numba backend into its cache."""
+    numba = _numba_backend()
+    if numba is None:
+        print(f"nothing to compile: {fastpool.backends()['numba'].reason}", file=sys.stderr)
+        return 1
+    progress = _needed("rich.progress")
+    tasks = numba.warmup_tasks()
+    columns = (
+        progress.TextColumn("{task.description:36}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    start = perf_counter()
+    with progress.Progress(*columns) as bar:
+        all_tasks = bar.add_task("", total=len(tasks))
+        for name, compile_kernel in tasks:
+            bar.update(all_tasks, description=name)
+            compile_kernel()
+            bar.advance(all_tasks)
+        bar.update(all_tasks, description="done")
+    print(f"{len(tasks)} kernels ready after {perf_counter() - start:.1f} s; cached in {numba.cache_directory()}")
+    return 0
+
+
+@dataclass
+class Timing:
+    """One case on one backend; `seconds` is the least of several runs, None where the result was wrong."""
+
+    case: str
+    op: str
+    backend: str
+    bytes: int
+    seconds: float | None
+    gigabytes_per_second: float | None
+    speedup_over_numpy: float | None
+
+
+def least_times(calls: dict[str, Any], seconds: float) -> dict[str, float]:
+    """The least time of each call, all of them in turn, until `seconds` have gone by."""
+    least = dict.fromkeys(calls, float("inf"))
+    begin = perf_counter()
+    for done in range(MOST_RUNS):
+        if done >= FEWEST_RUNS and perf_counter() - begin > seconds:
+            break
+        for name, call in calls.items():
+            start = perf_counter()
+            call()
+            least[name] = min(least[name], perf_counter() - start)
+    return least
+
+
+def agrees(result: Any, expected: Any, exact: bool) -> bool:
+    """Whether a backend gave what the baseline gave: the same bits, or sums but for their rounding."""
+    from fastpool.cases import results
+
+    for a, b in zip(results(result), results(expected), strict=True):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        if exact:
+            if not np.array_equal(a, b):
+                return False
+            continue
+        wide, reference = a.astype(np.float64), b.astype(np.float64)
+        rounding = 64 * 2.0 ** -{2: 8, 4: 24, 8: 53}.get(a.itemsize, 53)
+        if not np.allclose(wide, reference, rtol=rounding, atol=rounding * max(abs(reference).max(initial=0), 1)):
+            return False
+    return True
+
+
+def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> list[Timing]:
+    from fastpool.cases import bytes_moved
+
+    size = "medium" if args.quick else "full"
+    arguments = case.arguments(np.random.default_rng(0), args.dtype, size, args.layout)
+    expected = case.run(arguments, BASELINE)
+    moved = bytes_moved(arguments, expected)
+    calls, wrong = {BASELINE: partial(case.run, arguments, BASELINE)}, []
+    for name in backends:
+        try:
+            right = agrees(case.run(arguments, name), expected, case.exact)
+        except NotImplementedError:
+            continue
+        if right:
+            calls[name] = partial(case.run, arguments, name)
+        else:
+            wrong.append(name)
+    del expected
+    least = least_times(calls, args.seconds)
+    baseline = least[BASELINE]
+    return [
+        *(Timing(case.name, case.op, n, moved, t, moved / t / 1e9, baseline / t) for n, t in least.items()),
+        *(Timing(case.name, case.op, name, moved, None, None, None) for name in wrong),
+    ]
+
+
+def _copy_bandwidth() -> float:
+    """Bytes a second that one thread reads and writes when it copies 64 MB: the roof to hold the figures against."""
+    source = np.ones(16 * 2**20, np.float32)
+    target = np.empty_like(source)
+    np.copyto(target, source)
+    return 2 * source.nbytes / least_times({"copy": lambda: np.copyto(target, source)}, 0.2)["copy"]
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Time every case on every backend beside the NumPy baseline, and show, save and plot what came out."""
+    console_module, progress = _needed("rich.console"), _needed("rich.progress")
+    if args.plot:
+        _needed("matplotlib.figure")
+    from fastpool.cases import CASES
+
+    chosen = [
+        case
+        for case in CASES.values()
+        if case.takes_dtype(args.dtype) and (case.quick or not args.quick) and args.only in case.name
+    ]
+    if not chosen:
+        print(f"no case has {args.only!r} in its name; the names are: {', '.join(CASES)}", file=sys.stderr)
+        return 2
+    backends = [n for n, status in fastpool.backends().items() if status.available and n not in NEVER_TIMED]
+    console = console_module.Console(width=None if sys.stdout.isatty() else 120)
+    columns = (
+        progress.TextColumn("{task.description:36}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    report: dict[str, Any] = {
+        "environment": environment(),
+        "settings": {
+            "size": "medium" if args.quick else "full",
+            "dtype": args.dtype,
+            "layout": args.layout,
+            "seconds per case": args.seconds,
+        },
+        "copy_gigabytes_per_second": _copy_bandwidth() / 1e9,
+    }
+    timings: list[Timing] = []
+    with progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(chosen))
+        for case in chosen:
+            bar.update(task, description=case.name)
+            timings += _time_case(case, backends, args)
+            bar.advance(task)
+    report["timings"] = [asdict(t) for t in timings]
+
+    _print_table(console, report, timings, backends)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {args.json}")
+    if args.plot:
+        _plot(args.plot, report, timings, backends)
+        print(f"wrote {args.plot}")
+    wrong = [f"{t.case} on {t.backend}" for t in timings if t.seconds is None]
+    if wrong:
+        print(f"results that differ from the {BASELINE} backend: {'; '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _by_case(timings: Sequence[Timing]) -> dict[str, dict[str, Timing]]:
+    table: dict[str, dict[str, Timing]] = {}
+    for t in timings:
+        table.setdefault(t.case, {})[t.backend] = t
+    return table
+
+
+def _title(report: dict[str, Any]) -> tuple[str, str]:
+    """What was timed, and on what."""
+    env, settings = report["environment"], report["settings"]
+    what = f"{settings['dtype']}, {settings['layout'].replace('_', ' ')}, {settings['size']} size"
+    threads = f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"
+    return what, f"{env['cpu']}, {threads}; fastpool {env['fastpool']}, NumPy {env['numpy']}, Numba {env['numba']}"
+
+
+def _speedup(t: Timing) -> str:
+    speedup = t.speedup_over_numpy or 0.0
+    return f"{speedup:.1f}x" if speedup < 10 else f"{speedup:.0f}x"
+
+
+def _print_table(console: Any, report: dict[str, Any], timings: Sequence[Timing], backends: Sequence[str]) -> None:
+    table_module = _needed("rich.table")
+    what, machine = _title(report)
+    copy = report["copy_gigabytes_per_second"]
+    table = table_module.Table(
+        title=f"fastpool bench: {what}\n{machine}",
+        caption="least of several runs, the backends in turn; GB/s counts every input and output once\n"
+        f"one thread copies {copy:.1f} GB/s here; 1x is the {BASELINE} backend",
+    )
+    table.add_column("\ncase", no_wrap=True)
+    table.add_column("\nMB", justify="right", no_wrap=True)
+    table.add_column(f"{BASELINE}\nms", justify="right", no_wrap=True)
+    for name in backends:
+        for unit in ("ms", "GB/s", "speed-up"):
+            table.add_column(f"{name if unit == 'ms' else ''}\n{unit}", justify="right", no_wrap=True)
+    for case, row in _by_case(timings).items():
+        cells = [case, f"{row[BASELINE].bytes / 1e6:.1f}", f"{row[BASELINE].seconds * 1e3:.2f}"]  # type: ignore[operator]
+        for name in backends:
+            t = row.get(name)
+            if t is None:
+                cells += ["-", "-", "-"]
+            elif t.seconds is None:
+                cells += ["[red]wrong[/red]", "-", "-"]
+            else:
+                cells += [f"{t.seconds * 1e3:.2f}", f"{t.gigabytes_per_second:.1f}", f"[bold]{_speedup(t)}[/bold]"]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _plot(path: str, report: dict[str, Any], timings: Sequence[Timing], backends: Sequence[str]) -> None:
+    """Bars of the speed-ups over the baseline, on a logarithmic axis."""
+    figure_module = _needed("matplotlib.figure")
+    rows = _by_case(timings)
+    shown = [name for name in backends if any(name in row for row in rows.values())]
+    what, machine = _title(report)
+    thick = 0.8 / max(len(shown), 1)
+    figure = figure_module.Figure(figsize=(9.5, 1.6 + len(rows) * (0.12 + 0.16 * len(shown))), layout="constrained")
+    axes = figure.subplots()
+    for i, name in enumerate(shown):
+        timed = [(at, row[name]) for at, row in enumerate(rows.values()) if name in row and row[name].seconds]
+        at = [y + (i - (len(shown) - 1) / 2) * thick for y, _ in timed]
+        beyond_one = [(t.speedup_over_numpy or 1.0) - 1 for _, t in timed]
+        colour = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")[i % 4]
+        bars = axes.barh(at, beyond_one, 0.92 * thick, left=1, label=name, color=colour)
+        axes.bar_label(bars, [_speedup(t) for _, t in timed], padding=3, fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    axes.invert_yaxis()
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.set_xlabel(f"speed-up over the {BASELINE} backend (times, logarithmic; longer is faster)")
+    axes.xaxis.set_major_locator(_needed("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_minor_locator(_needed("matplotlib.ticker").NullLocator())
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(f"fastpool beside NumPy: {what}\n{machine}", fontsize=10, loc="left")
+    if shown:
+        figure.legend(loc="outside lower right", ncols=len(shown), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastpool", description="Max pooling, maxout and im2col/col2im for arrays: what is here, and how fast."
+    )
+    parser.add_argument("--version", action="version", version=f"fastpool {fastpool.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="info | bench | warmup")
+
+    one = commands.add_parser(
+        "info", help="versions, processor, threads, backends", description="Print what fastpool found here."
+    )
+    one.set_defaults(run=info)
+
+    one = commands.add_parser(
+        "bench",
+        help="time every op on every backend beside NumPy",
+        description="Time every op, forward and backward, on every backend that is available, beside the numpy "
+        "backend. Results are compared with that backend's before they are timed; the exit status is 1 if one differs.",
+    )
+    one.add_argument("--quick", action="store_true", help="an eighth of the size, and the typical cases only")
+    one.add_argument("--only", default="", metavar="TEXT", help="only cases with this text in their name, as maxout")
+    one.add_argument("--dtype", default="float32", choices=("float16", "float32", "float64"), help="default float32")
+    one.add_argument("--layout", default="channels_first", choices=("channels_first", "channels_last"))
+    one.add_argument("--seconds", type=float, help="time for each case (default 1, with --quick 0.3)")
+    one.add_argument("--json", metavar="FILE", help="also write times, machine and settings to FILE")
+    one.add_argument("--plot", metavar="FILE.png", help="also draw the speed-ups to FILE.png (png, svg or pdf)")
+    one.set_defaults(run=bench)
+
+    one = commands.add_parser(
+        "warmup",
+        help="compile and cache the kernels",
+        description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits.",
+    )
+    one.set_defaults(run=warmup)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    args = _parser().parse_args(argv)
+    if args.run is bench and args.seconds is None:
+        args.seconds = 0.3 if args.quick else 1.0
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

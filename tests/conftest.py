@@ -1,0 +1,41 @@
+"""The backends as a fixture, and fresh interpreters to run code in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastpool as fp
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=fp.backends())
+def backend(request):
+    """Every backend by name."""
+    status = fp.backends()[request.param]
+    if not status.available:
+        pytest.skip(f"{request.param}: {status.reason}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Run code in a fresh interpreter, with more environment variables (None removes one); gives what it printed."""
+
+    def run(*arguments, fails=False, timeout=240, cwd=ROOT, **environment):
+        variables = {**os.environ, "PYTHONPATH": str(cwd), **environment}
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={k: str(v) for k, v in variables.items() if v is not None},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert (done.returncode != 0) == fails, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr if fails else done.stdout
+
+    return run

@@ -1,0 +1,385 @@
+"""Arrays that are hard to pool, and every op as a case: its inputs, and how to call it."""
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastpool as fp
+
+LAYOUTS = ("channels_first", "channels_last")
+FLOATS = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+INTEGERS = tuple(np.dtype(t) for t in "bBhHiIqQ")
+DTYPES = (np.dtype(bool), *INTEGERS, *FLOATS)
+FEW = tuple(np.dtype(t) for t in (np.uint8, np.float16, np.float32))
+
+
+def values(shape, dtype, seed=0):
+    """Few different values, so that many tie, with the extremes of the dtype and, for floats, NaN and infinities."""
+    rng = np.random.default_rng([seed, *shape])
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.3
+    x = rng.integers(0, 7, shape).astype(dtype)
+    if dtype.kind in "iu":
+        extremes = (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    else:
+        x -= dtype.type(3)
+        extremes = (-np.inf, np.inf, np.nan)
+    for extreme in extremes:
+        x[rng.random(shape) < 0.04] = extreme
+    x[rng.random(shape) < 0.2] = extremes[0]
+    return x
+
+
+def slopes(shape, dtype, seed=1):
+    """Gradients without zeros, a few of them not finite."""
+    rng = np.random.default_rng([seed, *shape])
+    dy = rng.standard_normal(shape).astype(dtype)
+    dy[rng.random(shape) < 0.02] = np.nan
+    dy[rng.random(shape) < 0.02] = np.inf
+    return dy
+
+
+def laid_out(x, layout):
+    """A channels-first array in a layout, contiguous."""
+    return x if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def shaped(shape, layout):
+    return shape if layout == "channels_first" else (shape[0], *shape[2:], shape[1])
+
+
+def has(backend, kernel):
+    return hasattr(import_module(f"fastpool.backends.{backend}"), kernel)
+
+
+class Case(NamedTuple):
+    """One op on one problem."""
+
+    name: str
+    kernel: str
+    """What a backend must export to take part."""
+    dtypes: tuple[np.dtype, ...]
+    arrays: Callable[[np.dtype, str], tuple[np.ndarray, ...]]
+    """The inputs for a dtype and a layout, contiguous."""
+    call: Callable[..., Any]
+    """Called with the inputs, the layout, and `backend=` and `out=`."""
+    rtol: float = 0.0
+    """Beyond 0 for ops whose backends may round differently, in units of the dtype's eps."""
+
+    def run(self, dtype, layout, backend, **more):
+        self.skip_unless(backend)
+        return self.call(*self.arrays(dtype, layout), layout, backend=backend, **more)
+
+    def skip_unless(self, backend):
+        if not has(backend, self.kernel):
+            pytest.skip(f"the backend {backend} has no {self.kernel}")
+
+    def expected(self, dtype, layout):
+        """What the specification gives."""
+        return _expected(self, dtype, layout)
+
+    def check(self, got, expected, backend="naive"):
+        """Values exactly, but for the ops and backends that add up in another order."""
+        got, expected = (v if isinstance(v, tuple) else (v,) for v in (got, expected))
+        assert len(got) == len(expected)
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
+            adds_up = backend == "numpy" and self.kernel in ("max_pool_backward", "col2im") and b.dtype in FLOATS
+            rtol = max(self.rtol, 32.0 * adds_up)
+            if rtol:
+                eps = float(ml_dtypes.finfo(b.dtype).eps)
+                a, b = a.astype(np.float64), b.astype(np.float64)
+                np.testing.assert_allclose(a, b, rtol=rtol * eps, atol=rtol * eps)
+            elif b.dtype in FLOATS:
+                np.testing.assert_array_equal(a.astype(np.float64), b.astype(np.float64))
+            else:
+                np.testing.assert_array_equal(a, b)
+
+
+@cache
+def _expected(case, dtype, layout):
+    return case.call(*case.arrays(dtype, layout), layout, backend="naive")
+
+
+def _dtypes(name):
+    return DTYPES if name in IN_EVERY_DTYPE else FEW
+
+
+POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
+POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.max_pool3d_backward}
+UNPOOLS = {1: fp.max_unpool1d, 2: fp.max_unpool2d, 3: fp.max_unpool3d}
+
+WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    # name: the shape (N, C, *S), and the arguments of the pool
+    "2 s2": ((2, 3, 6, 8), {"kernel_size": 2}),
+    "2 s2 odd": ((1, 2, 7, 9), {"kernel_size": 2}),
+    "2 s2 ceil": ((1, 2, 7, 9), {"kernel_size": 2, "ceil_mode": True}),
+    "3 s2 p1": ((2, 3, 9, 11), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "3 s1 p1": ((1, 5, 6, 7), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    "3 s3 p1 ceil": ((1, 2, 10, 11), {"kernel_size": 3, "padding": 1, "ceil_mode": True}),
+    "3 s1 d2": ((1, 3, 9, 8), {"kernel_size": 3, "stride": 1, "dilation": 2}),
+    "3 s2 p3 d(2,3)": ((1, 2, 8, 9), {"kernel_size": 3, "stride": 2, "padding": 3, "dilation": (2, 3)}),
+    "(1,5) s(2,1)": ((1, 2, 5, 12), {"kernel_size": (1, 5), "stride": (2, 1)}),
+    "(5,1) s(1,3)": ((1, 2, 12, 7), {"kernel_size": (5, 1), "stride": (1, 3)}),
+    "1 s2": ((1, 2, 5, 6), {"kernel_size": 1, "stride": 2}),
+    "1 s1": ((1, 2, 3, 4), {"kernel_size": 1}),
+    "padding (0,2) (3,0)": ((1, 2, 6, 7), {"kernel_size": 3, "stride": 2, "padding": ((0, 2), (3, 0))}),
+    "windows of padding alone": ((1, 2, 3, 4), {"kernel_size": 2, "stride": 1, "padding": ((3, 4), (5, 2))}),
+    "dilation over padding": ((1, 2, 3, 2), {"kernel_size": 3, "stride": 1, "padding": 4, "dilation": 4}),
+    "a window between the cells": ((1, 1, 1, 1), {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2}),
+    "stride beyond the kernel": ((1, 2, 11, 12), {"kernel_size": 2, "stride": 5, "padding": 1}),
+    "same": ((1, 2, 8, 9), {"kernel_size": 3, "stride": 2, "padding": "same"}),
+    "same even kernel": ((1, 2, 7, 6), {"kernel_size": (2, 4), "stride": 1, "padding": "same"}),
+    "same_lower": ((1, 2, 8, 6), {"kernel_size": 4, "stride": (2, 3), "padding": "same_lower"}),
+    "valid": ((1, 2, 8, 9), {"kernel_size": 3, "stride": 2, "padding": "valid"}),
+    "13 s1 p6": ((1, 2, 9, 16), {"kernel_size": 13, "stride": 1, "padding": 6}),
+    "large window": ((1, 1, 40, 50), {"kernel_size": (21, 33), "stride": (10, 9)}),
+    "the whole plane": ((2, 2, 7, 5), {"kernel_size": (7, 5)}),
+    "one cell": ((1, 1, 1, 1), {"kernel_size": 1}),
+    "batch 0": ((0, 3, 5, 5), {"kernel_size": 3}),
+    "channels 0": ((2, 0, 5, 5), {"kernel_size": 3}),
+    "channels 1": ((3, 1, 6, 5), {"kernel_size": 2}),
+    "channels 67": ((1, 67, 4, 5), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    "1-D": ((2, 3, 17), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "1-D 5 d3": ((1, 2, 23), {"kernel_size": 5, "stride": 1, "padding": 6, "dilation": 3}),
+    "1-D ceil": ((1, 2, 10), {"kernel_size": 4, "stride": 3, "ceil_mode": True}),
+    "3-D": ((1, 2, 5, 6, 7), {"kernel_size": 2}),
+    "3-D 3 s2 p1": ((1, 2, 5, 6, 5), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "3-D (1,2,3) s(2,1,1)": (
+        (2, 1, 4, 5, 6),
+        {"kernel_size": (1, 2, 3), "stride": (2, 1, 1), "padding": ((0, 1), (1, 0), (2, 3)), "dilation": (1, 2, 1)},
+    ),
+    "3-D ceil": ((1, 1, 5, 4, 5), {"kernel_size": 2, "ceil_mode": True}),
+}
+IN_EVERY_DTYPE = {
+    "2 s2", "3 s2 p1", "3 s1 p1", "3 s2 p3 d(2,3)", "windows of padding alone", "13 s1 p6", "batch 0", "1-D", "3-D 3 s2 p1",
+    "3 p1", "(2,3) s(2,1) d(1,2) p(0,1) (3,0)", "dense", "images",
+}  # fmt: skip
+LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    # wide and deep enough to cross the borders of any tile, in few dtypes
+    "a wide row": ((1, 1, 3, 5003), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "a wide row 2 s2": ((1, 1, 2, 9001), {"kernel_size": 2}),
+    "a wide row s1": ((1, 1, 2, 4100), {"kernel_size": 2, "stride": 1}),
+    "a wide window": ((1, 1, 2, 1500), {"kernel_size": (1, 70), "stride": 7, "padding": (0, 35)}),
+    "a tall image": ((1, 1, 3001, 2), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "a long signal": ((1, 1, 10007), {"kernel_size": 3, "stride": 3}),
+    "many channels": ((1, 2100, 3, 2), {"kernel_size": 2, "stride": 1}),
+    "many planes": ((7, 301, 2, 2), {"kernel_size": 2}),
+}
+
+
+def pool_cases(axes, name, shape, window, dtypes):
+    def arrays(dtype, layout):
+        return (laid_out(values(shape, dtype, zlib.crc32(name.encode())), layout),)
+
+    def backward_arrays(dtype, layout):
+        x = arrays(dtype, layout)[0]
+        y, argmax = POOLS[axes](x, **window, data_format=layout, return_argmax=True, backend="naive")
+        return slopes(y.shape, dtype), argmax
+
+    def forward(x, layout, **more):
+        return POOLS[axes](x, **window, data_format=layout, return_argmax=True, **more)
+
+    def alone(x, layout, **more):
+        return POOLS[axes](x, **window, data_format=layout, **more)
+
+    def backward(dy, argmax, layout, **more):
+        return POOLS_BACKWARD[axes](dy, argmax, shaped(shape, layout), **window, data_format=layout, **more)
+
+    floats = tuple(d for d in dtypes if d in FLOATS)
+    return [
+        Case(f"max_pool{axes}d {name}", "max_pool", dtypes, arrays, forward),
+        Case(f"max_pool{axes}d {name}, no argmax", "max_pool", FEW[::2], arrays, alone),
+        Case(f"max_pool{axes}d_backward {name}", "max_pool_backward", floats, backward_arrays, backward),
+    ]
+
+
+def maxout_cases(name, shape, num_units, axis, grouping, dtypes):
+    """`axis` of the array in memory; where it is None, the channels of the layout."""
+
+    def axis_in(layout):
+        return (1 if layout == "channels_first" else len(shape) - 1) if axis is None else axis
+
+    def arrays(dtype, layout):
+        x = values(shape, dtype, zlib.crc32(name.encode()))
+        return (laid_out(x, layout) if axis is None else x,)
+
+    def forward(x, layout, **more):
+        return fp.maxout(x, num_units, axis_in(layout), grouping=grouping, return_argmax=True, **more)
+
+    def backward_arrays(dtype, layout):
+        y, argmax = forward(*arrays(dtype, layout), layout, backend="naive")
+        return slopes(y.shape, dtype), argmax
+
+    def backward(dy, argmax, layout, **more):
+        x_shape = shaped(shape, layout) if axis is None else shape
+        return fp.maxout_backward(dy, argmax, x_shape, axis_in(layout), grouping=grouping, **more)
+
+    floats = tuple(d for d in dtypes if d in FLOATS)
+    name = f"{name} {grouping}"
+    return [
+        Case(f"maxout {name}", "max_pool", dtypes, arrays, forward),
+        Case(f"maxout_backward {name}", "max_pool_backward", floats, backward_arrays, backward),
+    ]
+
+
+COLUMNS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "3 p1": ((2, 3, 5, 6), {"kernel_size": 3, "padding": 1}),
+    "2 s2": ((2, 2, 6, 4), {"kernel_size": 2, "stride": 2}),
+    "(2,3) s(2,1) d(1,2) p(0,1) (3,0)": (
+        (2, 2, 7, 8),
+        {"kernel_size": (2, 3), "stride": (2, 1), "dilation": (1, 2), "padding": ((0, 1), (3, 0))},
+    ),
+    "same": ((1, 2, 5, 6), {"kernel_size": 4, "stride": 2, "padding": "same"}),
+    "windows of padding alone": ((1, 2, 2, 3), {"kernel_size": 2, "padding": 4}),
+    "1 s1": ((2, 3, 3, 4), {"kernel_size": 1}),
+    "batch 0": ((0, 2, 4, 5), {"kernel_size": 2}),
+    "1-D": ((2, 3, 9), {"kernel_size": 3, "stride": 2, "padding": 2}),
+    "3-D": ((2, 2, 3, 4, 5), {"kernel_size": (1, 2, 3), "padding": 1, "stride": (2, 1, 1)}),
+}
+
+
+def column_cases(name, shape, window, order, dtypes):
+    def arrays(dtype, layout):
+        return (laid_out(values(shape, dtype), layout),)
+
+    def im2col(x, layout, **more):
+        return fp.im2col(x, **window, order=order, fill_value=1, data_format=layout, **more)
+
+    def cols(dtype, layout):
+        like = im2col(*arrays(dtype, layout), layout, backend="naive")
+        make = slopes if dtype in FLOATS else values
+        return (make(like.shape, dtype),)
+
+    def col2im(cols, layout, **more):
+        return fp.col2im(cols, shaped(shape, layout), **window, order=order, data_format=layout, **more)
+
+    sums = tuple(d for d in dtypes if d.kind != "b")
+    return [
+        Case(f"im2col {name} {order}", "im2col", dtypes, arrays, im2col),
+        Case(f"col2im {name} {order}", "col2im", sums, cols, col2im),
+    ]
+
+
+def unpool_cases(axes, name, shape, window, dtypes):
+    def arrays(dtype, layout):
+        x = laid_out(values(shape, dtype), layout)
+        y, argmax = POOLS[axes](x, **window, data_format=layout, return_argmax=True, backend="naive")
+        return y, fp.argmax_to_indices(argmax, x.shape, **window, data_format=layout)
+
+    def unpool(y, indices, layout, **more):
+        return UNPOOLS[axes](
+            y, indices, window["kernel_size"], output_shape=shaped(shape, layout), data_format=layout, **more
+        )
+
+    return [Case(f"max_unpool{axes}d {name}", "max_unpool", dtypes, arrays, unpool)]
+
+
+def activation_cases():
+    """Over all that matters in a float: small, large, halfway, infinite, NaN, in more than one axis."""
+
+    def arrays(dtype, layout):
+        x = np.linspace(-8, 8, 210).astype(dtype)
+        x[[0, 1, 2, 3, 4, 5]] = [np.inf, -np.inf, np.nan, 3, -3, 1e-3]
+        return (laid_out(x.reshape(2, 3, 5, 7), layout),)
+
+    def two_arrays(dtype, layout):
+        (x,) = arrays(dtype, layout)
+        return np.linspace(-2, 3, x.size).astype(dtype).reshape(x.shape), x
+
+    def over(op, *extra):
+        return lambda *a, **more: op(*a[:-1], *extra, **more)
+
+    return [
+        Case("hard_swish", "hard_swish", FLOATS, arrays, over(fp.hard_swish)),
+        Case("hard_swish_backward", "hard_swish_backward", FLOATS, two_arrays, over(fp.hard_swish_backward)),
+        Case("swish", "swish", FLOATS, arrays, over(fp.swish), rtol=8),
+        Case("swish beta 1.7", "swish", FLOATS, arrays, over(fp.swish, 1.7), rtol=8),
+        Case("swish beta -0.5", "swish", FLOATS, arrays, over(fp.swish, -0.5), rtol=8),
+        Case("swish_backward", "swish_backward", FLOATS, two_arrays, over(fp.swish_backward), rtol=16),
+        Case("swish_backward beta 0.4", "swish_backward", FLOATS, two_arrays, over(fp.swish_backward, 0.4), rtol=16),
+    ]
+
+
+def conv_cases():
+    shape = (2, 4, 7, 8)
+
+    def x_of(dtype, layout):
+        return laid_out(np.random.default_rng(0).integers(-4, 5, shape).astype(dtype), layout)
+
+    def w_of(dtype):
+        return np.random.default_rng(1).integers(-4, 5, (6, 2, 3, 2)).astype(dtype)
+
+    window = {"stride": (2, 1), "padding": ((1, 2), (0, 3)), "dilation": (1, 2), "groups": 2}
+
+    def arrays(dtype, layout):
+        return x_of(dtype, layout), w_of(dtype), np.arange(6).astype(dtype)
+
+    def backward_arrays(dtype, layout):
+        x, w = x_of(dtype, layout), w_of(dtype)
+        y = fp.conv2d(x, w, **window, data_format=layout, backend="naive")
+        return np.random.default_rng(2).integers(-4, 5, y.shape).astype(dtype), x, w
+
+    def forward(x, w, b, layout, **more):
+        return fp.conv2d(x, w, b, **window, data_format=layout, **more)
+
+    def backward(dy, x, w, layout, **more):
+        return fp.conv2d_backward(dy, x, w, **window, data_format=layout, **more)
+
+    return [
+        Case("conv2d", "im2col", FLOATS, arrays, forward),
+        Case("conv2d_backward", "col2im", FLOATS, backward_arrays, backward),
+    ]
+
+
+def _all_cases():
+    for name, (shape, window) in WINDOWS.items():
+        yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name))
+    for name, (shape, window) in LONG_WINDOWS.items():
+        yield from pool_cases(len(shape) - 2, name, shape, window, FEW)
+    for grouping in ("strided", "contiguous"):
+        for name, shape, units, axis in [
+            ("dense", (6, 12), 4, None),
+            ("images", (2, 12, 3, 5), 3, None),
+            ("halves", (2, 8, 5, 5), 4, None),
+            ("volumes", (1, 6, 2, 3, 4), 2, None),
+            ("one unit", (3, 7), 1, None),
+            ("one piece", (3, 7), 7, None),
+            ("one axis", (12,), 3, 0),
+            ("the first of three axes", (12, 2, 5), 3, 0),
+            ("the middle of five", (2, 3, 8, 2, 20), 4, 2),
+            ("batch 0", (0, 6), 3, None),
+            ("nothing behind", (2, 6, 0), 3, 1),
+        ]:
+            yield from maxout_cases(name, shape, units, axis, grouping, _dtypes(name))
+        yield from maxout_cases("wide", (2, 6, 4099), 2, 1, grouping, FEW)
+        yield from maxout_cases("many channels", (3, 4098), 1366, None, grouping, FEW)
+        yield from maxout_cases("300 pieces", (2, 600), 2, None, grouping, FEW)
+    for order in ("unfold", "gemm", "windows"):
+        for name, (shape, window) in COLUMNS.items():
+            yield from column_cases(name, shape, window, order, _dtypes(name))
+        yield from column_cases("wide", (1, 2, 3, 2100), {"kernel_size": 2, "padding": 1}, order, FEW)
+    for name in ("2 s2", "3 s2 p1", "windows of padding alone", "batch 0", "1-D", "3-D 3 s2 p1"):
+        shape, window = WINDOWS[name]
+        yield from unpool_cases(len(shape) - 2, name, shape, window, _dtypes(name))
+    yield from activation_cases()
+    yield from conv_cases()
+
+
+CASES = list(_all_cases())
+
+
+def of_each_op():
+    """One case of each op, for tests of what all ops share."""
+    seen = {}
+    for case in CASES:
+        seen.setdefault(case.name.split()[0], case)
+    return list(seen.values())

@@ -1,0 +1,107 @@
+"""`python -m fastpool`: what it prints and writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+import fastpool as fp
+
+AVAILABLE = [name for name, status in fp.backends().items() if status.available]
+
+
+@pytest.fixture(scope="session")
+def fastpool(python):
+    return lambda *arguments, **more: python("-m", "fastpool", *arguments, COLUMNS=200, FASTPOOL_BACKEND=None, **more)
+
+
+def test_info_tells_versions_threads_and_every_backend(fastpool):
+    lines = fastpool("info", FASTPOOL_NUM_THREADS=3).splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    assert told["fastpool"] == fp.__version__
+    assert told["numpy"] == np.__version__
+    assert told["threads"] == "3"
+    for name in ("numpy", "naive"):
+        assert any(line.split() == [name, "available"] for line in lines)
+    for name, status in fp.backends().items():
+        line = next(line for line in reversed(lines) if line.split()[:1] == [name])
+        assert ("not available" in line) == (not status.available)
+
+
+@pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
+def test_info_tells_where_kernels_are_cached(fastpool, tmp_path):
+    assert str(tmp_path) in fastpool("info", NUMBA_CACHE_DIR=tmp_path)
+
+
+def test_info_tells_why_a_backend_cannot_run(fastpool, tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('broken on purpose')")
+    out = fastpool("info", PYTHONPATH=f"{tmp_path}:{fp.__path__[0]}/..")
+    assert "broken on purpose" in out
+    assert 'pip install "fastpool[numba]"' in out
+
+
+@pytest.fixture(scope="session")
+def quick(fastpool, tmp_path_factory):
+    """One quick run over pools alone: what it printed, and the files that it wrote."""
+    pytest.importorskip("rich")
+    folder = tmp_path_factory.mktemp("bench")
+    json_file = folder / "times.json"
+    out = fastpool("bench", "--quick", "--only", "2x2", "--seconds", "0.01", "--json", json_file)
+    return out, json.loads(json_file.read_text())
+
+
+def test_bench_writes_consistent_times_for_every_available_backend(quick):
+    _, report = quick
+    assert report["environment"]["fastpool"] == fp.__version__
+    timings = report["timings"]
+    assert {t["op"] for t in timings} >= {"max_pool2d", "max_pool2d_backward"}
+    assert {t["backend"] for t in timings} == set(AVAILABLE) - {"naive"}
+    baseline = {t["case"]: t["seconds"] for t in timings if t["backend"] == "numpy"}
+    for t in timings:
+        assert t["seconds"] > 0
+        assert t["gigabytes_per_second"] == pytest.approx(t["bytes"] / t["seconds"] / 1e9)
+        assert t["speedup_over_numpy"] == pytest.approx(baseline[t["case"]] / t["seconds"])
+
+
+def test_bench_prints_a_row_for_every_case(quick):
+    out, report = quick
+    for case in {t["case"] for t in report["timings"]}:
+        assert case in out
+    assert "speed-up" in out
+    assert "GB/s" in out
+
+
+def test_bench_draws_a_picture(fastpool, tmp_path):
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "speed.png"
+    fastpool("bench", "--quick", "--only", "2x2", "--seconds", "0.01", "--plot", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 5000
+
+
+def test_bench_refuses_a_case_that_it_does_not_have_and_names_those_it_has(fastpool):
+    pytest.importorskip("rich")
+    out = fastpool("bench", "--only", "no such case", fails=True)
+    assert "no such case" in out
+    assert "max_pool2d" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["info", "bench", "warmup"]),
+        (["warmup"], ["Compile", "cache"]),
+        (["bench"], ["--quick", "--json", "--plot"]),
+        (["info"], ["info"]),
+    ],
+    ids=["fastpool", "warmup", "bench", "info"],
+)
+def test_help_says_what_there_is(command, words, fastpool):
+    out = fastpool(*command, "--help")
+    for word in words:
+        assert word in out
+
+
+def test_an_unknown_command_is_refused(fastpool):
+    assert "invalid choice: 'train'" in fastpool("train", fails=True)

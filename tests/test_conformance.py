@@ -1,0 +1,271 @@
+"""Every op on every backend against the specification, `naive`: the suite that a new backend has to pass."""
+
+import mmap
+import tempfile
+
+import numpy as np
+import pytest
+from specimens import CASES, FLOATS, LAYOUTS, of_each_op, values
+
+import fastpool as fp
+
+F32 = np.dtype(np.float32)
+
+
+@pytest.fixture(params=[name for name in fp.backends() if name != "naive"])
+def backend(request):
+    """Every backend but the specification itself."""
+    status = fp.backends()[request.param]
+    if not status.available:
+        pytest.skip(f"{request.param}: {status.reason}")
+    return request.param
+
+
+def _names(parameter):
+    return parameter.name if hasattr(parameter, "name") else str(parameter)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), [(c, d) for c in CASES for d in c.dtypes], ids=_names)
+def test_agrees_with_the_specification(case, dtype, layout, backend):
+    case.check(case.run(dtype, layout, backend), case.expected(dtype, layout), backend)
+
+
+def _inside(x, step):
+    """`x` as every second cell of a larger array, along every axis, in either direction."""
+    holder = np.zeros([2 * n for n in x.shape], x.dtype)
+    view = holder[(slice(None, None, 2),) * x.ndim] if step > 0 else holder[(slice(None, None, -2),) * x.ndim]
+    view[...] = x
+    return view
+
+
+def _unaligned(x):
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    view = raw[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def _memory_mapped(x):
+    with tempfile.TemporaryFile() as file:
+        file.write(x.tobytes())
+        file.flush()
+        view = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), x.dtype)
+    return view.reshape(x.shape)
+
+
+def _read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def _swapped(x):
+    return x.astype(x.dtype.newbyteorder("S"))
+
+
+def _other_layout(x):
+    """The same array with what comes first behind its last axis in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, min(1, x.ndim - 1), -1)), -1, min(1, x.ndim - 1))
+
+
+def _other_layout_reversed(x):
+    """The same array, its last axis behind the first in memory: NHWC over NCHW."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, -1, min(1, x.ndim - 1))), min(1, x.ndim - 1), -1)
+
+
+MEMORY = {
+    "every second cell": lambda x: _inside(x, 1),
+    "backwards": lambda x: _inside(x, -1),
+    "rows upside down": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "fortran": np.asfortranarray,
+    "channels last in memory": _other_layout,
+    "channels first in memory": _other_layout_reversed,
+    "unaligned": _unaligned,
+    "read-only": _read_only,
+    "memory-mapped": _memory_mapped,
+    "byte-swapped": _swapped,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("case", of_each_op(), ids=_names)
+def test_reads_any_memory(case, memory, layout, backend):
+    case.skip_unless(backend)
+    inputs = case.arrays(F32, layout)
+    originals = [a.copy() for a in inputs]
+    arranged = [MEMORY[memory](a) for a in inputs]
+    case.check(case.call(*arranged, layout, backend=backend), case.expected(F32, layout), backend)
+    for a, original in zip(arranged, originals, strict=True):
+        np.testing.assert_array_equal(a, original, err_msg="the input was changed")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64, np.float16, np.float64], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("memory", ["every second cell", "byte-swapped", "unaligned"])
+def test_reads_any_memory_of_any_dtype(memory, dtype, backend):
+    x = values((2, 3, 9, 10), dtype)
+    got = fp.max_pool2d(MEMORY[memory](x), 3, 2, 1, return_argmax=True, backend=backend)
+    expected = fp.max_pool2d(x, 3, 2, 1, return_argmax=True, backend="naive")
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_reads_a_broadcast_array(backend):
+    x = np.broadcast_to(np.arange(7.0)[::-1], (2, 3, 5, 7))
+    y, argmax = fp.max_pool2d(x, 3, 2, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(y, np.broadcast_to([6.0, 4.0, 2.0], (2, 3, 2, 3)))
+    assert not argmax.any()
+
+
+ROOMS = {
+    "fresh": lambda like: np.empty_like(like),
+    "every second cell": lambda like: _inside(np.ones_like(like), 1),
+    "backwards": lambda like: _inside(np.ones_like(like), -1),
+    "fortran": lambda like: np.asfortranarray(np.ones_like(like)),
+    "channels last in memory": lambda like: _other_layout(np.ones_like(like)),
+    "channels first in memory": lambda like: _other_layout_reversed(np.ones_like(like)),
+    "unaligned": lambda like: _unaligned(np.ones_like(like)),
+    "byte-swapped": lambda like: _swapped(np.ones_like(like)),
+}
+WITH_OUT = [case for case in of_each_op() if case.name != "conv2d_backward"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("case", WITH_OUT, ids=_names)
+def test_writes_into_any_out_and_returns_it(case, room, layout, backend):
+    expected = case.expected(F32, layout)
+    several = isinstance(expected, tuple)
+    rooms = tuple(ROOMS[room](e) for e in (expected if several else (expected,)))
+    got = case.run(F32, layout, backend, out=rooms if several else rooms[0])
+    for returned, given in zip(got if several else (got,), rooms, strict=True):
+        assert returned is given
+    in_native_order = tuple(r.astype(r.dtype.newbyteorder("=")) for r in rooms)
+    case.check(in_native_order if several else in_native_order[0], expected, backend)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_what_out_held_before_does_not_matter(dtype, backend):
+    dy, argmax = np.ones((1, 1, 2, 2), dtype), np.zeros((1, 1, 2, 2), np.uint8)
+    dx = np.full((1, 1, 5, 5), np.nan, dtype)
+    fp.max_pool2d_backward(dy, argmax, dx.shape, 2, out=dx, backend=backend)
+    expected = np.zeros((1, 1, 5, 5))
+    expected[0, 0, [[0], [2]], [0, 2]] = 1
+    np.testing.assert_array_equal(dx.astype(float), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_missing_batch_and_channels_change_nothing_but_the_shape(axes, layout, backend):
+    pool = (fp.max_pool1d, fp.max_pool2d, fp.max_pool3d)[axes - 1]
+    backward = (fp.max_pool1d_backward, fp.max_pool2d_backward, fp.max_pool3d_backward)[axes - 1]
+    x = values((1, 1, 9, 6, 7)[: axes + 2], np.float32)
+    whole, where = pool(x, 3, 2, 1, return_argmax=True, backend="naive")
+    for lead in ((), (1,)):
+        bare = x.reshape(lead + x.shape[2:] if layout == "channels_first" else x.shape[2:] + lead)
+        y, argmax = pool(bare, 3, 2, 1, data_format=layout, return_argmax=True, backend=backend)
+        assert y.ndim == argmax.ndim == bare.ndim
+        np.testing.assert_array_equal(y.ravel(), whole.ravel())
+        np.testing.assert_array_equal(argmax.ravel(), where.ravel())
+        dx = backward(np.ones_like(y), argmax, bare.shape, 3, 2, 1, data_format=layout, backend=backend)
+        assert dx.shape == bare.shape
+        full = backward(np.ones_like(whole), where, x.shape, 3, 2, 1, backend="naive")
+        np.testing.assert_array_equal(dx.ravel(), full.ravel())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_unbatched_channels_pool_each_on_its_own(layout, backend):
+    x = values((1, 5, 6, 7), np.float32)
+    expected = fp.max_pool2d(x, 3, 2, 1, backend="naive")[0]
+    x = x[0] if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(x[0], 0, -1))
+    y = fp.max_pool2d(x, 3, 2, 1, data_format=layout, backend=backend)
+    np.testing.assert_array_equal(y if layout == "channels_first" else np.moveaxis(y, -1, 0), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("kernel_size", "kind"),
+    [
+        ((16, 16), np.uint8),
+        ((1, 257), np.uint16),
+        ((257, 1), np.uint16),
+        ((256, 256), np.uint16),
+        ((257, 256), np.uint32),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, kind, layout, dtype, backend):
+    lowest = -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
+    height, width = kernel_size
+    x = np.full((1, 2, height, width + 1), lowest, dtype)
+    x[0, 1, -1, -1] = 1
+    if layout == "channels_last":
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    y, argmax = fp.max_pool2d(x, kernel_size, stride=1, return_argmax=True, data_format=layout, backend=backend)
+    if layout == "channels_last":
+        y, argmax = np.moveaxis(y, -1, 1), np.moveaxis(argmax, -1, 1)
+    assert argmax.dtype == kind
+    np.testing.assert_array_equal(argmax, [[[[0, 0]], [[0, height * width - 1]]]])
+    np.testing.assert_array_equal(y, np.array([[[[lowest] * 2], [[lowest, 1]]]], dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("padding", [0, 20], ids=["no padding", "padding"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64], ids=lambda t: t.__name__)
+def test_large_windows_find_each_single_peak(dtype, padding, layout, backend):
+    """A lone peak in the lowest value: every window that covers it names it, whichever way large windows are split."""
+    x = np.full((1, 1, 45, 50), -np.inf if np.issubdtype(dtype, np.floating) else 0, dtype)
+    x[0, 0, 22, 24] = 5
+    shape = x.shape if layout == "channels_first" else (1, 45, 50, 1)
+    size = (31, 41)
+    y, argmax = fp.max_pool2d(
+        x.reshape(shape), size, 1, padding, return_argmax=True, data_format=layout, backend=backend
+    )
+    row, column = np.ogrid[: 45 + 2 * padding - 30, : 50 + 2 * padding - 40]
+    dr, dc = 22 + padding - row, 24 + padding - column
+    covered = (dr >= 0) & (dr < 31) & (dc >= 0) & (dc < 41)
+    first_real = np.maximum(padding - row, 0) * 41 + np.maximum(padding - column, 0)
+    np.testing.assert_array_equal(y.reshape(covered.shape) == 5, covered)
+    np.testing.assert_array_equal(argmax.reshape(covered.shape), np.where(covered, dr * 41 + dc, first_real))
+
+
+def test_far_padding_and_dilation_do_not_overflow(backend):
+    if backend == "numpy":
+        pytest.skip("the baseline holds the whole padded plane")
+    x = np.array([[1.0, 5.0, 3.0]])
+    far = 2**40
+    y, argmax = fp.max_pool1d(x, 2, far, (far,), far, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(y, [[1.0, 1.0]])
+    np.testing.assert_array_equal(argmax, [[1, 0]])
+    dx = fp.max_pool1d_backward(np.array([[1.0, 2.0]]), argmax, x.shape, 2, far, (far,), far, backend=backend)
+    np.testing.assert_array_equal(dx, [[3.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 700, 5000], ids="blocks of {} bytes".format)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"padding": 1},
+        {"stride": 2, "padding": ((0, 3), (2, 1)), "dilation": 2},
+        {"stride": 3, "padding": 7},
+        {"padding": ((9, 0), (0, 9)), "dilation": (1, 3)},
+        {"padding": "same", "stride": 2},
+    ],
+    ids=str,
+)
+def test_convolution_in_blocks_is_the_convolution(window, layout, block_bytes, backend, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.integers(-5, 6, s).astype(np.float64) for s in ((3, 4, 9, 8), (6, 2, 3, 2), (6,)))
+    plan = {"groups": 2, "data_format": layout, **window}
+    x = x if layout == "channels_first" else np.moveaxis(x, 1, -1)
+    y = fp.conv2d(x, w, b, **plan, backend="naive")
+    dy = rng.integers(-5, 6, y.shape).astype(np.float64)
+    gradients = fp.conv2d_backward(dy, x, w, **plan, backend="naive")
+    monkeypatch.setattr("fastpool.convolution.BLOCK_BYTES", block_bytes)
+    np.testing.assert_array_equal(fp.conv2d(x, w, b, **plan, backend=backend), y)
+    for got, expected in zip(fp.conv2d_backward(dy, x, w, **plan, backend=backend), gradients, strict=True):
+        np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,304 @@
+"""What a call does to the process it runs in: threads, forks, other users of Numba, imports, files. Each in its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import fastpool as fp
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("omp", "workqueue", "tbb")
+FORKS = hasattr(os, "fork") and sys.platform != "darwin"
+
+needs_numba = pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+needs_fork = pytest.mark.skipif(not FORKS, reason="this system does not fork")
+
+WORK = """
+import os, sys, threading, time
+import numpy as np
+import fastpool as fp
+fp.set_num_threads(4)
+x = np.random.default_rng(0).integers(-99, 100, (4, 16, 128, 128)).astype(np.float32)
+def work(backend=None):
+    y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True, backend=backend)
+    return y, argmax, fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1, backend=backend)
+expected = work("numpy")
+def right():
+    return all(np.array_equal(got, e) for got, e in zip(work(), expected))
+def in_threads(n, function):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(function())) for _ in range(n)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(results) == n, "a thread died"
+    return results
+def in_a_fork(function, limit=60):
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            code = 0 if function() else 1
+        finally:
+            os._exit(code)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "the child hangs"
+"""
+
+
+@cache
+def _why_not(layer):
+    """Why a threading layer does not load here, or nothing."""
+    code = (
+        "import numba, numpy as np\n"
+        "@numba.njit(parallel=True)\n"
+        "def f(a):\n"
+        "    for i in numba.prange(a.size): a[i] = i\n"
+        "f(np.zeros(9))\n"
+        "print(numba.threading_layer())\n"
+    )
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
+    if done.returncode == 0 and done.stdout.strip() == layer:
+        return ""
+    return f"{layer} does not load: {done.stderr.strip().splitlines()[-1:]}"
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    if _why_not(request.param):
+        pytest.skip(_why_not(request.param))
+    return request.param
+
+
+@pytest.fixture
+def work(python, layer):
+    """Run code after WORK on a threading layer; what it printed."""
+
+    def run(code):
+        return python("-W", "ignore", "-c", WORK + code, NUMBA_THREADING_LAYER=layer, FASTPOOL_BACKEND=None)
+
+    return run
+
+
+@needs_numba
+class TestThreads:
+    def test_32_threads_at_once_all_get_the_right_result(self, work):
+        assert work("print(all(in_threads(32, lambda: right() and right())))") == "True\n"
+
+    def test_32_threads_at_once_may_be_the_first_to_call(self, work):
+        """Compiling, reading the cache and starting the layer all at once."""
+        assert work("print(all(in_threads(32, right)))") == "True\n"
+
+    def test_the_users_own_parallel_kernel_runs_beside_ours(self, work):
+        code = """
+import numba
+@numba.njit(parallel=True, nogil=True)
+def mine(a):
+    total = 0
+    for i in numba.prange(a.size):
+        total += a[i]
+    return total
+numbers = np.arange(200_000)
+stop, sums = threading.Event(), []
+def loop():
+    while not stop.is_set() or not sums:
+        sums.append(mine(numbers))
+mine(numbers)
+user = threading.Thread(target=loop)
+user.start()
+ours = in_threads(4, lambda: all(right() for _ in range(10)))
+stop.set()
+user.join()
+print(all(ours), set(map(int, sums)) == {numbers.sum()})
+"""
+        assert work(code) == "True True\n"
+
+
+@needs_numba
+@needs_fork
+class TestForks:
+    def test_a_child_forked_after_use_computes_and_exits(self, work):
+        assert work("print(right(), in_a_fork(right), right())") == "True 0 True\n"
+
+    def test_a_child_forked_before_use_computes_and_exits(self, work):
+        assert work("print(in_a_fork(right), right())") == "0 True\n"
+
+    def test_a_child_of_a_child_computes_and_exits(self, work):
+        assert work("print(right(), in_a_fork(lambda: right() and in_a_fork(right) == 0))") == "True 0\n"
+
+    def test_threads_of_a_forked_child_compute(self, work):
+        assert work("print(right(), in_a_fork(lambda: all(in_threads(4, right))))") == "True 0\n"
+
+    def test_multiprocessing_workers_compute_after_use_in_the_parent(self, work):
+        code = """
+import multiprocessing
+def job(_):
+    return right()
+right()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map_async(job, range(4)).get(60))
+"""
+        assert work(code) == "[True, True, True, True]\n"
+
+    def test_children_forked_while_other_threads_compute_are_right_too(self, work):
+        code = """
+stop = threading.Event()
+def loop():
+    good = right()
+    while not stop.is_set():
+        good = right() and good
+    return good
+right()
+results = []
+threads = [threading.Thread(target=lambda: results.append(loop())) for _ in range(3)]
+for t in threads: t.start()
+children = []
+for _ in range(5):
+    time.sleep(0.02)
+    children.append(in_a_fork(right))
+stop.set()
+for t in threads: t.join()
+print(children, results)
+"""
+        assert work(code) == "[0, 0, 0, 0, 0] [True, True, True]\n"
+
+
+@needs_numba
+def test_the_workers_number_and_configuration_of_numba_stay_as_they_were(python):
+    code = """
+import numba
+def settings():
+    from numba import config
+    return {k: v for k, v in vars(config).items() if k.isupper()}, numba.get_num_threads()
+import numba.core.config
+before = settings()
+assert right()
+fp.set_num_threads(1)
+assert right()
+print(settings() == before)
+"""
+    assert python("-c", WORK + code, NUMBA_NUM_THREADS=4, FASTPOOL_BACKEND=None) == "True\n"
+
+
+def test_importing_brings_in_no_package_but_numpy(python):
+    code = "import sys, {}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    with_numpy = set(python("-c", code.format("numpy")).split())
+    with_fastpool = set(python("-c", code.format("fastpool")).split())
+    assert with_fastpool - with_numpy - set(sys.stdlib_module_names) == {"fastpool"}
+
+
+def test_a_call_of_the_numpy_backend_does_not_import_numba(python):
+    code = "import sys, fastpool; fastpool.max_pool1d([1, 2], 2, backend='numpy'); print('numba' in sys.modules)"
+    assert python("-c", code, FASTPOOL_BACKEND=None) == "False\n"
+
+
+# The cache of compiled kernels
+
+CACHED = """
+import numpy as np
+import fastpool as fp
+from fastpool.backends.numba import cache_directory
+x = np.array([[3, 1, 2, 4], [1, 5, 9, 0]], np.float32)
+y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+dx = fp.max_pool2d_backward(y, argmax, x.shape, 2)
+print(y.tolist() == [[5, 9]] and argmax.tolist() == [[3, 2]] and dx.tolist() == [[0, 0, 0, 0], [0, 5, 9, 0]])
+print(cache_directory())
+"""
+
+
+def files_under(folder):
+    return sorted(p for p in Path(folder).rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def filled(python, tmp_path_factory):
+    """A cache that a first process has filled."""
+    folder = tmp_path_factory.mktemp("cache")
+    right, directory = python("-c", CACHED, NUMBA_CACHE_DIR=folder, FASTPOOL_BACKEND=None).split("\n")[:2]
+    assert right == "True"
+    assert Path(directory).is_relative_to(folder)
+    return folder
+
+
+@pytest.fixture
+def cached(filled, tmp_path):
+    return Path(shutil.copytree(filled, tmp_path / "cache"))
+
+
+@needs_numba
+class TestCache:
+    def test_a_second_process_compiles_nothing(self, python, cached):
+        before = {p: p.stat().st_mtime_ns for p in files_under(cached)}
+        assert before
+        assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
+        assert {p: p.stat().st_mtime_ns for p in files_under(cached)} == before
+
+    @pytest.mark.parametrize("damage", ["emptied", "cut in half", "garbled", "one byte changed", "swapped"])
+    def test_damaged_files_do_no_harm(self, damage, python, cached):
+        files = files_under(cached)
+        contents = [p.read_bytes() for p in files]
+        for path, content, other in zip(files, contents, contents[1:] + contents[:1], strict=True):
+            at = len(content) * 2 // 3
+            path.write_bytes(
+                {
+                    "emptied": b"",
+                    "cut in half": content[: len(content) // 2],
+                    "garbled": bytes(255 - b for b in content),
+                    "one byte changed": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+                    "swapped": other,
+                }[damage]
+            )
+        assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
+
+    def test_processes_starting_cold_at_once_all_work(self, tmp_path):
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        environment.pop("FASTPOOL_BACKEND", None)
+        command = [sys.executable, "-c", CACHED]
+        started = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        for process in started:
+            out, err = process.communicate(timeout=240)
+            assert process.returncode == 0, err
+            assert out.startswith("True")
+
+    def test_nothing_is_left_behind_but_whole_files(self, python, cached):
+        """A temporary file of a process that was killed stays out of the way."""
+        (cached / "tmp12345").write_bytes(b"half a kern")
+        assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
+
+    def test_it_works_where_nothing_can_be_written(self, python, tmp_path):
+        """Neither the home, nor the install, nor the folder asked for: files stand where folders would be made."""
+        nowhere = tmp_path / "a file"
+        nowhere.touch()
+        install = tmp_path / "install"
+        shutil.copytree(ROOT / "fastpool", install / "fastpool", ignore=shutil.ignore_patterns("__pycache__"))
+        for folder in [install / "fastpool", *(p for p in (install / "fastpool").rglob("*") if p.is_dir())]:
+            (folder / "__pycache__").touch()
+        out = python(
+            "-c",
+            CACHED + "print(fp.__file__)",
+            cwd=install,
+            HOME=nowhere,
+            XDG_CACHE_HOME=nowhere,
+            LOCALAPPDATA=nowhere,
+            NUMBA_CACHE_DIR=None,
+            FASTPOOL_BACKEND=None,
+        )
+        right, directory, where = out.split("\n")[:3]
+        assert right == "True"
+        assert directory == ""
+        assert Path(where).is_relative_to(install)

@@ -1,0 +1,848 @@
+"""The rules of DESIGN section 2, one test each: what a call means, and what it refuses."""
+
+import threading
+import tracemalloc
+from importlib import import_module
+
+import ml_dtypes
+import numpy as np
+import pytest
+from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, has, laid_out, values
+
+import fastpool as fp
+from fastpool.backends import kernel, naive
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+EYE = np.eye(4, dtype=np.float32)
+IMAGES = np.arange(96, dtype=np.float32).reshape(2, 3, 4, 4)
+
+
+def lowest(dtype):
+    if dtype.kind == "b":
+        return False
+    return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
+
+
+# Shapes, defaults and sizes
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_pool_takes_batches_single_images_and_bare_planes(axes, layout, backend):
+    space, pooled = (4, 6, 2)[:axes], (2, 3, 1)[:axes]
+    for lead in ((), (3,), (5, 3)):
+        first = layout == "channels_first"
+        shape = lead + space if first else (*lead[:-1], *space, *lead[-1:])
+        expected = lead + pooled if first else (*lead[:-1], *pooled, *lead[-1:])
+        assert POOLS[axes](np.zeros(shape), 2, data_format=layout, backend=backend).shape == expected
+
+
+def test_the_stride_is_the_kernel_by_default():
+    assert fp.max_pool2d(EYE, (2, 1), backend="numpy").shape == (2, 4)
+
+
+def test_a_kernel_is_one_number_or_one_for_each_axis():
+    np.testing.assert_array_equal(
+        fp.max_pool2d(EYE, 2, backend="numpy"), fp.max_pool2d(EYE, np.array([2, 2]), backend="numpy")
+    )
+
+
+def test_stride_and_padding_may_be_numpy_integers():
+    y = fp.max_pool2d(EYE, np.int64(3), np.uint8(2), np.int32(1), np.int16(1), backend="numpy")
+    np.testing.assert_array_equal(y, np.ones((2, 2)))
+
+
+def test_lists_of_numbers_are_arrays():
+    np.testing.assert_array_equal(fp.max_pool1d([1, 3, 2, 5], 2, backend="numpy"), [3, 5])
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "expected"),
+    [
+        (10, {"kernel_size": 3, "stride": 2}, 4),
+        (10, {"kernel_size": 3, "stride": 2, "ceil_mode": True}, 5),
+        (10, {"kernel_size": 3, "stride": 2, "padding": 1}, 5),
+        (10, {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True}, 6),
+        (9, {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True}, 5),  # a sixth would start in the padding
+        (5, {"kernel_size": 1, "stride": 3, "ceil_mode": True}, 2),  # a third would start at 6, outside
+        (2, {"kernel_size": 3, "stride": 2, "ceil_mode": True}, 1),  # the only window hangs over the end
+        (10, {"kernel_size": 3, "stride": 1, "dilation": 4}, 2),
+        (10, {"kernel_size": 3, "stride": 2, "padding": ((0, 5),)}, 7),
+        (10, {"kernel_size": 3, "stride": 3, "padding": "valid"}, 3),
+        (10, {"kernel_size": 3, "stride": 3, "padding": "same"}, 4),
+        (10, {"kernel_size": 3, "stride": 3, "padding": "same_lower"}, 4),
+        (10, {"kernel_size": 1, "stride": 3, "padding": "same"}, 4),
+        (3, {"kernel_size": 2, "stride": 2, "padding": 9}, 10),
+    ],
+    ids=str,
+)
+def test_output_size(size, window, expected, backend):
+    assert fp.max_pool1d(np.zeros(size), **window, backend=backend).shape == (expected,)
+
+
+def test_same_puts_the_odd_cell_of_padding_at_the_end_and_same_lower_at_the_start(backend):
+    x = np.array([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, "same", backend=backend), [2, 3, 4, 4])
+    np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, "same_lower", backend=backend), [1, 2, 3, 4])
+
+
+def test_padding_pairs_are_before_and_after_of_each_axis(backend):
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    y = fp.max_pool2d(x, 1, padding=((0, 1), (2, 0)), backend=backend)
+    np.testing.assert_array_equal(y, np.pad(x, ((0, 1), (2, 0)), constant_values=-np.inf))
+
+
+def test_padding_has_no_limit_of_half_a_kernel(backend):
+    np.testing.assert_array_equal(
+        fp.max_pool1d(np.array([7]), 2, 1, 3, backend=backend),
+        [np.iinfo(int).min] * 2 + [7, 7] + [np.iinfo(int).min] * 2,
+    )
+
+
+# What wins
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_padding_never_wins_not_even_against_the_lowest_value(dtype, backend):
+    x = np.full((1, 1, 3, 3), lowest(dtype), dtype)
+    y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(y, x[..., :2, :2])
+    np.testing.assert_array_equal(argmax[0, 0], [[4, 3], [1, 0]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_window_of_padding_alone_gives_the_lowest_value(dtype, layout, backend):
+    x = laid_out(np.ones((1, 3, 2, 2), dtype), layout)
+    y, argmax = fp.max_pool2d(x, 1, padding=1, data_format=layout, return_argmax=True, backend=backend)
+    expected = np.full((1, 3, 4, 4), lowest(dtype), dtype)
+    expected[:, :, 1:3, 1:3] = 1
+    np.testing.assert_array_equal(y, laid_out(expected, layout))
+    assert not argmax.any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_window_of_padding_alone_sends_no_gradient(dtype, backend):
+    dx = fp.max_pool1d_backward(
+        np.array([8, 1, 2, 8], dtype), np.zeros(4, np.uint8), (2,), 1, padding=1, backend=backend
+    )
+    np.testing.assert_array_equal(dx.astype(float), [1, 2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_first_maximum_wins_a_tie(layout, dtype, backend):
+    x = laid_out(np.ones((1, 3, 8, 8), dtype), layout)
+    x[(..., 0, 0) if layout == "channels_first" else (0, 0, 0)] = 0
+    argmax = fp.max_pool2d(x, 4, return_argmax=True, data_format=layout, backend=backend)[1]
+    expected = np.zeros((1, 3, 2, 2))
+    expected[..., 0, 0] = 1
+    np.testing.assert_array_equal(argmax, laid_out(expected, layout))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_argmax_is_what_numpy_argmax_gives_for_each_window(dtype, backend):
+    x = values((2, 3, 8, 12), dtype)
+    windows = x.reshape(2, 3, 2, 4, 4, 3).swapaxes(3, 4).reshape(2, 3, 2, 4, 12)
+    y, argmax = fp.max_pool2d(x, (4, 3), return_argmax=True, backend=backend)
+    like_numpy = windows.astype(np.float64) if dtype in FLOATS else windows
+    np.testing.assert_array_equal(argmax, like_numpy.argmax(-1))
+    np.testing.assert_array_equal(y.astype(like_numpy.dtype), like_numpy.max(-1))
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["+nan", "-nan"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_first_nan_beats_everything(dtype, sign, backend):
+    x = np.array([[1, np.inf, 3, 2, 5, 4]], dtype)
+    x[0, [2, 3]] = np.copysign(np.nan, sign).astype(dtype)
+    for window, winners in (((1, 6), [2]), ((1, 3), [2, 0]), ((1, 2), [1, 0, 0])):
+        y, argmax = fp.max_pool2d(x, window, return_argmax=True, backend=backend)
+        np.testing.assert_array_equal(argmax, [winners])
+        alone = fp.max_pool2d(x, window, backend=backend)
+        np.testing.assert_array_equal(np.isnan(alone), np.isnan(y))
+        assert np.isnan(y[0, 0]) == (window != (1, 2))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_negative_zero_ties_with_zero_whichever_wins(dtype, backend):
+    x = np.array([[-0.0, 0.0, -0.0, -1.0]], dtype)
+    y, argmax = fp.max_pool2d(x, (1, 4), return_argmax=True, backend=backend)
+    assert y[0, 0] == 0
+    assert argmax[0, 0] in (0, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_nan_and_infinity_in_a_gradient_reach_the_winner_alone(dtype, backend):
+    dy = np.array([np.nan, np.inf, 1], dtype)
+    dx = fp.max_pool1d_backward(dy, np.array([1, 0, 1], np.uint8), (6,), 2, backend=backend)
+    np.testing.assert_array_equal(dx.astype(float), [0, np.nan, np.inf, 0, 0, 1])
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_pool_gives_back_the_dtype_that_came(dtype, backend):
+    assert fp.max_pool2d(np.zeros((4, 4), dtype), 2, backend=backend).dtype == dtype
+    assert fp.maxout(np.zeros((4, 4), dtype), 2, backend=backend).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_the_extremes_of_an_integer_survive(dtype, backend):
+    info = np.iinfo(dtype)
+    x = np.array([info.min, info.max, info.max - 1, info.min], dtype)
+    np.testing.assert_array_equal(fp.max_pool1d(x, 2, backend=backend), x[1:3])
+    np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, backend=backend), x[[1, 1, 2]])
+
+
+UNSUPPORTED = ["c8", "c16", "U3", "S3", "M8[s]", "m8[s]", "V4", [("a", "f4")], ml_dtypes.float8_e4m3fn, ml_dtypes.int4]
+
+
+@pytest.mark.parametrize("dtype", [*UNSUPPORTED, np.longdouble], ids=str)
+def test_other_dtypes_are_refused_by_name_with_what_is_supported(dtype):
+    x = np.zeros((4, 4), dtype)
+    if x.dtype == np.float64:
+        pytest.skip("long double is float64 here")
+    for call in (
+        lambda: fp.max_pool2d(x, 2),
+        lambda: fp.maxout(x, 2),
+        lambda: fp.im2col(x, (2, 2)),
+        lambda: fp.max_unpool2d(x, np.zeros((4, 4), int), 2),
+    ):
+        with pytest.raises(TypeError, match=r"must be bool, an integer, float16, bfloat16.*float32 or float64, got"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(bool), *INTEGERS], ids=str)
+def test_gradients_and_activations_take_the_floats_only(dtype):
+    x, argmax = np.ones((2, 2), dtype), np.zeros((2, 2), np.uint8)
+    for call in (
+        lambda: fp.max_pool2d_backward(x, argmax, (4, 4), 2),
+        lambda: fp.maxout_backward(x, argmax, (2, 4)),
+        lambda: fp.hard_swish(x),
+        lambda: fp.swish(x),
+        lambda: fp.hard_swish_backward(x, x),
+        lambda: fp.swish_backward(x, x),
+        lambda: fp.conv2d(x[None, None], x[None, None]),
+    ):
+        with pytest.raises(TypeError, match="must be float16, bfloat16, float32 or float64, got " + str(dtype)):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, backend):
+    dtype = np.dtype(dtype)
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    dy = np.array([1, eps / 2, eps / 2, eps / 2], dtype)  # one by one they would all be lost
+    argmax = np.array([3, 2, 1, 0], np.uint8)
+    dx = fp.max_pool1d_backward(dy, argmax, (7,), 4, 1, backend=backend)
+    assert float(dx[3]) == float(np.float32(1 + 1.5 * eps).astype(dtype)) > 1
+    if has(backend, "col2im"):
+        x = fp.col2im(dy[None, ::-1].reshape(1, 4, 1).copy(), (1, 1, 1, 4), (1, 4), backend=backend)
+        np.testing.assert_array_equal(x.ravel(), dy[::-1])
+
+
+def test_integer_columns_wrap_around(backend):
+    cols = np.full((1, 2, 2), 200, np.uint8)
+    np.testing.assert_array_equal(fp.col2im(cols, (1, 1, 3), 2, backend=backend), [[[200, 144, 200]]])
+
+
+def test_bool_columns_cannot_be_added_up():
+    with pytest.raises(TypeError, match=r"cols must be of an integer or floating dtype.*got bool"):
+        fp.col2im(np.ones((1, 2, 2), bool), (1, 1, 3), 2)
+
+
+def test_gradient_and_argmax_dtypes_are_never_cast():
+    with pytest.raises(TypeError, match=r"argmax must have the dtype uint8 .*got int64"):
+        fp.max_pool2d_backward(np.ones((2, 2)), np.zeros((2, 2), int), (4, 4), 2)
+    with pytest.raises(TypeError, match="dy must have the dtype float32 of x, got float64"):
+        fp.hard_swish_backward(np.ones(3), np.ones(3, np.float32))
+    with pytest.raises(TypeError, match="w must have the dtype float32 of x, got float64"):
+        fp.conv2d(np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2)))
+
+
+# The argmax
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "dtype"),
+    [((1, 1), np.uint8), ((16, 16), np.uint8), ((1, 257), np.uint16), ((256, 256), np.uint16), ((1, 65537), np.uint32)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_argmax_takes_the_fewest_bytes(kernel_size, dtype):
+    argmax = fp.max_pool2d(np.zeros(kernel_size, bool), kernel_size, return_argmax=True, backend="numpy")[1]
+    assert argmax.dtype == dtype
+
+
+def test_argmax_is_the_row_major_offset_in_the_window(backend):
+    x = np.zeros((1, 1, 2, 3, 4), np.float32)
+    x[0, 0, 1, 0, 2] = 1
+    argmax = fp.max_pool3d(x, (2, 3, 4), return_argmax=True, backend=backend)[1]
+    assert argmax.item() == (1 * 3 + 0) * 4 + 2
+
+
+def test_argmax_counts_taps_not_cells(backend):
+    x = np.array([0, 0, 0, 0, 9, 0.0])
+    assert fp.max_pool1d(x, 3, dilation=2, return_argmax=True, backend=backend)[1].tolist() == [2]
+
+
+def test_argmax_is_the_same_in_both_layouts(backend):
+    x = values((2, 5, 7, 6), np.float32)
+    first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True, backend=backend)[1]
+    swapped = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    last = fp.max_pool2d(swapped, 3, 2, 1, data_format="channels_last", return_argmax=True, backend=backend)[1]
+    np.testing.assert_array_equal(np.moveaxis(last, -1, 1), first)
+
+
+@pytest.mark.parametrize(
+    ("window", "wrong", "message"),
+    [
+        ({"kernel_size": 2}, 4, "argmax must be below 4.*got 4"),
+        ({"kernel_size": 2}, 255, "argmax must be below 4.*got 255"),
+        ({"kernel_size": 3, "padding": 1}, 0, "argmax names a cell of padding"),
+        ({"kernel_size": 3, "stride": 2, "padding": ((0, 1), (0, 1))}, 8, None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_argmax_that_does_not_fit_raises_and_leaves_out_untouched(window, wrong, message, layout, backend):
+    x = np.zeros((2, 3, 4, 4))
+    x = x if layout == "channels_first" else np.moveaxis(x, 1, -1).copy()
+    y, argmax = fp.max_pool2d(x, **window, data_format=layout, return_argmax=True, backend="naive")
+    out = np.full_like(x, 7)
+    argmax[(0, 0, 0, 0) if message else (-1, 1, 1, 1)] = wrong
+    with pytest.raises(ValueError, match=message or "argmax names a cell of padding"):
+        fp.max_pool2d_backward(y, argmax, x.shape, **window, data_format=layout, out=out, backend=backend)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("op", ["maxout", "global"])
+def test_the_argmax_of_other_ops_is_checked_too(op, backend):
+    dy, argmax, out = np.ones((2, 3)), np.full((2, 3), 200, np.uint8), np.full((2, 12), 7.0)
+    call = {
+        "maxout": lambda: fp.maxout_backward(dy, argmax, (2, 12), out=out, backend=backend),
+        "global": lambda: fp.global_max_pool_backward(dy, argmax, (2, 3, 4), out=out.reshape(2, 3, 4), backend=backend),
+    }[op]
+    with pytest.raises(ValueError, match=r"argmax must be below 4.*got 200"):
+        call()
+    assert (out == 7).all()
+
+
+def test_a_gradient_that_does_not_fit_raises():
+    argmax = np.zeros((2, 2), np.uint8)
+    with pytest.raises(ValueError, match=r"dy must have the shape \(2, 2\).*got \(2, 3\)"):
+        fp.max_pool2d_backward(np.ones((2, 3)), argmax, (4, 4), 2)
+    with pytest.raises(ValueError, match=r"argmax must have the shape \(2, 2\).*got \(3, 2\)"):
+        fp.max_pool2d_backward(np.ones((2, 2)), np.zeros((3, 2), np.uint8), (4, 4), 2)
+    with pytest.raises(ValueError, match=r"cols must have shape \(1, 4, 9\).*got \(1, 4, 8\)"):
+        fp.col2im(np.ones((1, 4, 8)), (1, 1, 4, 4), 2)
+
+
+def test_an_argmax_of_another_framework_is_sent_to_the_converter():
+    with pytest.raises(ValueError, match="indices_to_argmax"):
+        fp.max_pool2d_backward(np.ones((2, 2)), np.full((2, 2), 99, np.uint8), (4, 4), 2)
+
+
+# Memory
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The first array that each kernel is handed, with the specification as the backend."""
+    arrays = []
+
+    def spy(op, backend):
+        def run(x, *rest):
+            arrays.append(x)
+            return getattr(naive, op)(x, *rest)
+
+        return run
+
+    for module in ("pooling", "maxout", "columns", "activation"):
+        monkeypatch.setattr(import_module(f"fastpool.{module}"), "kernel", spy)
+    return arrays
+
+
+CONTIGUOUS = {
+    "NCHW": lambda: np.ones((2, 3, 4, 5)),
+    "NHWC seen as NCHW": lambda: np.moveaxis(np.ones((2, 4, 5, 3)), -1, 1),
+    "NHWC seen as NCHW, rows of one": lambda: np.moveaxis(np.ones((2, 4, 3))[:, :, None], -1, 1),
+    "CHW, seen as a batch of one": lambda: np.ones((3, 4, 5))[None],
+    "HWC seen as a batch of one": lambda: np.moveaxis(np.ones((4, 5, 3)), -1, 0)[None],
+    "one channel": lambda: np.ones((2, 1, 4, 5)),
+    "one channel, last": lambda: np.moveaxis(np.ones((2, 4, 5, 1)), -1, 1),
+    "read-only": lambda: np.broadcast_to(np.ones((2, 3, 4, 5)), (2, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", CONTIGUOUS)
+def test_an_array_contiguous_in_either_layout_is_not_copied(memory, layout, seen):
+    x = CONTIGUOUS[memory]()
+    x = x if layout == "channels_first" else np.moveaxis(x, 1, -1)
+    fp.max_pool2d(x, (2, 1), data_format=layout)
+    fp.im2col(x, (2, 1), data_format=layout)
+    fp.maxout(x, 1, axis=1 if layout == "channels_first" else -1)
+    fp.hard_swish(x)
+    assert len(seen) == 4
+    for array in seen:
+        assert np.shares_memory(array, x)
+
+
+def test_any_other_array_is_copied_once(monkeypatch):
+    monkeypatch.setattr(import_module("fastpool.pooling"), "kernel", lambda op, backend: lambda *arrays: None)
+    x = np.ones((1, 4, 512, 512), np.float32)[..., ::-1, ::2]
+    out = np.empty((1, 4, 8, 4), np.float32)
+    tracemalloc.start()
+    try:
+        fp.max_pool2d(x, 64, out=out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert x.nbytes < peak < 1.1 * x.nbytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_result_lies_in_memory_as_the_input_does(layout, backend):
+    first = np.ones((2, 3, 4, 6))
+    last = np.moveaxis(np.ones((2, 4, 6, 3)), -1, 1)
+    for x, inner in ((first, -1), (last, 1)):
+        seen_as = x if layout == "channels_first" else np.moveaxis(x, 1, -1)
+        y = fp.max_pool2d(seen_as, 2, data_format=layout, backend=backend)
+        y = y if layout == "channels_first" else np.moveaxis(y, -1, 1)
+        assert y.strides[inner] == y.itemsize
+
+
+# out=
+
+OUT_CALLS = {
+    "max_pool2d": lambda out: fp.max_pool2d(IMAGES, 2, out=out),
+    "max_pool2d_backward": lambda out: fp.max_pool2d_backward(
+        IMAGES, np.zeros(IMAGES.shape, np.uint8), (2, 3, 4, 4), 1, out=out
+    ),
+    "maxout": lambda out: fp.maxout(IMAGES, 2, out=out),
+    "im2col": lambda out: fp.im2col(IMAGES, 2, out=out),
+    "col2im": lambda out: fp.col2im(IMAGES[:, 0], (2, 1, 2, 5), (2, 2), out=out),
+    "global_max_pool": lambda out: fp.global_max_pool(IMAGES, out=out),
+    "hard_swish": lambda out: fp.hard_swish(IMAGES, out=out),
+    "conv2d": lambda out: fp.conv2d(IMAGES, IMAGES, out=out),
+    "max_unpool2d": lambda out: fp.max_unpool2d(IMAGES, np.zeros(IMAGES.shape, int), 1, out=out),
+}
+
+
+@pytest.fixture
+def numpy_backend():
+    with fp.use_backend("numpy"):
+        yield
+
+
+@pytest.mark.usefixtures("numpy_backend")
+@pytest.mark.parametrize("op", OUT_CALLS)
+class TestOut:
+    def room(self, op):
+        shapes = {
+            "max_pool2d": (2, 3, 2, 2), "maxout": (2, 3, 4, 2), "im2col": (2, 12, 9), "col2im": (2, 1, 2, 5),
+            "global_max_pool": (2, 3), "conv2d": (2, 2, 1, 1),
+        }  # fmt: skip
+        return np.zeros(shapes.get(op, IMAGES.shape), np.float32)
+
+    def test_is_written_and_returned(self, op):
+        out = np.full_like(self.room(op), np.nan)
+        assert OUT_CALLS[op](out) is out
+        assert not np.isnan(out).any()
+
+    def test_of_another_shape_is_refused(self, op):
+        with pytest.raises(ValueError, match=r"out must .*shape \(2, .*got"):
+            OUT_CALLS[op](np.zeros((2, 3, 9, 9), np.float32))
+
+    def test_of_another_dtype_is_refused(self, op):
+        with pytest.raises(ValueError, match="out must have dtype float32, got float64"):
+            OUT_CALLS[op](self.room(op).astype(np.float64))
+
+    def test_read_only_is_refused(self, op):
+        out = self.room(op)
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="out must be writeable"):
+            OUT_CALLS[op](out)
+
+    def test_that_is_no_array_is_refused(self, op):
+        with pytest.raises((TypeError, ValueError), match="out must be"):
+            OUT_CALLS[op]([1.0])
+
+
+@pytest.mark.usefixtures("numpy_backend")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a: fp.max_pool2d(a, 1, out=a),
+        lambda a: fp.max_pool2d(a[:, :2], 1, out=a[:, 1:3]),
+        lambda a: fp.max_pool2d_backward(a, np.zeros(a.shape, np.uint8), a.shape, 1, out=a),
+        lambda a: fp.maxout(a, 4, out=a),
+        lambda a: fp.hard_swish(a, out=a),
+        lambda a: fp.swish_backward(np.ones_like(a), a, out=a),
+        lambda a: fp.swish_backward(a, np.ones_like(a), out=a),
+        lambda a: fp.im2col(a[:, :1], 1, out=a[:, :1].reshape(2, 1, 16)),
+        lambda a: fp.conv2d(a[:, :1], np.ones((1, 1, 1, 1), a.dtype), out=a[:, :1]),
+        lambda a: fp.conv2d(np.ones((1, 1, 2, 2), a.dtype), np.ones((1, 1, 1, 1), a.dtype), a[0, 0, 0, :1], out=a[:1, :1, :2, :2]),
+        lambda a: fp.max_unpool2d(a, np.zeros(a.shape, int), 1, out=a),
+        lambda a: fp.max_unpool2d(np.ones(a.shape, np.int32), a.view(np.int32), 1, out=a.view(np.int32)),
+    ],
+    ids=[
+        "pool", "overlapping views", "backward", "maxout", "hard_swish", "x of swish", "dy of swish", "im2col", "conv2d",
+        "bias of conv2d", "unpool", "indices of unpool",
+    ],
+)  # fmt: skip
+def test_out_that_shares_memory_with_an_input_is_refused(call):
+    a = np.zeros((2, 3, 4, 4), np.float32)
+    with pytest.raises(ValueError, match="out must not share memory with an input"):
+        call(a)
+
+
+def test_y_and_argmax_may_not_share_memory():
+    room = np.zeros((2, 2), np.uint8)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(room, room), backend="numpy")
+
+
+def test_out_in_the_gaps_between_the_cells_of_an_input_is_taken(backend):
+    a = np.arange(12.0)
+    fp.max_pool1d(a[::2], 1, out=a[1::2], backend=backend)
+    np.testing.assert_array_equal(a, np.repeat(np.arange(0.0, 12, 2), 2))
+
+
+def test_out_is_a_pair_exactly_where_argmax_is_returned():
+    room = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8)
+    y, argmax = fp.max_pool2d(EYE, 2, return_argmax=True, out=room, backend="numpy")
+    assert y is room[0]
+    assert argmax is room[1]
+    with pytest.raises(ValueError, match=r"out must be one array, or \(y, argmax\)"):
+        fp.max_pool2d(EYE, 2, out=room, backend="numpy")
+
+
+# Empty and refused
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
+    y, argmax = POOLS[axes](np.zeros((0, 3, 4, 4, 4)[: axes + 2]), 2, return_argmax=True, backend=backend)
+    assert y.shape == argmax.shape == (0, 3, 2, 2, 2)[: axes + 2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fp.max_pool2d(np.zeros((1, 1, 0, 4)), 1), r"every spatial axis of x .*\(1, 1, 0, 4\)"),
+        (lambda: fp.max_pool2d(np.zeros((1, 1, 0, 4)), 1, padding=2), r"every spatial axis of x .*\(1, 1, 0, 4\)"),
+        (lambda: fp.global_max_pool(np.zeros((1, 1, 0))), r"every spatial axis of x .*\(1, 1, 0\)"),
+        (lambda: fp.max_pool2d(EYE, 5), "kernel_size: a window of 5 cells does not fit into an axis of 4"),
+        (lambda: fp.max_pool2d(EYE, 3, dilation=2), "kernel_size: a window of 5 cells does not fit into an axis of 4"),
+        (lambda: fp.im2col(IMAGES, 5), "kernel_size: a window of 5 cells does not fit"),
+        (lambda: fp.max_pool2d(EYE, 0), "kernel_size must be positive in every axis, got 0"),
+        (lambda: fp.max_pool2d(EYE, (3, -1)), r"kernel_size must be positive in every axis, got \(3, -1\)"),
+        (lambda: fp.max_pool2d(EYE, 2, 0), "stride must be positive in every axis, got 0"),
+        (lambda: fp.max_pool2d(EYE, 2, -2), "stride must be positive in every axis, got -2"),
+        (lambda: fp.max_pool2d(EYE, 2, dilation=0), "dilation must be positive in every axis, got 0"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=-1), "padding must be 0 or more in every axis, got -1"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=((0, 1), (0, -1))), "padding must be 0 or more .*-1"),
+        (lambda: fp.max_pool2d(EYE, (2, 2, 2)), r"kernel_size must be one integer or 2, .*got \(2, 2, 2\)"),
+        (lambda: fp.max_pool2d(EYE, 2, (1, 1, 1)), r"stride must be one integer or 2, .*got \(1, 1, 1\)"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=(1,)), r"padding must be one integer or 2, .*got \(1,\)"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=((1, 1),)), r"padding must hold a \(before, after\) pair for each"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=((1, 1), 1)), r"padding must hold a \(before, after\) pair for each"),
+        (lambda: fp.max_pool2d(EYE, 2, padding="full"), "padding must be 'valid', 'same', 'same_lower' .*got 'full'"),
+        (lambda: fp.max_pool2d(EYE, 2, data_format="NCHW"), "data_format must be 'channels_first' or .*got 'NCHW'"),
+        (lambda: fp.max_pool2d(np.zeros(4), 2), r"x must have 2 to 4 axes.*got shape \(4,\)"),
+        (lambda: fp.max_pool2d(np.zeros((1,) * 5), 1), r"x must have 2 to 4 axes.*got shape \(1, 1, 1, 1, 1\)"),
+        (lambda: fp.max_pool2d(EYE, 2, 2**63), "stride is too large"),
+        (lambda: fp.max_pool2d(EYE, 2**70, padding=2**70), "kernel_size is too large"),
+        (lambda: fp.max_pool2d(EYE, 2**40, 1, 2**40), "overflows"),
+        (lambda: fp.max_pool2d(np.zeros((1, 1)), 1, 1, 2**33), "overflows"),
+        (lambda: fp.maxout(IMAGES, 3, 1, grouping="odd"), "grouping must be 'strided' or 'contiguous', got 'odd'"),
+        (lambda: fp.maxout(IMAGES, 0), "num_units must be positive, got 0"),
+        (lambda: fp.maxout(IMAGES, 2, 4), "axis must be from -4 to 3 .*got 4"),
+        (lambda: fp.maxout_backward(EYE, np.zeros((4, 4), np.uint8), (4, 6)), r"dy must have the shape .*got \(4, 4\)"),
+        (lambda: fp.im2col(IMAGES, 2, order="cols"), "order must be 'unfold', 'gemm' or 'windows', got 'cols'"),
+        (lambda: fp.im2col(IMAGES.astype(np.uint8), 2, fill_value=-1), "fill_value must be .*uint8.*got -1"),
+        (lambda: fp.im2col(IMAGES.astype(int), 2, fill_value=0.5), "fill_value must be .*int64.*got 0.5"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value="zero"), "fill_value must be .*float32.*got 'zero'"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value="1"), "fill_value must be .*float32.*got '1'"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=None), "fill_value must be .*float32.*got None"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=1j), "fill_value must be .*float32.*got 1j"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=[1, 2]), r"fill_value must be .*float32.*got \[1, 2\]"),
+        (lambda: fp.conv2d(IMAGES, IMAGES[:, :2]), "w must have 3 channels .*got 2"),
+        (lambda: fp.conv2d(IMAGES, IMAGES, groups=2), "groups must divide .*got 2"),
+        (lambda: fp.conv2d(IMAGES, IMAGES, EYE[0]), r"b must have the shape \(2,\).*got \(4,\)"),
+        (lambda: fp.conv2d(IMAGES[0], IMAGES), r"x must have shape \(N, C, H, W\).*got \(3, 4, 4\)"),
+        (lambda: fp.swish(EYE, np.inf), "beta must be finite, got inf"),
+        (lambda: fp.hard_swish_backward(EYE[0], EYE), r"dy must have the shape \(4, 4\) of x, got \(4,\)"),
+        (lambda: fp.max_pool2d_backward(EYE, EYE, (-4, 4), 1), r"x_shape must not be negative .*\(-4, 4\)"),
+        (lambda: fp.argmax_to_indices(np.zeros((2, 2), np.uint8), (4, 4), (2, 2), convention="jax"), "convention .*'jax'"),
+        (lambda: fp.set_num_threads(0), "n must be positive, got 0"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_with_the_argument_and_the_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fp.max_pool2d(np.ma.zeros((4, 4)), 2), "x must not be a masked array.*filled"),
+        (lambda: fp.maxout(np.ma.zeros((4, 4)), 2), "x must not be a masked array"),
+        (lambda: fp.max_pool2d(np.zeros((4, 4), object), 2), "x must be bool, .*got object"),
+        (lambda: fp.max_pool2d([[1, None]], 1), "x must be bool, .*got object"),
+        (lambda: fp.max_pool2d("image", 2), "x must be a NumPy array, got builtins.str"),
+        (lambda: fp.max_pool2d(None, 2), "x must be a NumPy array, got builtins.NoneType"),
+        (lambda: fp.max_pool2d(EYE, True), "kernel_size must be an integer, got True"),
+        (lambda: fp.max_pool2d(EYE, 2.0), "kernel_size must be an integer, got 2.0"),
+        (lambda: fp.max_pool2d(EYE, (2, 2.5)), "kernel_size must be an integer, got 2.5"),
+        (lambda: fp.max_pool2d(EYE, None), "kernel_size must be an integer, got None"),
+        (lambda: fp.max_pool2d(EYE, "2"), "kernel_size must be an integer, got '2'"),
+        (lambda: fp.max_pool2d(EYE, 2, True), "stride must be an integer, got True"),
+        (lambda: fp.max_pool2d(EYE, 2, 1.5), "stride must be an integer, got 1.5"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=0.5), "padding must be an integer, got 0.5"),
+        (lambda: fp.max_pool2d(EYE, 2, padding=False), "padding must be an integer, got False"),
+        (lambda: fp.max_pool2d(EYE, 2, dilation=np.bool_(True)), "dilation must be an integer, got .*True"),
+        (lambda: fp.max_pool2d(EYE, 2, ceil_mode=1), "ceil_mode must be True or False, got 1"),
+        (lambda: fp.maxout(EYE, 2.0), "num_units must be an integer, got 2.0"),
+        (lambda: fp.maxout(EYE, 2, 0.0), "axis must be an integer, got 0.0"),
+        (lambda: fp.max_pool2d_backward(EYE, EYE, 4, 1), "x_shape must be a tuple of integers, got 4"),
+        (lambda: fp.swish(EYE, "1"), "beta must be a number, got '1'"),
+        (lambda: fp.swish(EYE, True), "beta must be a number, got True"),
+        (lambda: fp.max_unpool2d(EYE, EYE, 1), "indices must be integers, got float32"),
+        (lambda: fp.set_num_threads(2.0), "n must be an integer, got 2.0"),
+        (lambda: fp.max_pool2d(EYE, 2, out=np.ma.zeros((2, 2), np.float32)), "out must be a NumPy array, got MaskedArray"),
+    ],
+)  # fmt: skip
+def test_the_wrong_kind_of_value_is_refused_with_the_argument_and_the_value(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_maxout_refuses_an_axis_that_is_no_multiple_with_both_numbers():
+    with pytest.raises(ValueError, match=r"number of features \(7\) is not a multiple of num_units \(3\)"):
+        fp.maxout(np.zeros((2, 7)), 3)
+
+
+# Unpooling
+
+
+def test_unpooling_puts_zeros_elsewhere_and_passes_over_minus_one(backend):
+    x = fp.max_unpool1d(np.array([5, 6, 7]), np.array([3, -1, 0]), 2, output_shape=(6,), backend=backend)
+    np.testing.assert_array_equal(x, [7, 0, 0, 5, 0, 0])
+
+
+def test_the_last_of_several_values_for_one_cell_stays(backend):
+    y, indices = np.arange(1.0, 7).reshape(1, 1, 2, 3), np.array([[[[0, 5, 5], [5, 0, 3]]]])
+    x = fp.max_unpool2d(y, indices, 2, output_shape=(2, 3), backend=backend)
+    np.testing.assert_array_equal(x, [[[[5, 0, 0], [6, 0, 4]]]])
+
+
+@pytest.mark.parametrize("wrong", [16, -2, 10**12, -(2**63)])
+def test_an_index_outside_the_output_raises_and_writes_nothing(wrong, backend):
+    out = np.full((4, 4), 7.0)
+    with pytest.raises(ValueError, match=rf"indices must name cells.*below 16.*got {wrong}"):
+        fp.max_unpool2d(np.ones((2, 2)), np.array([[0, 1], [2, wrong]]), 2, out=out, backend=backend)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("convention", "wrong", "index"),
+    [("tensorflow", "another channel's", 1), ("onnx", "another plane's", 16), ("chainer", "no tap of the window", 4)],
+)
+def test_an_index_into_another_plane_raises(convention, wrong, index):
+    y, indices = np.ones((1, 2, 2, 2)), np.zeros((1, 2, 2, 2), int)
+    indices[0, 1] += {"onnx": 16, "tensorflow": 1, "chainer": 0}[convention]
+    fp.max_unpool2d(y, indices, 2, convention=convention, backend="numpy")
+    indices[0, 0, 0, 0] = index
+    with pytest.raises(ValueError, match=f"indices must name cells of their own plane.*got {index}"):
+        fp.max_unpool2d(y, indices, 2, convention=convention, backend="numpy")
+
+
+# Backends and threads
+
+
+def test_unknown_backends_are_refused_with_the_known_ones():
+    known = "must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'"
+    with pytest.raises(ValueError, match="backend " + known):
+        fp.max_pool2d(EYE, 2, backend="torch")
+    with pytest.raises(ValueError, match="backend " + known), fp.use_backend("torch"):
+        pass
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Make each backend say its own name instead of pooling."""
+
+    class Said(Exception):
+        pass
+
+    def speaker(name):
+        def max_pool(*_):
+            raise Said(name)
+
+        return max_pool
+
+    def said(call):
+        with pytest.raises(Said) as raised:
+            call()
+        return str(raised.value)
+
+    for name in ("naive", "numpy"):
+        monkeypatch.setattr(import_module(f"fastpool.backends.{name}"), "max_pool", speaker(name))
+    return said
+
+
+def test_the_argument_beats_use_backend(only):
+    with fp.use_backend("numpy"):
+        assert only(lambda: fp.max_pool2d(EYE, 2)) == "numpy"
+        assert only(lambda: fp.max_pool2d(EYE, 2, backend="naive")) == "naive"
+        with fp.use_backend("naive"):
+            assert only(lambda: fp.max_pool2d(EYE, 2)) == "naive"
+        assert only(lambda: fp.max_pool2d(EYE, 2)) == "numpy"
+
+
+def test_use_backend_ends_with_its_block_even_by_an_exception(only):
+    with fp.use_backend("naive"):
+        with pytest.raises(ZeroDivisionError), fp.use_backend("numpy"):
+            raise ZeroDivisionError
+        assert only(lambda: fp.max_pool2d(EYE, 2)) == "naive"
+
+
+def test_use_backend_holds_for_its_own_thread_alone(only):
+    heard = []
+    with fp.use_backend("naive"):
+        thread = threading.Thread(target=lambda: heard.append(kernel("max_pool", None)))
+        thread.start()
+        thread.join()
+        assert only(lambda: fp.max_pool2d(EYE, 2)) == "naive"
+        assert kernel("max_pool", None) is naive.max_pool
+    assert heard == [kernel("max_pool", None)]
+    assert heard != [naive.max_pool]
+
+
+SAY = """
+import numpy as np, fastpool as fp
+from fastpool.backends import kernel
+print(kernel("max_pool", None).__module__, kernel("max_pool", "naive").__module__)
+with fp.use_backend("naive"):
+    print(kernel("max_pool", None).__module__)
+"""
+
+
+def test_the_environment_beats_the_default_and_use_backend_beats_the_environment(python):
+    named, argument, context = python("-c", SAY, FASTPOOL_BACKEND="numpy").split()
+    assert (named, argument, context) == tuple(f"fastpool.backends.{n}" for n in ("numpy", "naive", "naive"))
+
+
+def test_the_default_is_the_first_backend_that_runs_here(python):
+    first = next(name for name, status in fp.backends().items() if status.available)
+    assert python("-c", SAY, FASTPOOL_BACKEND=None).startswith(f"fastpool.backends.{first}")
+
+
+def test_an_unknown_backend_in_the_environment_is_refused_at_the_first_call(python):
+    message = python("-c", SAY, FASTPOOL_BACKEND="torch", fails=True)
+    assert "ValueError: FASTPOOL_BACKEND must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'" in message
+
+
+def test_a_missing_op_names_the_backends_that_have_it(monkeypatch):
+    monkeypatch.delattr(import_module("fastpool.backends.numpy"), "hard_swish")
+    with pytest.raises(NotImplementedError, match=r"backend 'numpy' has no hard_swish; these have: .*naive"):
+        fp.hard_swish(EYE, backend="numpy")
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import numpy as np, fastpool as fp
+status = fp.backends()["numba"]
+print(status.available, status.reason)
+print(fp.max_pool1d([1, 3, 2, 5], 2), fp.hard_swish(np.zeros(2)))
+fp.max_pool1d([1], 1, backend="numba")
+"""
+
+
+def test_without_numba_another_backend_takes_over_and_the_reason_is_told(python):
+    out = python("-c", WITHOUT_NUMBA, FASTPOOL_BACKEND=None, fails=True)
+    assert out.startswith("False ")
+    assert "[3 5] [0. 0.]" in out
+    assert "RuntimeError: backend 'numba' cannot run here: " in out
+    assert 'pip install "fastpool[numba]"' in out
+
+
+def test_set_num_threads_holds_until_it_is_reset():
+    before = fp.get_num_threads()
+    try:
+        fp.set_num_threads(3)
+        assert fp.get_num_threads() == 3
+    finally:
+        fp.set_num_threads(None)
+    assert fp.get_num_threads() == before >= 1
+
+
+def test_the_environment_sets_the_number_of_threads(python):
+    ask = "import fastpool as fp; print(fp.get_num_threads())"
+    assert python("-c", ask, FASTPOOL_NUM_THREADS=5) == "5\n"
+    message = python("-c", ask, FASTPOOL_NUM_THREADS="many", fails=True)
+    assert "ValueError: FASTPOOL_NUM_THREADS must be a positive integer, got 'many'" in message
+
+
+# Global pooling and maxout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_global_pooling_is_the_maximum_over_space_and_its_gradient_goes_there(keepdims, layout, backend):
+    x = np.random.default_rng(0).permutation(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).astype(np.float64)
+    axes = (2, 3) if layout == "channels_first" else (1, 2)
+    y, argmax = fp.global_max_pool(x, data_format=layout, keepdims=keepdims, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(y, x.max(axes, keepdims=keepdims))
+    dx = fp.global_max_pool_backward(y, argmax, x.shape, data_format=layout, keepdims=keepdims, backend=backend)
+    np.testing.assert_array_equal(dx, np.where(x == x.max(axes, keepdims=True), x, 0))
+
+
+@pytest.mark.parametrize("axis", range(-4, 4))
+def test_maxout_takes_every_axis_in_both_groupings(axis, backend):
+    x = values((4, 4, 8, 4), np.int16)
+    pieces = np.moveaxis(x, axis, -1)
+    strided = pieces.reshape(*pieces.shape[:-1], -1, 2).max(-2)
+    contiguous = pieces.reshape(*pieces.shape[:-1], 2, -1).max(-1)
+    np.testing.assert_array_equal(np.moveaxis(fp.maxout(x, 2, axis, backend=backend), axis, -1), strided)
+    y = fp.maxout(x, 2, axis, grouping="contiguous", backend=backend)
+    np.testing.assert_array_equal(np.moveaxis(y, axis, -1), contiguous)
+
+
+# Activations
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_hard_swish_at_its_knees_and_beyond(dtype, backend):
+    if not has(backend, "hard_swish"):
+        pytest.skip(f"{backend} has no hard_swish")
+    x = np.array([-np.inf, -4, -3, 0, 1.5, 3, 4, np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(
+        fp.hard_swish(x, backend=backend).astype(float), [0, 0, 0, 0, 1.125, 3, 4, np.inf, np.nan]
+    )
+    dx = fp.hard_swish_backward(np.ones_like(x), x, backend=backend).astype(float)
+    np.testing.assert_array_equal(dx, [0, 0, 0, 0.5, 1, 1, 1, 1, np.nan])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_swish_has_its_limits_at_infinity(dtype, backend):
+    if not has(backend, "swish"):
+        pytest.skip(f"{backend} has no swish")
+    x = np.array([-np.inf, -60000, 0, 60000, np.inf, np.nan], dtype)
+    y = fp.swish(x, backend=backend).astype(float)
+    np.testing.assert_array_equal(y, np.where(x.astype(float) > 0, x.astype(float), [0, 0, 0, 0, 0, np.nan]))
+    dx = fp.swish_backward(np.ones_like(x), x, backend=backend).astype(float)
+    np.testing.assert_array_equal(dx, [0, 0, 0.5, 1, 1, np.nan])
+
+
+def test_activations_take_arrays_without_axes_and_without_cells(backend):
+    if not has(backend, "swish"):
+        pytest.skip(f"{backend} has no swish")
+    for op in (fp.hard_swish, fp.swish):
+        assert op(np.array(100.0), backend=backend).shape == ()
+        assert op(np.array(100.0), backend=backend) == 100
+        assert op(np.zeros((0, 3)), backend=backend).shape == (0, 3)

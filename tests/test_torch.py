@@ -1,0 +1,191 @@
+"""PyTorch as an outside judge: values, indices and gradients on seeded random problems.
+
+PyTorch pads by at most half a window, alike at both ends; of several NaN in a window it names the last, we the first,
+so indices are compared without NaN. FASTPOOL_TORCH_PROBLEMS sets the number of problems.
+"""
+
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, laid_out, values
+
+import fastpool as fp
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+PROBLEMS = int(os.environ.get("FASTPOOL_TORCH_PROBLEMS", "300"))
+DTYPES = ("float32", "float64", "float16", "bfloat16", "uint8", "int8", "int32", "int64")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MAX_UNPOOLS = {1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d}
+
+
+def tensor(a):
+    if a.dtype == BFLOAT16:
+        return torch.from_numpy(np.ascontiguousarray(a).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.ascontiguousarray(a))
+
+
+def array(t):
+    t = t.detach().contiguous()
+    return t.view(torch.int16).numpy().view(BFLOAT16) if t.dtype == torch.bfloat16 else t.numpy()
+
+
+def same(got, expected):
+    assert got.dtype == expected.dtype
+    if got.dtype == BFLOAT16:
+        got, expected = got.astype(np.float32), expected.astype(np.float32)
+    np.testing.assert_array_equal(got, expected)
+
+
+def random_problem(seed):
+    """A shape, a window that PyTorch takes, and a dtype."""
+    rng = np.random.default_rng([2026, seed])
+    axes = int(rng.integers(1, 4))
+    most = {1: 60, 2: 22, 3: 10}[axes]
+    window = {
+        "kernel_size": tuple(int(k) for k in rng.integers(1, {1: 9, 2: 6, 3: 4}[axes], axes)),
+        "dilation": tuple(int(d) for d in rng.integers(1, 4, axes)),
+        "stride": tuple(int(s) for s in rng.integers(1, 5, axes)),
+        "ceil_mode": bool(rng.integers(2)),
+    }
+    window["padding"] = tuple(int(rng.integers(0, k // 2 + 1)) for k in window["kernel_size"])
+    reach = [d * (k - 1) + 1 for k, d in zip(window["kernel_size"], window["dilation"], strict=True)]
+    space = tuple(int(rng.integers(min(e, most), most + 1)) + max(e - most, 0) for e in reach)
+    shape = (int(rng.integers(1, 4)), int(rng.choice([1, 2, 3, 5, 16, 19])), *space)
+    return axes, shape, window, DTYPES[int(rng.integers(len(DTYPES)))], LAYOUTS[int(rng.integers(2))]
+
+
+@pytest.mark.parametrize("seed", range(PROBLEMS))
+def test_pooling_agrees(seed):
+    axes, shape, window, dtype, layout = random_problem(seed)
+    dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    x = values(shape, dtype, seed)
+    is_float = dtype.kind == "f" or dtype == BFLOAT16
+    if is_float:
+        x[np.isnan(x)] = -np.inf
+    theirs = tensor(x).requires_grad_(is_float)
+    expected, indices = MAX_POOLS[axes](theirs, **window, return_indices=True)
+
+    mine = laid_out(x, layout)
+    plan = {**window, "data_format": layout}
+    y, argmax = POOLS[axes](mine, **plan, return_argmax=True)
+    same(y, laid_out(array(expected), layout))
+    np.testing.assert_array_equal(
+        fp.argmax_to_indices(argmax, mine.shape, **plan, convention="torch"), laid_out(indices.numpy(), layout)
+    )
+    if is_float:
+        dy = np.random.default_rng(seed).integers(-4, 5, expected.shape).astype(dtype)
+        expected.backward(tensor(dy))
+        dx = POOLS_BACKWARD[axes](laid_out(dy, layout), argmax, mine.shape, **plan)
+        same(dx, laid_out(array(theirs.grad), layout))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_tensor_with_its_channels_last_in_memory_pools_alike(axes):
+    x = values((2, 7, 9, 8, 6)[: axes + 2], np.float32)
+    x[np.isnan(x)] = 0
+    memory = {2: torch.channels_last, 3: torch.channels_last_3d}[axes]
+    theirs = tensor(x).to(memory_format=memory)
+    expected, indices = MAX_POOLS[axes](theirs, 3, 2, 1, return_indices=True)
+    mine = theirs.numpy()
+    y, argmax = POOLS[axes](mine, 3, 2, 1, return_argmax=True)
+    same(y, array(expected))
+    np.testing.assert_array_equal(fp.argmax_to_indices(argmax, mine.shape, 3, 2, 1), indices.numpy())
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_nan_spreads_alike(axes, dtype):
+    dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    x = values((3, 7, 12, 11, 10)[: axes + 2], dtype)
+    assert np.isnan(x).any()
+    same(POOLS[axes](x, 3, 2, 1), array(MAX_POOLS[axes](tensor(x), 3, 2, 1)))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_unpooling_agrees(axes, kernel):
+    x = np.random.default_rng(axes).permutation(2 * 3 * 12**axes).reshape(2, 3, *(12,) * axes).astype(np.float32)
+    expected, indices = MAX_POOLS[axes](tensor(x), kernel, return_indices=True)
+    unpooled = MAX_UNPOOLS[axes](expected, indices, kernel)
+    same(UNPOOLS[axes](array(expected), indices.numpy(), kernel), array(unpooled))
+
+
+@pytest.mark.parametrize("window", [{}, {"padding": 1, "stride": 2}, {"padding": (2, 0), "dilation": (1, 2)}], ids=str)
+def test_unfold_and_fold_agree(window):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 10, (2, 3, 8, 9)).astype(np.float32)
+    cols = F.unfold(tensor(x), (3, 2), **window)
+    same(fp.im2col(x, (3, 2), **window), array(cols))
+    dcols = rng.integers(-9, 10, cols.shape).astype(np.float32)
+    same(fp.col2im(dcols, x.shape, (3, 2), **window), array(F.fold(tensor(dcols), (8, 9), (3, 2), **window)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    ("groups", "window"),
+    [
+        (1, {}),
+        (2, {"stride": 2, "padding": 1}),
+        (4, {"stride": (1, 3), "padding": (3, 0), "dilation": (2, 1)}),
+        (1, {"padding": "same", "dilation": 2}),
+        (1, {"padding": "valid", "stride": 3}),
+    ],
+    ids=str,
+)
+def test_convolution_and_its_gradients_agree(window, groups, bias, layout, dtype):
+    rng = np.random.default_rng(1)
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((2, 4, 9, 10), (8, 4 // groups, 3, 3), (8,)))
+    tx, tw, tb = (tensor(a).requires_grad_() for a in (x, w, b))
+    expected = F.conv2d(tx, tw, tb if bias else None, groups=groups, **window)
+    dy = rng.standard_normal(expected.shape).astype(dtype)
+    expected.backward(tensor(dy))
+
+    plan = {"groups": groups, "data_format": layout, **window}
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype is np.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    mine = laid_out(x, layout)
+    y = fp.conv2d(mine, w, b if bias else None, **plan)
+    np.testing.assert_allclose(y, laid_out(array(expected), layout), **close)
+    dx, dw, db = fp.conv2d_backward(laid_out(dy, layout), mine, w, **plan)
+    np.testing.assert_allclose(dx, laid_out(array(tx.grad), layout), **close)
+    np.testing.assert_allclose(dw, array(tw.grad), **close)
+    np.testing.assert_allclose(db, dy.sum((0, 2, 3)), **close)
+
+
+@pytest.mark.parametrize("op", ["hard_swish", "swish"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
+def test_activations_and_their_gradients_agree(op, dtype, backend):
+    forward, backward, theirs = {
+        "hard_swish": (fp.hard_swish, fp.hard_swish_backward, F.hardswish),
+        "swish": (fp.swish, fp.swish_backward, F.silu),
+    }[op]
+    x = np.random.default_rng(2).uniform(-12, 12, (3, 5, 41)).astype(dtype)
+    dy = np.random.default_rng(3).standard_normal(x.shape).astype(dtype)
+    try:
+        y, dx = forward(x, backend=backend), backward(dy, x, backend=backend)
+    except NotImplementedError as missing:
+        pytest.skip(str(missing))
+    tx = tensor(x).requires_grad_()
+    expected = theirs(tx)
+    expected.backward(tensor(dy))
+    close = {"rtol": 2e-6, "atol": 2e-6} if dtype is np.float32 else {"rtol": 1e-14, "atol": 1e-14}
+    np.testing.assert_allclose(y, array(expected), **close)
+    np.testing.assert_allclose(dx, array(tx.grad), **close)
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_maxout_and_its_gradient_agree_with_amax_over_the_pieces(pieces, backend):
+    x = np.random.default_rng(4).permutation(2 * 4 * pieces * 35).reshape(2, 4 * pieces, 5, 7).astype(np.float32)
+    tx = tensor(x).requires_grad_()
+    expected = tx.reshape(2, pieces, 4, 5, 7).amax(1)
+    dy = np.random.default_rng(5).standard_normal(expected.shape).astype(np.float32)
+    expected.backward(tensor(dy))
+    y, argmax = fp.maxout(x, 4, 1, return_argmax=True, backend=backend)
+    same(y, array(expected))
+    same(fp.maxout_backward(dy, argmax, x.shape, 1, backend=backend), array(tx.grad))
