@@ -8,32 +8,37 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.columns import col2im, im2col
+from fastpool.backends import kernel
 from fastpool.window import Padding, Window, integer
 
 BLOCK_BYTES = 16 * 2**20
 
 
 class _Block:
-    """Some rows of windows of some images, and the input rows they read, with their share of the padding."""
+    """Some rows of windows of some images, and the input rows that they cover.
 
-    __slots__ = ("images", "padding", "rows_in", "rows_out")
+    `window` is the geometry of the block alone, None if it covers nothing but padding.
+    """
 
-    def __init__(self, window: Window, images: slice, rows_out: slice) -> None:
-        _, height, width = window.size
-        _, before, before_w = window.before
-        _, step, step_w = window.stride
+    __slots__ = ("image_count", "images", "positions", "rows_in", "rows_out", "taps", "window")
+
+    def __init__(self, whole: Window, images: slice, rows_out: slice) -> None:
+        _, height, width = whole.size
+        _, before, before_w = whole.before
+        _, step, step_w = whole.stride
         start = rows_out.start * step - before
-        stop = (rows_out.stop - 1) * step - before + (window.kernel[1] - 1) * window.dilation[1] + 1
+        stop = (rows_out.stop - 1) * step - before + (whole.kernel[1] - 1) * whole.dilation[1] + 1
         top, bottom = max(start, 0), min(stop, height)
-        end_w = (window.out[2] - 1) * step_w - before_w + (window.kernel[2] - 1) * window.dilation[2] + 1
-        self.images, self.rows_out = images, rows_out
-        self.rows_in = slice(top, max(bottom, top))
-        self.padding = ((top - start, stop - bottom), (before_w, max(end_w - width, 0)))
-
-    @property
-    def padding_alone(self) -> bool:
-        return self.rows_in.start == self.rows_in.stop
+        end_w = (whole.out[2] - 1) * step_w - before_w + (whole.kernel[2] - 1) * whole.dilation[2] + 1
+        self.images, self.image_count = images, images.stop - images.start
+        self.rows_in, self.rows_out = slice(top, max(bottom, top)), rows_out
+        self.positions = (rows_out.stop - rows_out.start) * whole.out[2]
+        self.taps = whole.channels * whole.volume
+        self.window = None
+        if top < bottom:
+            shape = (self.image_count, whole.channels, bottom - top, width)
+            padding = ((top - start, stop - bottom), (before_w, max(end_w - width, 0)))
+            self.window = Window.plan(2, shape, whole.kernel[1:], whole.stride[1:], padding, whole.dilation[1:])
 
 
 def _blocks(window: Window, itemsize: int) -> Iterator[_Block]:
@@ -148,23 +153,34 @@ def conv2d(
     weights = w.reshape(groups, filters // groups, -1).astype(total)
     y = np.empty(y_shape, dtype)
     for block in _blocks(window, total.itemsize):
-        cols = _block_columns(x, block, window, groups, total, backend)
-        product = np.matmul(weights, cols).reshape(cols.shape[0], filters, -1, ow)
+        cols = _columns(x, block, groups, total, backend)
+        product = np.matmul(weights, cols).reshape(filters, block.image_count, -1, ow)
         if b is not None:
-            product += b[:, None, None].astype(total, copy=False)
-        y[block.images, :, block.rows_out] = product
+            product += b[:, None, None, None].astype(total, copy=False)
+        y[block.images, :, block.rows_out] = product.swapaxes(0, 1)
     return _as_asked(y, data_format, out)
 
 
-def _block_columns(x, block, window, groups, total, backend) -> np.ndarray:
-    """The columns of one block, (images, groups, C / groups * KH * KW, positions)."""
-    if block.padding_alone:
-        images, rows = (s.stop - s.start for s in (block.images, block.rows_out))
-        taps = window.channels // groups * window.volume
-        return np.zeros((images, groups, taps, rows * window.out[2]), total)
-    cells = x[block.images, :, block.rows_in]
-    cols = im2col(cells, window.kernel[1:], window.stride[1:], block.padding, window.dilation[1:], backend=backend)
-    return cols.reshape(cols.shape[0], groups, -1, cols.shape[2]).astype(total, copy=False)
+def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend: str | None) -> np.ndarray:
+    """The columns of one block, (groups, C / groups * KH * KW, images * positions): one product for all its images."""
+    window = block.window
+    if window is None:
+        return np.zeros((groups, block.taps // groups, block.image_count * block.positions), total)
+    cells = x[block.images, :, block.rows_in].astype(total, copy=False)
+    inside = arrays.channels_inside(cells, window)
+    cols = np.empty((window.channels, window.volume, window.batch, window.positions), total)
+    im2col = kernel("im2col", backend)
+    im2col(arrays.canonical(cells, window, inside, window.size), window, total.type(0), cols.transpose(2, 0, 1, 3))
+    return cols.reshape(groups, block.taps // groups, -1)
+
+
+def _cells(cols: np.ndarray, block: _Block, backend: str | None) -> np.ndarray:
+    """The adjoint of `_columns`: the cells (images, C, rows, W) under a block that covers some."""
+    window: Window = block.window  # type: ignore[assignment]
+    cells = np.empty((window.batch * window.channels, *window.size, 1), cols.dtype)
+    cols = cols.reshape(window.channels, window.volume, window.batch, window.positions)
+    kernel("col2im", backend)(cols.transpose(2, 0, 1, 3), window, cells)
+    return cells.reshape(window.x_shape)
 
 
 def conv2d_backward(
@@ -222,15 +238,11 @@ def conv2d_backward(
     weights = w.reshape(groups, filters // groups, -1).astype(total)
     dx, dw = np.zeros(x.shape, total), np.zeros(weights.shape, total)
     for block in _blocks(window, total.itemsize):
-        cols = _block_columns(x, block, window, groups, total, backend)
         slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
-        slopes = slopes.reshape(cols.shape[0], groups, filters // groups, -1)
-        dw += np.matmul(slopes, cols.swapaxes(2, 3)).sum(axis=0)
-        if block.padding_alone:
-            continue
-        dcols = np.matmul(weights.swapaxes(1, 2), slopes).reshape(cols.shape[0], -1, cols.shape[3])
-        cells = dx[block.images, :, block.rows_in]
-        kernel, stride, dilation = window.kernel[1:], window.stride[1:], window.dilation[1:]
-        cells += col2im(dcols, cells.shape, kernel, stride, block.padding, dilation, backend=backend)
+        slopes = slopes.swapaxes(0, 1).reshape(groups, filters // groups, -1)
+        dw += np.matmul(slopes, _columns(x, block, groups, total, backend).swapaxes(1, 2))
+        if block.window is not None:
+            dcols = np.matmul(weights.swapaxes(1, 2), slopes)
+            dx[block.images, :, block.rows_in] += _cells(dcols, block, backend)
     dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
     return dx, dw.reshape(w.shape).astype(dtype), dy.sum(axis=(0, 2, 3), dtype=total).astype(dtype)

@@ -160,7 +160,8 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "3-D ceil": ((1, 1, 5, 4, 5), {"kernel_size": 2, "ceil_mode": True}),
 }
 IN_EVERY_DTYPE = {
-    "2 s2", "3 s2 p1", "3 s1 p1", "3 s2 p3 d(2,3)", "windows of padding alone", "13 s1 p6", "batch 0", "1-D", "3-D 3 s2 p1",
+    "2 s2", "3 s2 p1", "3 s1 p1", "3 s2 p3 d(2,3)", "windows of padding alone", "13 s1 p6", "batch 0", "1-D",
+    "3-D 3 s2 p1",
     "3 p1", "(2,3) s(2,1) d(1,2) p(0,1) (3,0)", "dense", "images",
 }  # fmt: skip
 LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {

@@ -17,7 +17,7 @@ def fastpool(python):
 
 def test_info_tells_versions_threads_and_every_backend(fastpool):
     lines = fastpool("info", FASTPOOL_NUM_THREADS=3).splitlines()
-    told = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    told = dict(line.split(maxsplit=1) for line in reversed(lines) if len(line.split()) > 1)
     assert told["fastpool"] == fp.__version__
     assert told["numpy"] == np.__version__
     assert told["threads"] == "3"

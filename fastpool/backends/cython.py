@@ -113,7 +113,7 @@ def max_unpool(y, indices, x):
 
 
 def _grouped(x, cols, window):
-    """x as [group, lane, d, h, w] and columns as [group, lane, tap, d, h, w]: views.
+    """x as [group, lane, d, h, w] beside columns as [group, lane, tap, d, h, w]: views, in one part or one an image.
 
     What lies inside the rows becomes the lanes: images for columns in order "gemm", else the channels where they
     are last in `x`.
@@ -121,30 +121,34 @@ def _grouped(x, cols, window):
     n, c = window.batch, window.channels
     images_inside = cols.strides[0] < cols.strides[3]
     channels_inside = x.shape[4] > 1
+    merging = cols.strides[0] == c * cols.strides[1]
     cols = cols.reshape(n, c, window.volume, *window.out)
     x = np.moveaxis(x, 4, 1) if channels_inside else x.reshape(n, c, *window.size)
     if images_inside:
-        return x.swapaxes(0, 1), cols.swapaxes(0, 1)
-    if channels_inside:
-        return x, cols
-    return x.reshape(n * c, 1, *window.size), cols.reshape(n * c, 1, window.volume, *window.out)
+        yield x.swapaxes(0, 1), cols.swapaxes(0, 1)
+    elif channels_inside:
+        yield x, cols
+    elif merging:
+        yield x.reshape(n * c, 1, *window.size), cols.reshape(n * c, 1, window.volume, *window.out)
+    else:
+        yield from zip(x[:, :, None], cols[:, :, None], strict=True)
 
 
 def im2col(x, window, fill_value, cols):
     fill_bits = int(_bits(np.asarray(fill_value, x.dtype)))
-    x, cols = _grouped(_bits(x), _bits(cols), window)
-    _columns.gather(x, _geometry(window), fill_bits, cols)
+    for part, its_cols in _grouped(_bits(x), _bits(cols), window):
+        _columns.gather(part, _geometry(window), fill_bits, its_cols)
 
 
 def col2im(cols, window, dx):
     half = is_half(dx.dtype)
     if dx.dtype.kind in "iu":
         cols, dx = _bits(cols), _bits(dx)
-    x, cols = _grouped(dx, cols, window)
-    if not half:
-        _columns.add_up(cols, _geometry(window), x)
-        return
-    for box in _boxes(x.shape[:2], max(BLOCK_BYTES // (window.volume * window.positions * 4), 1)):
-        total = np.empty(x[box].shape, sum_dtype(dx.dtype))
-        _columns.add_up(cols[box].astype(total.dtype), _geometry(window), total)
-        x[box] = total
+    for x, its_cols in _grouped(dx, cols, window):
+        if not half:
+            _columns.add_up(its_cols, _geometry(window), x)
+            continue
+        for box in _boxes(x.shape[:2], max(BLOCK_BYTES // (window.volume * window.positions * 4), 1)):
+            total = np.empty(x[box].shape, sum_dtype(dx.dtype))
+            _columns.add_up(its_cols[box].astype(total.dtype), _geometry(window), total)
+            x[box] = total

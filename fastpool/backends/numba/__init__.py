@@ -124,11 +124,10 @@ def _movable(a):
 
 
 def _column_steps(cols):
-    """The columns flat, and how far apart images, channels, taps and positions lie in them."""
+    """The columns flat as they lie in memory, and how far apart images, channels, taps and positions are there."""
     steps = tuple(s // cols.itemsize for s in cols.strides)
-    if steps[3] == 1 or cols.flags.c_contiguous:
-        return cols.reshape(-1), steps
-    return cols.transpose(1, 2, 3, 0).reshape(-1), steps
+    in_memory = sorted(range(4), key=lambda axis: -steps[axis])
+    return cols.transpose(in_memory).reshape(-1), steps
 
 
 @_launched
