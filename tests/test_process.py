@@ -37,7 +37,7 @@ def in_threads(n, function):
     for t in threads: t.join()
     assert len(results) == n, "a thread died"
     return results
-def in_a_fork(function, limit=60):
+def in_a_fork(function, limit=40):
     pid = os.fork()
     if pid == 0:
         code = 3

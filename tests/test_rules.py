@@ -576,7 +576,7 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.swish(EYE, np.inf), "beta must be finite, got inf"),
         (lambda: fp.hard_swish_backward(EYE[0], EYE), r"dy must have the shape \(4, 4\) of x, got \(4,\)"),
         (lambda: fp.max_pool2d_backward(EYE, EYE, (-4, 4), 1), r"x_shape must not be negative .*\(-4, 4\)"),
-        (lambda: fp.argmax_to_indices(np.zeros((4, 4), np.uint8), (4, 4), (1, 1), convention="jax"), "convention .*'jax'"),
+        (lambda: fp.argmax_to_indices(np.zeros(4, np.uint8), (4,), (1,), convention="jax"), "convention .*'jax'"),
         (lambda: fp.set_num_threads(0), "n must be positive, got 0"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpool._rules import half_key
-from fastpool.arrays import is_bfloat16, is_half, lowest
+from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
 from fastpool.backends.numba.threads import launch, threading_layer
@@ -30,6 +30,9 @@ __all__ = [
     "warmup_tasks",
 ]
 
+# Up to here a gradient takes tap after tap, window by window beyond: see the two kernels.
+MOST_TAPS = 16
+
 FLOAT16_INFINITY, BFLOAT16_INFINITY = np.int16(0x7C00), np.int16(0x7F80)
 
 
@@ -39,17 +42,18 @@ class _Kind(NamedTuple):
     seen_as: np.dtype  # bool as uint8, two-byte floats as int16: what Numba knows
     infinity: np.int16 | None  # tells the two-byte floats from numbers and from each other: the bits of +inf
     lowest: np.generic  # the lowest value as the kernels compare it
+    sums: np.ndarray  # empty, of the dtype that gradients are added up in
 
 
 @cache
 def _kind(dtype):
-    value = np.array([lowest(dtype)], dtype)
+    value, sums = np.array([lowest(dtype)], dtype), np.empty(0, sum_dtype(dtype))
     if dtype.kind == "b":
-        return _Kind(np.dtype(np.uint8), None, np.uint8(0))
+        return _Kind(np.dtype(np.uint8), None, np.uint8(0), sums)
     if not is_half(dtype):
-        return _Kind(dtype, None, value[0])
+        return _Kind(dtype, None, value[0], sums)
     infinity = BFLOAT16_INFINITY if is_bfloat16(dtype) else FLOAT16_INFINITY
-    return _Kind(np.dtype(np.int16), infinity, np.int16(half_key(value.view(np.int16)[0], infinity)))
+    return _Kind(np.dtype(np.int16), infinity, np.int16(half_key(value.view(np.int16)[0], infinity)), sums)
 
 
 def _flat(a):
@@ -89,7 +93,7 @@ def max_pool(x, window, y, argmax):
 @lru_cache(maxsize=1024)
 def _block(window, inner):
     """How many windows, rows by columns, to take at once: their cells fill the cache and overlap little with the next."""
-    _, high, wide = ((k - 1) * d // s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
+    _, high, wide = _reaches(window)
     _, sh, sw = window.stride
     columns = min(max(pool.BLOCK // (inner * sw), wide, 1), window.out[2])
     rows = min(max(pool.BLOCK // ((columns + wide) * inner * sw * sh), high, 1), window.out[1])
@@ -98,13 +102,30 @@ def _block(window, inner):
 
 @_launched
 def max_pool_backward(dy, argmax, window, dx):
-    rows = dx.shape[0] * window.size[0] * window.size[1]
-    arguments = (_flat(dy), _flat(argmax), _flat(dx), _kind(dx.dtype).infinity, window.numbers, dx.shape[4])
-    one_wide = (window.kernel[2], window.stride[2], window.before[2], window.out[2]) == (1, 1, 0, window.size[2])
-    run = pool.max_pool_backward, pool.max_pool_backward_parallel
-    if one_wide:
-        run = pool.max_pool_backward_by_rows, pool.max_pool_backward_by_rows_parallel
-    return *run, rows, dx.nbytes + dy.nbytes, *arguments
+    kind, inner, nbytes = _kind(dx.dtype), dx.shape[4], dx.nbytes + dy.nbytes
+    arrays = _flat(dy), _flat(argmax), _flat(dx), kind.infinity
+    if window.volume > MOST_TAPS and window.kernel[2] > 1:
+        rows = dx.shape[0] * window.size[0] * window.size[1]
+        return pool.max_pool_backward, pool.max_pool_backward_parallel, rows, nbytes, *arrays, window.numbers, inner
+    (rows, columns), blocks = _block_of_cells(window, inner)
+    run = pool.max_pool_backward_by_taps, pool.max_pool_backward_by_taps_parallel
+    return *run, dx.shape[0] * blocks, nbytes, *arrays, kind.sums, window.numbers, inner, (rows, columns)
+
+
+@lru_cache(maxsize=1024)
+def _block_of_cells(window, inner):
+    """How many strides of cells, rows by columns, to take at once, and how many such blocks a plane has."""
+    _, back_rows, back_columns = _reaches(window)
+    _, sh, sw = window.stride
+    _, rows, columns = (-(-(n + b) // s) for n, b, s in zip(window.size, window.before, window.stride, strict=True))
+    block_columns = min(max(pool.BLOCK // (inner * sw), back_columns, 1), columns)
+    block_rows = min(max(pool.BLOCK // ((block_columns + back_columns) * inner * sw * sh), back_rows, 1), rows)
+    return (block_rows, block_columns), window.size[0] * -(-rows // block_rows) * -(-columns // block_columns)
+
+
+def _reaches(window):
+    """How many strides a window reaches beyond its start along each axis."""
+    return tuple((k - 1) * d // s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
 
 
 @_launched
@@ -189,8 +210,8 @@ def _warm_calls():
             yield f"max_pool {dtype}, argmax {index}", max_pool.plan(a, window, b, argmax)
             if dtype.kind == "f":
                 yield f"max_pool_backward {dtype}, {index}", max_pool_backward.plan(a, argmax, window, b)
-                column = Window.plan(2, (3, 1), (2, 1))
-                yield f"max_pool_backward {dtype}, {index}, by rows", max_pool_backward.plan(a, argmax, column, b)
+                large = Window.plan(1, (1,), MOST_TAPS + 1, padding=MOST_TAPS, stride=2 * MOST_TAPS)
+                yield f"max_pool_backward {dtype}, {index}, many taps", max_pool_backward.plan(a, argmax, large, b)
         yield f"max_pool {dtype}", max_pool.plan(a, window, b, None)
         yield f"max_unpool {dtype}", max_unpool.plan(a, np.zeros(a.shape, np.int64), b)
         yield f"col2im {dtype}", col2im.plan(a[0], window, b)

@@ -18,6 +18,7 @@ from fastpool.backends.numba.scalars import (
     room_for_sums,
     ties,
     unkeyed,
+    where_it_lies,
     widened,
     wins,
 )
@@ -271,43 +272,163 @@ def max_pool_parallel(x, y, argmax, infinity, lowest, geometry, inner, block, un
 
 
 @inlined
-def add_where(total, slopes, winners, tap, infinity):
+def add_where(total, slopes, winners, tap):
     """Add the gradients whose winner is one certain tap."""
     for i in range(len(total)):
-        total[i] += widened(slopes[i], infinity) if winners[i] == tap else total.dtype.type(0)
+        total[i] += slopes[i] if winners[i] == tap else slopes.dtype.type(0)
+
+
+@inlined
+def widen(out, row, infinity):
+    for i in range(len(out)):
+        out[i] = widened(row[i], infinity)
+
+
+@inlined
+def narrow(out, row, infinity):
+    for i in range(len(out)):
+        out[i] = narrowed(row[i], infinity)
+
+
+@inlined
+def put_cells(row, cells, step, inner, infinity):
+    """Cells to every step-th cell of a row: the inverse of `take_cells`."""
+    if step == 1:
+        narrow(row[: len(cells)], cells, infinity)
+    elif inner == 1:
+        for i in range(len(cells)):
+            row[i * step] = narrowed(cells[i], infinity)
+    else:
+        for cell in range(len(cells) // inner):
+            narrow(row[cell * step * inner :][:inner], cells[cell * inner : (cell + 1) * inner], infinity)
+
+
+@inlined
+def put_pairs(row, even, odd, infinity):
+    for i in range(len(odd)):
+        row[2 * i] = narrowed(even[i], infinity)
+        row[2 * i + 1] = narrowed(odd[i], infinity)
+
+
+@inlined
+def lay_out_windows(slopes, winners, dy, argmax, at, first_row, first_column, rows, columns, OH, OW, inner, infinity):
+    """The windows over a block of cells, [row, column]; those that do not exist have the gradient 0."""
+    begin = min(max(-first_column, 0), columns)
+    end = max(min(OW - first_column, columns), begin)
+    for row in range(rows):
+        oh = first_row + row
+        to = slopes[row * columns * inner : (row + 1) * columns * inner]
+        if not 0 <= oh < OH:
+            fill(to, 0)
+            continue
+        fill(to[: begin * inner], 0)
+        fill(to[end * inner :], 0)
+        source = (at + oh * OW + first_column + begin) * inner
+        count = (end - begin) * inner
+        widen(to[begin * inner :][:count], dy[source : source + count], infinity)
+        copy(winners[(row * columns + begin) * inner :][:count], argmax[source : source + count])
+
+
+@inlined
+def put_back(dx, cells, slice_start, top, left, rows, columns, H, W, right, sh, sw, inner, infinity):
+    """Cells laid out as [row phase, column phase, row, column] to where they are in memory: undoes `lay_out`."""
+    length = columns * inner
+    paired = inner == 1 and sw == 2
+    pairs_begin = min(max((1 - left) // 2, 0), columns)
+    pairs_end = max(min((right - left) // 2, columns), pairs_begin)
+    for row_phase in range(sh):
+        for row in range(rows):
+            h = top + row * sh + row_phase
+            if not 0 <= h < H:
+                continue
+            line = slice_start + h * W
+            at = (row_phase * sw * rows + row) * length
+            if paired:
+                even = cells[at + pairs_begin : at + pairs_end]
+                odd = cells[at + rows * length + pairs_begin : at + rows * length + pairs_end]
+                put_pairs(dx[line + left + 2 * pairs_begin :], even, odd, infinity)
+            for column_phase in range(sw):
+                source = cells[at + column_phase * rows * length :][:length]
+                first = left + column_phase
+                begin = 0 if first >= 0 else min((-first + sw - 1) // sw, columns)
+                end = max(min((right - first + sw - 1) // sw, columns), begin)
+                if paired:
+                    if begin < pairs_begin:
+                        put_cells(dx[line + first + begin * 2 :], source[begin:pairs_begin], 2, 1, infinity)
+                    if pairs_end < end:
+                        put_cells(dx[line + first + pairs_end * 2 :], source[pairs_end:end], 2, 1, infinity)
+                elif end > begin:
+                    into = dx[(line + first + begin * sw) * inner :]
+                    put_cells(into, source[begin * inner : end * inner], sw, inner, infinity)
 
 
 @kernel
-def max_pool_backward_by_rows(dy, argmax, dx, infinity, geometry, inner, start, stop):
-    """Windows one cell wide, such as maxout's: each row of dx asks the rows of windows that cover it, in order."""
+def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, start, stop):
+    """Units are blocks of cells, laid out as in `max_pool`: every tap adds one shifted run of windows to them.
+
+    Last tap first, so that a cell receives the gradients of its windows in row-major order.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    width = W * inner
+    block_rows, block_columns = block
+    all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
+    row_blocks, column_blocks = (
+        (all_rows + block_rows - 1) // block_rows,
+        (all_columns + block_columns - 1) // block_columns,
+    )
+    back_rows, back_columns = (KH - 1) * dh // sh, (KW - 1) * dw // sw
+    slopes = np.empty((block_rows + back_rows) * (block_columns + back_columns) * inner, sums.dtype)
+    winners = np.zeros(len(slopes), argmax.dtype)
+    cells = np.empty(sh * sw * block_rows * (block_columns + back_columns) * inner, sums.dtype)
+
     for unit in range(start, stop):
-        rest, h = divmod(unit, H)
+        rest, column_block = divmod(unit, column_blocks)
+        rest, row_block = divmod(rest, row_blocks)
         plane, d = divmod(rest, D)
-        into = dx[unit * width : (unit + 1) * width]
-        total = room_for_sums(into, infinity)
+        first_row, first_column = row_block * block_rows, column_block * block_columns
+        rows = min(block_rows, all_rows - first_row)
+        columns = min(block_columns, all_columns - first_column) + back_columns
+        part = rows * columns * inner
+        run = part - back_columns * inner
+        # Windows along the depth alone have the form in memory already.
+        direct = KH * KW * sh * sw == 1 and ph == 0 and pw == 0 and (rows == 1 or columns == W)
+        here = ((plane * D + d) * H + first_row) * W + first_column
+        total = where_it_lies(direct, dx[here * inner :], cells, infinity)[: sh * sw * part]
         fill(total, 0)
         for kd in range(KD - 1, -1, -1):
-            od, between_d = divmod(d + pd - kd * dd, sd)
-            if between_d != 0 or not 0 <= od < OD:
+            od, between = divmod(d + pd - kd * dd, sd)
+            if between != 0 or not 0 <= od < OD:
                 continue
+            top, left = first_row - back_rows, first_column - back_columns
+            at = (plane * OD + od) * OH * OW
+            gradients, chosen = slopes, winners
+            if direct and infinity is None:
+                there = (at + first_row * W + first_column) * inner
+                gradients = where_it_lies(direct, dy[there:], slopes, infinity)
+                chosen = argmax[there:]
+            else:
+                lay_out_windows(
+                    slopes, winners, dy, argmax, at, top, left, rows + back_rows, columns, OH, OW, inner, infinity
+                )
             for kh in range(KH - 1, -1, -1):
-                oh, between_h = divmod(h + ph - kh * dh, sh)
-                if between_h == 0 and 0 <= oh < OH:
-                    at = ((plane * OD + od) * OH + oh) * width
-                    slopes, winners = dy[at : at + width], argmax[at : at + width]
-                    add_where(total, slopes, winners, argmax.dtype.type(kd * KH + kh), infinity)
-        if infinity is not None:
-            for i in range(len(into)):
-                into[i] = narrowed(total[i], infinity)
+                row_shift, row_phase = divmod(kh * dh, sh)
+                for kw in range(KW - 1, -1, -1):
+                    column_shift, column_phase = divmod(kw * dw, sw)
+                    to = total[(row_phase * sw + column_phase) * part :][:run]
+                    source = ((back_rows - row_shift) * columns + back_columns - column_shift) * inner
+                    tap = argmax.dtype.type((kd * KH + kh) * KW + kw)
+                    add_where(to, gradients[source : source + run], chosen[source : source + run], tap)
+        if direct and infinity is None:
+            continue
+        top, left = first_row * sh - ph, first_column * sw - pw
+        right = min(W, left + (columns - back_columns) * sw)
+        put_back(dx, total, (plane * D + d) * H * W, top, left, rows, columns, H, W, right, sh, sw, inner, infinity)
 
 
 @kernel(parallel=True)
-def max_pool_backward_by_rows_parallel(dy, argmax, dx, infinity, geometry, inner, units, chunks):
+def max_pool_backward_by_taps_parallel(dy, argmax, dx, infinity, sums, geometry, inner, block, units, chunks):
     for i in prange(chunks):
         a, b = units * i // chunks, units * (i + 1) // chunks
-        max_pool_backward_by_rows(dy, argmax, dx, infinity, geometry, inner, a, b)
+        max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, a, b)
 
 
 @kernel

@@ -121,3 +121,14 @@ def _room_for_sums(into, infinity):
     if isinstance(infinity, types.NoneType):
         return lambda into, infinity: into
     return lambda into, infinity: np.empty(len(into), np.float32)
+
+
+def where_it_lies(direct, there, here, infinity):
+    """`there` if a kernel may work on the memory itself, which two-byte floats never allow; else `here`."""
+
+
+@overload(where_it_lies)
+def _where_it_lies(direct, there, here, infinity):
+    if isinstance(infinity, types.NoneType):
+        return lambda direct, there, here, infinity: there if direct else here
+    return lambda direct, there, here, infinity: here
