@@ -341,6 +341,8 @@ def _user_shape(like: tuple[int, ...], size: tuple[int, ...], channel_axis: int 
 def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis) -> Window:
     """Geometry of one to three spatial axes, filled up to three."""
     axes = len(size)
+    # A single window has nothing to step to; as a step of 1 it needs no special care further down.
+    stride = tuple(1 if o == 1 else s for s, o in zip(stride, out, strict=True))
     ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)
     return Window(
         batch=batch,

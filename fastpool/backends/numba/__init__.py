@@ -33,6 +33,9 @@ __all__ = [
 # Up to here a gradient takes tap after tap, window by window beyond: see the two kernels.
 MOST_TAPS = 16
 
+# Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
+MOST_ROOM = 1 << 24
+
 FLOAT16_INFINITY, BFLOAT16_INFINITY = np.int16(0x7C00), np.int16(0x7F80)
 
 
@@ -82,45 +85,56 @@ def _launched(plan):
 
 @_launched
 def max_pool(x, window, y, argmax):
-    inner = x.shape[4]
-    rows, columns = block = _block(window, inner)
-    units = x.shape[0] * window.out[0] * -(-window.out[1] // rows) * -(-window.out[2] // columns)
+    inner, planes = x.shape[4], x.shape[0] * window.out[0]
     kind, offsets = _kind(x.dtype), None if argmax is None else argmax.reshape(-1)
-    arguments = (_flat(x), _flat(y), offsets, kind.infinity, kind.lowest, window.numbers, inner, block)
-    return pool.max_pool, pool.max_pool_parallel, units, x.nbytes + y.nbytes, *arguments
+    arguments = (_flat(x), _flat(y), offsets, kind.infinity, kind.lowest, window.numbers, inner)
+    block, room, blocks = _block(window, inner)
+    if room > MOST_ROOM:
+        run = pool.max_pool_by_cells, pool.max_pool_by_cells_parallel
+        return *run, planes * window.out[1], x.nbytes + y.nbytes, *arguments
+    return pool.max_pool, pool.max_pool_parallel, planes * blocks, x.nbytes + y.nbytes, *arguments, block
 
 
 @lru_cache(maxsize=1024)
 def _block(window, inner):
-    """How many windows, rows by columns, to take at once: their cells fill the cache and overlap little with the next."""
+    """How many windows, rows by columns, to take at once, what room their cells need, and how many blocks a plane has.
+
+    Their cells fill the first-level cache, but overlap little with the next block's.
+    """
     _, high, wide = _reaches(window)
     _, sh, sw = window.stride
-    columns = min(max(pool.BLOCK // (inner * sw), wide, 1), window.out[2])
-    rows = min(max(pool.BLOCK // ((columns + wide) * inner * sw * sh), high, 1), window.out[1])
-    return rows, columns
+    _, out_rows, out_columns = window.out
+    columns = min(max(pool.BLOCK // (inner * sw), wide, 1), out_columns)
+    rows = min(max(pool.BLOCK // ((columns + wide) * inner * sw * sh), high, 1), out_rows)
+    _, phases_h, phases_w = (
+        min(s, (k - 1) * d + 1) for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True)
+    )
+    room = phases_h * phases_w * (rows + high) * (columns + wide) * inner
+    return (rows, columns), room, -(-out_rows // rows) * -(-out_columns // columns)
 
 
 @_launched
 def max_pool_backward(dy, argmax, window, dx):
     kind, inner, nbytes = _kind(dx.dtype), dx.shape[4], dx.nbytes + dy.nbytes
     arrays = _flat(dy), _flat(argmax), _flat(dx), kind.infinity
-    if window.volume > MOST_TAPS and window.kernel[2] > 1:
+    block, room, blocks = _block_of_cells(window, inner)
+    if room > MOST_ROOM or (window.volume > MOST_TAPS and window.kernel[2] > 1):
         rows = dx.shape[0] * window.size[0] * window.size[1]
         return pool.max_pool_backward, pool.max_pool_backward_parallel, rows, nbytes, *arrays, window.numbers, inner
-    (rows, columns), blocks = _block_of_cells(window, inner)
     run = pool.max_pool_backward_by_taps, pool.max_pool_backward_by_taps_parallel
-    return *run, dx.shape[0] * blocks, nbytes, *arrays, kind.sums, window.numbers, inner, (rows, columns)
+    return *run, dx.shape[0] * blocks, nbytes, *arrays, kind.sums, window.numbers, inner, block
 
 
 @lru_cache(maxsize=1024)
 def _block_of_cells(window, inner):
-    """How many strides of cells, rows by columns, to take at once, and how many such blocks a plane has."""
+    """As `_block`, for the cells that windows reach back to: in strides."""
     _, back_rows, back_columns = _reaches(window)
     _, sh, sw = window.stride
     _, rows, columns = (-(-(n + b) // s) for n, b, s in zip(window.size, window.before, window.stride, strict=True))
     block_columns = min(max(pool.BLOCK // (inner * sw), back_columns, 1), columns)
     block_rows = min(max(pool.BLOCK // ((block_columns + back_columns) * inner * sw * sh), back_rows, 1), rows)
-    return (block_rows, block_columns), window.size[0] * -(-rows // block_rows) * -(-columns // block_columns)
+    room = sh * sw * (block_rows + back_rows) * (block_columns + back_columns) * inner
+    return (block_rows, block_columns), room, window.size[0] * -(-rows // block_rows) * -(-columns // block_columns)
 
 
 def _reaches(window):

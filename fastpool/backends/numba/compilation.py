@@ -49,6 +49,11 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def _seal(name: str, payload: bytes) -> bytes:
+    """What shows that a file is whole and bears its own name."""
+    return DIGEST(name.encode() + payload).digest()
+
+
 class KernelCache(_Cache):
     """One kernel's compiled versions on disk. Takes the place of Numba's own cache in a dispatcher."""
 
@@ -68,9 +73,10 @@ class KernelCache(_Cache):
             return None
         target_context.refresh()
         try:
-            stored = self._file(sig, target_context.codegen()).read_bytes()
+            file = self._file(sig, target_context.codegen())
+            stored = file.read_bytes()
             check, payload = stored[:32], stored[32:]
-            if DIGEST(payload).digest() != check:
+            if _seal(file.name, payload) != check:
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:
@@ -85,7 +91,7 @@ class KernelCache(_Cache):
             target = self._file(sig, data.codegen)
             with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
                 temporary = file.name
-                file.write(DIGEST(payload).digest() + payload)
+                file.write(_seal(target.name, payload) + payload)
             os.replace(temporary, target)
         except Exception:
             if temporary is not None:

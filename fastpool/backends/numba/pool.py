@@ -271,6 +271,38 @@ def max_pool_parallel(x, y, argmax, infinity, lowest, geometry, inner, block, un
         max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, a, b)
 
 
+@kernel
+def max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, start, stop):
+    """Units are rows of windows, cell after cell: for windows that reach too far for `max_pool` to lay them out."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    for unit in range(start, stop):
+        rest, oh = divmod(unit, OH)
+        plane, od = divmod(rest, OD)
+        d0, h0 = od * sd - pd, oh * sh - ph
+        for ow in range(OW):
+            w0 = ow * sw - pw
+            for c in range(inner):
+                best, offset = lowest, first_cell((d0, h0, w0), geometry)
+                for kd in range(first_tap(d0, dd), after_last_tap(d0, KD, dd, D)):
+                    for kh in range(first_tap(h0, dh), after_last_tap(h0, KH, dh, H)):
+                        row = ((plane * D + d0 + kd * dd) * H + h0 + kh * dh) * W
+                        for kw in range(first_tap(w0, dw), after_last_tap(w0, KW, dw, W)):
+                            value = key(x[(row + w0 + kw * dw) * inner + c], infinity)
+                            if wins(value, best):
+                                best, offset = value, (kd * KH + kh) * KW + kw
+                at = (unit * OW + ow) * inner + c
+                y[at] = unkeyed(best, infinity)
+                if argmax is not None:
+                    argmax[at] = offset
+
+
+@kernel(parallel=True)
+def max_pool_by_cells_parallel(x, y, argmax, infinity, lowest, geometry, inner, units, chunks):
+    for i in prange(chunks):
+        a, b = units * i // chunks, units * (i + 1) // chunks
+        max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, a, b)
+
+
 @inlined
 def add_where(total, slopes, winners, tap):
     """Add the gradients whose winner is one certain tap."""
@@ -390,7 +422,7 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, b
         part = rows * columns * inner
         run = part - back_columns * inner
         # Windows along the depth alone have the form in memory already.
-        direct = KH * KW * sh * sw == 1 and ph == 0 and pw == 0 and (rows == 1 or columns == W)
+        direct = KH * KW * sh * sw == 1 and ph == 0 and pw == 0 and OH == H and OW == W and (rows == 1 or columns == W)
         here = ((plane * D + d) * H + first_row) * W + first_column
         total = where_it_lies(direct, dx[here * inner :], cells, infinity)[: sh * sw * part]
         fill(total, 0)
@@ -433,7 +465,10 @@ def max_pool_backward_by_taps_parallel(dy, argmax, dx, infinity, sums, geometry,
 
 @kernel
 def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
-    """Units are rows of dx. A tile of them is zeroed, then every window that can reach it adds to it, in order."""
+    """Units are rows of dx. A tile of them is zeroed, then every window that can reach it adds to it, in order.
+
+    For windows of many taps; its work does not grow with their number.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     rows, width = D * H, W * inner
     small = argmax.itemsize == 1

@@ -14,6 +14,7 @@ from functools import cache
 from threading import Lock
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from fastpool.threads import get_num_threads
 
@@ -22,6 +23,14 @@ PARALLEL_BYTES = 1 << 17
 
 _home = os.getpid()
 _launching = Lock()
+
+if hasattr(os, "register_at_fork"):
+    # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 @cache
