@@ -12,11 +12,6 @@ def wins(value, best):
     return (not value <= best) & (best == best)
 
 
-def ties(value, best):
-    """Whether two cells are equally good: equal values, or two NaN."""
-    return (value == best) | ((value != value) & (best != best))
-
-
 def half_key(bits, infinity):
     """The bits of a two-byte float (as int16) as an int16 that sorts like the float, every NaN on top.
 

@@ -140,6 +140,9 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "same even kernel": ((1, 2, 7, 6), {"kernel_size": (2, 4), "stride": 1, "padding": "same"}),
     "same_lower": ((1, 2, 8, 6), {"kernel_size": 4, "stride": (2, 3), "padding": "same_lower"}),
     "valid": ((1, 2, 8, 9), {"kernel_size": 3, "stride": 2, "padding": "valid"}),
+    "5 s2 p2": ((1, 2, 11, 14), {"kernel_size": 5, "stride": 2, "padding": 2}),
+    "(6,9) s(2,1)": ((1, 2, 15, 13), {"kernel_size": (6, 9), "stride": (2, 1), "padding": ((0, 4), (5, 3))}),
+    "(9,7) s(1,3)": ((1, 2, 12, 24), {"kernel_size": (9, 7), "stride": (1, 3), "padding": (4, 0)}),
     "13 s1 p6": ((1, 2, 9, 16), {"kernel_size": 13, "stride": 1, "padding": 6}),
     "large window": ((1, 1, 40, 50), {"kernel_size": (21, 33), "stride": (10, 9)}),
     "the whole plane": ((2, 2, 7, 5), {"kernel_size": (7, 5)}),
@@ -156,6 +159,12 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "3-D (1,2,3) s(2,1,1)": (
         (2, 1, 4, 5, 6),
         {"kernel_size": (1, 2, 3), "stride": (2, 1, 1), "padding": ((0, 1), (1, 0), (2, 3)), "dilation": (1, 2, 1)},
+    ),
+    "3-D along the depth": ((1, 2, 4, 3, 5), {"kernel_size": (2, 1, 1), "stride": 1}),
+    "3-D along the depth, one row": ((1, 2, 4, 2, 5), {"kernel_size": (2, 1, 1), "stride": (2, 3, 1)}),
+    "3-D along the depth, more rows": (
+        (1, 2, 4, 3, 5),
+        {"kernel_size": (3, 1, 1), "stride": (1, 1, 1), "padding": ((2, 1), (0, 1), (0, 0))},
     ),
     "3-D ceil": ((1, 1, 5, 4, 5), {"kernel_size": 2, "ceil_mode": True}),
 }

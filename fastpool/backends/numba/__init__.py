@@ -101,15 +101,13 @@ def _block(window, inner):
 
     Their cells fill the first-level cache, but overlap little with the next block's.
     """
-    _, high, wide = _reaches(window)
+    _, reach_h, reach_w = ((k - 1) * d for k, d in zip(window.kernel, window.dilation, strict=True))
     _, sh, sw = window.stride
     _, out_rows, out_columns = window.out
-    columns = min(max(pool.BLOCK // (inner * sw), wide, 1), out_columns)
-    rows = min(max(pool.BLOCK // ((columns + wide) * inner * sw * sh), high, 1), out_rows)
-    _, phases_h, phases_w = (
-        min(s, (k - 1) * d + 1) for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True)
-    )
-    room = phases_h * phases_w * (rows + high) * (columns + wide) * inner
+    columns = min(max(pool.BLOCK // (inner * sw), 2 * reach_w // sw, 1), out_columns)
+    pitch = max(columns + reach_w // sw, -(-window.size[2] // sw) if columns == out_columns else 0)
+    rows = min(max(pool.BLOCK // (pitch * sw * sh * inner), 2 * reach_h // sh, 1), out_rows)
+    room = ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
     return (rows, columns), room, -(-out_rows // rows) * -(-out_columns // columns)
 
 
@@ -210,7 +208,7 @@ def swish_backward(dy, x, beta, dx):
     return *run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), beta, _flat(dx), _kind(x.dtype).infinity
 
 
-_WARM = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "f2", "f4", "f8")))
+_WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
 
 
 def _warm_calls():

@@ -1,6 +1,5 @@
 """im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
 
-import numpy as np
 from numba import prange
 
 from fastpool.backends.numba.compilation import inlined, kernel

@@ -15,8 +15,9 @@ from fastpool.backends.numba.scalars import (
     key,
     maximum,
     narrowed,
+    offsets,
+    part,
     room_for_sums,
-    ties,
     unkeyed,
     where_it_lies,
     widened,
@@ -39,86 +40,169 @@ def copy(out, row):
 
 
 @inlined
-def larger(out, row):
+def larger(out, a, b):
+    for i in range(len(out)):
+        out[i] = maximum(a[i], b[i])
+
+
+@inlined
+def enlarge(out, row):
     for i in range(len(out)):
         out[i] = maximum(out[i], row[i])
 
 
+# Beside each run of values goes a run of offsets: who won. What comes later has a larger offset, so it needs more
+# than a tie: `ahead` is how much larger.
+
+
 @inlined
-def winners(out, offset, row, row_offset):
-    """`larger` that also notes which row won; a later row needs more than a tie."""
-    candidate = offset.dtype.type(row_offset)
+def winners(out, won, a, a_won, b, b_won, ahead):
+    ahead = won.dtype.type(ahead)
+    for i in range(len(out)):
+        better = wins(b[i], a[i])
+        out[i] = b[i] if better else a[i]
+        won[i] = won.dtype.type(b_won[i] + ahead) if better else a_won[i]
+
+
+@inlined
+def challenge(out, won, row, row_won, ahead):
+    ahead = won.dtype.type(ahead)
     for i in range(len(out)):
         better = wins(row[i], out[i])
         out[i] = row[i] if better else out[i]
-        offset[i] = candidate if better else offset[i]
+        won[i] = won.dtype.type(row_won[i] + ahead) if better else won[i]
 
 
 @inlined
-def first_winners(out, offset, row, row_offset, tap):
-    """`winners` along a row: of two equal cells, the one with the smaller offset comes first in its window."""
-    tap = offset.dtype.type(tap)
+def larger_pairs(out, row):
+    """The larger of each two neighbours. Both at once, since LLVM turns such a pair of loads into shuffles."""
     for i in range(len(out)):
-        candidate = offset.dtype.type(row_offset[i] + tap)
-        better = wins(row[i], out[i]) | (ties(row[i], out[i]) & (candidate < offset[i]))
-        out[i] = row[i] if better else out[i]
-        offset[i] = candidate if better else offset[i]
+        out[i] = maximum(row[2 * i], row[2 * i + 1])
 
 
 @inlined
-def take_cells(into, row, step, inner, infinity):
-    """Every step-th cell of a row; a cell is `inner` numbers."""
-    if step == 1:
-        for i in range(len(into)):
-            into[i] = key(row[i], infinity)
-    elif inner == 1:
-        for i in range(len(into)):
-            into[i] = key(row[i * step], infinity)
+def enlarge_pairs(out, row):
+    for i in range(len(out)):
+        out[i] = maximum(out[i], maximum(row[2 * i], row[2 * i + 1]))
+
+
+@inlined
+def winner_pairs(out, won, row):
+    for i in range(len(out)):
+        a, b = row[2 * i], row[2 * i + 1]
+        better = wins(b, a)
+        out[i] = b if better else a
+        won[i] = 1 if better else 0
+
+
+@inlined
+def challenge_pairs(out, won, row, tap):
+    tap = won.dtype.type(tap)
+    for i in range(len(out)):
+        a, b = row[2 * i], row[2 * i + 1]
+        better = wins(a, out[i])
+        best, at = a if better else out[i], tap if better else won[i]
+        better = wins(b, best)
+        out[i] = b if better else best
+        won[i] = won.dtype.type(tap + won.dtype.type(1)) if better else at
+
+
+@inlined
+def window_maximum(out, won, a, a_won, taps, step, weight, spare, spare_won):
+    """out[i] = the maximum of a[i + t * step] over all taps t, whose offset grows by `weight` a tap.
+
+    Many taps by doubling: windows of 2, 4, 8 ... taps, then two of those that overlap.
+    """
+    n = len(out)
+    if taps == 1:
+        copy(out, a)
+        if won is not None:
+            copy(won, a_won)
+        return
+    width, source, source_won = 1, a, a_won
+    if taps > 4:
+        turn = 0
+        while 2 * width < taps:
+            length = n + (taps - 2 * width) * step
+            to = spare[turn * (len(spare) // 2) :][:length]
+            right = source[width * step :]
+            if won is None:
+                larger(to, source, right)
+            else:
+                to_won = spare_won[turn * (len(spare) // 2) :][:length]
+                winners(to, to_won, source, source_won, right, source_won[width * step :], width * weight)
+                source_won = to_won
+            source, width, turn = to, 2 * width, 1 - turn
+    first = taps - width if taps > 4 else 1
+    if won is None:
+        larger(out, source, source[first * step :])
     else:
-        for cell in range(len(into) // inner):
-            to, source = into[cell * inner : (cell + 1) * inner], row[cell * step * inner :]
-            for i in range(inner):
-                to[i] = key(source[i], infinity)
+        winners(out, won, source, source_won, source[first * step :], source_won[first * step :], first * weight)
+    if taps <= 4:
+        for tap in range(2, taps):
+            if won is None:
+                enlarge(out, a[tap * step :])
+            else:
+                challenge(out, won, a[tap * step :], a_won[tap * step :], tap * weight)
 
 
 @inlined
-def take_pairs(even, odd, row, infinity):
-    """`take_cells` with step 2 for both phases at once, which LLVM turns into shuffles where one alone is slow."""
-    for i in range(len(odd)):
-        even[i] = key(row[2 * i], infinity)
-        odd[i] = key(row[2 * i + 1], infinity)
+def take_cells(out, row, stride, inner):
+    """Every stride-th cell of a row; a cell is `inner` numbers."""
+    if inner == 1:
+        for i in range(len(out)):
+            out[i] = row[i * stride]
+        return
+    for cell in range(len(out) // inner):
+        copy(out[cell * inner :][:inner], row[cell * stride * inner :])
 
 
 @inlined
-def lay_out(cells, x, slice_start, top, left, phases, rows, columns, H, W, sh, sw, inner, lowest, infinity):
-    """The cells under a block of windows, [row phase, column phase, row, column]: what lies a stride apart side by side."""
-    high, wide = phases
-    length = columns * inner
-    paired = inner == 1 and sw == 2 and wide == 2
-    pairs_begin = min(max((1 - left) // 2, 0), columns)
-    pairs_end = max(min((W - left) // 2, columns), pairs_begin)
-    for row_phase in range(high):
-        for row in range(rows):
-            h = top + row * sh + row_phase
-            real = 0 <= h < H
-            line = slice_start + h * W
-            at = (row_phase * wide * rows + row) * length
-            if paired and real:
-                even = cells[at + pairs_begin : at + pairs_end]
-                odd = cells[at + rows * length + pairs_begin : at + rows * length + pairs_end]
-                take_pairs(even, odd, x[line + left + 2 * pairs_begin :], infinity)
-            for column_phase in range(wide):
-                into = cells[at + column_phase * rows * length :][:length]
-                first = left + column_phase
-                begin = 0 if first >= 0 else min((-first + sw - 1) // sw, columns)
-                end = max(min((W - first + sw - 1) // sw, columns), begin) if real else begin
-                fill(into[: begin * inner], lowest)
-                fill(into[end * inner :], lowest)
-                if paired and end > begin:
-                    take_cells(into[begin:pairs_begin], x[line + first + begin * 2 :], 2, 1, infinity)
-                    take_cells(into[pairs_end:end], x[line + first + pairs_end * 2 :], 2, 1, infinity)
-                elif end > begin:
-                    take_cells(into[begin * inner : end * inner], x[(line + first + begin * sw) * inner :], sw, inner, infinity)
+def stepped_maximum(out, won, a, zeros, taps, stride, dilation, inner, spare):
+    """`window_maximum` for every stride-th cell."""
+    if inner == 1 and stride == 2 and dilation == 1 and taps > 1:
+        # The last pair may hold a cell that the one before it held: that changes nothing.
+        for pair in range((taps + 1) // 2):
+            tap = min(2 * pair, taps - 2)
+            if won is None:
+                if pair == 0:
+                    larger_pairs(out, a)
+                else:
+                    enlarge_pairs(out, a[tap:])
+            elif pair == 0:
+                winner_pairs(out, won, a)
+            else:
+                challenge_pairs(out, won, a[tap:], tap)
+        return
+    take_cells(out, a, stride, inner)
+    if won is not None:
+        fill(won, 0)
+    for tap in range(1, taps):
+        row = spare[: len(out)]
+        take_cells(row, a[tap * dilation * inner :], stride, inner)
+        if won is None:
+            enlarge(out, row)
+        else:
+            challenge(out, won, row, zeros, tap)
+
+
+@inlined
+def lay_out(cells, x, slice_start, top, left, rows, columns, H, W, inner, lowest, infinity):
+    """The cells under a block of windows, [row, column], padding included."""
+    begin = min(max(-left, 0), columns)
+    end = max(min(W - left, columns), begin)
+    for row in range(rows):
+        h = top + row
+        to = cells[row * columns * inner :][: columns * inner]
+        if not 0 <= h < H:
+            fill(to, lowest)
+            continue
+        fill(to[: begin * inner], lowest)
+        fill(to[end * inner :], lowest)
+        source = x[(slice_start + h * W + left + begin) * inner :]
+        into = to[begin * inner : end * inner]
+        for i in range(len(into)):
+            into[i] = key(source[i], infinity)
 
 
 @inlined
@@ -139,23 +223,28 @@ def leaves(start, kernel, dilation, size):
 
 @kernel
 def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop):
-    """Units are blocks of windows, `block` rows by columns.
+    """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
 
-    The cells under a block are laid out so that every tap of all its windows is one shifted run of cells. The
-    maximum is taken over the taps of a column of the window, then over those of a row, run by run.
+    Every tap is one shifted run over all rows of the block at once. In this order a later tap has a larger offset,
+    so that the first of equal cells stays without a look at the offsets.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
     reach_h, reach_w = (KH - 1) * dh, (KW - 1) * dw
-    high, wide = min(sh, reach_h + 1), min(sw, reach_w + 1)
-    room_rows, room_columns = block_rows + reach_h // sh, block_columns + reach_w // sw
-    laid = np.empty(high * wide * room_rows * room_columns * inner, x.dtype)
-    tall = np.empty(wide * block_rows * room_columns * inner, x.dtype)
-    flat = np.empty(block_rows * room_columns * inner, x.dtype)
+    room_rows = (block_rows - 1) * sh + reach_h + 1
+    room_columns = (block_columns - 1) + reach_w // sw + 1
+    room = room_rows * max(room_columns, (W + sw - 1) // sw if block_columns == OW else 0) * inner
+    laid = np.empty(room * sw, x.dtype)
+    along_room = np.empty(room, x.dtype)
+    down_room = np.empty(room, x.dtype)
+    slice_room = np.empty(room if KD > 1 else 0, x.dtype)
+    spare = np.empty(2 * room if KW > 4 or KH > 4 or sw > 1 else 0, x.dtype)
+    along_won_room, down_won_room = offsets(argmax, len(along_room)), offsets(argmax, len(down_room))
+    slice_won_room, spare_won = offsets(argmax, len(slice_room)), offsets(argmax, len(spare))
+    zeros = offsets(argmax, room * sw)
     if argmax is not None:
-        tall_offset = np.empty(len(tall), argmax.dtype)
-        flat_offset = np.empty(len(flat), argmax.dtype)
+        fill(zeros, 0)
 
     for unit in range(start, stop):
         rest, column_block = divmod(unit, column_blocks)
@@ -163,85 +252,85 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
         plane, od = divmod(rest, OD)
         oh, ow = row_block * block_rows, column_block * block_columns
         out_rows, out_columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
-        rows, columns = out_rows + reach_h // sh, out_columns + reach_w // sw
+        rows = (out_rows - 1) * sh + reach_h + 1
+        pitch = out_columns + reach_w // sw
         d0, top, left = od * sd - pd, oh * sh - ph, ow * sw - pw
         out_at = ((plane * OD + od) * OH + oh) * OW + ow
-        run, out_run = out_rows * columns * inner, ((out_rows - 1) * columns + out_columns) * inner
 
-        # Where the laid-out form is the form in memory, it is read there.
-        inside = top >= 0 and left >= 0 and top + rows <= H and left + columns <= W
-        as_is = infinity is None and sh == 1 and sw == 1 and inside and (rows == 1 or columns == W)
-        as_is_out = columns == out_columns and (out_rows == 1 or out_columns == OW)
-        best, best_offset = flat[:out_run], argmax
+        # Where rows of cells lie in memory as they would be laid out, they are read there.
+        reaches_to = left + (out_columns - 1) * sw + reach_w
+        inside = top >= 0 and left >= 0 and top + rows <= H and reaches_to < W
+        whole_rows = left == 0 and W % sw == 0 and out_columns == OW
+        as_is = infinity is None and inside and (rows == 1 or whole_rows)
+        if as_is and rows > 1:
+            pitch = W // sw
+        as_is_out = pitch == out_columns and (out_rows == 1 or out_columns == OW)
+        run = ((rows - 1) * pitch + out_columns) * inner
+        out_run = ((out_rows - 1) * pitch + out_columns) * inner
+
+        best, best_won = down_room[:out_run], part(down_won_room, 0, out_run)
         if as_is_out:
-            best = y[out_at * inner : out_at * inner + out_run]
-        if argmax is not None:
-            best_offset = flat_offset[:out_run]
-            if as_is_out:
-                best_offset = argmax[out_at * inner : out_at * inner + out_run]
+            best, best_won = y[out_at * inner :][:out_run], part(argmax, out_at * inner, out_run)
 
         kd0, kd1 = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
         for kd in range(kd0, kd1):
             slice_start = (plane * D + d0 + kd * dd) * H * W
-            cells = laid
             if as_is:
                 cells = x[(slice_start + top * W + left) * inner :]
             else:
-                lay_out(
-                    laid, x, slice_start, top, left, (high, wide), rows, columns, H, W, sh, sw, inner, lowest, infinity
-                )
-            for kh in range(KH):
-                shift, row_phase = divmod(kh * dh, sh)
-                for column_phase in range(wide):
-                    at = ((row_phase * wide + column_phase) * rows + shift) * columns * inner
-                    tap = cells[at : at + run]
-                    to = tall[column_phase * run : (column_phase + 1) * run]
-                    if argmax is None:
-                        if kd == kd0 and kh == 0:
-                            copy(to, tap)
-                        else:
-                            larger(to, tap)
-                    else:
-                        to_offset = tall_offset[column_phase * run : (column_phase + 1) * run]
-                        row_offset = (kd * KH + kh) * KW
-                        if kd == kd0 and kh == 0:
-                            copy(to, tap)
-                            fill(to_offset, row_offset)
-                        else:
-                            winners(to, to_offset, tap, row_offset)
-        if kd0 >= kd1:
-            fill(tall, lowest)
-            if argmax is not None:
-                fill(tall_offset, 0)
+                cells = laid
+                lay_out(laid, x, slice_start, top, left, rows, pitch * sw, H, W, inner, lowest, infinity)
 
-        for kw in range(KW):
-            shift, column_phase = divmod(kw * dw, sw)
-            at = column_phase * run + shift * inner
-            tap = tall[at : at + out_run]
-            if argmax is None:
-                if kw == 0:
-                    copy(best, tap)
-                else:
-                    larger(best, tap)
+            along, along_won = along_room[:run], part(along_won_room, 0, run)
+            if sw > 1:
+                stepped_maximum(along, along_won, cells, zeros, KW, sw, dw, inner, spare)
+            elif KW > 1:
+                window_maximum(along, along_won, cells, zeros, KW, dw * inner, 1, spare, spare_won)
             else:
-                tap_offset = tall_offset[at : at + out_run]
-                if kw == 0:
-                    copy(best, tap)
-                    copy(best_offset, tap_offset)
-                else:
-                    first_winners(best, best_offset, tap, tap_offset, kw)
+                along, along_won = cells[:run], part(zeros, 0, run)
+
+            found, found_won = slice_room[:out_run], part(slice_won_room, 0, out_run)
+            if kd == kd0:
+                found, found_won = best, best_won
+            if KH > 1 or sh > 1:
+                # With a step of one all rows are one run.
+                runs, length = (1, out_run) if sh == 1 else (out_rows, out_columns * inner)
+                for row in range(runs):
+                    at, source = row * pitch * inner, row * sh * pitch * inner
+                    out, won = found[at : at + length], part(found_won, at, length)
+                    rest_won = part(along_won, source, run - source)
+                    step = dh * pitch * inner
+                    window_maximum(out, won, along[source:], rest_won, KH, step, KW, spare, spare_won)
+            elif kd == kd0:
+                copy(best, along)
+                if argmax is not None:
+                    copy(best_won, along_won)
+            else:
+                found, found_won = along, along_won
+
+            if argmax is None:
+                if kd > kd0:
+                    enlarge(best, found)
+            elif kd > kd0:
+                challenge(best, best_won, found, found_won, kd * KH * KW)
+            elif kd > 0:
+                for i in range(out_run):
+                    best_won[i] += argmax.dtype.type(kd * KH * KW)
+        if kd0 >= kd1:
+            fill(best, lowest)
+            if argmax is not None:
+                fill(best_won, 0)
 
         for row in range(out_rows):
-            to = (out_at + row * OW) * inner
-            source = row * columns * inner
+            to, source = (out_at + row * OW) * inner, row * pitch * inner
             into = y[to : to + out_columns * inner]
             if not as_is_out:
-                copy(into, best[source : source + out_columns * inner])
+                copy(into, best[source:])
             if argmax is not None:
-                into_offset = argmax[to : to + out_columns * inner]
+                into_won = argmax[to : to + out_columns * inner]
                 if not as_is_out:
-                    copy(into_offset, best_offset[source : source + out_columns * inner])
-                mend_padding(into, into_offset, lowest, (d0, top + row * sh, left), geometry, inner)
+                    copy(into_won, best_won[source:])
+                mend_padding(into, into_won, lowest, (d0, top + row * sh, left), geometry, inner)
             if infinity is not None:
                 for i in range(len(into)):
                     into[i] = unkeyed(into[i], infinity)
@@ -249,7 +338,7 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
 
 @inlined
 def mend_padding(best, offset, lowest, starts, geometry, inner):
-    """Where the maximum is the lowest value there is, padding may have been first: the first real cell is the winner."""
+    """Where the maximum is the lowest value, padding may have come first: the first real cell is the winner."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     d, h, left = starts
     row_leaves = leaves(d, KD, dd, D) or leaves(h, KH, dh, H)

@@ -1,16 +1,14 @@
 """The shared rules compiled, a maximum that vectorises, and the two-byte floats that Numba does not know."""
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
-
-import numpy as np
 
 from fastpool import _rules
 from fastpool.backends.numba.compilation import inlined
 
 wins = inlined(_rules.wins)
-ties = inlined(_rules.ties)
 half_key = inlined(_rules.half_key)
 half_bits = inlined(_rules.half_bits)
 first_window = inlined(_rules.first_window)
@@ -132,3 +130,28 @@ def _where_it_lies(direct, there, here, infinity):
     if isinstance(infinity, types.NoneType):
         return lambda direct, there, here, infinity: there if direct else here
     return lambda direct, there, here, infinity: here
+
+
+# A kernel that is not asked for an argmax has None for it, and for everything that would go with it.
+
+
+def offsets(argmax, count):
+    """Room for `count` offsets."""
+
+
+@overload(offsets)
+def _offsets(argmax, count):
+    if isinstance(argmax, types.NoneType):
+        return lambda argmax, count: None
+    return lambda argmax, count: np.empty(count, argmax.dtype)
+
+
+def part(run, begin, count):
+    """Some offsets of a run."""
+
+
+@overload(part)
+def _part(run, begin, count):
+    if isinstance(run, types.NoneType):
+        return lambda run, begin, count: None
+    return lambda run, begin, count: run[begin : begin + count]

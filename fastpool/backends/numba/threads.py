@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from threading import Lock
 
 import numba
@@ -46,7 +47,7 @@ def _python_threads() -> ThreadPoolExecutor:
 
 
 def launch(serial, parallel, units, nbytes, *args) -> None:
-    """Run `serial(*args, 0, units)`, or where it pays `parallel(*args, units, chunks)`, which does the same in chunks."""
+    """Run `serial(*args, 0, units)`, or where it pays the same in chunks: `parallel(*args, units, chunks)`."""
     threads = 1 if nbytes < PARALLEL_BYTES else min(get_num_threads(), units)
     if threads == 1 or os.getpid() != _home or not _launching.acquire(blocking=False):
         serial(*args, 0, units)
@@ -64,7 +65,7 @@ def _share(serial, units, threads, args) -> None:
     """The chunks of one call on Python's threads, the last of them on this one."""
     bounds = [units * i // threads for i in range(threads + 1)]
     try:
-        others = [_python_threads().submit(serial, *args, a, b) for a, b in zip(bounds, bounds[1:-1], strict=False)]
+        others = [_python_threads().submit(serial, *args, a, b) for a, b in pairwise(bounds[:-1])]
     except RuntimeError:  # the interpreter is shutting down and starts no more threads
         serial(*args, 0, units)
         return
