@@ -63,7 +63,8 @@ def _flat(a):
     """One flat writeable view in a dtype that Numba knows."""
     if not a.flags.writeable and a.size:
         a = _as_writeable(a)
-    return a.reshape(-1).view(_kind(a.dtype).seen_as)
+    a, seen_as = a.reshape(-1), _kind(a.dtype).seen_as
+    return a if a.dtype is seen_as else a.view(seen_as)
 
 
 def _as_writeable(a):

@@ -4,7 +4,7 @@ from numba import prange
 
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.pool import fill
-from fastpool.backends.numba.scalars import narrowed, room_for_sums, widened
+from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
 
 
 @inlined
@@ -18,42 +18,21 @@ def covered(tap, stride, before, dilation, size, out):
 
 @inlined
 def put(column, step, value, begin, end):
-    for i in range(begin, end):
-        column[i * step] = value
+    to = onward(column, begin * step)
+    for i in range(end - begin):
+        to[i * step] = value
 
 
 @inlined
 def put_cells(column, step, begin, end, cells, cell_step):
-    """A run of cells into a column. Equal steps of 1 become a block copy."""
+    """A run of cells into a column. Steps of 1 become a block copy."""
+    to = onward(column, begin * step)
     if step == 1 and cell_step == 1:
         for i in range(end - begin):
-            column[begin + i] = cells[i]
-    elif step == 1 and cell_step == 2:
-        for i in range(end - begin):
-            column[begin + i] = cells[2 * i]
+            to[i] = cells[i]
     else:
         for i in range(end - begin):
-            column[(begin + i) * step] = cells[i * cell_step]
-
-
-@inlined
-def take_row(x, cols, column, image, channel, fill_value, geometry, steps, tap, od, oh):
-    """One tap of one row of windows of one image and channel; `column` is where the row's columns start."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    image_step, channel_step, cell_step, column_step = steps
-    kd, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
-    d, h = od * sd - pd + kd * dd, oh * sh - ph + kh * dh
-    into = cols[column:]
-    if not (0 <= d < D and 0 <= h < H):
-        put(into, column_step, fill_value, 0, OW)
-        return
-    begin, end = covered(kw, sw, pw, dw, W, OW)
-    put(into, column_step, fill_value, 0, begin)
-    put(into, column_step, fill_value, end, OW)
-    if end > begin:
-        w = begin * sw - pw + kw * dw
-        source = image * image_step + channel * channel_step + ((d * H + h) * W + w) * cell_step
-        put_cells(into, column_step, begin, end, x[source:], sw * cell_step)
+            to[i * step] = cells[i * cell_step]
 
 
 @kernel
@@ -63,18 +42,31 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels,
     image_step, channel_step, cell_step = x_steps
     into_image, into_channel, into_tap, into_position = cols_steps
     taps = KD * KH * KW
-    steps = image_step, channel_step, cell_step, into_position
     for unit in range(start, stop):
         rest, tap = divmod(unit, taps)
         first, channel = divmod(rest, channels)
         last = first + 1
         if into_position > 1:
             first, last = 0, images
-        for row in range(OD * OH):
-            od, oh = divmod(row, OH)
-            for image in range(first, last):
-                at = image * into_image + channel * into_channel + tap * into_tap + row * OW * into_position
-                take_row(x, cols, at, image, channel, fill_value, geometry, steps, tap, od, oh)
+        kd, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
+        begin, end = covered(kw, sw, pw, dw, W, OW)
+        w = begin * sw - pw + kw * dw
+        for od in range(OD):
+            d = od * sd - pd + kd * dd
+            for oh in range(OH):
+                h = oh * sh - ph + kh * dh
+                real = 0 <= d < D and 0 <= h < H and end > begin
+                column = channel * into_channel + tap * into_tap + (od * OH + oh) * OW * into_position
+                source = channel * channel_step + ((d * H + h) * W + w) * cell_step
+                for image in range(first, last):
+                    into = onward(cols, image * into_image + column)
+                    if real:
+                        put(into, into_position, fill_value, 0, begin)
+                        cells = onward(x, image * image_step + source)
+                        put_cells(into, into_position, begin, end, cells, sw * cell_step)
+                        put(into, into_position, fill_value, end, OW)
+                    else:
+                        put(into, into_position, fill_value, 0, OW)
 
 
 @kernel(parallel=True)
@@ -85,13 +77,13 @@ def im2col_parallel(x, cols, fill_value, geometry, x_steps, cols_steps, images, 
 
 
 @inlined
-def add_cells(total, total_step, column, step, begin, end, infinity):
+def add_cells(total, total_step, column, step, count, infinity):
     if total_step == 1 and step == 1:
-        for i in range(end - begin):
-            total[i] += widened(column[begin + i], infinity)
+        for i in range(count):
+            total[i] += widened(column[i], infinity)
     else:
-        for i in range(end - begin):
-            total[i * total_step] += widened(column[(begin + i) * step], infinity)
+        for i in range(count):
+            total[i * total_step] += widened(column[i * step], infinity)
 
 
 @kernel
@@ -102,7 +94,7 @@ def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, sto
     for unit in range(start, stop):
         plane, row = divmod(unit, D * H)
         d, h = divmod(row, H)
-        into = dx[unit * W * inner : (unit + 1) * W * inner]
+        into = part(dx, unit * W * inner, W * inner)
         total = room_for_sums(into, infinity)
         fill(total, 0)
         for kd in range(KD):
@@ -122,8 +114,8 @@ def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, sto
                     for c in range(inner):
                         image, channel = divmod(plane * inner + c, channels)
                         at = image * from_image + channel * from_channel + tap * from_tap
-                        column = cols[at + (od * OH + oh) * OW * from_position :]
-                        add_cells(total[w * inner + c :], sw * inner, column, from_position, begin, end, infinity)
+                        column = onward(cols, at + ((od * OH + oh) * OW + begin) * from_position)
+                        add_cells(onward(total, w * inner + c), sw * inner, column, from_position, end - begin, infinity)
         if infinity is not None:
             for i in range(len(into)):
                 into[i] = narrowed(total[i], infinity)

@@ -17,6 +17,7 @@ from fastpool.backends.numba.scalars import (
     narrowed,
     offsets,
     part,
+    onward,
     room_for_sums,
     unkeyed,
     where_it_lies,
@@ -124,26 +125,27 @@ def window_maximum(out, won, a, a_won, taps, step, weight, spare, spare_won):
         turn = 0
         while 2 * width < taps:
             length = n + (taps - 2 * width) * step
-            to = spare[turn * (len(spare) // 2) :][:length]
-            right = source[width * step :]
+            to = part(spare, turn * (len(spare) // 2), length)
+            right = onward(source, width * step)
             if won is None:
                 larger(to, source, right)
             else:
-                to_won = spare_won[turn * (len(spare) // 2) :][:length]
-                winners(to, to_won, source, source_won, right, source_won[width * step :], width * weight)
+                to_won = part(spare_won, turn * (len(spare) // 2), length)
+                winners(to, to_won, source, source_won, right, onward(source_won, width * step), width * weight)
                 source_won = to_won
             source, width, turn = to, 2 * width, 1 - turn
     first = taps - width if taps > 4 else 1
     if won is None:
-        larger(out, source, source[first * step :])
+        larger(out, source, onward(source, first * step))
     else:
-        winners(out, won, source, source_won, source[first * step :], source_won[first * step :], first * weight)
+        ahead = first * step
+        winners(out, won, source, source_won, onward(source, ahead), onward(source_won, ahead), first * weight)
     if taps <= 4:
         for tap in range(2, taps):
             if won is None:
-                enlarge(out, a[tap * step :])
+                enlarge(out, onward(a, tap * step))
             else:
-                challenge(out, won, a[tap * step :], a_won[tap * step :], tap * weight)
+                challenge(out, won, onward(a, tap * step), onward(a_won, tap * step), tap * weight)
 
 
 @inlined
@@ -154,7 +156,7 @@ def take_cells(out, row, stride, inner):
             out[i] = row[i * stride]
         return
     for cell in range(len(out) // inner):
-        copy(out[cell * inner :][:inner], row[cell * stride * inner :])
+        copy(part(out, cell * inner, inner), onward(row, cell * stride * inner))
 
 
 @inlined
@@ -168,18 +170,18 @@ def stepped_maximum(out, won, a, zeros, taps, stride, dilation, inner, spare):
                 if pair == 0:
                     larger_pairs(out, a)
                 else:
-                    enlarge_pairs(out, a[tap:])
+                    enlarge_pairs(out, onward(a, tap))
             elif pair == 0:
                 winner_pairs(out, won, a)
             else:
-                challenge_pairs(out, won, a[tap:], tap)
+                challenge_pairs(out, won, onward(a, tap), tap)
         return
     take_cells(out, a, stride, inner)
     if won is not None:
         fill(won, 0)
     for tap in range(1, taps):
-        row = spare[: len(out)]
-        take_cells(row, a[tap * dilation * inner :], stride, inner)
+        row = part(spare, 0, len(out))
+        take_cells(row, onward(a, tap * dilation * inner), stride, inner)
         if won is None:
             enlarge(out, row)
         else:
@@ -193,14 +195,14 @@ def lay_out(cells, x, slice_start, top, left, rows, columns, H, W, inner, lowest
     end = max(min(W - left, columns), begin)
     for row in range(rows):
         h = top + row
-        to = cells[row * columns * inner :][: columns * inner]
+        to = part(cells, row * columns * inner, columns * inner)
         if not 0 <= h < H:
             fill(to, lowest)
             continue
-        fill(to[: begin * inner], lowest)
-        fill(to[end * inner :], lowest)
-        source = x[(slice_start + h * W + left + begin) * inner :]
-        into = to[begin * inner : end * inner]
+        fill(part(to, 0, begin * inner), lowest)
+        fill(onward(to, end * inner), lowest)
+        source = onward(x, (slice_start + h * W + left + begin) * inner)
+        into = part(to, begin * inner, (end - begin) * inner)
         for i in range(len(into)):
             into[i] = key(source[i], infinity)
 
@@ -268,28 +270,28 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
         run = ((rows - 1) * pitch + out_columns) * inner
         out_run = ((out_rows - 1) * pitch + out_columns) * inner
 
-        best, best_won = down_room[:out_run], part(down_won_room, 0, out_run)
+        best, best_won = part(down_room, 0, out_run), part(down_won_room, 0, out_run)
         if as_is_out:
-            best, best_won = y[out_at * inner :][:out_run], part(argmax, out_at * inner, out_run)
+            best, best_won = part(y, out_at * inner, out_run), part(argmax, out_at * inner, out_run)
 
         kd0, kd1 = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
         for kd in range(kd0, kd1):
             slice_start = (plane * D + d0 + kd * dd) * H * W
             if as_is:
-                cells = x[(slice_start + top * W + left) * inner :]
+                cells = onward(x, (slice_start + top * W + left) * inner)
             else:
-                cells = laid
+                cells = onward(laid, 0)
                 lay_out(laid, x, slice_start, top, left, rows, pitch * sw, H, W, inner, lowest, infinity)
 
-            along, along_won = along_room[:run], part(along_won_room, 0, run)
+            along, along_won = part(along_room, 0, run), part(along_won_room, 0, run)
             if sw > 1:
                 stepped_maximum(along, along_won, cells, zeros, KW, sw, dw, inner, spare)
             elif KW > 1:
                 window_maximum(along, along_won, cells, zeros, KW, dw * inner, 1, spare, spare_won)
             else:
-                along, along_won = cells[:run], part(zeros, 0, run)
+                along, along_won = part(cells, 0, run), part(zeros, 0, run)
 
-            found, found_won = slice_room[:out_run], part(slice_won_room, 0, out_run)
+            found, found_won = part(slice_room, 0, out_run), part(slice_won_room, 0, out_run)
             if kd == kd0:
                 found, found_won = best, best_won
             if KH > 1 or sh > 1:
@@ -297,10 +299,10 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
                 runs, length = (1, out_run) if sh == 1 else (out_rows, out_columns * inner)
                 for row in range(runs):
                     at, source = row * pitch * inner, row * sh * pitch * inner
-                    out, won = found[at : at + length], part(found_won, at, length)
-                    rest_won = part(along_won, source, run - source)
+                    out, won = part(found, at, length), part(found_won, at, length)
+                    rest_won = onward(along_won, source)
                     step = dh * pitch * inner
-                    window_maximum(out, won, along[source:], rest_won, KH, step, KW, spare, spare_won)
+                    window_maximum(out, won, onward(along, source), rest_won, KH, step, KW, spare, spare_won)
             elif kd == kd0:
                 copy(best, along)
                 if argmax is not None:
@@ -323,13 +325,13 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
 
         for row in range(out_rows):
             to, source = (out_at + row * OW) * inner, row * pitch * inner
-            into = y[to : to + out_columns * inner]
+            into = part(y, to, out_columns * inner)
             if not as_is_out:
-                copy(into, best[source:])
+                copy(into, onward(best, source))
             if argmax is not None:
-                into_won = argmax[to : to + out_columns * inner]
+                into_won = part(argmax, to, out_columns * inner)
                 if not as_is_out:
-                    copy(into_won, best_won[source:])
+                    copy(into_won, onward(best_won, source))
                 mend_padding(into, into_won, lowest, (d0, top + row * sh, left), geometry, inner)
             if infinity is not None:
                 for i in range(len(into)):
@@ -415,13 +417,13 @@ def narrow(out, row, infinity):
 def put_cells(row, cells, step, inner, infinity):
     """Cells to every step-th cell of a row: the inverse of `take_cells`."""
     if step == 1:
-        narrow(row[: len(cells)], cells, infinity)
+        narrow(part(row, 0, len(cells)), cells, infinity)
     elif inner == 1:
         for i in range(len(cells)):
             row[i * step] = narrowed(cells[i], infinity)
     else:
         for cell in range(len(cells) // inner):
-            narrow(row[cell * step * inner :][:inner], cells[cell * inner : (cell + 1) * inner], infinity)
+            narrow(part(row, cell * step * inner, inner), onward(cells, cell * inner), infinity)
 
 
 @inlined
@@ -438,16 +440,16 @@ def lay_out_windows(slopes, winners, dy, argmax, at, first_row, first_column, ro
     end = max(min(OW - first_column, columns), begin)
     for row in range(rows):
         oh = first_row + row
-        to = slopes[row * columns * inner : (row + 1) * columns * inner]
+        to = part(slopes, row * columns * inner, columns * inner)
         if not 0 <= oh < OH:
             fill(to, 0)
             continue
-        fill(to[: begin * inner], 0)
-        fill(to[end * inner :], 0)
+        fill(part(to, 0, begin * inner), 0)
+        fill(onward(to, end * inner), 0)
         source = (at + oh * OW + first_column + begin) * inner
         count = (end - begin) * inner
-        widen(to[begin * inner :][:count], dy[source : source + count], infinity)
-        copy(winners[(row * columns + begin) * inner :][:count], argmax[source : source + count])
+        widen(part(to, begin * inner, count), onward(dy, source), infinity)
+        copy(part(winners, (row * columns + begin) * inner, count), onward(argmax, source))
 
 
 @inlined
@@ -465,22 +467,24 @@ def put_back(dx, cells, slice_start, top, left, rows, columns, H, W, right, sh, 
             line = slice_start + h * W
             at = (row_phase * sw * rows + row) * length
             if paired:
-                even = cells[at + pairs_begin : at + pairs_end]
-                odd = cells[at + rows * length + pairs_begin : at + rows * length + pairs_end]
-                put_pairs(dx[line + left + 2 * pairs_begin :], even, odd, infinity)
+                even = part(cells, at + pairs_begin, pairs_end - pairs_begin)
+                odd = part(cells, at + rows * length + pairs_begin, pairs_end - pairs_begin)
+                put_pairs(onward(dx, line + left + 2 * pairs_begin), even, odd, infinity)
             for column_phase in range(sw):
-                source = cells[at + column_phase * rows * length :][:length]
+                source = part(cells, at + column_phase * rows * length, length)
                 first = left + column_phase
                 begin = 0 if first >= 0 else min((-first + sw - 1) // sw, columns)
                 end = max(min((right - first + sw - 1) // sw, columns), begin)
                 if paired:
                     if begin < pairs_begin:
-                        put_cells(dx[line + first + begin * 2 :], source[begin:pairs_begin], 2, 1, infinity)
+                        edge = part(source, begin, pairs_begin - begin)
+                        put_cells(onward(dx, line + first + begin * 2), edge, 2, 1, infinity)
                     if pairs_end < end:
-                        put_cells(dx[line + first + pairs_end * 2 :], source[pairs_end:end], 2, 1, infinity)
+                        edge = part(source, pairs_end, end - pairs_end)
+                        put_cells(onward(dx, line + first + pairs_end * 2), edge, 2, 1, infinity)
                 elif end > begin:
-                    into = dx[(line + first + begin * sw) * inner :]
-                    put_cells(into, source[begin * inner : end * inner], sw, inner, infinity)
+                    into = onward(dx, (line + first + begin * sw) * inner)
+                    put_cells(into, part(source, begin * inner, (end - begin) * inner), sw, inner, infinity)
 
 
 @kernel
@@ -508,12 +512,12 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, b
         first_row, first_column = row_block * block_rows, column_block * block_columns
         rows = min(block_rows, all_rows - first_row)
         columns = min(block_columns, all_columns - first_column) + back_columns
-        part = rows * columns * inner
-        run = part - back_columns * inner
+        phase = rows * columns * inner
+        run = phase - back_columns * inner
         # Windows along the depth alone have the form in memory already.
         direct = KH * KW * sh * sw == 1 and ph == 0 and pw == 0 and OH == H and OW == W and (rows == 1 or columns == W)
         here = ((plane * D + d) * H + first_row) * W + first_column
-        total = where_it_lies(direct, dx[here * inner :], cells, infinity)[: sh * sw * part]
+        total = part(where_it_lies(direct, onward(dx, here * inner), cells, infinity), 0, sh * sw * phase)
         fill(total, 0)
         for kd in range(KD - 1, -1, -1):
             od, between = divmod(d + pd - kd * dd, sd)
@@ -521,11 +525,11 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, b
                 continue
             top, left = first_row - back_rows, first_column - back_columns
             at = (plane * OD + od) * OH * OW
-            gradients, chosen = slopes, winners
+            gradients, chosen = onward(slopes, 0), onward(winners, 0)
             if direct and infinity is None:
                 there = (at + first_row * W + first_column) * inner
-                gradients = where_it_lies(direct, dy[there:], slopes, infinity)
-                chosen = argmax[there:]
+                gradients = where_it_lies(direct, onward(dy, there), slopes, infinity)
+                chosen = onward(argmax, there)
             else:
                 lay_out_windows(
                     slopes, winners, dy, argmax, at, top, left, rows + back_rows, columns, OH, OW, inner, infinity
@@ -534,10 +538,10 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, b
                 row_shift, row_phase = divmod(kh * dh, sh)
                 for kw in range(KW - 1, -1, -1):
                     column_shift, column_phase = divmod(kw * dw, sw)
-                    to = total[(row_phase * sw + column_phase) * part :][:run]
+                    to = part(total, (row_phase * sw + column_phase) * phase, run)
                     source = ((back_rows - row_shift) * columns + back_columns - column_shift) * inner
                     tap = argmax.dtype.type((kd * KH + kh) * KW + kw)
-                    add_where(to, gradients[source : source + run], chosen[source : source + run], tap)
+                    add_where(to, onward(gradients, source), onward(chosen, source), tap)
         if direct and infinity is None:
             continue
         top, left = first_row * sh - ph, first_column * sw - pw
@@ -572,7 +576,7 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
     while at < stop:
         plane, first = divmod(at, rows)
         end = min(first + tile, rows, stop - plane * rows)
-        into = dx[(plane * rows + first) * width : (plane * rows + end) * width]
+        into = part(dx, (plane * rows + first) * width, (end - first) * width)
         total = room_for_sums(into, infinity)
         fill(total, 0)
         for od in range(
@@ -589,7 +593,7 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
                 if bottom < first or top >= end:
                     continue
                 out = ((plane * OD + od) * OH + oh) * OW * inner
-                slopes, winners = dy[out : out + OW * inner], argmax[out : out + OW * inner]
+                slopes, winners = onward(dy, out), onward(argmax, out)
                 origin = d0 * H + h0 - first
                 for ow in range(OW):
                     w0 = ow * sw - pw

@@ -3,7 +3,9 @@
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
 from fastpool.backends.numba.compilation import inlined
@@ -146,12 +148,48 @@ def _offsets(argmax, count):
     return lambda argmax, count: np.empty(count, argmax.dtype)
 
 
+@intrinsic
+def _run_of(typing_context, array, begin, count):
+    """array[begin : begin + count], flat and contiguous, without the bounds' care and the reference count.
+
+    A kernel takes such runs by the million, and neither lets go of an array early nor leaves its bounds.
+    """
+
+    def generate(context, builder, signature, args):
+        kind = signature.args[0]
+        source = context.make_array(kind)(context, builder, args[0])
+        run = context.make_array(kind)(context, builder)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        populate_array(
+            run,
+            data=builder.gep(source.data, [args[1]]),
+            shape=cgutils.pack_array(builder, [args[2]]),
+            strides=cgutils.pack_array(builder, [itemsize]),
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return run._getvalue()
+
+    return array(array, types.intp, types.intp), generate
+
+
 def part(run, begin, count):
-    """Some offsets of a run."""
+    """run[begin : begin + count]; None of None."""
 
 
 @overload(part)
 def _part(run, begin, count):
     if isinstance(run, types.NoneType):
         return lambda run, begin, count: None
-    return lambda run, begin, count: run[begin : begin + count]
+    return lambda run, begin, count: _run_of(run, begin, count)
+
+
+def onward(run, begin):
+    """run[begin:]; None of None."""
+
+
+@overload(onward)
+def _onward(run, begin):
+    if isinstance(run, types.NoneType):
+        return lambda run, begin: None
+    return lambda run, begin: _run_of(run, begin, len(run) - begin)
