@@ -77,7 +77,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": _cpu_count(),
         "threads": fastpool.get_num_threads(),
-        "threading layer": numba.threading_layer() if numba else "none",
+        "threading layer": "fastpool's own (Numba's are never entered)" if numba else "none",
     }
 
 

@@ -34,7 +34,7 @@ def get_num_threads() -> int:
     """How many threads a call may use.
 
     The number given to `set_num_threads`, else the environment's FASTPOOL_NUM_THREADS, else the CPUs that
-    this process may run on. Small arrays, forked children and calls made while another runs in parallel take one.
+    this process may run on. Small arrays take one.
 
     Examples
     --------

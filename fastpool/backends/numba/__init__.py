@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache, lru_cache, wraps
+from functools import cache, lru_cache, partial, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
-from fastpool.backends.numba.threads import launch, threading_layer
+from fastpool.backends.numba.threads import launch
 from fastpool.window import Window
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "max_unpool",
     "swish",
     "swish_backward",
-    "threading_layer",
     "warmup_tasks",
 ]
 
@@ -74,7 +73,7 @@ def _as_writeable(a):
 
 
 def _launched(plan):
-    """Make a backend's function of one that says which kernels to run over how many units, and with what."""
+    """Make a backend's function of one that says which kernel to run over how many units, and with what."""
 
     @wraps(plan)
     def run(*arguments):
@@ -91,9 +90,8 @@ def max_pool(x, window, y, argmax):
     arguments = (_flat(x), _flat(y), offsets, kind.infinity, kind.lowest, window.numbers, inner)
     block, room, blocks = _block(window, inner)
     if room > MOST_ROOM:
-        run = pool.max_pool_by_cells, pool.max_pool_by_cells_parallel
-        return *run, planes * window.out[1], x.nbytes + y.nbytes, *arguments
-    return pool.max_pool, pool.max_pool_parallel, planes * blocks, x.nbytes + y.nbytes, *arguments, block
+        return pool.max_pool_by_cells, planes * window.out[1], x.nbytes + y.nbytes, *arguments
+    return pool.max_pool, planes * blocks, x.nbytes + y.nbytes, *arguments, block
 
 
 @lru_cache(maxsize=1024)
@@ -119,9 +117,17 @@ def max_pool_backward(dy, argmax, window, dx):
     block, room, blocks = _block_of_cells(window, inner)
     if room > MOST_ROOM or (window.volume > MOST_TAPS and window.kernel[2] > 1):
         rows = dx.shape[0] * window.size[0] * window.size[1]
-        return pool.max_pool_backward, pool.max_pool_backward_parallel, rows, nbytes, *arrays, window.numbers, inner
-    run = pool.max_pool_backward_by_taps, pool.max_pool_backward_by_taps_parallel
-    return *run, dx.shape[0] * blocks, nbytes, *arrays, kind.sums, window.numbers, inner, block
+        return pool.max_pool_backward, rows, nbytes, *arrays, window.numbers, inner
+    return (
+        pool.max_pool_backward_by_taps,
+        dx.shape[0] * blocks,
+        nbytes,
+        *arrays,
+        kind.sums,
+        window.numbers,
+        inner,
+        block,
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -149,7 +155,7 @@ def max_unpool(y, indices, x):
         _flat(indices).reshape(planes, -1, inner),
         _flat(x).reshape(planes, -1, inner),
     )
-    return pool.max_unpool, pool.max_unpool_parallel, planes, x.nbytes + y.nbytes, *arguments
+    return pool.max_unpool, planes, x.nbytes + y.nbytes, *arguments
 
 
 def _movable(a):
@@ -173,7 +179,7 @@ def im2col(x, window, fill_value, cols):
     units = channels * window.volume * (1 if cols_steps[3] > 1 else window.batch)
     value = _movable(np.array([fill_value], cols.dtype))[0]
     arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
-    return columns.im2col, columns.im2col_parallel, units, x.nbytes + cols.nbytes, *arguments
+    return columns.im2col, units, x.nbytes + cols.nbytes, *arguments
 
 
 @_launched
@@ -182,31 +188,46 @@ def col2im(cols, window, dx):
     rows = dx.shape[0] * window.size[0] * window.size[1]
     infinity, inner = _kind(dx.dtype).infinity, dx.shape[4]
     arguments = (_flat(flat), _flat(dx), infinity, window.numbers, cols_steps, window.channels, inner)
-    return columns.col2im, columns.col2im_parallel, rows, dx.nbytes + cols.nbytes, *arguments
+    return columns.col2im, rows, dx.nbytes + cols.nbytes, *arguments
 
 
 @_launched
 def hard_swish(x, y):
     arguments = (_flat(x), _flat(y), _kind(x.dtype).infinity)
-    return elementwise.hard_swish, elementwise.hard_swish_parallel, x.size, 2 * x.nbytes, *arguments
+    return elementwise.hard_swish, x.size, 2 * x.nbytes, *arguments
 
 
 @_launched
 def hard_swish_backward(dy, x, dx):
-    run = elementwise.hard_swish_backward, elementwise.hard_swish_backward_parallel
-    return *run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), _flat(dx), _kind(x.dtype).infinity
+    return (
+        elementwise.hard_swish_backward,
+        x.size,
+        3 * x.nbytes,
+        _flat(dy),
+        _flat(x),
+        _flat(dx),
+        _kind(x.dtype).infinity,
+    )
 
 
 @_launched
 def swish(x, beta, y):
     arguments = (_flat(x), beta, _flat(y), _kind(x.dtype).infinity)
-    return elementwise.swish, elementwise.swish_parallel, x.size, 2 * x.nbytes, *arguments
+    return elementwise.swish, x.size, 2 * x.nbytes, *arguments
 
 
 @_launched
 def swish_backward(dy, x, beta, dx):
-    run = elementwise.swish_backward, elementwise.swish_backward_parallel
-    return *run, x.size, 3 * x.nbytes, _flat(dy), _flat(x), beta, _flat(dx), _kind(x.dtype).infinity
+    return (
+        elementwise.swish_backward,
+        x.size,
+        3 * x.nbytes,
+        _flat(dy),
+        _flat(x),
+        beta,
+        _flat(dx),
+        _kind(x.dtype).infinity,
+    )
 
 
 _WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
@@ -239,13 +260,6 @@ def _warm_calls():
 
 
 def warmup_tasks():
-    """What to call to have every kernel compiled, for one thread and for many, and kept: (name, function) pairs."""
+    """What to call to have every kernel compiled, and kept: (name, function) pairs."""
 
-    def compiling(serial, parallel, units, nbytes, *arguments):
-        def task():
-            serial(*arguments, 0, 0)
-            parallel(*arguments, 0, 1)
-
-        return task
-
-    return [(name, compiling(*call)) for name, call in _warm_calls()]
+    return [(name, partial(kernel, *arguments, 0, 0)) for name, (kernel, _, _, *arguments) in _warm_calls()]

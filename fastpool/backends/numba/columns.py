@@ -1,7 +1,5 @@
 """im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
 
-from numba import prange
-
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.pool import fill
 from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
@@ -69,13 +67,6 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels,
                         put(into, into_position, fill_value, 0, OW)
 
 
-@kernel(parallel=True)
-def im2col_parallel(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, a, b)
-
-
 @inlined
 def add_cells(total, total_step, column, step, count, infinity):
     if total_step == 1 and step == 1:
@@ -115,14 +106,9 @@ def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, sto
                         image, channel = divmod(plane * inner + c, channels)
                         at = image * from_image + channel * from_channel + tap * from_tap
                         column = onward(cols, at + ((od * OH + oh) * OW + begin) * from_position)
-                        add_cells(onward(total, w * inner + c), sw * inner, column, from_position, end - begin, infinity)
+                        add_cells(
+                            onward(total, w * inner + c), sw * inner, column, from_position, end - begin, infinity
+                        )
         if infinity is not None:
             for i in range(len(into)):
                 into[i] = narrowed(total[i], infinity)
-
-
-@kernel(parallel=True)
-def col2im_parallel(cols, dx, infinity, geometry, cols_steps, channels, inner, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, a, b)

@@ -107,11 +107,9 @@ class KernelCache(_Cache):
         pass
 
 
-def kernel(function=None, *, parallel=False):
+def kernel(function):
     """Compile a kernel on its first call, without the GIL, and keep it on disk."""
-    if function is None:
-        return lambda f: kernel(f, parallel=parallel)
-    dispatcher = numba.njit(nogil=True, error_model="numpy", parallel=parallel)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = KernelCache(function)
     return dispatcher
 

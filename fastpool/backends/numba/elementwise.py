@@ -2,8 +2,6 @@
 
 from math import exp
 
-from numba import prange
-
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.scalars import narrowed, widened
 
@@ -18,12 +16,6 @@ def hard_swish(x, y, infinity, start, stop):
         y[i] = narrowed(number(0) if value <= number(-3) else above, infinity)
 
 
-@kernel(parallel=True)
-def hard_swish_parallel(x, y, infinity, units, chunks):
-    for i in prange(chunks):
-        hard_swish(x, y, infinity, units * i // chunks, units * (i + 1) // chunks)
-
-
 @kernel
 def hard_swish_backward(dy, x, dx, infinity, start, stop):
     for i in range(start, stop):
@@ -33,12 +25,6 @@ def hard_swish_backward(dy, x, dx, infinity, start, stop):
         above = number(1) if value >= number(3) else between
         slope = number(0) if value <= number(-3) else above
         dx[i] = narrowed(widened(dy[i], infinity) * slope, infinity)
-
-
-@kernel(parallel=True)
-def hard_swish_backward_parallel(dy, x, dx, infinity, units, chunks):
-    for i in prange(chunks):
-        hard_swish_backward(dy, x, dx, infinity, units * i // chunks, units * (i + 1) // chunks)
 
 
 @inlined
@@ -56,12 +42,6 @@ def swish(x, beta, y, infinity, start, stop):
         y[i] = narrowed(number(0) if s == number(0) else value * s, infinity)
 
 
-@kernel(parallel=True)
-def swish_parallel(x, beta, y, infinity, units, chunks):
-    for i in prange(chunks):
-        swish(x, beta, y, infinity, units * i // chunks, units * (i + 1) // chunks)
-
-
 @kernel
 def swish_backward(dy, x, beta, dx, infinity, start, stop):
     for i in range(start, stop):
@@ -72,9 +52,3 @@ def swish_backward(dy, x, beta, dx, infinity, start, stop):
         slope = s * (number(1) + z * (number(1) - s))
         flat = (s == number(0)) | (s == number(1))
         dx[i] = narrowed(widened(dy[i], infinity) * (s if flat else slope), infinity)
-
-
-@kernel(parallel=True)
-def swish_backward_parallel(dy, x, beta, dx, infinity, units, chunks):
-    for i in prange(chunks):
-        swish_backward(dy, x, beta, dx, infinity, units * i // chunks, units * (i + 1) // chunks)

@@ -4,8 +4,6 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 """
 
 import numpy as np
-from numba import prange
-
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.scalars import (
     after_last_tap,
@@ -355,13 +353,6 @@ def mend_padding(best, offset, lowest, starts, geometry, inner):
                     offset[i] = first_cell((d, h, w), geometry)
 
 
-@kernel(parallel=True)
-def max_pool_parallel(x, y, argmax, infinity, lowest, geometry, inner, block, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, a, b)
-
-
 @kernel
 def max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, start, stop):
     """Units are rows of windows, cell after cell: for windows that reach too far for `max_pool` to lay them out."""
@@ -385,13 +376,6 @@ def max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, start, st
                 y[at] = unkeyed(best, infinity)
                 if argmax is not None:
                     argmax[at] = offset
-
-
-@kernel(parallel=True)
-def max_pool_by_cells_parallel(x, y, argmax, infinity, lowest, geometry, inner, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, a, b)
 
 
 @inlined
@@ -549,13 +533,6 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, b
         put_back(dx, total, (plane * D + d) * H * W, top, left, rows, columns, H, W, right, sh, sw, inner, infinity)
 
 
-@kernel(parallel=True)
-def max_pool_backward_by_taps_parallel(dy, argmax, dx, infinity, sums, geometry, inner, block, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, a, b)
-
-
 @kernel
 def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
     """Units are rows of dx. A tile of them is zeroed, then every window that can reach it adds to it, in order.
@@ -612,13 +589,6 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
         at = plane * rows + end
 
 
-@kernel(parallel=True)
-def max_pool_backward_parallel(dy, argmax, dx, infinity, geometry, inner, units, chunks):
-    for i in prange(chunks):
-        a, b = units * i // chunks, units * (i + 1) // chunks
-        max_pool_backward(dy, argmax, dx, infinity, geometry, inner, a, b)
-
-
 @kernel
 def max_unpool(y, indices, x, start, stop):
     """Units are planes, (outer, cells, inner)."""
@@ -628,9 +598,3 @@ def max_unpool(y, indices, x, start, stop):
             for c in range(y.shape[2]):
                 if indices[plane, i, c] >= 0:
                     x[plane, indices[plane, i, c], c] = y[plane, i, c]
-
-
-@kernel(parallel=True)
-def max_unpool_parallel(y, indices, x, units, chunks):
-    for i in prange(chunks):
-        max_unpool(y, indices, x, units * i // chunks, units * (i + 1) // chunks)
