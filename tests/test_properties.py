@@ -1,5 +1,6 @@
 """What must hold for every geometry, on problems that hypothesis makes up."""
 
+from importlib import import_module
 from math import prod
 
 import numpy as np
@@ -213,7 +214,9 @@ THREADED = {
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
+    if fp.backends()["numba"].available:
+        monkeypatch.setattr(import_module("fastpool.backends.numba.threads"), "PARALLEL_BYTES", 0)
     yield (2, 3, 7)
     fp.set_num_threads(None)
 

@@ -4,6 +4,7 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 """
 
 import numpy as np
+
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.scalars import (
     after_last_tap,
@@ -14,8 +15,8 @@ from fastpool.backends.numba.scalars import (
     maximum,
     narrowed,
     offsets,
-    part,
     onward,
+    part,
     room_for_sums,
     unkeyed,
     where_it_lies,

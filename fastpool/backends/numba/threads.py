@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
 
@@ -108,8 +109,6 @@ def launch(kernel: Callable[..., None], units: int, nbytes: int, *arguments) -> 
         return
     chunks = max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES))
     job = _Job(kernel, arguments, units, min(chunks, units))
-    try:
+    with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
         _helpers.call(job, threads - 1)
-    except RuntimeError:  # the interpreter is shutting down and starts no more threads
-        pass
     job.finish()
