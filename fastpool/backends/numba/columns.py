@@ -16,9 +16,10 @@ def covered(tap, stride, before, dilation, size, out):
 
 @inlined
 def put(column, step, value, begin, end):
-    to = onward(column, begin * step)
-    for i in range(end - begin):
-        to[i * step] = value
+    if begin < end:
+        to = onward(column, begin * step)
+        for i in range(end - begin):
+            to[i * step] = value
 
 
 @inlined
