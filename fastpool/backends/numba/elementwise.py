@@ -3,12 +3,13 @@
 from math import exp
 
 from fastpool.backends.numba.compilation import inlined, kernel
-from fastpool.backends.numba.scalars import narrowed, widened
+from fastpool.backends.numba.scalars import narrowed, part, widened
 
 
 @kernel
 def hard_swish(x, y, infinity, start, stop):
-    for i in range(start, stop):
+    x, y = part(x, start, stop - start), part(y, start, stop - start)
+    for i in range(len(y)):
         value = widened(x[i], infinity)
         number = type(value)
         between = value * (value + number(3)) / number(6)
@@ -18,7 +19,8 @@ def hard_swish(x, y, infinity, start, stop):
 
 @kernel
 def hard_swish_backward(dy, x, dx, infinity, start, stop):
-    for i in range(start, stop):
+    dy, x, dx = part(dy, start, stop - start), part(x, start, stop - start), part(dx, start, stop - start)
+    for i in range(len(dx)):
         value = widened(x[i], infinity)
         number = type(value)
         between = (number(2) * value + number(3)) / number(6)
@@ -35,7 +37,8 @@ def sigmoid(z):
 
 @kernel
 def swish(x, beta, y, infinity, start, stop):
-    for i in range(start, stop):
+    x, y = part(x, start, stop - start), part(y, start, stop - start)
+    for i in range(len(y)):
         value = widened(x[i], infinity)
         number = type(value)
         s = sigmoid(number(beta) * value)
@@ -44,7 +47,8 @@ def swish(x, beta, y, infinity, start, stop):
 
 @kernel
 def swish_backward(dy, x, beta, dx, infinity, start, stop):
-    for i in range(start, stop):
+    dy, x, dx = part(dy, start, stop - start), part(x, start, stop - start), part(dx, start, stop - start)
+    for i in range(len(dx)):
         value = widened(x[i], infinity)
         number = type(value)
         z = number(beta) * value
