@@ -1,9 +1,7 @@
 """hard-swish, swish and their gradients, number by number. Two-byte floats are calculated in float32."""
 
-from math import exp
-
 from fastpool.backends.numba.compilation import inlined, kernel
-from fastpool.backends.numba.scalars import narrowed, part, widened
+from fastpool.backends.numba.scalars import exponential, narrowed, part, widened
 
 
 @kernel
@@ -32,7 +30,8 @@ def hard_swish_backward(dy, x, dx, infinity, start, stop):
 @inlined
 def sigmoid(z):
     number = type(z)
-    return number(1) / (number(1) + number(exp(-z)))
+    small = exponential(-abs(z))
+    return (small if z < number(0) else number(1)) / (number(1) + small)
 
 
 @kernel
