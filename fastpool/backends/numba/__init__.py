@@ -234,7 +234,7 @@ _WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2
 
 
 def _warm_calls():
-    """Every kernel by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
+    """The usual kernels by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
     window = Window.plan(1, (1,), 1)
     for dtype in _WARM:
         a, b, c = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(3))
@@ -260,6 +260,9 @@ def _warm_calls():
 
 
 def warmup_tasks():
-    """What to call to have every kernel compiled, and kept: (name, function) pairs."""
+    """What to call to have the usual kernels compiled, and kept: (name, function) pairs.
+
+    The one left out is for windows that reach thousands of cells.
+    """
 
     return [(name, partial(kernel, *arguments, 0, 0)) for name, (kernel, _, _, *arguments) in _warm_calls()]
