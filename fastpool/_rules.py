@@ -7,9 +7,10 @@ One function a decision. All of them take and return scalars, and none allocates
 def wins(value, best):
     """Whether a later cell takes the maximum from an earlier one: it is greater, or the first NaN.
 
-    The unordered comparison is what lets a NaN win; `best == best` is what keeps the first one there.
+    It does unless `value <= best`. For a NaN that is never true, so that it wins, but not from another NaN, which is
+    not equal to itself. Works on numbers and on whole vectors of them.
     """
-    return (not value <= best) & (best == best)
+    return (value <= best) != (best == best)
 
 
 def half_key(bits, infinity):

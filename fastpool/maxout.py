@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import kernel
+from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
+from fastpool.pooling import Small
 from fastpool.window import Window, check_shape, integer
 
 GROUPINGS = ("strided", "contiguous")
@@ -40,6 +42,24 @@ def _target(out: np.ndarray | None, order: tuple[int, ...], window_shape, planes
 
 def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
     return (window.batch, *size, window.channels)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _small(shape, dtype, backend, num_units, axis, grouping) -> Small | None:
+    axis = _checked_axis(axis, len(shape))
+    _check_grouping(grouping)
+    num_units = _checked_units(num_units, shape[axis])
+    window = Window.maxout(shape, num_units, axis, grouping)
+    return Small.plan(window, window.batch, window.channels, dtype, backend)
+
+
+def _checked_units(num_units: Any, features: int) -> int:
+    num_units = integer("num_units", num_units)
+    if num_units < 1:
+        raise ValueError(f"num_units must be positive, got {num_units}")
+    if features % num_units or features == 0:
+        raise ValueError(f"number of features ({features}) is not a multiple of num_units ({num_units})")
+    return num_units
 
 
 def maxout(
@@ -91,15 +111,18 @@ def maxout(
     >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
     (array([5, 6]), array([1, 2], dtype=uint8))
     """
+    if out is None and type(x) is np.ndarray and x.flags.carray:
+        try:
+            small = _small(x.shape, x.dtype, chosen(backend), num_units, axis, grouping)
+        except TypeError:  # what cannot be looked up
+            small = None
+        if small is not None:
+            return small(x, return_argmax)
     max_pool = kernel("max_pool", backend)
     x = arrays.read("x", x)
     axis = _checked_axis(axis, x.ndim)
     _check_grouping(grouping)
-    num_units = integer("num_units", num_units)
-    if num_units < 1:
-        raise ValueError(f"num_units must be positive, got {num_units}")
-    if x.shape[axis] % num_units or x.shape[axis] == 0:
-        raise ValueError(f"number of features ({x.shape[axis]}) is not a multiple of num_units ({num_units})")
+    num_units = _checked_units(num_units, x.shape[axis])
 
     order = arrays.memory_axes(x)
     source = arrays.dense(x, order)
@@ -182,7 +205,7 @@ def maxout_backward(
 
     planes = _planes(window, window.out)
     winners = arrays.dense(argmax, order).reshape(planes)
-    check_argmax(winners, window)
+    check_argmax(winners, window, backend)
     dx = _target(out, order, window.x_shape, _planes(window, window.size), dtype)
     if winners.size:
         max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import kernel
+from fastpool.backends import backend_for, chosen, kernel
 from fastpool.indices import check_argmax, positions_of_indices
 from fastpool.window import Padding, Window, check_layout, check_shape
 
@@ -15,9 +17,54 @@ Size = int | tuple[int, ...]
 
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
+    if out is None and type(x) is np.ndarray and x.flags.carray:
+        arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
+        try:
+            small = _small(axes, x.shape, x.dtype, chosen(backend), *arguments)
+        except TypeError:  # lists cannot be looked up
+            small = None
+        if small is not None:
+            return small(x, return_argmax)
     x = arrays.read("x", x)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     return forward(x, window, return_argmax, out, backend)
+
+
+class Small(NamedTuple):
+    """Pooling of a small C-contiguous array, where to look up all that is known beforehand saves more than half."""
+
+    run: Callable[[np.ndarray, np.ndarray, np.ndarray | None], None]
+    y_shape: tuple[int, ...]
+    dtype: np.dtype
+    argmax_dtype: np.dtype
+
+    def __call__(self, x: np.ndarray, return_argmax: bool) -> Any:
+        y = np.empty(self.y_shape, self.dtype)
+        if not return_argmax:
+            self.run(x, y, None)
+            return y
+        argmax = np.empty(self.y_shape, self.argmax_dtype)
+        self.run(x, y, argmax)
+        return y, argmax
+
+    @staticmethod
+    def plan(window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None) -> Small | None:
+        """None where the backend has no such thing, or the array is not one for it."""
+        prepare = getattr(backend_for("max_pool", backend), "max_pool_of_small", None)
+        if prepare is None or not (dtype.isnative and arrays.supported(dtype) and outer * inner):
+            return None
+        run = prepare(window, outer, inner, dtype)
+        return run and Small(run, window.y_shape, dtype, window.argmax_dtype)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _small(axes, shape, dtype, backend, *arguments) -> Small | None:
+    if tuple in map(type, arguments):  # a tuple may hold what is only equal to an integer
+        return None
+    window = Window.plan(axes, shape, *arguments)
+    inside = window.channels > 1 and window.channel_axis == len(shape) - 1
+    outer, inner = (window.batch, window.channels) if inside else (window.batch * window.channels, 1)
+    return Small.plan(window, outer, inner, dtype, backend)
 
 
 def forward(x: np.ndarray, window: Window, return_argmax: bool, out: Any, backend: str | None) -> Any:
@@ -64,7 +111,7 @@ def backward(dy: Any, argmax: Any, window: Window, out: Any, backend: str | None
 
     inside = arrays.channels_inside(dy, window)
     winners = arrays.canonical(argmax, window, inside, window.out)
-    check_argmax(winners, window)
+    check_argmax(winners, window, backend)
     dx = arrays.target(out, window, inside, window.x_shape, window.size, dtype)
     if winners.size:
         max_pool_backward(arrays.canonical(dy, window, inside, window.out), winners, window, dx.canonical)

@@ -230,6 +230,12 @@ class Window:
         return tuple(b > 0 or end for b, end in zip(self.before, ends, strict=True))  # type: ignore[return-value]
 
     @cached_property
+    def tiles(self) -> bool:
+        """Whether every cell lies in exactly one window, and no window leaves the input."""
+        axes = zip(self.size, self.out, self.kernel, self.stride, self.before, self.dilation, strict=True)
+        return all(n == o * k and b == 0 and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
+
+    @cached_property
     def first_cells(self) -> np.ndarray:
         """Offset of the first tap on a real cell of each window, (OD, OH, OW), and 0 for windows of padding alone."""
         first: list[Any] = []
@@ -366,14 +372,14 @@ def _grouped(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str)
     outer, inner = prod(x_shape[:axis]), prod(x_shape[axis + 1 :])
     # A contiguous array is (outer, pieces, inner) in both groupings; they differ in where the units belong.
     outer, inner = (outer * num_units, inner) if grouping == "contiguous" else (outer, num_units * inner)
-    # Long runs of inner are rows, pooled along the depth; short ones are cells, pooled along one long row.
-    deep = inner >= 32 or outer == 0
-    size, kernel, out = (pieces, 1, inner), (pieces, 1, 1), (1, 1, inner)
-    if not deep:
+    # Long runs of inner are rows, pooled along the height; short ones are cells, pooled along one long row.
+    high = inner >= 32 or outer == 0
+    size, kernel, out = (1, pieces, inner), (1, pieces, 1), (1, 1, inner)
+    if not high:
         size, kernel, out = (1, 1, outer * pieces), (1, 1, pieces), (1, 1, outer)
     return Window(
-        batch=outer if deep else 1,
-        channels=1 if deep else inner,
+        batch=outer if high else 1,
+        channels=1 if high else inner,
         size=size,
         kernel=kernel,
         stride=kernel,

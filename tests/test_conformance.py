@@ -2,10 +2,12 @@
 
 import mmap
 import tempfile
+from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import pytest
-from specimens import CASES, FLOATS, LAYOUTS, of_each_op, values
+from specimens import CASES, FLOATS, LAYOUTS, laid_out, of_each_op, values
 
 import fastpool as fp
 
@@ -29,6 +31,61 @@ def _names(parameter):
 @pytest.mark.parametrize(("case", "dtype"), [(c, d) for c in CASES for d in c.dtypes], ids=_names)
 def test_agrees_with_the_specification(case, dtype, layout, backend):
     case.check(case.run(dtype, layout, backend), case.expected(dtype, layout), backend)
+
+
+# Kernels work on lanes, 16 to 64 numbers side by side: every length of a row up to beyond the longest of them.
+
+WIDTHS = range(1, 71)
+OVER_WIDTHS = {
+    "2 s2": {"kernel_size": 2},
+    "2 s1": {"kernel_size": 2, "stride": 1},
+    "3 s2 p1": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "3 s1 p1": {"kernel_size": 3, "stride": 1, "padding": 1},
+    "3 s3 d2": {"kernel_size": 3, "stride": 3, "dilation": 2},
+    "5 s1 p2": {"kernel_size": 5, "stride": 1, "padding": 2},
+    "6 s2 p3": {"kernel_size": 6, "stride": 2, "padding": 3},
+    "4 s4": {"kernel_size": 4},
+    "8 s8": {"kernel_size": 8},
+    "7 s5 p2 ceil": {"kernel_size": 7, "stride": 5, "padding": 2, "ceil_mode": True},
+    "(1,3) s(1,2)": {"kernel_size": (1, 3), "stride": (1, 2)},
+    "(3,1) s1": {"kernel_size": (3, 1), "stride": 1},
+    "13 s1 p6": {"kernel_size": 13, "stride": 1, "padding": 6},
+}
+
+
+def _results(x, window, layout, backend):
+    """y alone, y, argmax and, for floats, dx of gradients whose sums are exact."""
+    window = {**window, "data_format": layout, "backend": backend}
+    y, argmax = fp.max_pool2d(x, **window, return_argmax=True)
+    yield from (fp.max_pool2d(x, **window), y, argmax)
+    if x.dtype in FLOATS:
+        dy = np.random.default_rng(0).integers(-3, 4, y.shape).astype(x.dtype)
+        yield fp.max_pool2d_backward(dy, argmax, x.shape, **window)
+
+
+@cache
+def _over_widths(name, dtype, layout):
+    """For each width an array, rows of so many cells or cells of so many channels, and what NumPy makes of it."""
+    window, problems = OVER_WIDTHS[name], []
+    for width in WIDTHS:
+        x = laid_out(values((2, 2, 9, width) if layout == "channels_first" else (1, width, 9, 8), dtype), layout)
+        with suppress(ValueError):  # a window that does not fit
+            problems.append((x, list(_results(x, window, layout, "numpy"))))
+    assert len(problems) > 60
+    return problems
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "i8"])
+@pytest.mark.parametrize("window", OVER_WIDTHS)
+def test_agrees_with_numpy_over_all_widths(window, dtype, layout, backend):
+    if backend == "numpy":
+        pytest.skip("NumPy is the judge")
+    for x, expected in _over_widths(window, dtype, layout):
+        got = list(_results(x, OVER_WIDTHS[window], layout, backend))
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b, err_msg=f"of shape {x.shape}")
 
 
 def _inside(x, step):

@@ -11,6 +11,7 @@ from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, has, laid_out, v
 
 import fastpool as fp
 from fastpool.backends import kernel, naive
+from fastpool.window import Window
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 EYE = np.eye(4, dtype=np.float32)
@@ -328,6 +329,57 @@ def test_the_argmax_of_other_ops_is_checked_too(op, backend):
     assert (out == 7).all()
 
 
+CORRUPTED = {
+    "2 s2": {"kernel_size": 2},
+    "3 s2 p1": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "3 s1 p1": {"kernel_size": 3, "stride": 1, "padding": 1},
+    "windows of padding alone": {"kernel_size": 2, "stride": 5, "padding": 4, "dilation": 3},
+    "padding (4,0) (0,3)": {"kernel_size": 3, "stride": 1, "padding": ((4, 0), (0, 3)), "dilation": 2},
+    "offsets of two bytes": {"kernel_size": 17, "stride": 3, "padding": 8},
+    "ceil": {"kernel_size": 3, "stride": 2, "ceil_mode": True},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(2, 3, 9, 8), (1, 1, 6, 17), (2, 2, 3, 6, 8)], ids=str)
+@pytest.mark.parametrize("name", CORRUPTED)
+def test_all_backends_agree_which_argmax_fits(name, shape, layout, backend):
+    given = dict(CORRUPTED[name])
+    if len(shape) == 5:
+        given["kernel_size"] = (1, given["kernel_size"], given["kernel_size"])
+        if "padding" in given:
+            p = given["padding"]
+            given["padding"] = (0, p, p) if isinstance(p, int) else ((0, 0), *p)
+    shape = shape if layout == "channels_first" else (shape[0], *shape[2:], shape[1])
+    window = Window.plan(len(shape) - 2, shape, **given, data_format=layout)
+    inside = layout == "channels_last" and window.channels > 1
+    outer, inner = (window.batch, window.channels) if inside else (window.batch * window.channels, 1)
+    x = values((outer, *window.size, inner), np.float32)
+    y, right = (np.empty((outer, *window.out, inner), dtype) for dtype in (x.dtype, window.argmax_dtype))
+    naive.max_pool(x, window, y, right)
+    fits = kernel("argmax_fits", backend)
+    assert fits(right, window)
+    rng, verdicts = np.random.default_rng(0), []
+    for _ in range(40):
+        argmax = right.copy()
+        argmax.reshape(-1)[rng.integers(argmax.size)] = rng.integers(window.volume + 2)
+        verdicts.append(bool(naive.argmax_fits(argmax, window)))
+        assert bool(fits(argmax, window)) == verdicts[-1]
+    assert not all(verdicts)
+
+
+@pytest.mark.parametrize("at", ["the first", "the last"])
+def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
+    if backend == "naive":
+        pytest.skip("that takes minutes")
+    window = Window.plan(2, (40, 3, 256, 256), 2, stride=2)
+    argmax = np.zeros((120, 1, 128, 128, 1), np.uint8)
+    fits = kernel("argmax_fits", backend)
+    assert fits(argmax, window)
+    argmax.reshape(-1)[0 if at == "the first" else -1] = 4
+    assert not fits(argmax, window)
+
+
 def test_a_gradient_that_does_not_fit_raises():
     argmax = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match=r"dy must have the shape \(2, 2\).*got \(2, 3\)"):
@@ -360,7 +412,8 @@ def seen(monkeypatch):
 
     for module in ("pooling", "maxout", "columns", "activation"):
         monkeypatch.setattr(import_module(f"fastpool.{module}"), "kernel", spy)
-    return arrays
+    with fp.use_backend("naive"):  # which has no way of its own for small arrays
+        yield arrays
 
 
 CONTIGUOUS = {

@@ -1,106 +1,394 @@
 """How the numba backend shares the work of a call: with kernels of the tests' own, which tell who did what."""
 
-from threading import Event, Lock, Thread, get_ident
+import os
+import sys
+import time
+from contextlib import contextmanager
+from threading import Thread
 
+import numpy as np
 import pytest
 
 import fastpool as fp
 
 pytest.importorskip("numba")
-threads = pytest.importorskip("fastpool.backends.numba.threads")
+from numba import types
 
-MUCH = threads.PARALLEL_BYTES
+from fastpool.backends.numba import compilation, threads
+from fastpool.backends.numba.compilation import kernel
+from fastpool.backends.numba.threads import done_of, launch, one_more_done, pause, set_state, state_of
 
+MUCH = 100 * threads.PARALLEL_BYTES
 
-class Recorder:
-    """A kernel that notes the chunks it was given, and by whom."""
+# A kernel that waits for another chunk gives up after some seconds.
+PATIENCE = 100_000_000
 
-    def __init__(self):
-        self.chunks, self.lock = [], Lock()
-
-    def __call__(self, begin, end):
-        with self.lock:
-            self.chunks.append((begin, end, get_ident()))
-
-    def units(self):
-        return sorted(unit for begin, end, _ in self.chunks for unit in range(begin, end))
+thread_id = types.ExternalFunction("pthread_self", types.uint64())
 
 
 @pytest.fixture(autouse=True)
-def _four_threads():
+def _four_threads(monkeypatch):
+    """And no kernel of a test on disk, where it would outlive its source."""
+    monkeypatch.setattr(compilation, "cache_directory", lambda: "")
     fp.set_num_threads(4)
     yield
     fp.set_num_threads(None)
 
 
-@pytest.mark.parametrize("units", [1, 2, 3, 7, 100, 1001])
-@pytest.mark.parametrize("nbytes", [0, MUCH, 100 * MUCH])
-def test_every_unit_is_done_once(units, nbytes):
-    kernel = Recorder()
-    threads.launch(kernel, units, nbytes)
-    assert kernel.units() == list(range(units))
+# A flag is an array like the mailbox of the helpers: its first word can be set and seen across threads, its second
+# be counted up.
 
 
-def test_little_work_stays_on_the_calling_thread_in_one_piece():
-    kernel = Recorder()
-    threads.launch(kernel, 100, MUCH - 1)
-    assert kernel.chunks == [(0, 100, get_ident())]
+def new_flag():
+    return np.zeros(threads.WORDS, np.int64)
+
+
+@kernel
+def note(counts, chunks, start, stop):
+    """How often each unit is done, and where the chunks are: chunks[first] = last."""
+    for unit in range(start, stop):
+        counts[unit] += 1
+    if stop > start:
+        chunks[start] = stop
+
+
+def noted(units, nbytes):
+    counts, chunks = np.zeros(units, np.int64), np.zeros(units, np.int64)
+    launch(note, units, nbytes, counts, chunks)
+    return counts, {int(start): int(chunks[start]) for start in np.flatnonzero(chunks)}
+
+
+@kernel
+def meet(flag, met, patience, start, stop):
+    """The chunk of the first unit waits until another chunk has begun."""
+    if start > 0:
+        set_state(flag, 1)
+    elif stop > 0:
+        for _ in range(patience):
+            if state_of(flag) == 1:
+                met[0] = 1
+                break
+            pause()
+
+
+@contextmanager
+def helpers_that_watch_for_long(times=100):
+    """On a busy machine a helper may give up before its caller, whose core it got, has told what to do."""
+    before, threads.WATCH = threads.WATCH, times * threads.WATCH
+    try:
+        yield
+    finally:
+        threads.WATCH = before
+
+
+def another_thread_helps():
+    """Whether the chunks of a call meet, sooner or later: a helper may just be falling asleep."""
+    met = np.zeros(1, np.uint8)
+    with helpers_that_watch_for_long():
+        for _ in range(20):
+            launch(meet, 2, MUCH, new_flag(), met, PATIENCE // 20)
+            if met[0]:
+                return True
+    return False
+
+
+@kernel
+def gather_threads(flag, ids, wanted, patience, start, stop):
+    """Every chunk notes its thread, and stays until so many have begun."""
+    if stop > start:
+        ids[start] = thread_id()
+        one_more_done(flag)
+        for _ in range(patience):
+            if done_of(flag) >= wanted:
+                break
+            pause()
+
+
+def threads_of_a_call(wanted, patience):
+    """The threads that take chunks of one call, whose chunks wait for as many as are wanted."""
+    flag, ids = new_flag(), np.zeros(64, np.uint64)
+    launch(gather_threads, 64, MUCH, flag, ids, wanted, patience)
+    return {int(i) for i in ids[ids != 0]}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("units", [1, 2, 3, 7, 100, 1001, 10_007])
+@pytest.mark.parametrize("nbytes", [0, threads.PARALLEL_BYTES, MUCH, 10**12])
+def test_every_unit_is_done_once(units, nbytes, n):
+    fp.set_num_threads(n)
+    counts, chunks = noted(units, nbytes)
+    assert (counts == 1).all()
+    ends = sorted(chunks.items())
+    assert [start for start, _ in ends] == [0] + [stop for _, stop in ends[:-1]]
+    assert ends[-1][1] == units
+
+
+def test_much_work_is_cut_into_chunks():
+    assert len(noted(1000, MUCH)[1]) >= 4
+
+
+def test_no_more_chunks_than_the_mailbox_counts(monkeypatch):
+    fp.set_num_threads(9)
+    monkeypatch.setattr(threads, "CHUNKS_PER_THREAD", 1000)
+    counts, chunks = noted(100_000, 10**12)
+    assert (counts == 1).all()
+    assert len(chunks) == threads.MOST_CHUNKS
+
+
+def test_little_work_stays_in_one_piece():
+    assert noted(100, threads.PARALLEL_BYTES - 1)[1] == {0: 100}
 
 
 def test_one_thread_is_one_piece():
     fp.set_num_threads(1)
-    kernel = Recorder()
-    threads.launch(kernel, 100, MUCH)
-    assert kernel.chunks == [(0, 100, get_ident())]
+    assert noted(100, MUCH)[1] == {0: 100}
+
+
+def test_no_units_are_no_work():
+    launch(note, 0, MUCH, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def test_another_thread_helps():
-    """The caller's first chunk waits until a second one has begun: without help this would not end."""
-    met = Event()
-
-    def kernel(begin, end):
-        if begin == 0:
-            assert met.wait(60)
-        else:
-            met.set()
-
-    threads.launch(kernel, 2, MUCH)
-    assert met.is_set()
+    assert another_thread_helps()
 
 
-def test_arguments_reach_the_kernel():
-    seen = []
-    threads.launch(lambda *given: seen.append(given), 1, 0, "a", 2)
-    assert seen == [("a", 2, 0, 1)]
+def test_without_a_helper_chunks_do_not_meet():
+    """What the test above would see."""
+    fp.set_num_threads(1)
+    met = np.zeros(1, np.uint8)
+    launch(meet, 2, MUCH, new_flag(), met, 1000)
+    assert not met[0]
 
 
-def test_an_error_in_any_chunk_reaches_the_caller_and_the_helpers_live_on():
-    def kernel(begin, end):
-        if end == 100:
+@kernel
+def copy_arguments(f4, u1, i2, bits, whole, real, scalar, flag, nothing, pair, nested, seen, start, stop):
+    for unit in range(start, stop):
+        seen[unit, 0] = f4[unit]
+        seen[unit, 1] = u1[unit, unit % 3]
+        seen[unit, 2] = i2[unit, 0, 1]
+        seen[unit, 3] = 1 if bits[unit] else 0
+        seen[unit, 4] = whole
+        seen[unit, 5] = real
+        seen[unit, 6] = scalar
+        seen[unit, 7] = 1 if flag else 0
+        seen[unit, 8] = 1 if nothing is None else 0
+        seen[unit, 9] = pair[0] + pair[1]
+        seen[unit, 10] = nested[0] + nested[1][0] + nested[1][1]
+        seen[unit, 11] = f4.shape[0] + i2.shape[2]
+
+
+@pytest.mark.parametrize("nbytes", [0, MUCH])
+def test_arguments_of_all_kinds_reach_the_kernel(nbytes):
+    rng, units = np.random.default_rng(0), 100
+    f4, u1 = rng.random(units).astype(np.float32), rng.integers(0, 256, (units, 3)).astype(np.uint8)
+    i2, bits = rng.integers(-99, 99, (units, 2, 2)).astype(np.int16), rng.random(units) < 0.5
+    seen = np.zeros((units, 12))
+    scalars = -(2**40), 0.1, np.int16(-7), True, None, (3, 4), (1, (np.float32(0.5), 2**33))
+    launch(copy_arguments, units, nbytes, f4, u1, i2, bits, *scalars, seen)
+    every = np.arange(units)
+    expected = [f4, u1[every, every % 3], i2[:, 0, 1], bits, -(2**40), 0.1, -7, 1, 1, 7, 1.5 + 2**33, units + 2]
+    np.testing.assert_array_equal(seen, np.stack([np.broadcast_to(e, units) for e in expected], 1))
+
+
+@kernel
+def add(a, b, out, start, stop):
+    for unit in range(start, stop):
+        out[unit] = a[unit] + b
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
+def test_one_kernel_serves_several_dtypes_one_after_the_other(dtype):
+    a, out = np.arange(100).astype(dtype), np.zeros(100)
+    for b in (1, 1.5, np.float32(0.25), np.uint8(3)):
+        launch(add, 100, MUCH, a, b, out)
+        np.testing.assert_array_equal(out, a + float(b))
+
+
+@kernel
+def fail(counts, at, kind, start, stop):
+    for unit in range(start, stop):
+        counts[unit] += 1
+    if start <= at < stop:
+        if kind == 0:
             raise MemoryError("no room")
+        raise ValueError("no such number")
 
+
+@pytest.mark.parametrize(("kind", "error"), [(0, MemoryError("no room")), (1, ValueError("no such number"))], ids=str)
+@pytest.mark.parametrize("at", [0, 50, 99])
+@pytest.mark.parametrize("nbytes", [0, MUCH])
+def test_an_error_in_any_chunk_reaches_the_caller_and_the_helpers_live_on(nbytes, at, kind, error):
     for _ in range(3):
-        with pytest.raises(MemoryError, match="no room"):
-            threads.launch(kernel, 100, 100 * MUCH)
-    test_another_thread_helps()
+        with pytest.raises(type(error), match=str(error)):
+            launch(fail, 100, nbytes, np.zeros(100, np.int64), at, kind)
+    assert another_thread_helps()
+    assert (noted(100, MUCH)[0] == 1).all()
 
 
-def test_a_call_whose_helpers_are_all_busy_finishes_alone():
-    busy, release = Lock(), Event()
-    waiting = []
+@kernel
+def fail_in_parts(out, start, stop):
+    """As where every thread wants room and there is only enough for one."""
+    if 0 < stop - start < len(out):
+        raise MemoryError("no room for all of us")
+    for unit in range(start, stop):
+        out[unit] = unit
 
-    def blocked(begin, end):
-        with busy:
-            waiting.append(begin)
-        assert release.wait(60)
 
-    callers = [Thread(target=threads.launch, args=(blocked, 8, MUCH)) for _ in range(3)]
+def test_what_goes_wrong_in_parts_is_done_again_alone():
+    out = np.zeros(100, np.int64)
+    launch(fail_in_parts, 100, MUCH, out)
+    np.testing.assert_array_equal(out, np.arange(100))
+
+
+@kernel
+def block(flag, patience, start, stop):
+    """Says that it has begun, and waits to be let go."""
+    if stop > start:
+        one_more_done(flag)
+        for _ in range(patience):
+            if state_of(flag) == 1:
+                break
+            pause()
+
+
+@kernel
+def note_threads(counts, ids, start, stop):
+    for unit in range(start, stop):
+        counts[unit] += 1
+        ids[unit] = thread_id()
+
+
+def test_a_call_that_finds_the_helpers_busy_with_another_finishes_alone():
+    launch(block, 4, MUCH, new_flag(), 0)
+    flag = new_flag()
+    caller = Thread(target=launch, args=(block, 4, MUCH, flag, PATIENCE))
+    caller.start()
+    try:
+        end = time.monotonic() + 60
+        while flag[1] == 0 and time.monotonic() < end:
+            time.sleep(0.001)
+        counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
+        launch(note_threads, 1000, MUCH, counts, ids)
+        assert caller.is_alive()
+    finally:
+        flag[0] = 1
+        caller.join()
+    assert (counts == 1).all()
+    assert len(set(ids)) == 1
+
+
+def test_a_call_whose_helpers_do_not_come_finishes_alone(monkeypatch):
+    monkeypatch.setattr(threads._Team, "rouse", lambda self, count: None)
+    time.sleep(0.1)
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
+    launch(note_threads, 1000, MUCH, counts, ids)
+    assert (counts == 1).all()
+    assert len(set(ids)) == 1
+
+
+def test_an_interpreter_that_starts_no_more_threads_computes_alone(monkeypatch):
+    monkeypatch.setattr(threads, "_team", threads._Team())
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    assert (noted(1000, MUCH)[0] == 1).all()
+
+
+@kernel
+def multiply(a, factor, out, start, stop):
+    for unit in range(start, stop):
+        out[unit] += a[unit] * factor
+
+
+def test_many_threads_may_launch_thousands_of_calls_at_once():
+    launch(multiply, 100, MUCH, np.zeros(100), 1, np.zeros(100))
+    wrong, done = [], []
+
+    def loop(seed):
+        rng = np.random.default_rng(seed)
+        for factor in range(500):
+            units = int(rng.integers(1, 200))
+            a, out = rng.random(units), np.zeros(units)
+            launch(multiply, units, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, a, factor, out)
+            if not np.array_equal(out, a * factor):
+                wrong.append((seed, factor))
+        done.append(seed)
+
+    callers = [Thread(target=loop, args=(seed,)) for seed in range(8)]
     for caller in callers:
         caller.start()
-    kernel = Recorder()
-    threads.launch(kernel, 1000, 100 * MUCH)
-    assert kernel.units() == list(range(1000))
-    release.set()
     for caller in callers:
         caller.join()
-    assert sorted(waiting) == sorted([*range(8)] * 3)
+    assert sorted(done) == list(range(8))
+    assert wrong == []
+
+
+def test_one_thread_may_launch_thousands_of_calls_of_several_kernels():
+    out, total, counts, chunks = np.zeros(64), np.zeros(64), np.zeros(64, np.int64), np.zeros(64, np.int64)
+    for factor in range(3000):
+        launch(multiply, 64, MUCH, np.full(64, 2.0), factor, out)
+        launch(note, 64, MUCH, counts, chunks)
+        total += 2.0 * factor
+    np.testing.assert_array_equal(out, total)
+    assert (counts == 3000).all()
+
+
+def test_as_many_threads_take_part_as_are_set():
+    """Fewer than before, too: helpers that were started for more stay out of it."""
+    with helpers_that_watch_for_long(1000):
+        assert any(len(threads_of_a_call(4, PATIENCE // 50)) == 4 for _ in range(20))
+        fp.set_num_threads(2)
+        noted(64, MUCH)
+        time.sleep(0.01)  # the others, still awake, have seen by now that they are not wanted
+        used = [len(threads_of_a_call(3, 10_000)) for _ in range(20)]
+    assert max(used) == 2
+
+
+def _cpu_time_of_half_a_second():
+    before = time.process_time()
+    time.sleep(0.5)
+    return time.process_time() - before
+
+
+def test_helpers_sleep_after_a_while_and_wake_again():
+    assert another_thread_helps()
+    assert any(_cpu_time_of_half_a_second() < 0.1 for _ in range(6))
+    assert another_thread_helps()
+
+
+IN_A_CHILD = """
+import os, sys, time
+sys.path.insert(0, "tests")
+import test_threads
+from test_threads import another_thread_helps, compilation, fp, noted, MUCH
+compilation.cache_directory = lambda: ""
+fp.set_num_threads(4)
+def works():
+    return another_thread_helps() and (noted(1001, MUCH)[0] == 1).all()
+print(works(), flush=True)
+pid = os.fork()
+if pid == 0:
+    code = 3
+    try:
+        code = 0 if works() else 1
+    finally:
+        os._exit(code)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        print(os.waitstatus_to_exitcode(status))
+        break
+    time.sleep(0.01)
+else:
+    os.kill(pid, 9)
+    print("the child hangs")
+print(works())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
+def test_a_forked_child_has_helpers_of_its_own(python):
+    assert python("-W", "ignore", "-c", IN_A_CHILD) == "True\n0\nTrue\n"

@@ -4,7 +4,10 @@ A backend is a module that exports these functions, or those of them that it can
 canonical form (see `fastpool.arrays`), checked, and never overlap; the last array is the one to fill.
 
 - `max_pool(x, window, y, argmax)`, argmax None where it is not asked for
+- `max_pool_of_small(window, outer, inner, dtype)`, if it likes: a function of (x, y, argmax), flat or not, that does
+  `max_pool` for arrays so small that the call takes longer than the pooling; or None
 - `max_pool_backward(dy, argmax, window, dx)`
+- `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
 - `max_unpool(y, indices, x)`: indices int64 inside each plane, -1 for none; the last of several wins
 - `im2col(x, window, fill_value, cols)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap, position]
 - `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
@@ -116,23 +119,32 @@ def _from_environment() -> str | None:
 
 
 @cache
-def _default(op: str) -> Any:
-    """The op on the first preferred backend that is installed and has it."""
+def _default(op: str) -> ModuleType:
+    """The first preferred backend that is installed and has the op."""
     for name in _PREFERRED:
         module = _load(name)
         if not isinstance(module, str) and hasattr(module, op):
-            return getattr(module, op)
+            return module
     raise NotImplementedError(f"no backend that is installed here has {op}")
 
 
-def kernel(op: str, backend: str | None) -> Any:
-    """The function that does `op`: of the backend named in the call, else in `use_backend`, else in the environment."""
-    name = backend if backend is not None else _in_context.get() or _from_environment()
+def chosen(backend: str | None) -> str | None:
+    """The backend named in the call, else in `use_backend`, else in the environment; None for the default."""
+    return backend if backend is not None else _in_context.get() or _from_environment()
+
+
+def backend_for(op: str, backend: str | None) -> ModuleType:
+    """The chosen backend, which must have the op."""
+    name = chosen(backend)
     if name is None:
         return _default(op)
     module = _named(_check_name(name, "backend"))
-    try:
-        return getattr(module, op)
-    except AttributeError:
+    if not hasattr(module, op):
         have = [n for n in _MODULES if hasattr(_load(n), op)]
-        raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}") from None
+        raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}")
+    return module
+
+
+def kernel(op: str, backend: str | None) -> Any:
+    """The function that does `op`, of the chosen backend."""
+    return getattr(backend_for(op, backend), op)

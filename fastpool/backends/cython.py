@@ -12,6 +12,7 @@ import numpy as np
 
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends import _columns
+from fastpool.backends.numpy import argmax_fits as argmax_fits
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs

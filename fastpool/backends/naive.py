@@ -49,6 +49,14 @@ def max_pool_backward(dy, argmax, window, dx):
     dx[...] = total
 
 
+def argmax_fits(argmax, window):
+    for position in np.ndindex(window.out):
+        real = [offset for offset, _ in _cells(window, position)] or [0]
+        if not np.isin(argmax[:, *position], real).all():
+            return False
+    return True
+
+
 def max_unpool(y, indices, x):
     x[...] = 0
     for outer, *position, inner in np.ndindex(y.shape):

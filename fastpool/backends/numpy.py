@@ -74,6 +74,23 @@ def max_pool_backward(dy, argmax, window, dx):
     dx[...] = _from_planes(_add(cols, window), dx)
 
 
+def argmax_fits(argmax, window):
+    if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
+        return False
+    for axis in range(3):
+        if not window.leaves_input[axis]:
+            continue
+        taps = window.taps(axis)
+        padded = (taps < 0) | (taps >= window.size[axis])
+        for position in np.flatnonzero(padded.any(axis=1)):
+            row = np.take(argmax, position, axis=axis + 1)
+            tap = row // window.volume_behind(axis) % window.kernel[axis]
+            first = np.take(window.first_cells, position, axis=axis)[None, ..., None]
+            if (padded[position][tap] & (row != first)).any():
+                return False
+    return True
+
+
 def max_unpool(y, indices, x):
     values, cells = (_by_plane(a).reshape(-1, a.shape[1] * a.shape[2] * a.shape[3]) for a in (y, indices))
     planes = np.zeros((values.shape[0], x.shape[1] * x.shape[2] * x.shape[3]), x.dtype)

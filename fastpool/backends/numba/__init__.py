@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache, lru_cache, partial, wraps
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +13,11 @@ from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
-from fastpool.backends.numba.threads import launch
+from fastpool.backends.numba.threads import PARALLEL_BYTES, launch
 from fastpool.window import Window
 
 __all__ = [
+    "argmax_fits",
     "cache_directory",
     "col2im",
     "hard_swish",
@@ -23,6 +25,7 @@ __all__ = [
     "im2col",
     "max_pool",
     "max_pool_backward",
+    "max_pool_of_small",
     "max_unpool",
     "swish",
     "swish_backward",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 # Up to here a gradient takes tap after tap, window by window beyond: see the two kernels.
-MOST_TAPS = 16
+MOST_TAPS = 32
 
 # Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
 MOST_ROOM = 1 << 24
@@ -85,66 +88,99 @@ def _launched(plan):
 
 @_launched
 def max_pool(x, window, y, argmax):
-    inner, planes = x.shape[4], x.shape[0] * window.out[0]
-    kind, offsets = _kind(x.dtype), None if argmax is None else argmax.reshape(-1)
-    arguments = (_flat(x), _flat(y), offsets, kind.infinity, kind.lowest, window.numbers, inner)
-    block, room, blocks = _block(window, inner)
+    kernel, units, nbytes, constants = _forward_call(window, x.shape[0], x.shape[4], x.dtype)
+    return kernel, units, nbytes, _flat(x), _flat(y), None if argmax is None else argmax.reshape(-1), *constants
+
+
+def max_pool_of_small(window, outer, inner, dtype):
+    kernel, units, nbytes, constants = _forward_call(window, outer, inner, dtype)
+    if nbytes >= PARALLEL_BYTES or _kind(dtype).seen_as != dtype:
+        return None
+
+    def run(x, y, argmax):
+        kernel(x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants, 0, units)
+
+    return run
+
+
+def _forward_call(window, outer, inner, dtype):
+    """The kernel for such arrays, how many units it has, the bytes that it moves, and what it takes behind them."""
+    kind = _kind(dtype)
+    numbers, block, room, units = _forward_plan(window, outer, inner)
+    nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
+    arguments = kind.infinity, kind.lowest, numbers, inner
     if room > MOST_ROOM:
-        return pool.max_pool_by_cells, planes * window.out[1], x.nbytes + y.nbytes, *arguments
-    return pool.max_pool, planes * blocks, x.nbytes + y.nbytes, *arguments, block
+        return pool.max_pool_by_cells, units, nbytes, arguments
+    return pool.max_pool, units, nbytes, (*arguments, block)
 
 
 @lru_cache(maxsize=1024)
-def _block(window, inner):
-    """How many windows, rows by columns, to take at once, what room their cells need, and how many blocks a plane has.
+def _forward_plan(window, outer, inner):
+    """The geometry, the windows to take at once (rows by columns), the room that these need, and how many units."""
+    numbers = _as_one_plane(window, outer)
+    D, H, W, KD, KH, KW, _, sh, sw, _, _, _, _, dh, dw, OD, OH, OW = numbers
+    planes, reach_h, reach_w = outer * window.out[1] // OH * OD, (KH - 1) * dh, (KW - 1) * dw
+    # The rooms stay in the caches closest to the core, but blocks overlap little: much of a block is not its halo.
+    columns = min(max(pool.BLOCK // (inner * sw), 2 * reach_w // sw, 1), OW)
+    pitch = max(columns + reach_w // sw, -(-W // sw) if columns == OW else 0)
+    rows = min(max(pool.BLOCK // (pitch * sw * sh * inner), 2 * reach_h // sh, 1), OH)
+    room = max(min(KD, D), sw) * ((rows - 1) * sh + reach_h + 1) * pitch * inner
+    blocks = -(-OH // rows) * -(-OW // columns)
+    return numbers, (rows, columns), room, planes * (OH if room > MOST_ROOM else blocks)
 
-    Their cells fill the first-level cache, but overlap little with the next block's.
-    """
-    _, reach_h, reach_w = ((k - 1) * d for k, d in zip(window.kernel, window.dilation, strict=True))
-    _, sh, sw = window.stride
-    _, out_rows, out_columns = window.out
-    columns = min(max(pool.BLOCK // (inner * sw), 2 * reach_w // sw, 1), out_columns)
-    pitch = max(columns + reach_w // sw, -(-window.size[2] // sw) if columns == out_columns else 0)
-    rows = min(max(pool.BLOCK // (pitch * sw * sh * inner), 2 * reach_h // sh, 1), out_rows)
-    room = ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
-    return (rows, columns), room, -(-out_rows // rows) * -(-out_columns // columns)
+
+def _as_one_plane(window, outer):
+    """The geometry; where no window reaches into the next plane nor stops before its end, all planes are a tall one."""
+    numbers = window.numbers
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = numbers
+    tile = ph == 0 and OH * sh == H and (KH - 1) * dh < sh
+    if D == KD == 1 and pd == 0 and tile:
+        return (1, outer * H, W, 1, KH, KW, 1, sh, sw, 0, 0, pw, dd, dh, dw, 1, outer * OH, OW)
+    return numbers
 
 
 @_launched
 def max_pool_backward(dy, argmax, window, dx):
     kind, inner, nbytes = _kind(dx.dtype), dx.shape[4], dx.nbytes + dy.nbytes
     arrays = _flat(dy), _flat(argmax), _flat(dx), kind.infinity
-    block, room, blocks = _block_of_cells(window, inner)
-    if room > MOST_ROOM or (window.volume > MOST_TAPS and window.kernel[2] > 1):
+    numbers, block, room, units = _backward_plan(window, dx.shape[0], inner)
+    if window.tiles:
+        windows = dy.shape[0] * window.out[0] * window.out[1]
+        return pool.max_pool_backward_of_tiles, windows, nbytes, *arrays[:3], window.numbers, inner
+    taps_of_a_cell = prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
+    if room > MOST_ROOM or taps_of_a_cell > MOST_TAPS:
         rows = dx.shape[0] * window.size[0] * window.size[1]
         return pool.max_pool_backward, rows, nbytes, *arrays, window.numbers, inner
     return (
         pool.max_pool_backward_by_taps,
-        dx.shape[0] * blocks,
+        units,
         nbytes,
         *arrays,
         kind.sums,
-        window.numbers,
+        numbers,
         inner,
         block,
     )
 
 
 @lru_cache(maxsize=1024)
-def _block_of_cells(window, inner):
-    """As `_block`, for the cells that windows reach back to: in strides."""
-    _, back_rows, back_columns = _reaches(window)
-    _, sh, sw = window.stride
-    _, rows, columns = (-(-(n + b) // s) for n, b, s in zip(window.size, window.before, window.stride, strict=True))
-    block_columns = min(max(pool.BLOCK // (inner * sw), back_columns, 1), columns)
-    block_rows = min(max(pool.BLOCK // ((block_columns + back_columns) * inner * sw * sh), back_rows, 1), rows)
-    room = sh * sw * (block_rows + back_rows) * (block_columns + back_columns) * inner
-    return (block_rows, block_columns), room, window.size[0] * -(-rows // block_rows) * -(-columns // block_columns)
+def _backward_plan(window, outer, inner):
+    """As `_forward_plan`, for blocks of cells: rows by columns, these in strides."""
+    numbers = _as_one_plane(window, outer)
+    D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, _ = numbers
+    planes, back_h, back_w = outer * window.size[1] // H * D, (KH - 1) * dh // sh, (KW - 1) * dw // sw
+    all_rows, all_columns, slices = -(-(H + ph) // sh), -(-(W + pw) // sw), (KD - 1) * dd // sd + 1
+    columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
+    pitch = (columns + back_w) * inner
+    rows = min(max(pool.BLOCK // (pitch * sw * sh), back_h, 1), all_rows)
+    room = max(slices * (rows + back_h), rows * sh * sw) * pitch
+    return numbers, (rows, columns), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
 
 
-def _reaches(window):
-    """How many strides a window reaches beyond its start along each axis."""
-    return tuple((k - 1) * d // s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
+def argmax_fits(argmax, window):
+    found = np.zeros(1, np.uint8)
+    launch(pool.misplaced, argmax.shape[0], argmax.nbytes, _flat(argmax), found, window.numbers, argmax.shape[4])
+    return not found[0]
 
 
 @_launched

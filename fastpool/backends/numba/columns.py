@@ -1,6 +1,9 @@
 """im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
 
+import numpy as np
+
 from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.lanes import beside, evens, lanes_in, load, store
 from fastpool.backends.numba.pool import fill
 from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
 
@@ -24,14 +27,30 @@ def put(column, step, value, begin, end):
 
 @inlined
 def put_cells(column, step, begin, end, cells, cell_step):
-    """A run of cells into a column. Steps of 1 become a block copy."""
+    """A run of cells into a column."""
     to = onward(column, begin * step)
-    if step == 1 and cell_step == 1:
-        for i in range(end - begin):
-            to[i] = cells[i]
-    else:
-        for i in range(end - begin):
-            to[i * step] = cells[i * cell_step]
+    for i in range(end - begin):
+        to[np.uint64(i * step)] = cells[np.uint64(i * cell_step)]
+
+
+@inlined
+def put_row(row, count, begin, end, cells, cell_step, fill_value):
+    """The same in whole lanes, with what surrounds the cells in a row; what spills over is written again later."""
+    i, lanes = 0, lanes_in(row)
+    value = beside(load(row, 0), fill_value)
+    while i < begin:
+        store(row, i, value)
+        i += lanes
+    i = begin
+    while i < end:
+        source = (i - begin) * cell_step
+        a = load(cells, source)
+        store(row, i, evens(a, load(cells, source + lanes)) if cell_step == 2 else a)
+        i += lanes
+    i = end
+    while i < count:
+        store(row, i, value)
+        i += lanes
 
 
 @kernel
@@ -50,6 +69,8 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels,
         kd, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
         begin, end = covered(kw, sw, pw, dw, W, OW)
         w = begin * sw - pw + kw * dw
+        step, lanes = sw * cell_step, lanes_in(x)
+        spills_to = first * into_image + channel * into_channel + tap * into_tap + OD * OH * OW
         for od in range(OD):
             d = od * sd - pd + kd * dd
             for oh in range(OH):
@@ -58,11 +79,17 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels,
                 column = channel * into_channel + tap * into_tap + (od * OH + oh) * OW * into_position
                 source = channel * channel_step + ((d * H + h) * W + w) * cell_step
                 for image in range(first, last):
-                    into = onward(cols, image * into_image + column)
-                    if real:
+                    at, cell = image * into_image + column, image * image_step + source
+                    into = onward(cols, at)
+                    whole = into_position == 1 and at + OW + lanes <= spills_to
+                    if whole and not real:
+                        put_row(into, OW, 0, 0, x, 1, fill_value)
+                    elif whole and step <= 2 and cell + (end - begin + 2 * lanes) * step <= len(x):
+                        put_row(into, OW, begin, end, onward(x, cell), step, fill_value)
+                    elif real:
                         put(into, into_position, fill_value, 0, begin)
                         cells = onward(x, image * image_step + source)
-                        put_cells(into, into_position, begin, end, cells, sw * cell_step)
+                        put_cells(into, into_position, begin, end, cells, step)
                         put(into, into_position, fill_value, end, OW)
                     else:
                         put(into, into_position, fill_value, 0, OW)

@@ -114,4 +114,35 @@ def kernel(function):
     return dispatcher
 
 
-inlined = numba.njit(nogil=True, error_model="numpy")
+# What is called inside a kernel becomes a part of it.
+INLINED = {"nogil": True, "error_model": "numpy", "forceinline": True}
+
+
+def inlined(function):
+    """Compile a function for kernels to call, and only for them: no code of its own is made of it."""
+    dispatcher = numba.njit(**INLINED)(function)
+    _only_inside(dispatcher)
+    return dispatcher
+
+
+def _only_inside(dispatcher):
+    """Spare Numba the machine code of a function that becomes a part of others: it is a third of their compilation."""
+    compiler = dispatcher._compiler
+    compile_whole = compiler._compile_core
+
+    def customize_flags(flags):
+        flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        return flags
+
+    def compile_core(args, return_type):
+        result = compile_whole(args, return_type)
+        name = object()  # that callers find it by, in place of an address
+        result = result._replace(entry_point=name)
+        result.target_context.insert_user_function(name, result.fndesc, [result.library])
+        return result
+
+    def add_overload(result):
+        dispatcher.overloads[tuple(result.signature.args)] = result
+
+    compiler._customize_flags, compiler._compile_core = customize_flags, compile_core
+    dispatcher.add_overload = add_overload

@@ -6,6 +6,19 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 import numpy as np
 
 from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.lanes import (
+    beside,
+    evens,
+    fetch,
+    lanes_in,
+    load,
+    load_beside,
+    odds,
+    store,
+    where,
+    zip_high,
+    zip_low,
+)
 from fastpool.backends.numba.scalars import (
     after_last_tap,
     after_last_window,
@@ -13,18 +26,22 @@ from fastpool.backends.numba.scalars import (
     first_window,
     key,
     maximum,
+    narrow_row,
+    narrow_zipped,
     narrowed,
     offsets,
     onward,
     part,
     room_for_sums,
     unkeyed,
-    where_it_lies,
+    widen_row,
     widened,
     wins,
+    won_at,
 )
 
-BLOCK = 4096  # numbers in the cells of one block: what stays in the first-level cache
+ONE_SLICE = (1, 1, 0)
+BLOCK = 4096  # numbers in the rooms of one block: what stays in the caches closest to the core
 
 
 @inlined
@@ -33,177 +50,204 @@ def fill(row, value):
         row[i] = value
 
 
-@inlined
-def copy(out, row):
-    for i in range(len(out)):
-        out[i] = row[i]
-
-
-@inlined
-def larger(out, a, b):
-    for i in range(len(out)):
-        out[i] = maximum(a[i], b[i])
-
-
-@inlined
-def enlarge(out, row):
-    for i in range(len(out)):
-        out[i] = maximum(out[i], row[i])
-
-
 # Beside each run of values goes a run of offsets: who won. What comes later has a larger offset, so it needs more
-# than a tie: `ahead` is how much larger.
+# than a tie; its tap times `weight` is how much larger.
 
 
 @inlined
-def winners(out, won, a, a_won, b, b_won, ahead):
-    ahead = won.dtype.type(ahead)
-    for i in range(len(out)):
-        better = wins(b[i], a[i])
-        out[i] = b[i] if better else a[i]
-        won[i] = won.dtype.type(b_won[i] + ahead) if better else a_won[i]
+def largest(out, won, at, a, a_won, i, over_slices, over_taps, ahead):
+    """Lanes of `out`: the maximum of those of `a` from `i` on over all taps of all slices, with their offsets.
 
-
-@inlined
-def challenge(out, won, row, row_won, ahead):
-    ahead = won.dtype.type(ahead)
-    for i in range(len(out)):
-        better = wins(row[i], out[i])
-        out[i] = row[i] if better else out[i]
-        won[i] = won.dtype.type(row_won[i] + ahead) if better else won[i]
-
-
-@inlined
-def larger_pairs(out, row):
-    """The larger of each two neighbours. Both at once, since LLVM turns such a pair of loads into shuffles."""
-    for i in range(len(out)):
-        out[i] = maximum(row[2 * i], row[2 * i + 1])
-
-
-@inlined
-def enlarge_pairs(out, row):
-    for i in range(len(out)):
-        out[i] = maximum(out[i], maximum(row[2 * i], row[2 * i + 1]))
-
-
-@inlined
-def winner_pairs(out, won, row):
-    for i in range(len(out)):
-        a, b = row[2 * i], row[2 * i + 1]
-        better = wins(b, a)
-        out[i] = b if better else a
-        won[i] = 1 if better else 0
-
-
-@inlined
-def challenge_pairs(out, won, row, tap):
-    tap = won.dtype.type(tap)
-    for i in range(len(out)):
-        a, b = row[2 * i], row[2 * i + 1]
-        better = wins(a, out[i])
-        best, at = a if better else out[i], tap if better else won[i]
-        better = wins(b, best)
-        out[i] = b if better else best
-        won[i] = won.dtype.type(tap + won.dtype.type(1)) if better else at
-
-
-@inlined
-def window_maximum(out, won, a, a_won, taps, step, weight, spare, spare_won):
-    """out[i] = the maximum of a[i + t * step] over all taps t, whose offset grows by `weight` a tap.
-
-    Many taps by doubling: windows of 2, 4, 8 ... taps, then two of those that overlap.
+    Slices and taps are (how many, how far apart, how much larger the offset of the next).
     """
-    n = len(out)
-    if taps == 1:
-        copy(out, a)
-        if won is not None:
-            copy(won, a_won)
-        return
-    width, source, source_won = 1, a, a_won
-    if taps > 4:
-        turn = 0
-        while 2 * width < taps:
-            length = n + (taps - 2 * width) * step
-            to = part(spare, turn * (len(spare) // 2), length)
-            right = onward(source, width * step)
-            if won is None:
-                larger(to, source, right)
-            else:
-                to_won = part(spare_won, turn * (len(spare) // 2), length)
-                winners(to, to_won, source, source_won, right, onward(source_won, width * step), width * weight)
-                source_won = to_won
-            source, width, turn = to, 2 * width, 1 - turn
-    first = taps - width if taps > 4 else 1
+    (slices, slice_step, slice_weight), (taps, step, weight) = over_slices, over_taps
+    best, first = load(a, i), i
     if won is None:
-        larger(out, source, onward(source, first * step))
+        for one in range(slices):
+            source, end = first if one > 0 else first + step, first + taps * step
+            while source < end:
+                best = maximum(best, load(a, source))
+                source += step
+            first += slice_step
     else:
-        ahead = first * step
-        winners(out, won, source, source_won, onward(source, ahead), onward(source_won, ahead), first * weight)
-    if taps <= 4:
-        for tap in range(2, taps):
-            if won is None:
-                enlarge(out, onward(a, tap * step))
-            else:
-                challenge(out, won, onward(a, tap * step), onward(a_won, tap * step), tap * weight)
+        number = won.dtype.type
+        offset, more = beside(best, number(ahead)), beside(best, number(weight))
+        more_to_next = beside(best, number(slice_weight - taps * weight))
+        best_won = won_at(best, won, a_won, i) + offset
+        for one in range(slices):
+            source, end = first, first + taps * step
+            if one == 0:
+                source, offset = first + step, offset + more
+            while source < end:
+                value = load(a, source)
+                better = wins(value, best)
+                best = where(better, value, best)
+                best_won = where(better, won_at(best, won, a_won, source) + offset, best_won)
+                source, offset = source + step, offset + more
+            first, offset = first + slice_step, offset + more_to_next
+        store(won, at, best_won)
+    store(out, at, best)
 
 
 @inlined
-def take_cells(out, row, stride, inner):
-    """Every stride-th cell of a row; a cell is `inner` numbers."""
-    if inner == 1:
-        for i in range(len(out)):
-            out[i] = row[i * stride]
-        return
-    for cell in range(len(out) // inner):
-        copy(part(out, cell * inner, inner), onward(row, cell * stride * inner))
-
-
-@inlined
-def stepped_maximum(out, won, a, zeros, taps, stride, dilation, inner, spare):
-    """`window_maximum` for every stride-th cell."""
-    if inner == 1 and stride == 2 and dilation == 1 and taps > 1:
-        # The last pair may hold a cell that the one before it held: that changes nothing.
-        for pair in range((taps + 1) // 2):
-            tap = min(2 * pair, taps - 2)
-            if won is None:
-                if pair == 0:
-                    larger_pairs(out, a)
-                else:
-                    enlarge_pairs(out, onward(a, tap))
-            elif pair == 0:
-                winner_pairs(out, won, a)
-            else:
-                challenge_pairs(out, won, onward(a, tap), tap)
-        return
-    take_cells(out, a, stride, inner)
+def largest_of_pairs(out, won, at, cells, i, taps):
+    """The same along a row for windows two cells apart: evens and odds of neighbours hold the taps of such windows."""
+    lanes, end = lanes_in(cells), i + taps
+    a, b = load(cells, i), load(cells, i + lanes)
+    best = evens(a, b)
     if won is not None:
-        fill(won, 0)
-    for tap in range(1, taps):
-        row = part(spare, 0, len(out))
-        take_cells(row, onward(a, tap * dilation * inner), stride, inner)
+        number = won.dtype.type
+        best_won, offset = beside(best, number(0)), beside(best, number(0))
+    while True:
+        i += 1
+        if i == end:
+            break
         if won is None:
-            enlarge(out, row)
+            best = maximum(best, odds(a, b))
         else:
-            challenge(out, won, row, zeros, tap)
+            value, offset = odds(a, b), offset + beside(best, number(1))
+            better = wins(value, best)
+            best, best_won = where(better, value, best), where(better, offset, best_won)
+        i += 1
+        if i == end:
+            break
+        a, b = load(cells, i), load(cells, i + lanes)
+        if won is None:
+            best = maximum(best, evens(a, b))
+        else:
+            value, offset = evens(a, b), offset + beside(best, number(1))
+            better = wins(value, best)
+            best, best_won = where(better, value, best), where(better, offset, best_won)
+    if won is not None:
+        store(won, at, best_won)
+    store(out, at, best)
 
 
 @inlined
-def lay_out(cells, x, slice_start, top, left, rows, columns, H, W, inner, lowest, infinity):
-    """The cells under a block of windows, [row, column], padding included."""
-    begin = min(max(-left, 0), columns)
-    end = max(min(W - left, columns), begin)
-    for row in range(rows):
-        h = top + row
-        to = part(cells, row * columns * inner, columns * inner)
-        if not 0 <= h < H:
-            fill(to, lowest)
+def largest_of_steps(out, won, count, cells, spare, taps, stride, dilation):
+    """The same for `count` windows any number of cells apart: for each tap its cells side by side, and then lanes."""
+    for tap in range(taps):
+        row, into = onward(cells, tap * dilation), spare
+        if tap == 0:
+            into = onward(out, 0)
+        for i in range(count):
+            into[i] = row[np.uint64(i * stride)]
+        if tap == 0:
+            if won is not None:
+                fill(part(won, 0, count), 0)
             continue
-        fill(part(to, 0, begin * inner), lowest)
-        fill(onward(to, end * inner), lowest)
-        source = onward(x, (slice_start + h * W + left + begin) * inner)
-        into = part(to, begin * inner, (end - begin) * inner)
-        for i in range(len(into)):
-            into[i] = key(source[i], infinity)
+        for i in range(0, count, lanes_in(out)):
+            best, value = load(out, i), load(spare, i)
+            if won is None:
+                store(out, i, maximum(best, value))
+            else:
+                better = wins(value, best)
+                store(out, i, where(better, value, best))
+                store(won, i, where(better, beside(best, won.dtype.type(tap)), load_beside(best, won, i)))
+
+
+@inlined
+def halve(out, won, a, a_won, count, weight):
+    """The larger of each two neighbours of a row, to `count` numbers; in the row itself if `out` is `a`."""
+    lanes = lanes_in(a)
+    for i in range(0, count, lanes):
+        low, high = load(a, 2 * i), load(a, 2 * i + lanes)
+        first, second = evens(low, high), odds(low, high)
+        if won is None:
+            store(out, i, maximum(first, second))
+        else:
+            low_won, high_won = load_beside(low, a_won, 2 * i), load_beside(low, a_won, 2 * i + lanes)
+            better = wins(second, first)
+            second_won = odds(low_won, high_won) + beside(low, won.dtype.type(weight))
+            store(won, i, where(better, second_won, evens(low_won, high_won)))
+            store(out, i, where(better, second, first))
+
+
+@inlined
+def double(a, a_won, source, count, taps, step, weight):
+    """Windows of 2, then of 4, 8 ... taps, until two of those make one of `taps`; the width reached.
+
+    From `source` to `a`, where the offsets lie already; from the second width on in `a` itself.
+    """
+    width = 1
+    while 2 * width < taps:
+        count -= width * step
+        for i in range(0, count, lanes_in(a)):
+            largest(a, a_won, i, source, a_won, i, ONE_SLICE, (2, width * step, width * weight), 0)
+        source = onward(a, 0)
+        width *= 2
+    return width
+
+
+@inlined
+def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infinity):
+    """The cells under a block of windows, padding included: as many rows and columns, `pitch` to a row, as `size` says.
+
+    What lies `ahead` of each is fetched meanwhile: the next block, which else would come only after this one is done.
+    """
+    rows, columns, pitch = size
+    lanes = lanes_in(x)
+    lows = beside(load(cells, 0), lowest)
+    begin = min(max(-left, 0), columns) * inner
+    end = max(min(W - left, columns) * inner, begin)
+    # Whole lanes are read, if x goes on behind them.
+    reads_to = end if origin + (rows - 1) * W * inner + end + lanes <= len(x) else end - lanes + 1
+    for row in range(rows):
+        to, source = row * pitch * inner, origin + row * W * inner
+        i, exists = 0, 0 <= top + row < H
+        while i < begin:
+            store(cells, to + i, lows)
+            i += lanes
+        i = begin
+        if infinity is not None:
+            row_of_x, row_of_cells = part(x, source + begin, end - begin), part(cells, to + begin, end - begin)
+            for i in range(len(row_of_x) if exists else 0):
+                row_of_cells[i] = key(row_of_x[i], infinity)
+            i = end if exists else begin
+        elif exists:
+            while i < reads_to:
+                store(cells, to + i, load(x, source + i))
+                fetch(x, source + i + ahead)
+                i += lanes
+            while i < end:
+                cells[to + i] = x[source + i]
+                i += 1
+            i = end
+        while i < columns * inner:
+            store(cells, to + i, lows)
+            i += lanes
+
+
+@inlined
+def along_rows(out, won, count, cells, laid, laid_won, spare, taps, stride, dilation, inner):
+    """The maximum over the taps of the windows of all rows at once: `count` numbers of `out`."""
+    lanes = lanes_in(out)
+    halves = inner == 1 and dilation == 1 and taps == stride and taps & (taps - 1) == 0
+    if won is not None and (halves or taps > 4):
+        fill(part(laid_won, 0, count * stride + lanes), 0)
+    if stride == 1:
+        step, weight = dilation * inner, 1
+        if taps > 4:
+            weight = taps - double(laid, laid_won, cells, count, taps, step, 1)
+            cells, step, taps = onward(laid, 0), weight * step, 2
+        for i in range(0, count, lanes):
+            largest(out, won, i, cells, laid_won, i, ONE_SLICE, (taps, step, weight), 0)
+    elif halves:
+        width = 2
+        while width < taps:
+            halve(laid, laid_won, cells, laid_won, count * (taps // width), width // 2)
+            cells, width = onward(laid, 0), 2 * width
+        halve(out, won, cells, laid_won, count, width // 2)
+    elif inner == 1 and dilation == 1 and stride == 2:
+        for i in range(0, count, lanes):
+            largest_of_pairs(out, won, i, cells, 2 * i, taps)
+    elif inner == 1:
+        largest_of_steps(out, won, count, cells, spare, taps, stride, dilation)
+    else:
+        for cell in range(count // inner):
+            for i in range(0, inner, lanes):
+                source, to = cell * stride * inner + i, cell * inner + i
+                largest(out, won, to, cells, laid_won, source, ONE_SLICE, (taps, dilation * inner, 1), 0)
 
 
 @inlined
@@ -222,136 +266,127 @@ def leaves(start, kernel, dilation, size):
     return start < 0 or start + (kernel - 1) * dilation >= size
 
 
+@inlined
+def windows_at_edges(left, columns, geometry):
+    """The windows of a row, the first at column `left`, that leave its ends: those up to `begin`, and from `end` on."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    begin = min((max(-left, 0) + sw - 1) // sw, columns)
+    return begin, max(min((W - (KW - 1) * dw - left + sw - 1) // sw, columns), begin)
+
+
+@inlined
+def mend_padding(best, won, lowest, starts, edges, geometry, inner):
+    """Where the maximum is the lowest value, padding may have come first: the first real cell is the winner."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    d, h, left = starts
+    begin, end = edges
+    between = 0 if leaves(d, KD, dd, D) or leaves(h, KH, dh, H) else (end - begin) * inner
+    for edge in range(len(best) - between):
+        i = edge if edge < begin * inner else edge + between
+        if best[i] == lowest:
+            won[i] = first_cell((d, h, left + i // inner * sw), geometry)
+
+
 @kernel
 def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop):
     """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
 
-    Every tap is one shifted run over all rows of the block at once. In this order a later tap has a larger offset,
-    so that the first of equal cells stays without a look at the offsets.
+    In this order a later tap has a larger offset, so that the first of equal cells stays without a look at the
+    offsets. Rows are written in whole lanes: what spills over the end of one is written again with the next.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
-    reach_h, reach_w = (KH - 1) * dh, (KW - 1) * dw
-    room_rows = (block_rows - 1) * sh + reach_h + 1
-    room_columns = (block_columns - 1) + reach_w // sw + 1
-    room = room_rows * max(room_columns, (W + sw - 1) // sw if block_columns == OW else 0) * inner
-    laid = np.empty(room * sw, x.dtype)
-    along_room = np.empty(room, x.dtype)
-    down_room = np.empty(room, x.dtype)
-    slice_room = np.empty(room if KD > 1 else 0, x.dtype)
-    spare = np.empty(2 * room if KW > 4 or KH > 4 or sw > 1 else 0, x.dtype)
-    along_won_room, down_won_room = offsets(argmax, len(along_room)), offsets(argmax, len(down_room))
-    slice_won_room, spare_won = offsets(argmax, len(slice_room)), offsets(argmax, len(spare))
-    zeros = offsets(argmax, room * sw)
+    lanes, reach_h, reach_w = lanes_in(x), (KH - 1) * dh, (KW - 1) * dw
+    # The rooms: the cells under a block, the maxima along its rows, and some lanes.
+    most_rows = (block_rows - 1) * sh + reach_h + 1
+    most_columns = max(block_columns + reach_w // sw, (W + sw - 1) // sw if block_columns == OW else 0)
+    along_size = min(KD, D) * most_rows * most_columns * inner + 2 * lanes
+    laid_size = most_rows * most_columns * sw * inner + reach_w * inner + 2 * sw * lanes
+    spare_size = most_rows * most_columns + lanes if sw > 1 and inner == 1 else 0
+    room = np.empty(laid_size + along_size + spare_size + lanes, x.dtype)
+    won_room = offsets(argmax, len(room))
     if argmax is not None:
-        fill(zeros, 0)
+        fill(won_room, 0)
+    slice_step, row_step = H * W * inner, W * inner
+    next_block = min(block_rows * sh, H) * row_step if column_blocks == 1 else block_columns * sw * inner
+    # Up to here y belongs to this call: where its rows are whole, its units lie one behind the other.
+    limit = (stop // row_blocks * OH + stop % row_blocks * block_rows) * OW * inner
 
     for unit in range(start, stop):
+        laid, laid_won = part(room, 0, laid_size), part(won_room, 0, laid_size)
+        along, along_won = part(room, laid_size, along_size), part(won_room, laid_size, along_size)
+        spare = part(room, laid_size + along_size, spare_size)
+        tail, tail_won = onward(room, len(room) - lanes), onward(won_room, len(room) - lanes)
         rest, column_block = divmod(unit, column_blocks)
         rest, row_block = divmod(rest, row_blocks)
         plane, od = divmod(rest, OD)
         oh, ow = row_block * block_rows, column_block * block_columns
         out_rows, out_columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
-        rows = (out_rows - 1) * sh + reach_h + 1
-        pitch = out_columns + reach_w // sw
         d0, top, left = od * sd - pd, oh * sh - ph, ow * sw - pw
-        out_at = ((plane * OD + od) * OH + oh) * OW + ow
+        kd0 = first_tap(d0, dd)
+        slices = max(after_last_tap(d0, KD, dd, D) - kd0, 0)
+        rows, columns = (out_rows - 1) * sh + reach_h + 1, (out_columns - 1) * sw + reach_w + 1
+        origin = (((plane * D + d0 + kd0 * dd) * H + top) * W + left) * inner
+        out_origin, out_count = (((plane * OD + od) * OH + oh) * OW + ow) * inner, out_columns * inner
 
-        # Where rows of cells lie in memory as they would be laid out, they are read there.
-        reaches_to = left + (out_columns - 1) * sw + reach_w
-        inside = top >= 0 and left >= 0 and top + rows <= H and reaches_to < W
-        whole_rows = left == 0 and W % sw == 0 and out_columns == OW
-        as_is = infinity is None and inside and (rows == 1 or whole_rows)
-        if as_is and rows > 1:
-            pitch = W // sw
-        as_is_out = pitch == out_columns and (out_rows == 1 or out_columns == OW)
-        run = ((rows - 1) * pitch + out_columns) * inner
-        out_run = ((out_rows - 1) * pitch + out_columns) * inner
-
-        best, best_won = part(down_room, 0, out_run), part(down_won_room, 0, out_run)
-        if as_is_out:
-            best, best_won = part(y, out_at * inner, out_run), part(argmax, out_at * inner, out_run)
-
-        kd0, kd1 = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
-        for kd in range(kd0, kd1):
-            slice_start = (plane * D + d0 + kd * dd) * H * W
+        # Where rows of cells lie in memory as they would be laid out, they are read there: up to whole lanes behind.
+        inside = left >= 0 and left + columns <= W and top >= 0 and top + rows <= H
+        end = origin + (slices - 1) * dd * slice_step + rows * row_step + reach_w * inner + 2 * sw * lanes
+        as_is = infinity is None and inside and end <= len(x)
+        upright = as_is and KW == 1 and sw == 1
+        as_is = as_is and (rows == 1 or (block_columns == OW and left == 0 and W % sw == 0))
+        pitch = (W // sw if as_is and rows > 1 else (columns + sw - 1) // sw) * inner
+        for one in range(0 if upright else slices):
+            source = origin + one * dd * slice_step
+            cells = onward(laid, 0)
             if as_is:
-                cells = onward(x, (slice_start + top * W + left) * inner)
+                cells = onward(x, source)
             else:
-                cells = onward(laid, 0)
-                lay_out(laid, x, slice_start, top, left, rows, pitch * sw, H, W, inner, lowest, infinity)
+                size = rows, columns, pitch // inner * sw
+                lay_out(cells, x, source, next_block, top, left, size, H, W, inner, lowest, infinity)
+            to = onward(along, one * rows * pitch)
+            to_won = onward(along_won, one * rows * pitch)
+            along_rows(to, to_won, rows * pitch, cells, laid, laid_won, spare, KW, sw, dw, inner)
 
-            along, along_won = part(along_room, 0, run), part(along_won_room, 0, run)
-            if sw > 1:
-                stepped_maximum(along, along_won, cells, zeros, KW, sw, dw, inner, spare)
-            elif KW > 1:
-                window_maximum(along, along_won, cells, zeros, KW, dw * inner, 1, spare, spare_won)
-            else:
-                along, along_won = part(cells, 0, run), part(zeros, 0, run)
-
-            found, found_won = part(slice_room, 0, out_run), part(slice_won_room, 0, out_run)
-            if kd == kd0:
-                found, found_won = best, best_won
-            if KH > 1 or sh > 1:
-                # With a step of one all rows are one run.
-                runs, length = (1, out_run) if sh == 1 else (out_rows, out_columns * inner)
-                for row in range(runs):
-                    at, source = row * pitch * inner, row * sh * pitch * inner
-                    out, won = part(found, at, length), part(found_won, at, length)
-                    rest_won = onward(along_won, source)
-                    step = dh * pitch * inner
-                    window_maximum(out, won, onward(along, source), rest_won, KH, step, KW, spare, spare_won)
-            elif kd == kd0:
-                copy(best, along)
-                if argmax is not None:
-                    copy(best_won, along_won)
-            else:
-                found, found_won = along, along_won
-
-            if argmax is None:
-                if kd > kd0:
-                    enlarge(best, found)
-            elif kd > kd0:
-                challenge(best, best_won, found, found_won, kd * KH * KW)
-            elif kd > 0:
-                for i in range(out_run):
-                    best_won[i] += argmax.dtype.type(kd * KH * KW)
-        if kd0 >= kd1:
-            fill(best, lowest)
-            if argmax is not None:
-                fill(best_won, 0)
-
+        taps, step, weight = KH, dh * pitch, KW
+        if sh == 1 and KH > 4 and not upright:
+            weight = KH - double(along, along_won, along, slices * rows * pitch, KH, step, KW)
+            taps, step, weight = 2, weight * step, weight * KW
         for row in range(out_rows):
-            to, source = (out_at + row * OW) * inner, row * pitch * inner
-            into = part(y, to, out_columns * inner)
-            if not as_is_out:
-                copy(into, onward(best, source))
+            to = out_origin + row * OW * inner
+            row_limit = limit if column_blocks == 1 else to + out_count
+            for i in range(0, out_count if slices > 0 else 0, lanes):
+                whole = to + i + lanes <= row_limit
+                best, best_won = part(tail, 0, lanes), part(tail_won, 0, lanes)
+                if whole:
+                    best, best_won = part(y, to + i, lanes), part(argmax, to + i, lanes)
+                if upright:
+                    source, ahead = origin + row * sh * row_step + i, kd0 * KH * KW
+                    over_slices, over_taps = (slices, dd * slice_step, KH * KW), (KH, dh * row_step, KW)
+                    largest(best, best_won, 0, x, None, source, over_slices, over_taps, ahead)
+                else:
+                    source, ahead = row * sh * pitch + i, kd0 * KH * KW
+                    over_slices, over_taps = (slices, rows * pitch, KH * KW), (taps, step, weight)
+                    largest(best, best_won, 0, along, along_won, source, over_slices, over_taps, ahead)
+                if not whole:
+                    for lane in range(min(lanes, out_count - i)):
+                        y[to + i + lane] = best[lane]
+                        if argmax is not None:
+                            argmax[to + i + lane] = best_won[lane]
+        edges = windows_at_edges(left, out_columns, geometry)
+        for row in range(out_rows):
+            to = out_origin + row * OW * inner
+            best, best_won = part(y, to, out_count), part(argmax, to, out_count)
+            if slices == 0:
+                fill(best, lowest)
             if argmax is not None:
-                into_won = part(argmax, to, out_columns * inner)
-                if not as_is_out:
-                    copy(into_won, onward(best_won, source))
-                mend_padding(into, into_won, lowest, (d0, top + row * sh, left), geometry, inner)
+                if slices == 0:
+                    fill(best_won, 0)
+                mend_padding(best, best_won, lowest, (d0, top + row * sh, left), edges, geometry, inner)
             if infinity is not None:
-                for i in range(len(into)):
-                    into[i] = unkeyed(into[i], infinity)
-
-
-@inlined
-def mend_padding(best, offset, lowest, starts, geometry, inner):
-    """Where the maximum is the lowest value, padding may have come first: the first real cell is the winner."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    d, h, left = starts
-    row_leaves = leaves(d, KD, dd, D) or leaves(h, KH, dh, H)
-    columns = len(best) // inner
-    if not row_leaves and not leaves(left, 1, 1, W) and not leaves(left + (columns - 1) * sw, KW, dw, W):
-        return
-    for column in range(columns):
-        w = left + column * sw
-        if row_leaves or leaves(w, KW, dw, W):
-            for i in range(column * inner, (column + 1) * inner):
-                if best[i] == lowest:
-                    offset[i] = first_cell((d, h, w), geometry)
+                for i in range(out_count):
+                    best[i] = unkeyed(best[i], infinity)
 
 
 @kernel
@@ -380,181 +415,317 @@ def max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, start, st
 
 
 @inlined
-def add_where(total, slopes, winners, tap):
-    """Add the gradients whose winner is one certain tap."""
-    for i in range(len(total)):
-        total[i] += slopes[i] if winners[i] == tap else slopes.dtype.type(0)
+def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW, inner, infinity):
+    """The windows that reach into a block of cells, as many rows and columns, `pitch` to a row, as `size` says.
 
-
-@inlined
-def widen(out, row, infinity):
-    for i in range(len(out)):
-        out[i] = widened(row[i], infinity)
-
-
-@inlined
-def narrow(out, row, infinity):
-    for i in range(len(out)):
-        out[i] = narrowed(row[i], infinity)
-
-
-@inlined
-def put_cells(row, cells, step, inner, infinity):
-    """Cells to every step-th cell of a row: the inverse of `take_cells`."""
-    if step == 1:
-        narrow(part(row, 0, len(cells)), cells, infinity)
-    elif inner == 1:
-        for i in range(len(cells)):
-            row[i * step] = narrowed(cells[i], infinity)
-    else:
-        for cell in range(len(cells) // inner):
-            narrow(part(row, cell * step * inner, inner), onward(cells, cell * inner), infinity)
-
-
-@inlined
-def put_pairs(row, even, odd, infinity):
-    for i in range(len(odd)):
-        row[2 * i] = narrowed(even[i], infinity)
-        row[2 * i + 1] = narrowed(odd[i], infinity)
-
-
-@inlined
-def lay_out_windows(slopes, winners, dy, argmax, at, first_row, first_column, rows, columns, OH, OW, inner, infinity):
-    """The windows over a block of cells, [row, column]; those that do not exist have the gradient 0."""
-    begin = min(max(-first_column, 0), columns)
-    end = max(min(OW - first_column, columns), begin)
+    Those that do not exist have the gradient 0.
+    """
+    rows, columns, pitch = size
+    lanes = lanes_in(slopes)
+    zeros = beside(load(slopes, 0), slopes.dtype.type(0))
+    begin = min(max(-left, 0), columns) * inner
+    end = max(min(OW - left, columns) * inner, begin)
+    # Whole lanes are read, if dy goes on behind them.
+    reads_to = end if origin + (rows - 1) * OW * inner + end + lanes <= len(dy) else end - lanes + 1
     for row in range(rows):
-        oh = first_row + row
-        to = part(slopes, row * columns * inner, columns * inner)
-        if not 0 <= oh < OH:
-            fill(to, 0)
-            continue
-        fill(part(to, 0, begin * inner), 0)
-        fill(onward(to, end * inner), 0)
-        source = (at + oh * OW + first_column + begin) * inner
-        count = (end - begin) * inner
-        widen(part(to, begin * inner, count), onward(dy, source), infinity)
-        copy(part(winners, (row * columns + begin) * inner, count), onward(argmax, source))
+        to, source = row * pitch * inner, origin + row * OW * inner
+        i, exists = 0, 0 <= top + row < OH
+        while i < begin:
+            store(slopes, to + i, zeros)
+            i += lanes
+        i = begin
+        if exists:
+            while i < reads_to:
+                store(winners, to + i, load_beside(zeros, argmax, source + i))
+                i += lanes
+            while i < end:
+                winners[to + i] = argmax[source + i]
+                i += 1
+            widen_row(slopes, to, dy, source, begin, reads_to, end, infinity)
+            i = end
+        while i < columns * inner:
+            store(slopes, to + i, zeros)
+            i += lanes
 
 
 @inlined
-def put_back(dx, cells, slice_start, top, left, rows, columns, H, W, right, sh, sw, inner, infinity):
-    """Cells laid out as [row phase, column phase, row, column] to where they are in memory: undoes `lay_out`."""
-    length = columns * inner
-    paired = inner == 1 and sw == 2
-    pairs_begin = min(max((1 - left) // 2, 0), columns)
-    pairs_end = max(min((right - left) // 2, columns), pairs_begin)
-    for row_phase in range(sh):
-        for row in range(rows):
-            h = top + row * sh + row_phase
-            if not 0 <= h < H:
-                continue
-            line = slice_start + h * W
-            at = (row_phase * sw * rows + row) * length
-            if paired:
-                even = part(cells, at + pairs_begin, pairs_end - pairs_begin)
-                odd = part(cells, at + rows * length + pairs_begin, pairs_end - pairs_begin)
-                put_pairs(onward(dx, line + left + 2 * pairs_begin), even, odd, infinity)
-            for column_phase in range(sw):
-                source = part(cells, at + column_phase * rows * length, length)
-                first = left + column_phase
-                begin = 0 if first >= 0 else min((-first + sw - 1) // sw, columns)
-                end = max(min((right - first + sw - 1) // sw, columns), begin)
-                if paired:
-                    if begin < pairs_begin:
-                        edge = part(source, begin, pairs_begin - begin)
-                        put_cells(onward(dx, line + first + begin * 2), edge, 2, 1, infinity)
-                    if pairs_end < end:
-                        edge = part(source, pairs_end, end - pairs_end)
-                        put_cells(onward(dx, line + first + pairs_end * 2), edge, 2, 1, infinity)
-                elif end > begin:
-                    into = onward(dx, (line + first + begin * sw) * inner)
-                    put_cells(into, part(source, begin * inner, (end - begin) * inner), sw, inner, infinity)
+def gather(total, slopes, winners, count, origin, sources, taps, begin, end):
+    """Each cell's sum of the gradients of the windows that it won, window after window: two times as many lanes."""
+    lanes = lanes_in(total)
+    for i in range(0, count, 2 * lanes):
+        low = beside(load(total, 0), total.dtype.type(0))
+        high = low
+        tap = begin
+        while tap < end:
+            source = origin + i - sources[tap]
+            named = load_beside(low, taps, tap)
+            low_won = load_beside(low, winners, source) == named
+            high_won = load_beside(low, winners, source + lanes) == named
+            low = where(low_won, low + load(slopes, source), low)
+            high = where(high_won, high + load(slopes, source + lanes), high)
+            tap += lanes
+        store(total, i, low)
+        store(total, i + lanes, high)
+
+
+@inlined
+def spread_row(dx, cells, step, room, infinity):
+    """Sums as gradients of every step-th cell, of so many cells."""
+    for i in range((room + step - 1) // step):
+        dx[np.uint64(i * step)] = narrowed(cells[i], infinity)
 
 
 @kernel
 def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, start, stop):
-    """Units are blocks of cells, laid out as in `max_pool`: every tap adds one shifted run of windows to them.
+    """Units are blocks of cells, rows by columns in strides. Each cell asks every window that covers it, in order.
 
-    Last tap first, so that a cell receives the gradients of its windows in row-major order.
+    The cells of one phase of the stride are covered by the same taps, so that they are one run, with the row of
+    windows behind each that reach into it. Last tap first: gradients arrive in the row-major order of the windows.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
-    row_blocks, column_blocks = (
-        (all_rows + block_rows - 1) // block_rows,
-        (all_columns + block_columns - 1) // block_columns,
-    )
-    back_rows, back_columns = (KH - 1) * dh // sh, (KW - 1) * dw // sw
-    slopes = np.empty((block_rows + back_rows) * (block_columns + back_columns) * inner, sums.dtype)
-    winners = np.zeros(len(slopes), argmax.dtype)
-    cells = np.empty(sh * sw * block_rows * (block_columns + back_columns) * inner, sums.dtype)
+    row_blocks, column_blocks = -(-all_rows // block_rows), -(-all_columns // block_columns)
+    back_h, back_w, most_slices = (KH - 1) * dh // sh, (KW - 1) * dw // sw, (KD - 1) * dd // sd + 1
+    lanes = lanes_in(sums)
+    pitch = block_columns + back_w
+    slice_size, phase_size = (block_rows + back_h) * pitch * inner, block_rows * pitch * inner + 2 * lanes
+    slopes_size = most_slices * slice_size + back_w * inner + 4 * lanes
+    room = np.empty(slopes_size + sh * sw * phase_size + 2 * lanes, sums.dtype)
+    offset_room = np.empty(slopes_size + KD * KH * KW * lanes, argmax.dtype)
+    sources, phase_begins = np.empty(KD * KH * KW * lanes, np.int64), np.empty(sh * sw + 1, np.int64)
+    # Up to here dx belongs to this call: where its rows are whole, its units lie one behind the other.
+    rows_before = max(min(stop % row_blocks * block_rows * sh - ph, H), 0)
+    limit = (stop // row_blocks * H + rows_before) * W * inner
+    planned = -1
 
     for unit in range(start, stop):
+        slopes, cells = part(room, 0, slopes_size), onward(room, slopes_size)
+        winners, taps = part(offset_room, 0, slopes_size), onward(offset_room, slopes_size)
         rest, column_block = divmod(unit, column_blocks)
         rest, row_block = divmod(rest, row_blocks)
         plane, d = divmod(rest, D)
         first_row, first_column = row_block * block_rows, column_block * block_columns
-        rows = min(block_rows, all_rows - first_row)
-        columns = min(block_columns, all_columns - first_column) + back_columns
-        phase = rows * columns * inner
-        run = phase - back_columns * inner
-        # Windows along the depth alone have the form in memory already.
-        direct = KH * KW * sh * sw == 1 and ph == 0 and pw == 0 and OH == H and OW == W and (rows == 1 or columns == W)
-        here = ((plane * D + d) * H + first_row) * W + first_column
-        total = part(where_it_lies(direct, onward(dx, here * inner), cells, infinity), 0, sh * sw * phase)
-        fill(total, 0)
+        rows, columns = min(block_rows, all_rows - first_row), min(block_columns, all_columns - first_column)
+        slices = 0
         for kd in range(KD - 1, -1, -1):
             od, between = divmod(d + pd - kd * dd, sd)
-            if between != 0 or not 0 <= od < OD:
+            if between == 0 and 0 <= od < OD:
+                top, left = first_row - back_h, first_column - back_w
+                origin = (((plane * OD + od) * OH + top) * OW + left) * inner
+                to, to_won = onward(slopes, slices * slice_size), onward(winners, slices * slice_size)
+                size = rows + back_h, columns + back_w, pitch
+                lay_out_windows(to, to_won, dy, argmax, origin, top, left, size, OH, OW, inner, infinity)
+                slices += 1
+        if planned != d:
+            # Which windows, how far back, cover the cells of each phase of the stride, and with which tap.
+            found, planned = 0, d
+            for phase in range(sh * sw):
+                phase_begins[phase], one = found, 0
+                for kd in range(KD - 1, -1, -1):
+                    od, between = divmod(d + pd - kd * dd, sd)
+                    if between != 0 or not 0 <= od < OD:
+                        continue
+                    for kh in range(KH - 1, -1, -1):
+                        for kw in range(KW - 1, -1, -1):
+                            if kh * dh % sh * sw + kw * dw % sw == phase:
+                                sources[found] = (kh * dh // sh * pitch + kw * dw // sw) * inner - one * slice_size
+                                tap = argmax.dtype.type((kd * KH + kh) * KW + kw)
+                                store(taps, found, beside(load(slopes, 0), tap))
+                                found += lanes
+                    one += 1
+            phase_begins[sh * sw] = found
+
+        for phase in range(sh * sw):
+            total, origin = onward(cells, phase * phase_size), (back_h * pitch + back_w) * inner
+            begin, end = phase_begins[phase], phase_begins[phase + 1]
+            gather(total, slopes, winners, rows * pitch * inner, origin, sources, taps, begin, end)
+
+        w0 = first_column * sw - pw
+        w1 = min(w0 + columns * sw, W)
+        w0 = max(w0, 0)
+        first, first_phase = divmod(w0 + pw - first_column * sw, sw)
+        for row in range(rows):
+            for row_phase in range(sh):
+                h = (first_row + row) * sh + row_phase - ph
+                if not 0 <= h < H:
+                    continue
+                to = (((plane * D + d) * H + h) * W + w0) * inner
+                row_limit = limit if column_blocks == 1 else to + (w1 - w0) * inner
+                at = row_phase * sw * phase_size + (row * pitch + first) * inner
+                if sw == 1:
+                    narrow_row(dx, to, row_limit, onward(cells, at), (w1 - w0) * inner, infinity)
+                elif sw == 2 and inner == 1:
+                    one, other = onward(cells, at), onward(cells, at + phase_size)
+                    if first_phase == 1:
+                        one, other = other, onward(one, 1)
+                    narrow_zipped(dx, to, row_limit, one, other, w1 - w0, infinity)
+                elif inner == 1:
+                    for phase in range(sw):
+                        begin = (phase - first_phase) % sw
+                        column = (begin + first_phase) // sw
+                        spread_row(
+                            onward(dx, to + begin),
+                            onward(cells, at + phase * phase_size + column),
+                            sw,
+                            w1 - w0 - begin,
+                            infinity,
+                        )
+                else:
+                    for w in range(w1 - w0):
+                        column, phase = divmod(w + first_phase, sw)
+                        cell = onward(cells, at + phase * phase_size + column * inner)
+                        narrow_row(dx, to + w * inner, row_limit, cell, inner, infinity)
+
+
+@inlined
+def won_by(slopes, argmax, at, tap):
+    """Gradients from `at` on where the winner is one certain tap, and 0 elsewhere."""
+    lanes = load(slopes, at)
+    won = load_beside(lanes, argmax, at) == beside(lanes, argmax.dtype.type(tap))
+    return where(won, lanes, beside(lanes, slopes.dtype.type(0)))
+
+
+@inlined
+def put_won(dx, limit, dy, argmax, source, count, tap):
+    """The gradients that one tap won, from `source` on; in whole lanes, which may spill over up to `limit`."""
+    i, lanes = 0, lanes_in(dy)
+    end = min(count + lanes - 1, limit, len(dy) - source) - lanes
+    while i <= end:
+        store(dx, i, won_by(dy, argmax, source + i, tap))
+        i += lanes
+    while i < count:
+        dx[i] = dy[source + i] if argmax[source + i] == tap else dy.dtype.type(0)
+        i += 1
+
+
+@inlined
+def put_won_pairs(dx, limit, dy, argmax, source, count, tap):
+    """The same for two taps that lie side by side."""
+    i, lanes = 0, lanes_in(dy)
+    end = min(count + lanes - 1, limit // 2, len(dy) - source) - lanes
+    while i <= end:
+        even, odd = won_by(dy, argmax, source + i, tap), won_by(dy, argmax, source + i, tap + 1)
+        store(dx, 2 * i, zip_low(even, odd))
+        store(dx, 2 * i + lanes, zip_high(even, odd))
+        i += lanes
+    while i < count:
+        for t in range(2):
+            dx[2 * i + t] = dy[source + i] if argmax[source + i] == tap + t else dy.dtype.type(0)
+        i += 1
+
+
+@kernel
+def max_pool_backward_of_tiles(dy, argmax, dx, geometry, inner, start, stop):
+    """Units are rows of windows that tile their input, so that each cell is of one window: its gradient, or 0.
+
+    Whole lanes are written, and spill over, as long as what comes behind is written later.
+    """
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    lanes, width = lanes_in(dy), W * inner
+    piece = min(OW, max(BLOCK // inner, 1))
+    spare = np.empty(piece + lanes, dy.dtype)
+    for unit in range(start, stop):
+        rest, oh = divmod(unit, OH)
+        for begin in range(0, OW, piece):
+            count, source = min(piece, OW - begin), (unit * OW + begin) * inner
+            for kd in range(KD):
+                for kh in range(KH):
+                    row, tap = ((rest * KD + kd) * H + oh * KH + kh) * width, (kd * KH + kh) * KW
+                    to = row + begin * KW * inner
+                    limit = (stop * KH * width if KD == 1 and piece == OW else row + width) - to
+                    if KW == 1:
+                        put_won(onward(dx, to), limit, dy, argmax, source, count * inner, tap)
+                    elif KW == 2 and inner == 1:
+                        put_won_pairs(onward(dx, to), limit, dy, argmax, source, count, tap)
+                    elif inner == 1:
+                        for kw in range(KW):
+                            put_won(spare, len(spare), dy, argmax, source, count, tap + kw)
+                            cells = onward(dx, to + kw)
+                            for i in range(count):
+                                cells[np.uint64(i * KW)] = spare[i]
+                    else:
+                        for cell in range(count * KW):
+                            ow, kw = divmod(cell, KW)
+                            at, here = cell * inner, source + ow * inner
+                            put_won(onward(dx, to + at), limit - at, dy, argmax, here, inner, tap + kw)
+
+
+@inlined
+def cells_behind(offset, geometry):
+    """How many cells of a plane lie between the start of a window and the cell of an offset."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    rest, kw = divmod(np.uint32(offset), np.uint32(KW))
+    kd, kh = divmod(rest, np.uint32(KH))
+    return (np.int64(kd) * dd * H + np.int64(kh) * dh) * W + np.int64(kw) * dw
+
+
+@kernel
+def misplaced(argmax, found, geometry, inner, start, stop):
+    """Whether any argmax names no cell of its window, or one of padding. Units are planes."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    plane = OD * OH * OW * inner
+    run, most = part(argmax, start * plane, (stop - start) * plane), argmax.dtype.type(0)
+    for i in range(len(run)):
+        most = maximum(most, run[i])
+    if most >= KD * KH * KW:
+        found[0] = 1
+        return
+    for axis in range(3):
+        size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
+        before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
+        taps_behind, windows_before, windows_behind = np.uint32(1), (stop - start), inner
+        for other in range(3):
+            if other < axis:
+                windows_before *= geometry[15 + other]
+            elif other > axis:
+                windows_behind *= geometry[15 + other]
+                taps_behind *= np.uint32(geometry[3 + other])
+        taps = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
+        for offset in range(len(taps)):
+            taps[offset] = np.uint32(offset) // taps_behind % np.uint32(kernel)
+        for position in range(out):
+            first = position * stride - before
+            if not leaves(first, kernel, dilation, size):
                 continue
-            top, left = first_row - back_rows, first_column - back_columns
-            at = (plane * OD + od) * OH * OW
-            gradients, chosen = onward(slopes, 0), onward(winners, 0)
-            if direct and infinity is None:
-                there = (at + first_row * W + first_column) * inner
-                gradients = where_it_lies(direct, onward(dy, there), slopes, infinity)
-                chosen = onward(argmax, there)
-            else:
-                lay_out_windows(
-                    slopes, winners, dy, argmax, at, top, left, rows + back_rows, columns, OH, OW, inner, infinity
-                )
-            for kh in range(KH - 1, -1, -1):
-                row_shift, row_phase = divmod(kh * dh, sh)
-                for kw in range(KW - 1, -1, -1):
-                    column_shift, column_phase = divmod(kw * dw, sw)
-                    to = part(total, (row_phase * sw + column_phase) * phase, run)
-                    source = ((back_rows - row_shift) * columns + back_columns - column_shift) * inner
-                    tap = argmax.dtype.type((kd * KH + kh) * KW + kw)
-                    add_where(to, onward(gradients, source), onward(chosen, source), tap)
-        if direct and infinity is None:
-            continue
-        top, left = first_row * sh - ph, first_column * sw - pw
-        right = min(W, left + (columns - back_columns) * sw)
-        put_back(dx, total, (plane * D + d) * H * W, top, left, rows, columns, H, W, right, sh, sw, inner, infinity)
+            begin, end = first_tap(first, dilation), after_last_tap(first, kernel, dilation, size)
+            for window in range(windows_before):
+                at = (window * out + position) * windows_behind
+                for i in range(at, at + windows_behind):
+                    offset = np.uint32(run[i])
+                    tap = taps[offset] if argmax.itemsize == 1 else np.int64(offset // taps_behind % np.uint32(kernel))
+                    if not begin <= tap < end:
+                        rest, ow = divmod(i // inner, OW)
+                        rest, oh = divmod(rest, OH)
+                        starts = rest % OD * sd - pd, oh * sh - ph, ow * sw - pw
+                        if run[i] != first_cell(starts, geometry):
+                            found[0] = 1
+                            return
 
 
 @kernel
 def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
     """Units are rows of dx. A tile of them is zeroed, then every window that can reach it adds to it, in order.
 
-    For windows of many taps; its work does not grow with their number.
+    For windows of many taps; its work does not grow with their number. Some small planes are taken at once, since
+    many windows in a row add to the same cell, each of which would wait for the one before.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    rows, width = D * H, W * inner
-    small = argmax.itemsize == 1
-    taps = KD * KH * KW if small else 0
-    row_of, column_of = np.empty(taps, np.int64), np.empty(taps, np.int64)
-    for offset in range(taps):
-        row_of[offset] = offset // (KH * KW) * dd * H + offset // KW % KH * dh
-        column_of[offset] = offset % KW * dw
+    rows, width, windows = D * H, W * inner, OD * OH * OW * inner
     tile = max(8 * BLOCK // width, 1)
+    # How many cells an offset lies behind the start of its window.
+    table = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
+    for offset in range(len(table)):
+        table[offset] = cells_behind(offset, geometry)
 
     at = start
     while at < stop:
         plane, first = divmod(at, rows)
-        end = min(first + tile, rows, stop - plane * rows)
-        into = part(dx, (plane * rows + first) * width, (end - first) * width)
+        planes = min((stop - at) // rows, tile // rows, 8) if first == 0 else 0
+        end = rows if planes > 0 else min(first + tile, rows, stop - plane * rows)
+        planes = max(planes, 1)
+        size = (end - first) * W
+        into = part(dx, at * width, planes * size * inner)
         total = room_for_sums(into, infinity)
         fill(total, 0)
         for od in range(
@@ -570,24 +741,25 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
                 top, bottom = (d0 + kd0 * dd) * H + h0 + kh0 * dh, (d0 + (kd1 - 1) * dd) * H + h0 + (kh1 - 1) * dh
                 if bottom < first or top >= end:
                     continue
-                out = ((plane * OD + od) * OH + oh) * OW * inner
-                slopes, winners = onward(dy, out), onward(argmax, out)
-                origin = d0 * H + h0 - first
+                row = ((plane * OD + od) * OH + oh) * OW
                 for ow in range(OW):
                     w0 = ow * sw - pw
-                    for c in range(inner):
-                        offset = winners[ow * inner + c]
-                        if small:
-                            row, column = origin + row_of[offset], w0 + column_of[offset]
-                        else:
-                            row = origin + offset // (KH * KW) * dd * H + offset // KW % KH * dh
-                            column = w0 + offset % KW * dw
-                        if 0 <= row < end - first and 0 <= column < W:
-                            total[row * width + column * inner + c] += widened(slopes[ow * inner + c], infinity)
+                    if first_tap(w0, dw) >= after_last_tap(w0, KW, dw, W):
+                        continue
+                    origin = (d0 * H + h0 - first) * W + w0
+                    for one in range(planes):
+                        source = (row + ow) * inner + one * windows
+                        slopes, winners = part(dy, source, inner), part(argmax, source, inner)
+                        cells = part(total, one * size * inner, size * inner)
+                        for c in range(np.uint64(inner)):
+                            winner = winners[c]
+                            cell = origin + (table[winner] if argmax.itemsize == 1 else cells_behind(winner, geometry))
+                            if 0 <= cell < size:
+                                cells[np.uint64(cell * inner) + c] += widened(slopes[c], infinity)
         if infinity is not None:
             for i in range(len(into)):
                 into[i] = narrowed(total[i], infinity)
-        at = plane * rows + end
+        at += (planes - 1) * rows + end - first
 
 
 @kernel

@@ -8,7 +8,8 @@ from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.lanes import Lanes, beside, lanes_in, load, load_beside, store, zip_high, zip_low
 
 wins = inlined(_rules.wins)
 half_key = inlined(_rules.half_key)
@@ -21,7 +22,7 @@ after_last_tap = inlined(_rules.after_last_tap)
 
 @intrinsic
 def maximum(typing_context, a, b):
-    """The larger of two numbers, NaN if either is one.
+    """The larger of two numbers, NaN if either is one; of lanes, one by one.
 
     As LLVM's own instruction, since LLVM does not vectorise a comparison that looks after NaN. Which zero wins
     is left open (nsz), which spares it three instructions.
@@ -29,13 +30,17 @@ def maximum(typing_context, a, b):
 
     def generate(context, builder, signature, args):
         kind = args[0].type
-        if isinstance(signature.return_type, types.Float):
-            function = builder.module.declare_intrinsic("llvm.maximum", (kind,), ir.FunctionType(kind, (kind, kind)))
+        if isinstance(number, types.Float):
+            name = (
+                f"llvm.maximum.{kind.intrinsic_name}" if number is a else f"llvm.maximum.v{a.count}f{number.bitwidth}"
+            )
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, (kind, kind)), name)
             return builder.call(function, args, fastmath=("nsz",))
-        compare = builder.icmp_signed if signature.return_type.signed else builder.icmp_unsigned
+        compare = builder.icmp_signed if number.signed else builder.icmp_unsigned
         return builder.select(compare(">", *args), *args)
 
-    if a == b and isinstance(a, (types.Float, types.Integer)):
+    number = a.dtype if isinstance(a, Lanes) else a
+    if a == b and isinstance(number, (types.Float, types.Integer)):
         return a(a, b), generate
     return None
 
@@ -76,7 +81,7 @@ def exponential(z):
     """exp(z) for z up to 0, in steps that vectorise, within 1 ulp; NaN of NaN."""
 
 
-@overload(exponential)
+@overload(exponential, jit_options=INLINED)
 def _exponential(z):
     """exp(z) = 2**n exp(r) with z = n ln 2 + r: n by rounding in the adder, exp(r) by its series, 2**n by its bits.
 
@@ -187,6 +192,88 @@ def narrowed(number, infinity):
     return np.int16(np.uint16(rounded | sign))
 
 
+def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
+    """Numbers from `begin` to `end` of a row of gradients, as numbers to add up; in whole lanes up to `reads_to`."""
+
+
+@overload(widen_row, jit_options=INLINED)
+def _widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
+    if isinstance(infinity, types.NoneType):
+
+        def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
+            i = begin
+            while i < reads_to:
+                store(slopes, to + i, load(dy, source + i))
+                i += lanes_in(dy)
+            while i < end:
+                slopes[to + i] = dy[source + i]
+                i += 1
+
+        return widen_row
+
+    def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
+        for i in range(begin, end):
+            slopes[to + i] = widened(dy[source + i], infinity)
+
+    return widen_row
+
+
+def narrow_row(dx, to, limit, cells, count, infinity):
+    """Sums as gradients, dx[to : to + count]; in whole lanes that may spill over up to `limit`."""
+
+
+@overload(narrow_row, jit_options=INLINED)
+def _narrow_row(dx, to, limit, cells, count, infinity):
+    if isinstance(infinity, types.NoneType):
+
+        def narrow_row(dx, to, limit, cells, count, infinity):
+            i, lanes = 0, lanes_in(dx)
+            writes_to = count if to + count + lanes <= limit else count - lanes + 1
+            while i < writes_to:
+                store(dx, to + i, load(cells, i))
+                i += lanes
+            while i < count:
+                dx[to + i] = cells[i]
+                i += 1
+
+        return narrow_row
+
+    def narrow_row(dx, to, limit, cells, count, infinity):
+        for i in range(count):
+            dx[to + i] = narrowed(cells[i], infinity)
+
+    return narrow_row
+
+
+def narrow_zipped(dx, to, limit, one, other, count, infinity):
+    """The same where every other number is of another run."""
+
+
+@overload(narrow_zipped, jit_options=INLINED)
+def _narrow_zipped(dx, to, limit, one, other, count, infinity):
+    if isinstance(infinity, types.NoneType):
+
+        def narrow_zipped(dx, to, limit, one, other, count, infinity):
+            i, lanes = 0, lanes_in(dx)
+            writes_to = count if to + count + 2 * lanes <= limit else count - 2 * lanes + 1
+            while i < writes_to:
+                low, high = load(one, i // 2), load(other, i // 2)
+                store(dx, to + i, zip_low(low, high))
+                store(dx, to + i + lanes, zip_high(low, high))
+                i += 2 * lanes
+            while i < count:
+                dx[to + i] = one[i // 2] if i % 2 == 0 else other[i // 2]
+                i += 1
+
+        return narrow_zipped
+
+    def narrow_zipped(dx, to, limit, one, other, count, infinity):
+        for i in range(count):
+            dx[to + i] = narrowed(one[i // 2] if i % 2 == 0 else other[i // 2], infinity)
+
+    return narrow_zipped
+
+
 def room_for_sums(into, infinity):
     """Where to add up what ends in `into`: there itself, or in float32 for two-byte floats."""
 
@@ -223,48 +310,55 @@ def _offsets(argmax, count):
     return lambda argmax, count: np.empty(count, argmax.dtype)
 
 
-@intrinsic
-def _run_of(typing_context, array, begin, count):
-    """array[begin : begin + count], flat and contiguous, without the bounds' care and the reference count.
+def won_at(lanes, argmax, won, at):
+    """The offsets beside `lanes`: those of a run of them from `at` on, 0 where it is None."""
 
-    A kernel takes such runs by the million, and neither lets go of an array early nor leaves its bounds.
+
+@overload(won_at)
+def _won_at(lanes, argmax, won, at):
+    if isinstance(won, types.NoneType):
+        return lambda lanes, argmax, won, at: beside(lanes, argmax.dtype.type(0))
+    return lambda lanes, argmax, won, at: load_beside(lanes, won, at)
+
+
+def _run(builder, context, kind, source, begin, count):
+    run = context.make_array(kind)(context, builder)
+    itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    populate_array(
+        run,
+        data=builder.gep(source.data, [begin]),
+        shape=cgutils.pack_array(builder, [count]),
+        strides=cgutils.pack_array(builder, [itemsize]),
+        itemsize=itemsize,
+        meminfo=None,
+    )
+    return run._getvalue()
+
+
+@intrinsic
+def part(typing_context, run, begin, count):
+    """run[begin : begin + count], flat and contiguous, without the bounds' care and the reference count; None of None.
+
+    A kernel takes such runs by the million, and leaves no array's bounds. It must go on using an array that it made
+    for as long as runs of it, since Numba lets go of an array after its last use.
     """
 
     def generate(context, builder, signature, args):
-        kind = signature.args[0]
-        source = context.make_array(kind)(context, builder, args[0])
-        run = context.make_array(kind)(context, builder)
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        populate_array(
-            run,
-            data=builder.gep(source.data, [args[1]]),
-            shape=cgutils.pack_array(builder, [args[2]]),
-            strides=cgutils.pack_array(builder, [itemsize]),
-            itemsize=itemsize,
-            meminfo=None,
-        )
-        return run._getvalue()
+        if isinstance(run, types.NoneType):
+            return context.get_dummy_value()
+        return _run(builder, context, run, context.make_array(run)(context, builder, args[0]), args[1], args[2])
 
-    return array(array, types.intp, types.intp), generate
+    return run(run, types.intp, types.intp), generate
 
 
-def part(run, begin, count):
-    """run[begin : begin + count]; None of None."""
+@intrinsic
+def onward(typing_context, run, begin):
+    """run[begin:] in the same way."""
 
+    def generate(context, builder, signature, args):
+        if isinstance(run, types.NoneType):
+            return context.get_dummy_value()
+        source = context.make_array(run)(context, builder, args[0])
+        return _run(builder, context, run, source, args[1], builder.sub(source.nitems, args[1]))
 
-@overload(part)
-def _part(run, begin, count):
-    if isinstance(run, types.NoneType):
-        return lambda run, begin, count: None
-    return lambda run, begin, count: _run_of(run, begin, count)
-
-
-def onward(run, begin):
-    """run[begin:]; None of None."""
-
-
-@overload(onward)
-def _onward(run, begin):
-    if isinstance(run, types.NoneType):
-        return lambda run, begin: None
-    return lambda run, begin: _run_of(run, begin, len(run) - begin)
+    return run(run, types.intp), generate

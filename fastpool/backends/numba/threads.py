@@ -4,93 +4,241 @@ Numba's own threading layers do both. Two threads that enter workqueue at once e
 child that enters omp. And every launch waits for all of its threads, even for one that gets no core, because a BLAS
 thread still spins there after the last matrix product: a training step took 2.5 times as long.
 
-So the work of a call is cut into chunks, and whoever is free takes the next: the calling thread and some waiting
-ones. Kernels release the GIL. Nobody waits for a thread that has not taken a chunk; a caller that gets no help
-finishes alone. A chunk's result does not depend on who computes it, or on where the work is cut.
+So the work of a call is cut into chunks, and whoever is free takes the next: the calling thread and some helpers.
+Nobody waits for a thread that has not taken a chunk; a caller that gets no help finishes alone, and so does one that
+finds the helpers busy with another's call. A chunk's result does not depend on who computes it, or on where the work
+is cut.
+
+To wake a sleeping thread, or to hand over the GIL, takes as long as to move a megabyte. So a call is written down in
+a mailbox, as addresses, and helpers watch that for a while after each call, in compiled code, before they sleep.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Semaphore, Thread
 
+import numpy as np
+from llvmlite import ir
+from numba import typeof, types
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
 
+from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.threads import get_num_threads
 
-# Below this many bytes moved, waking a thread costs more than it saves.
-PARALLEL_BYTES = 1 << 22
+# Below this many bytes moved, sharing the work costs more than it saves.
+PARALLEL_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 19
 CHUNKS_PER_THREAD = 4
 
+# How long a helper watches for more before it sleeps, in pauses of the processor of some ten nanoseconds.
+WATCH = 5000
 
-class _Job:
-    """The chunks of one call."""
-
-    def __init__(self, kernel: Callable[..., None], arguments: tuple, units: int, chunks: int) -> None:
-        self._kernel, self._arguments = kernel, arguments
-        self._units, self._chunks = units, chunks
-        self._taken, self._left = 0, chunks
-        self._lock, self._finished = Lock(), Lock()
-        self._finished.acquire()
-        self._error: BaseException | None = None
-
-    def help(self) -> None:
-        """Take chunks until none is left to take."""
-        while True:
-            with self._lock:
-                chunk = self._taken
-                if chunk == self._chunks:
-                    return
-                self._taken += 1
-            begin, end = (self._units * i // self._chunks for i in (chunk, chunk + 1))
-            try:
-                self._kernel(*self._arguments, begin, end)
-            except BaseException as error:  # for the caller, who waits for every chunk
-                self._error = error
-            with self._lock:
-                self._left -= 1
-                if self._left == 0:
-                    self._finished.release()
-
-    def finish(self) -> None:
-        self.help()
-        self._finished.acquire()
-        if self._error is not None:
-            raise self._error
+# The mailbox, in words: the call's state, how many chunks are done, whether any failed, the kernel's address, that of
+# the function that calls it and of its arguments, its units, and how many helpers are wanted. The state is one number,
+# so that it changes at once: the call's own, its chunks, and how many are taken, from the front by the caller and from
+# the back by helpers. So the same call made again finds in each core's cache what it left there.
+STATE, DONE, FAILED, KERNEL, CALL, ARGUMENTS, UNITS, HELPERS, WORDS = range(9)
+BITS = 12
+MOST_CHUNKS = (1 << BITS) - 1
 
 
-class _Helpers:
-    """Threads that wait for jobs, started when they are first wanted."""
+def _word(context, builder, mailbox, word):
+    data = context.make_array(types.Array(types.int64, 1, "C"))(context, builder, mailbox).data
+    return builder.gep(data, [ir.Constant(ir.IntType(64), word)])
+
+
+@intrinsic
+def state_of(typing_context, mailbox):
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(_word(context, builder, args[0], STATE), "acquire", 8)
+
+    return types.int64(mailbox), generate
+
+
+@intrinsic
+def done_of(typing_context, mailbox):
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(_word(context, builder, args[0], DONE), "acquire", 8)
+
+    return types.int64(mailbox), generate
+
+
+@intrinsic
+def set_state(typing_context, mailbox, state):
+    """What was written to the mailbox before is seen by whoever sees this."""
+
+    def generate(context, builder, signature, args):
+        builder.store_atomic(args[1], _word(context, builder, args[0], STATE), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(mailbox, types.int64), generate
+
+
+@intrinsic
+def replace_state(typing_context, mailbox, state, new):
+    """Put a new state in the place of `state`, if that still is there; whether it was."""
+
+    def generate(context, builder, signature, args):
+        where = _word(context, builder, args[0], STATE)
+        return builder.extract_value(builder.cmpxchg(where, args[1], args[2], "acq_rel", "acquire"), 1)
+
+    return types.boolean(mailbox, types.int64, types.int64), generate
+
+
+@intrinsic
+def one_more_done(typing_context, mailbox):
+    def generate(context, builder, signature, args):
+        where = _word(context, builder, args[0], DONE)
+        builder.atomic_rmw("add", where, ir.Constant(ir.IntType(64), 1), "acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(mailbox), generate
+
+
+@intrinsic
+def pause(typing_context):
+    """Nothing, for some nanoseconds, in a way that leaves the core to others."""
+
+    def generate(context, builder, signature, args):
+        if platform.machine() in ("x86_64", "AMD64"):
+            wait = ir.FunctionType(ir.VoidType(), ())
+            builder.call(cgutils.get_or_insert_function(builder.module, wait, "llvm.x86.sse2.pause"), ())
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+# What the mailbox calls: arguments, first unit, last unit, kernel; not 0 if the kernel raised.
+_CALL = ir.FunctionType(ir.IntType(32), (ir.IntType(64),) * 4)
+
+
+@intrinsic
+def write_down(typing_context, mailbox, address, arguments):
+    """Put the call of the kernel at an address, with these arguments, into the mailbox, for any thread to make.
+
+    The arguments lie in the caller's frame: it must not return before all chunks are done.
+    """
+    kinds = (*arguments.types, types.int64, types.int64)
+
+    def generate(context, builder, signature, args):
+        call = ir.Function(builder.module, _CALL, context.mangler("fastpool.call", kinds))
+        call.linkage = "internal"
+        where, begin, end, kernel = call.args
+        inside = ir.IRBuilder(call.append_basic_block())
+        stored = inside.load(inside.inttoptr(where, args[2].type.as_pointer()))
+        values = [*cgutils.unpack_tuple(inside, stored, len(arguments.types)), begin, end]
+        form = context.call_conv.get_function_type(types.none, kinds)
+        callee = inside.inttoptr(kernel, form.as_pointer())
+        status, _ = context.call_conv.call_function(inside, callee, types.none, kinds, values)
+        inside.ret(inside.zext(status.is_error, ir.IntType(32)))
+
+        word = ir.IntType(64)
+        room = cgutils.alloca_once_value(builder, args[2])
+        for name, value in (
+            (KERNEL, args[1]),
+            (CALL, builder.ptrtoint(call, word)),
+            (ARGUMENTS, builder.ptrtoint(room, word)),
+        ):
+            builder.store(value, _word(context, builder, args[0], name))
+        return context.get_dummy_value()
+
+    return types.void(mailbox, types.int64, arguments), generate
+
+
+@intrinsic
+def make_call(typing_context, mailbox, begin, end):
+    """Make the call in the mailbox for some units; whether it went wrong."""
+
+    def generate(context, builder, signature, args):
+        kernel, call, arguments = (
+            builder.load(_word(context, builder, args[0], word)) for word in (KERNEL, CALL, ARGUMENTS)
+        )
+        function = builder.inttoptr(call, _CALL.as_pointer())
+        status = builder.call(function, [arguments, args[1], args[2], kernel])
+        return builder.icmp_unsigned("!=", status, status.type(0))
+
+    return types.boolean(mailbox, types.int64, types.int64), generate
+
+
+@inlined
+def take_chunk(mailbox, helps):
+    """Take a chunk and do it; False if none is left to take."""
+    state = state_of(mailbox)
+    back, front, chunks = state & MOST_CHUNKS, state >> BITS & MOST_CHUNKS, state >> 2 * BITS & MOST_CHUNKS
+    if front + back >= chunks:
+        return False
+    chunk, one = (chunks - 1 - back, 1) if helps else (front, 1 << BITS)
+    if replace_state(mailbox, state, state + one):
+        units = mailbox[UNITS]
+        if make_call(mailbox, units * chunk // chunks, units * (chunk + 1) // chunks):
+            mailbox[FAILED] = 1
+        one_more_done(mailbox)
+    return True
+
+
+@kernel
+def help_with(mailbox, helper, watch):
+    """Take chunks of whatever is in the mailbox until it has been empty for a while."""
+    idle = 0
+    while idle < watch:
+        idle += 1
+        if helper < mailbox[HELPERS] and take_chunk(mailbox, True):
+            idle = 0
+        pause()
+
+
+@kernel
+def share(mailbox, address, arguments, units, chunks, helpers):
+    """Do a call with what help there is; whether it went wrong."""
+    write_down(mailbox, address, arguments)
+    mailbox[DONE], mailbox[FAILED], mailbox[UNITS], mailbox[HELPERS] = 0, 0, units, helpers
+    set_state(mailbox, ((state_of(mailbox) >> 3 * BITS) + 1 << BITS | chunks) << 2 * BITS)
+    while take_chunk(mailbox, False):
+        pass
+    while done_of(mailbox) < chunks:
+        pause()
+    return mailbox[FAILED] != 0
+
+
+class _Team:
+    """The helpers, started when they are first wanted, and their mailbox."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._started, self._starting = 0, Lock()
+        self.mailbox, self.free = np.zeros(WORDS, np.int64), Lock()
+        self._asleep: list[bool] = []
+        self._wake: list[Semaphore] = []
 
-    def call(self, job: _Job, count: int) -> None:
-        if self._started < count:
-            with self._starting:
-                while self._started < count:
-                    Thread(target=self._wait_for_jobs, name="fastpool", daemon=True).start()
-                    self._started += 1
-        for _ in range(count):
-            self._jobs.put(job)
+    def rouse(self, count: int) -> None:
+        """See to it that so many helpers watch the mailbox, or soon will."""
+        for helper in range(count):
+            if helper == len(self._wake):
+                self._asleep.append(False)
+                self._wake.append(Semaphore(0))
+                Thread(target=self._help, args=(helper,), name="fastpool", daemon=True).start()
+            elif self._asleep[helper]:
+                self._asleep[helper] = False
+                self._wake[helper].release()
 
-    def _wait_for_jobs(self) -> None:
+    def _help(self, helper: int) -> None:
         while True:
-            self._jobs.get().help()
+            help_with(self.mailbox, helper, WATCH)
+            self._asleep[helper] = True
+            self._wake[helper].acquire()
 
 
-_helpers = _Helpers()
+_team = _Team()
 
 
 def _in_child() -> None:
     """A forked child has none of its parent's threads: it starts its own."""
-    global _helpers
-    _helpers = _Helpers()
+    global _team
+    _team = _Team()
     global_compiler_lock.release()
 
 
@@ -100,15 +248,41 @@ if hasattr(os, "register_at_fork"):
         before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release, after_in_child=_in_child
     )
 
+_addresses: dict[tuple, int] = {}
+
+
+def _kind(argument: object) -> object:
+    """What a kernel is compiled for, of one argument."""
+    if isinstance(argument, np.ndarray):
+        return argument.dtype, argument.ndim, argument.flags.num
+    if isinstance(argument, tuple):
+        return tuple(map(_kind, argument))
+    return argument.dtype if isinstance(argument, np.generic) else type(argument)
+
+
+def _address(kernel: Callable[..., None], arguments: tuple) -> int:
+    """Where the kernel that is compiled for such arguments lies."""
+    key = (kernel, *map(_kind, arguments))
+    if key not in _addresses:
+        kernel(*arguments, 0, 0)
+        compiled = kernel.overloads[tuple(typeof(a) for a in (*arguments, 0, 0))]
+        _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    return _addresses[key]
+
 
 def launch(kernel: Callable[..., None], units: int, nbytes: int, *arguments) -> None:
     """Run `kernel(*arguments, 0, units)`, on several threads if that many bytes are worth it."""
-    threads = 1 if nbytes < PARALLEL_BYTES else min(get_num_threads(), units)
-    if threads == 1:
-        kernel(*arguments, 0, units)
-        return
-    chunks = max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES))
-    job = _Job(kernel, arguments, units, min(chunks, units))
-    with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
-        _helpers.call(job, threads - 1)
-    job.finish()
+    threads = 1 if nbytes < PARALLEL_BYTES else min(get_num_threads(), units, nbytes // CHUNK_BYTES)
+    if threads > 1:
+        team, address = _team, _address(kernel, arguments)
+        if team.free.acquire(blocking=False):
+            try:
+                with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
+                    team.rouse(threads - 1)
+                chunks = min(max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES)), units, MOST_CHUNKS)
+                failed = share(team.mailbox, address, arguments, units, chunks, threads - 1)
+            finally:
+                team.free.release()
+            if not failed:
+                return
+    kernel(*arguments, 0, units)  # and raise, in this thread, whatever went wrong in another

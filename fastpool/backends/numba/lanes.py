@@ -1,0 +1,176 @@
+"""Lanes: as many neighbouring numbers as fit 64 bytes, in one vector of LLVM's, on which kernels work at a time.
+
+A loop over numbers is at the compiler's mercy: it guards every short row against overlaps, and runs the rest of it one
+by one. A loop over lanes is what it says, and on machines with shorter vectors lanes are a few of them.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from fastpool.backends.numba.compilation import inlined
+
+BYTES = 64
+
+
+class Lanes(types.Type):
+    """The type of `count` numbers of a dtype; of booleans, a mask."""
+
+    def __init__(self, dtype, count):
+        self.dtype, self.count = dtype, count
+        super().__init__(f"Lanes({dtype}, {count})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        number = ir.IntType(1) if kind.dtype == types.boolean else manager[kind.dtype].get_data_type()
+        super().__init__(manager, kind, ir.VectorType(number, kind.count))
+
+
+def _pointer(context, builder, kind, array, at):
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [at])
+
+
+def _load(dtype, count):
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        vector = context.get_value_type(signature.return_type)
+        return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=dtype.bitwidth // 8)
+
+    return Lanes(dtype, count), generate
+
+
+@inlined
+def lanes_in(run):
+    """How many numbers of a run's dtype go into lanes."""
+    return BYTES // run.itemsize
+
+
+@intrinsic
+def load(typing_context, run, at):
+    """The lanes of a run of numbers from `at` on."""
+    lanes, generate = _load(run.dtype, BYTES * 8 // run.dtype.bitwidth)
+    return lanes(run, types.intp), generate
+
+
+@intrinsic
+def load_beside(typing_context, lanes, run, at):
+    """As many numbers as `lanes` has, of another run."""
+    kind, generate = _load(run.dtype, lanes.count)
+
+    def generate_beside(context, builder, signature, args):
+        return generate(context, builder, kind(*signature.args[1:]), args[1:])
+
+    return kind(lanes, run, types.intp), generate_beside
+
+
+@intrinsic
+def store(typing_context, run, at, lanes):
+    """Write lanes to a run of numbers from `at` on."""
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        align = run.dtype.bitwidth // 8
+        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=align)
+        return context.get_dummy_value()
+
+    if run.dtype != lanes.dtype:
+        return None
+    return types.void(run, types.intp, lanes), generate
+
+
+@intrinsic
+def fetch(typing_context, run, at):
+    """Have what lies at a place of a run, or beyond its end, brought close: it will be read soon."""
+
+    def generate(context, builder, signature, args):
+        small = ir.IntType(32)
+        pointer = builder.bitcast(
+            _pointer(context, builder, signature.args[0], args[0], args[1]), ir.IntType(8).as_pointer()
+        )
+        kind = ir.FunctionType(ir.VoidType(), (pointer.type, small, small, small))
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, small(0), small(2), small(1)])
+        return context.get_dummy_value()
+
+    return types.void(run, types.intp), generate
+
+
+@intrinsic
+def beside(typing_context, lanes, number):
+    """A number in as many lanes as `lanes` has."""
+
+    def generate(context, builder, signature, args):
+        vector = context.get_value_type(signature.return_type)
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[1], ir.Constant(ir.IntType(32), 0))
+        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), order)
+
+    return Lanes(number, lanes.count)(lanes, number), generate
+
+
+@intrinsic
+def where(typing_context, mask, a, b):
+    """Of each lane of a mask, `a` where it is true, else `b`."""
+    if a != b:
+        return None
+    return a(mask, a, b), lambda context, builder, signature, args: builder.select(*args)
+
+
+def _shuffle(order):
+    """A function that puts the lanes of a and then b in an order, of which it keeps as many as one of them has."""
+
+    @intrinsic
+    def shuffle(typing_context, a, b):
+        def generate(context, builder, signature, args):
+            places = ir.Constant(ir.VectorType(ir.IntType(32), a.count), order(a.count))
+            return builder.shuffle_vector(*args, places)
+
+        return a(a, b), generate
+
+    return shuffle
+
+
+evens = _shuffle(lambda n: list(range(0, 2 * n, 2)))
+odds = _shuffle(lambda n: list(range(1, 2 * n, 2)))
+zip_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a[0], b[0], a[1], ...
+zip_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # and the other half
+
+
+def _on_lanes(operation, of_floats, of_integers, compares=False):
+    """Let an operator of Python's work on lanes, one by one."""
+
+    @intrinsic
+    def apply(typing_context, a, b):
+        def generate(context, builder, signature, args):
+            if isinstance(a.dtype, types.Float):
+                return of_floats(builder, *args)
+            return of_integers(builder, isinstance(a.dtype, types.Integer) and a.dtype.signed, *args)
+
+        return Lanes(types.boolean if compares else a.dtype, a.count)(a, b), generate
+
+    @overload(operation)
+    def _operation(a, b):
+        if isinstance(a, Lanes) and a == b:
+            return lambda a, b: apply(a, b)
+        return None
+
+
+def _let_compare(operation, sign):
+    _on_lanes(
+        operation,
+        lambda builder, a, b: (builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered)(sign, a, b),
+        lambda builder, signed, a, b: (builder.icmp_signed if signed else builder.icmp_unsigned)(sign, a, b),
+        compares=True,
+    )
+
+
+_let_compare(operator.le, "<=")
+_let_compare(operator.eq, "==")
+_let_compare(operator.ne, "!=")
+_on_lanes(operator.add, lambda builder, a, b: builder.fadd(a, b), lambda builder, signed, a, b: builder.add(a, b))

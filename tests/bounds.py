@@ -1,0 +1,230 @@
+"""Kernels on arrays that end, or begin, where memory does: python bounds.py [SEED] [PROBLEMS].
+
+Each array lies flush against a page that may be neither read nor written, so that a step too far ends the process; the
+problem printed last is the one. In every second problem the units of a call are done in pieces, the last piece first,
+so that what a piece writes beyond its own end stays and is seen.
+"""
+
+import ctypes
+import faulthandler
+import mmap
+import sys
+from itertools import pairwise
+
+import numpy as np
+from specimens import POOLS, POOLS_BACKWARD, values
+
+import fastpool as fp
+from fastpool.backends import numba as numba_backend
+from fastpool.backends.numba.threads import launch
+
+PAGE = mmap.PAGESIZE
+DTYPES = tuple(map(np.dtype, ("f4", "u1", "f2", "f8")))
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+
+
+def flush(shape, dtype, end, content=None):
+    """An array between two pages that are closed, flush against the later one or else the earlier."""
+    dtype = np.dtype(dtype)
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    room = -(-nbytes // PAGE) * PAGE
+    memory = mmap.mmap(-1, room + 2 * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (address, address + PAGE + room):
+        if _libc.mprotect(page, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    begin = PAGE + (room - nbytes if end else 0)
+    array = np.frombuffer(memory, np.uint8, nbytes, begin).view(dtype).reshape(shape)
+    array.view(np.uint8)[...] = 0xA5
+    if content is not None:
+        array[...] = content
+    return array
+
+
+def last_piece_first(rng):
+    def run(kernel, units, nbytes, *arguments):
+        cuts = sorted({0, units, *rng.integers(0, units + 1, 3).tolist()})
+        for start, stop in reversed(list(pairwise(cuts))):
+            kernel(*arguments, start, stop)
+
+    return run
+
+
+def small_integers(rng, shape, dtype):
+    """Gradients whose sums are exact."""
+    return rng.integers(-3, 4, shape).astype(dtype)
+
+
+def equal(got, expected, **tolerance):
+    if got.dtype.kind == "f":
+        got, expected = got.astype(np.float64), expected.astype(np.float64)
+    if tolerance:
+        np.testing.assert_allclose(got, expected, **tolerance)
+    else:
+        np.testing.assert_array_equal(got, expected)
+
+
+def a_window(rng, axes):
+    """A shape and a window that fits it, of taps from one to more than what is taken tap by tap."""
+    many = rng.random() < 0.15
+    longest = {1: 300, 2: 70, 3: 20}[axes]
+    while True:
+        space = [int(n) for n in rng.integers(1, 12, axes)]
+        space[-1] = int(rng.integers(1, longest + 1))
+        usual = int(rng.integers(1, 6))
+        kernel = [usual] * axes if rng.random() < 0.6 else [int(k) for k in rng.integers(1, 10, axes)]
+        stride = int(rng.integers(1, 6)) if rng.random() < 0.5 else min(usual, 5)
+        if many:
+            kernel = [int(k) for k in rng.choice([7, 9, 13], axes)] if axes < 3 else [3, 5, 5]
+            if rng.random() < 0.5:
+                stride = 1
+        padding = [int(p) for p in rng.integers(0, min(kernel) + 1, axes)]
+        if rng.random() < 0.4:
+            padding = [0] * axes
+        dilation = int(rng.choice([1, 1, 1, 2, 3]))
+        ceil_mode = bool(rng.random() < 0.2)
+        if all(n + 2 * p >= (k - 1) * dilation + 1 for n, p, k in zip(space, padding, kernel, strict=True)):
+            break
+    window = {
+        "kernel_size": tuple(kernel),
+        "stride": stride,
+        "padding": tuple(padding),
+        "dilation": dilation,
+        "ceil_mode": ceil_mode,
+    }
+    return tuple(space), window
+
+
+def pool_problem(rng, end, dtype, fixed=None):
+    axes = int(rng.choice([1, 2, 2, 2, 3]))
+    space, window = fixed or a_window(rng, axes)
+    axes = len(space)
+    layout = str(rng.choice(["channels_first", "channels_last"]))
+    n, c = int(rng.integers(1, 4)), int(rng.choice([1, 2, 3, 5, 16, 17, 33]) if layout == "channels_last" else 2)
+    shape = (n, c, *space) if layout == "channels_first" else (n, *space, c)
+    window = {**window, "data_format": layout}
+    yield f"pool {shape} {window}"
+    x = flush(shape, dtype, end, values(shape, dtype, int(rng.integers(1 << 30))))
+    expected, winners = POOLS[axes](x, **window, return_argmax=True, backend="numpy")
+    y, argmax = flush(expected.shape, dtype, end), flush(winners.shape, winners.dtype, end)
+    POOLS[axes](x, **window, out=y, backend="numba")
+    equal(y, expected)
+    y[...] = 0
+    POOLS[axes](x, **window, return_argmax=True, out=(y, argmax), backend="numba")
+    equal(y, expected)
+    equal(argmax, winners)
+    if dtype.kind == "f":
+        dy = flush(y.shape, dtype, end, small_integers(rng, y.shape, dtype))
+        dx = flush(shape, dtype, end)
+        POOLS_BACKWARD[axes](dy, argmax, shape, **window, out=dx, backend="numba")
+        equal(dx, POOLS_BACKWARD[axes](dy, argmax, shape, **window, backend="numpy"))
+
+
+def maxout_problem(rng, end, dtype):
+    units, pieces = (int(n) for n in rng.integers(1, 20, 2))
+    shape = [int(n) for n in rng.integers(1, 12, rng.integers(1, 4))]
+    axis = int(rng.integers(len(shape)))
+    shape[axis] = units * pieces
+    shape, plan = tuple(shape), {"axis": axis, "grouping": str(rng.choice(["strided", "contiguous"]))}
+    yield f"maxout {shape} {units} {plan}"
+    x = flush(shape, dtype, end, values(shape, dtype, int(rng.integers(1 << 30))))
+    expected, winners = fp.maxout(x, units, **plan, return_argmax=True, backend="numpy")
+    y, argmax = flush(expected.shape, dtype, end), flush(winners.shape, winners.dtype, end)
+    fp.maxout(x, units, **plan, out=y, backend="numba")
+    equal(y, expected)
+    y[...] = 0
+    fp.maxout(x, units, **plan, return_argmax=True, out=(y, argmax), backend="numba")
+    equal(y, expected)
+    equal(argmax, winners)
+    if dtype.kind == "f":
+        dy = flush(y.shape, dtype, end, small_integers(rng, y.shape, dtype))
+        dx = flush(shape, dtype, end)
+        fp.maxout_backward(dy, argmax, shape, **plan, out=dx, backend="numba")
+        equal(dx, fp.maxout_backward(dy, argmax, shape, **plan, backend="numpy"))
+
+
+def columns_problem(rng, end, dtype):
+    axes = int(rng.choice([1, 2, 2, 3]))
+    space, window = a_window(rng, axes)
+    space = tuple(min(s, 30) if s >= 30 else s for s in space)
+    window["kernel_size"], window["padding"] = (
+        tuple(min(k, 3, s) for k, s in zip(window["kernel_size"], space, strict=True)),
+        1,
+    )
+    window["dilation"] = 1
+    del window["ceil_mode"]
+    layout = str(rng.choice(["channels_first", "channels_last"]))
+    shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
+    window |= {"data_format": layout, "order": str(rng.choice(["unfold", "gemm", "windows"]))}
+    yield f"columns {shape} {window}"
+    x = flush(shape, dtype, end, small_integers(rng, shape, dtype))
+    expected = fp.im2col(x, **window, backend="numpy")
+    cols = flush(expected.shape, dtype, end)
+    fp.im2col(x, **window, out=cols, backend="numba")
+    equal(cols, expected)
+    dx = flush(shape, dtype, end)
+    fp.col2im(cols, shape, **window, out=dx, backend="numba")
+    equal(dx, fp.col2im(cols, shape, **window, backend="numpy"))
+
+
+def activation_problem(rng, end, dtype):
+    dtype = dtype if dtype.kind == "f" else np.dtype("f4")
+    shape = (int(rng.integers(1, 200)),)
+    yield f"activation {shape} {dtype}"
+    x = flush(shape, dtype, end, rng.normal(0, 4, shape))
+    dy = flush(shape, dtype, end, rng.normal(0, 1, shape))
+    y, eps = flush(shape, dtype, end), 16 * float(np.finfo(dtype).eps)
+    for op, inputs in (
+        (fp.hard_swish, (x,)),
+        (fp.hard_swish_backward, (dy, x)),
+        (fp.swish, (x,)),
+        (fp.swish_backward, (dy, x)),
+    ):
+        op(*inputs, out=y, backend="numba")
+        equal(y, op(*inputs, backend="numpy"), rtol=eps, atol=eps)
+
+
+# Windows that the draw may miss: of many taps, wider than any row of lanes, and reaching into far padding.
+CERTAIN = [
+    ((33, 33), {"kernel_size": 13, "stride": 1, "padding": 6}),
+    ((33, 33), {"kernel_size": 13, "stride": 1}),
+    ((13, 33), {"kernel_size": 13, "stride": 4, "padding": 6}),
+    ((33,), {"kernel_size": 33, "stride": 1, "padding": 16}),
+    ((5, 5003), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((3, 4100), {"kernel_size": (2, 5), "stride": 1}),
+    ((2, 3, 33), {"kernel_size": (2, 3, 13), "stride": 1, "padding": (1, 1, 6)}),
+    ((8, 64), {"kernel_size": 8}),
+    ((8, 67), {"kernel_size": 4, "stride": 4}),
+    ((1, 1), {"kernel_size": 3, "stride": 1, "padding": 4}),
+    ((300, 2), {"kernel_size": 3, "stride": 2, "padding": 1}),
+]
+
+
+def problems(rng, count):
+    kinds = [pool_problem] * 6 + [maxout_problem] * 2 + [columns_problem, activation_problem]
+    for end in (True, False):
+        for fixed in CERTAIN:
+            for dtype in DTYPES:
+                yield end, dtype, pool_problem(rng, end, dtype, fixed)
+    for _ in range(count):
+        end, dtype = bool(rng.random() < 0.7), DTYPES[rng.integers(len(DTYPES))]
+        yield end, dtype, kinds[rng.integers(len(kinds))](rng, end, dtype)
+
+
+def main(seed=0, count=400):
+    faulthandler.enable()
+    rng, done = np.random.default_rng(seed), 0
+    for end, dtype, problem in problems(rng, count):
+        numba_backend.launch = last_piece_first(rng) if done % 2 else launch
+        where = "end" if end else "start"
+        print(done, next(problem), dtype, f"at the {where}", "in pieces" if done % 2 else "", flush=True)
+        for _ in problem:
+            pass
+        done += 1
+    print("all right:", done)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

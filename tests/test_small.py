@@ -1,0 +1,295 @@
+"""Small contiguous arrays take a way of their own, where plans are looked up. Nobody may notice but by the time."""
+
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+from specimens import DTYPES, POOLS, values
+
+import fastpool as fp
+from fastpool import pooling
+
+X = values((2, 3, 6, 8), np.float32)
+
+
+def pool(x, kernel_size=2, *arguments, **more):
+    return fp.max_pool2d(x, kernel_size, *arguments, **more)
+
+
+def on_the_usual_way(call, x, *arguments, **more):
+    """The same call with an array of the caller's to write into, which is never looked up."""
+    like = call(np.array(x), *arguments, **{**more, "backend": "naive"})
+    out = tuple(map(np.empty_like, like)) if isinstance(like, tuple) else np.empty_like(like)
+    return call(x, *arguments, **more, out=out)
+
+
+def same(got, expected):
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        np.testing.assert_array_equal(a.astype(float), b.astype(float))
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """How many calls took the way for small arrays."""
+    count = []
+    usual = pooling.Small.__call__
+    monkeypatch.setattr(pooling.Small, "__call__", lambda self, *given: count.append(1) or usual(self, *given))
+    return count
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_small_contiguous_arrays_are_looked_up_and_others_are_not(looked_up):
+    with fp.use_backend("numba"):
+        pool(X)
+        fp.maxout(X, 4)
+        assert len(looked_up) == 2
+        for x in (X[..., ::2], np.asfortranarray(X), X.astype(">f4"), np.zeros((1, 1, 1024, 1024), np.float32)):
+            pool(x)
+            fp.maxout(x, 1)
+        pool(X, out=np.empty((2, 3, 3, 4), np.float32))
+        fp.maxout(X, 4, out=np.empty((2, 3, 6, 4), np.float32))
+        assert len(looked_up) == 2
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_a_dtype_that_was_met_first_as_another_object_is_looked_up_too(python):
+    """As after a byte-swapped array, whose native dtype is equal to NumPy's own but not the same."""
+    code = """
+import numpy as np, fastpool as fp
+from fastpool import pooling
+x = np.ones((4, 4), np.float32)
+fp.max_pool2d(x.astype(x.dtype.newbyteorder("S")), 2, backend="numba")
+usual, count = pooling.Small.__call__, []
+pooling.Small.__call__ = lambda self, *given: count.append(1) or usual(self, *given)
+fp.max_pool2d(x, 2, backend="numba")
+print(len(count))
+"""
+    assert python("-c", code, FASTPOOL_BACKEND=None) == "1\n"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_pools_as_on_the_usual_way(layout, axes, dtype, backend):
+    x = values((2, 3, 4, 6, 5)[: axes + 2], dtype)
+    for window in ((2,), (3, 2, 1), (2, 1, 0, 2), (2, None, 0, 1, True), (1,), (3, 1, "same")):
+        more = {"data_format": layout, "backend": backend, "return_argmax": True}
+        if layout == "channels_last":
+            x = values((*(2, 4, 6, 5)[: axes + 1], 3), dtype)
+        expected = on_the_usual_way(POOLS[axes], x, *window, **more)
+        for _ in range(2):
+            same(POOLS[axes](x, *window, **more), expected)
+        more["return_argmax"] = False
+        same([POOLS[axes](x, *window, **more)], expected[:1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("grouping", ["strided", "contiguous"])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_maxout_is_as_on_the_usual_way(axis, grouping, dtype, backend):
+    x = values((4, 6, 8), dtype)
+    more = {"axis": axis, "grouping": grouping, "backend": backend, "return_argmax": True}
+    expected = on_the_usual_way(fp.maxout, x, 2, **more)
+    for _ in range(2):
+        same(fp.maxout(x, 2, **more), expected)
+    more["return_argmax"] = False
+    same([fp.maxout(x, 2, **more)], expected[:1])
+
+
+READ_ONLY = X.copy()
+READ_ONLY.flags.writeable = False
+UNALIGNED = np.zeros(X.nbytes + 1, np.uint8)[1:].view(X.dtype).reshape(X.shape)
+UNALIGNED[...] = X
+ARRAYS = {
+    "byte-swapped": X.astype(">f4"),
+    "read-only": READ_ONLY,
+    "not contiguous": np.repeat(X, 2, -1)[..., ::2],
+    "fortran": np.asfortranarray(X),
+    "unaligned": UNALIGNED,
+    "a list": X.tolist(),
+    "bfloat16": X.astype(ml_dtypes.bfloat16),
+    "bool": X > 0,
+    "long": values(X.shape, "l"),
+    "long long": values(X.shape, "q"),
+    "a dtype of its own": X.astype(np.dtype(">f4").newbyteorder("=")),
+    "no batch": X[:0],
+    "one channel": X[:, :1].copy(),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_every_kind_of_array_comes_out_right(kind, backend):
+    x = ARRAYS[kind]
+    for call, size in ((pool, 2), (fp.maxout, 2)):
+        expected = call(np.array(x), size, return_argmax=True, backend="naive")
+        for _ in range(2):
+            got = call(x, size, return_argmax=True, backend=backend)
+            same(got, expected)
+            same([call(x, size, backend=backend)], expected[:1])
+            assert all(a.flags.writeable and not np.may_share_memory(a, X) for a in got)
+
+
+# What is refused stays refused once what is equal to it was looked up.
+
+REFUSED = {
+    "kernel_size True": (lambda x: pool(x, 1), lambda x, **out: pool(x, True, **out)),
+    "kernel_size 2.0": (lambda x: pool(x, 2), lambda x, **out: pool(x, 2.0, **out)),
+    "kernel_size (True, 2)": (lambda x: pool(x, (1, 2)), lambda x, **out: pool(x, (True, 2), **out)),
+    "kernel_size [2.0, 2]": (lambda x: pool(x, [2, 2]), lambda x, **out: pool(x, [2.0, 2], **out)),
+    "kernel_size 0": (pool, lambda x, **out: pool(x, 0, **out)),
+    "kernel_size too large": (pool, lambda x, **out: pool(x, 99, **out)),
+    "kernel_size a word": (pool, lambda x, **out: pool(x, "2", **out)),
+    "stride 1.0": (lambda x: pool(x, 2, 1), lambda x, **out: pool(x, 2, 1.0, **out)),
+    "stride (1, 1.0)": (lambda x: pool(x, 2, (1, 1)), lambda x, **out: pool(x, 2, (1, 1.0), **out)),
+    "stride a tuple of three": (pool, lambda x, **out: pool(x, 2, (1, 1, 1), **out)),
+    "padding False": (lambda x: pool(x, 2, 1, 0), lambda x, **out: pool(x, 2, 1, False, **out)),
+    "padding a word": (lambda x: pool(x, 2, 1, "same"), lambda x, **out: pool(x, 2, 1, "some", **out)),
+    "dilation 1.0": (lambda x: pool(x, 2, 1, 0, 1), lambda x, **out: pool(x, 2, 1, 0, 1.0, **out)),
+    "ceil_mode 1": (lambda x: pool(x, 2, ceil_mode=True), lambda x, **out: pool(x, 2, ceil_mode=1, **out)),
+    "data_format": (pool, lambda x, **out: pool(x, 2, data_format="NHWC", **out)),
+    "backend": (pool, lambda x, **out: pool(x, 2, backend="torch", **out)),
+    "backend a list": (pool, lambda x, **out: pool(x, 2, backend=["numpy"], **out)),
+    "complex": (pool, lambda x, **out: pool(x.astype(complex), 2, **out)),
+    "object": (pool, lambda x, **out: pool(x.astype(object), 2, **out)),
+    "longdouble": (pool, lambda x, **out: pool(x.astype(np.longdouble), 2, **out)),
+    "dates": (pool, lambda x, **out: pool(np.zeros(x.shape, "M8[s]"), 2, **out)),
+    "masked": (pool, lambda x, **out: pool(np.ma.masked_array(x), 2, **out)),
+    "no cells": (pool, lambda x, **out: pool(x[..., :0].copy(), 2, **out)),
+    "one axis": (pool, lambda x, **out: pool(x[0, 0, 0].copy(), 2, **out)),
+    "maxout num_units True": (lambda x: fp.maxout(x, 1), lambda x, **out: fp.maxout(x, True, **out)),
+    "maxout num_units 2.0": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 2.0, **out)),
+    "maxout num_units [2]": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, [2], **out)),
+    "maxout num_units 3": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 3, **out)),
+    "maxout num_units 0": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 0, **out)),
+    "maxout axis True": (lambda x: fp.maxout(x, 3, 1), lambda x, **out: fp.maxout(x, 3, True, **out)),
+    "maxout axis 1.0": (lambda x: fp.maxout(x, 3, 1), lambda x, **out: fp.maxout(x, 3, 1.0, **out)),
+    "maxout axis 4": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 2, 4, **out)),
+    "maxout grouping": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 2, grouping="loose", **out)),
+    "maxout grouping a list": (
+        lambda x: fp.maxout(x, 2),
+        lambda x, **out: fp.maxout(x, 2, grouping=["strided"], **out),
+    ),
+    "maxout backend": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 2, backend="torch", **out)),
+    "maxout complex": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x.astype(complex), 2, **out)),
+    "maxout of no axes": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(np.array(1.0), 1, **out)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_errors_are_those_of_the_usual_way(name):
+    accepted, refused = REFUSED[name]
+    with pytest.raises((TypeError, ValueError)) as usual:
+        refused(X, out=np.empty(0))
+    for _ in range(2):
+        accepted(X)
+        with pytest.raises((TypeError, ValueError)) as looked_up:
+            refused(X)
+        assert type(looked_up.value) is type(usual.value)
+        assert str(looked_up.value) == str(usual.value)
+        assert not str(looked_up.value).startswith("out must")
+
+
+@pytest.mark.parametrize("call", [pool, lambda x, **more: fp.maxout(x, 2, **more)], ids=["pool", "maxout"])
+def test_every_call_gives_an_array_of_its_own(call, backend):
+    x = values((2, 3, 6, 8), np.float32, seed=5)
+    y, argmax = call(x, return_argmax=True, backend=backend)
+    kept = y.copy(), argmax.copy()
+    again = call(x, return_argmax=True, backend=backend)
+    for a, b in zip((y, argmax), again, strict=True):
+        assert not np.shares_memory(a, b)
+        assert not np.shares_memory(a, x)
+        b[...] = 1
+    call(x + 1, return_argmax=True, backend=backend)
+    same((y, argmax), kept)
+
+
+def test_threads_looking_up_the_same_plan_do_not_meet(backend):
+    xs = [values((1, 2, 6, 8), np.float32, seed) for seed in range(4)]
+    expected = [fp.max_pool2d(x, 2, backend="numpy") for x in xs]
+    wrong = []
+
+    def loop(x, y):
+        for _ in range(50):
+            if not np.array_equal(fp.max_pool2d(x, 2, backend=backend), y, equal_nan=True):
+                wrong.append(x)
+
+    threads = [threading.Thread(target=loop, args=pair) for pair in zip(xs, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("call", [pool, lambda x, **more: fp.maxout(x, 2, **more)], ids=["pool", "maxout"])
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_the_backend_is_the_one_that_is_asked_for(call, looked_up):
+    """After the default was looked up, too, and in a thread that has not asked."""
+    for _ in range(2):
+        with fp.use_backend("numba"):
+            call(X)
+            assert len(looked_up) == 1
+            with fp.use_backend("numpy"):
+                call(X)
+            call(X, backend="naive")
+            assert len(looked_up) == 1
+            call(X)
+            assert len(looked_up) == 2
+        with fp.use_backend("naive"):
+            thread = threading.Thread(target=lambda: call(X, backend="numba"))
+            thread.start()
+            thread.join()
+            assert len(looked_up) == 3
+            call(X)
+            assert len(looked_up) == 3
+        looked_up.clear()
+
+
+CALLS = """
+import sys
+import numpy as np, fastpool as fp
+x = np.arange(24.0).reshape(1, 1, 4, 6)
+{}
+print(fp.max_pool2d(x, 2, {backend}).tolist(), fp.maxout(x, 2, {backend})[0, 0, 0].tolist())
+print("numba" in sys.modules)
+"""
+RIGHT = "[[[[7.0, 9.0, 11.0], [19.0, 21.0, 23.0]]]] [4.0, 5.0]\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "argument", "environment"),
+    [
+        ("", "backend='numpy'", None),
+        ("", "", "numpy"),
+        ("context = fp.use_backend('numpy'); context.__enter__()", "", None),
+        ("context = fp.use_backend('numpy'); context.__enter__()", "", "numba"),
+    ],
+    ids=["argument", "environment", "context", "context before environment"],
+)
+def test_with_another_backend_small_arrays_do_not_import_numba(before, argument, environment, python):
+    code = CALLS.replace("{}", before).replace("{backend}", argument)
+    assert python("-c", code, FASTPOOL_BACKEND=environment) == RIGHT + "False\n"
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_the_argument_beats_the_environment(python):
+    code = CALLS.replace("{}", "").replace("{backend}", "backend='numba'")
+    assert python("-c", code, FASTPOOL_BACKEND="numpy") == RIGHT + "True\n"
+
+
+def test_plans_are_kept_apart_by_all_that_they_depend_on(backend):
+    """Arrays of one shape in any order of dtypes, layouts and axes."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        shape = [(4, 6, 8), (2, 4, 6, 8), (8, 6, 4)][rng.integers(3)]
+        x = values(shape, DTYPES[rng.integers(len(DTYPES))])
+        axes = int(rng.integers(2, 4) if len(shape) == 4 else rng.integers(1, 4))
+        more = {"data_format": ("channels_first", "channels_last")[rng.integers(2)], "return_argmax": True}
+        window = [(2,), (2, 1), (2, 2, 1), (3, 1, 1), (2, None, 0, 1, True)][rng.integers(5)]
+        same(
+            POOLS[axes](x, *window, **more, backend=backend),
+            POOLS[axes](x, *window, **more, backend="numpy"),
+        )
