@@ -1,12 +1,13 @@
-# make demo | test | check | bench | clean. Everything goes into .venv; PYTHON is the interpreter that makes it.
-# `make TORCH= test` tests without PyTorch, which is a large download on some machines.
+# make demo | test | check | bench | peers | clean. Everything goes into .venv; PYTHON is the interpreter that makes it.
+# `make TORCH= test` and `make TORCH= peers` do without PyTorch, which is a large download on some machines.
+# `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +23,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m fastpool bench
+
+peers: $(VENV)/.bench $(VENV)/.torch
+	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,384 @@
+"""fastpool and its peers side by side: python -m benchmarks.peers.
+
+All that are installed take the same arrays in one process, with the same number of threads; their results are compared
+before anything is timed. They run in turn, warm, in an order drawn anew each round, and the least time of each counts.
+
+Copies of as many bytes as a row must move at least (inputs once, outputs once) run in turn with the rest, on one thread
+and on all: the faster one is the floor, and "of the floor" is its time over that of fastpool with `out=`.
+
+Rows that no peer belongs to look at the process instead: `benchmarks.processes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from fnmatch import fnmatchcase
+from functools import cache, partial
+from importlib import metadata, util
+from pathlib import Path
+from subprocess import CalledProcessError
+from time import perf_counter, sleep
+from timeit import Timer
+from typing import Any
+
+import numpy as np
+
+import fastpool
+from benchmarks.libraries import LIBRARIES
+from benchmarks.processes import PROBES
+from benchmarks.rows import BEST, COPY, FASTPOOL, OUT, OVER, Bar, Problem, Row, rows
+from fastpool.__main__ import environment
+from fastpool.cases import results
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ImportError as error:
+    sys.exit(f'the side-by-side needs rich ({error}): pip install "fastpool[bench]"')
+
+FEWEST_ROUNDS = 3
+SAMPLE = 2e-4  # seconds; a shorter call is repeated until it fills them
+WARM = 5e-3  # a call shorter than this is first made once untimed, since the others have emptied the caches
+BUSY = 0.5  # mean number of running processes
+PAUSE = 1e-3  # the idle threads of some peers spin for a while after a call
+
+
+def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The least seconds of each call: all in turn, until each has had its time."""
+    timers = {name: Timer(call) for name, call in calls.items()}
+    loops = {}
+    for name, timer in timers.items():
+        once = timer.timeit(1)
+        if once < WARM:
+            once = min(timer.repeat(3, 1))
+        loops[name] = max(int(SAMPLE / once), 1)
+    least = dict.fromkeys(calls, float("inf"))
+    left = dict.fromkeys(calls, seconds)
+    rng = random.Random(0)
+    rounds = 0
+    while due := [name for name in calls if rounds < FEWEST_ROUNDS or left[name] > 0]:
+        rng.shuffle(due)
+        for name in due:
+            begin = perf_counter()
+            sleep(PAUSE)
+            if least[name] < WARM:
+                calls[name]()
+            least[name] = min(least[name], timers[name].timeit(loops[name]) / loops[name])
+            left[name] -= perf_counter() - begin
+        rounds += 1
+    return least
+
+
+@cache
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def copies(moved: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """Copies that read and write `moved` bytes together, on one thread and on all."""
+    source = np.ones(max(moved // 2, threads), np.uint8)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+
+    def together() -> None:
+        waiting = [_helpers(threads - 1).submit(np.copyto, *part) for part in parts[1:]]
+        np.copyto(*parts[0])
+        for copied in waiting:
+            copied.result()
+
+    alone = {f"{COPY}, 1 thread": partial(np.copyto, target, source)}
+    return alone if threads == 1 else {**alone, f"{COPY}, {threads} threads": together}
+
+
+def agree(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], exact: bool) -> bool:
+    """Whether results are the same: in each value, or but for rounding."""
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not (np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max(initial=1))):
+            return False
+    return True
+
+
+def _with_threads(threads: int, call: Callable[[], Any]) -> Any:
+    before = fastpool.get_num_threads()
+    fastpool.set_num_threads(threads)
+    try:
+        return call()
+    finally:
+        fastpool.set_num_threads(before)
+
+
+def figures(seconds: Mapping[str, float], peers: Iterable[str], moved: int) -> dict[str, float]:
+    """What the bars of a timed row are held against, by name.
+
+    `x ÷ fastpool` for each peer, for each of its variants, and for the best of all; `fastpool ÷ x` for them and for
+    every other call; the fraction of the floor; the time of a call in microseconds.
+
+    >>> seconds = {"fastpool": 2e-6, "fastpool out=": 1e-6, "torch NCHW": 4e-6, "copy, 1 thread": 9e-7}
+    >>> found = figures(seconds, ["torch NCHW"], 10)
+    >>> found["torch ÷ fastpool"], found["best peer ÷ fastpool"], found["of the floor"], found["microseconds"]
+    (2.0, 2.0, 0.9, 2.0)
+    """
+    ours = seconds[FASTPOOL]
+    others = {name: t for name, t in seconds.items() if not name.startswith((FASTPOOL, COPY))}
+    for variant in peers:
+        for name in (variant.partition(" ")[0], BEST):
+            others[name] = min(others.get(name, float("inf")), seconds[variant])
+    floor = min(t for name, t in seconds.items() if name.startswith(COPY))
+    found = {f"{name}{OVER}{FASTPOOL}": t / ours for name, t in others.items()}
+    found |= {f"{FASTPOOL}{OVER}{name}": ours / t for name, t in others.items()}
+    return {
+        **found,
+        "of the floor": floor / seconds[OUT],
+        "microseconds": ours * 1e6,
+        "GB/s": moved / seconds[OUT] / 1e9,
+    }
+
+
+def judged(bars: Iterable[Bar], found: Mapping[str, float], moved: int) -> list[dict[str, Any]]:
+    """Each bar that applies, with its value and whether it is reached; None where the peer is not here."""
+    told = []
+    for bar in bars:
+        if bar.applies(moved):
+            value = found.get(bar.figure)
+            told.append(
+                {
+                    "bar": str(bar),
+                    "limit": bar.limit,
+                    "value": value,
+                    "reached": None if value is None else bar.reached(value),
+                }
+            )
+    return told
+
+
+def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> dict[str, Any]:
+    """Compare and time fastpool and the peers on one row."""
+    p = Problem(row.task)
+    result = p.call()
+    expected = p.comparable(result)
+    exact = row.task.family in ("max_pool", "maxout", "im2col", "maxout_backward")
+    arrays = [*p.inputs, *results(result)]
+    moved = sum(a.nbytes for a in arrays)
+    out = tuple(np.empty_like(a) for a in results(result))
+    calls = {FASTPOOL: p.call, OUT: partial(p.call, out=out if row.task.argmax else out[0])}
+    wrong = [] if agree(p.comparable(calls[OUT]()), expected, exact=True) else [OUT]
+    del result, arrays
+
+    for name, task in row.beside.items():
+        other = Problem(task)
+        calls[name] = partial(_with_threads, task.threads, other.call) if task.threads else other.call
+    peers = []
+    for library in libraries:
+        candidates = getattr(library, row.task.family, None)
+        if candidates is None or (row.peers is not None and library.name not in row.peers):
+            continue
+        for variant, call, read in candidates(p):
+            name = f"{library.name} {variant}".strip()
+            if agree(read(call()), expected, exact):
+                calls[name] = call
+                peers.append(name)
+            else:
+                wrong.append(name)
+    calls |= copies(moved, threads)
+
+    times = least_times(calls, seconds)
+    found = figures(times, peers, moved)
+    return {
+        "elements": p.x.size,
+        "bytes": moved,
+        "seconds": times,
+        "peers": peers,
+        "best": min(peers, key=times.__getitem__, default=None),
+        "wrong": wrong,
+        "figures": found,
+        "bars": judged(row.bars, found, moved),
+    }
+
+
+def measured(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> dict[str, Any]:
+    """Everything about one row, ready for JSON."""
+    task = row.task
+    told = {
+        "group": row.group,
+        "name": row.name,
+        "op": task.op,
+        "shape": task.shape,
+        "window": task.window,
+        "argmax": task.argmax,
+        "dtype": task.dtype,
+        "layout": task.layout,
+    }
+    if row.probe is None:
+        return told | timed(row, libraries, threads, seconds)
+    try:
+        found, wrong = PROBES[row.probe](row), []
+    except CalledProcessError as error:
+        found, wrong = {}, [f"exit status {error.returncode}"]
+    return told | {"wrong": wrong, "figures": found, "bars": judged(row.bars, found, 0)}
+
+
+def machine(libraries: Iterable[Any]) -> dict[str, Any]:
+    """The machine, the day, and the versions of all that take part."""
+    here = environment()
+    distributions = metadata.packages_distributions()
+    versions = {
+        library.name: metadata.version(distributions[library.package][0])
+        for library in libraries
+        if library.package in distributions
+    }
+    versions |= {name: here[name] for name in ("fastpool", "python", "numpy", "numba")}
+    return {
+        **{name: here[name] for name in ("cpu", "cpus", "threads", "system")},
+        "date": str(date.today()),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "versions": versions,
+    }
+
+
+def chosen(all_rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:
+    """The rows whose `group: name` holds one of the texts, or matches one of the patterns with * or ?."""
+    globs = [f"{p}*" if set(p) & set("*?") else f"*{p}*" for p in patterns or ["*"]]
+    return [row for row in all_rows if any(fnmatchcase(row.key, glob) for glob in globs)]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e3:.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}"
+
+
+def _judgement(bar: Mapping[str, Any]) -> str:
+    if bar["reached"] is None:
+        return f"[dim]· {bar['bar']}[/dim]"
+    colour, mark = ("green", "✓") if bar["reached"] else ("red", "✗")
+    return f"[{colour}]{mark}[/{colour}] {bar['bar']}: {bar['value']:.3g}"
+
+
+def table(group: str, told: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of one group, with a column for every call that any of them made."""
+    shown = Table(title=group, title_justify="left", title_style="bold")
+    shown.add_column("row", no_wrap=True)
+    timed_rows = [row for row in told if "seconds" in row]
+    names = list(dict.fromkeys(name for row in timed_rows for name in row["seconds"]))
+    names.sort(key=lambda name: (not name.startswith(FASTPOOL), name.startswith(COPY)))
+    if timed_rows:
+        shown.add_column("MB\nmoved", justify="right")
+        for name in names:
+            shown.add_column("\n".join([*name.split(" ", 1), "ms"]), justify="right", no_wrap=True)
+        shown.add_column(f"{BEST}\n{OVER.strip()} {FASTPOOL}", justify="right", no_wrap=True)
+        shown.add_column("of the\nfloor", justify="right")
+    shown.add_column("to reach", no_wrap=True)
+    for row in told:
+        cells = [row["name"]]
+        if timed_rows:
+            seconds, found = row["seconds"], row["figures"]
+            times = {name: _milliseconds(seconds.get(name)) for name in names}
+            best = row["best"]
+            if best:
+                times[best] = f"[bold]{times[best]}[/bold]"
+            ratio = f"{found[f'{BEST}{OVER}{FASTPOOL}']:.2f}" if best else ""
+            cells += [f"{row['bytes'] / 1e6:.3g}", *times.values(), ratio, f"{found['of the floor']:.2f}"]
+        bars = [_judgement(bar) for bar in row["bars"]]
+        cells.append("\n".join([*bars, *(f"[red]✗ wrong: {name}[/red]" for name in row["wrong"])]))
+        shown.add_row(*cells)
+    return shown
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add(
+        "--rows",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="rows with this text in 'group: name', or a glob such as 'forward:*'; again for more",
+    )
+    add("--peers", metavar="A,B", help=f"only these of {', '.join(library.name for library in LIBRARIES)}")
+    add("--threads", type=int, help="threads of each (default 2, or the CPUs of the process if fewer)")
+    add("--seconds", type=float, default=1.0, help="time for each candidate of each row (default 1)")
+    add("--up-to-gib", type=float, default=0.25, help="the largest array of 'growth with size' (default 0.25)")
+    add("--small", action="store_true", help="tiny shapes, to try things out")
+    add("--json", type=Path, metavar="FILE", help="write everything to FILE, after each row")
+    add("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups (svg or png)")
+    add("--list", action="store_true", help="print the rows and what they are to reach")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and show; the exit status is 1 if a result was wrong."""
+    args = _parser().parse_args(argv)
+    threads = args.threads or min(2, environment()["cpus"])
+    selected = chosen(rows(threads, args.up_to_gib), args.rows)
+    if not selected:
+        print(f"no row matches {args.rows}; --list shows them all", file=sys.stderr)
+        return 2
+    if args.list:
+        for row in selected:
+            print(f"{row.key:64} {', '.join(map(str, row.bars))}".rstrip())
+        return 0
+    wanted = args.peers.split(",") if args.peers else [library.name for library in LIBRARIES]
+    unknown = set(wanted) - {library.name for library in LIBRARIES}
+    if unknown:
+        print(f"no such peer: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+
+    if args.plot and not util.find_spec("matplotlib"):
+        sys.exit('--plot needs matplotlib: pip install "fastpool[bench]"')
+
+    fastpool.set_num_threads(threads)
+    here = [library for library in LIBRARIES if library.name in wanted and util.find_spec(library.package)]
+    report: dict[str, Any] = {
+        "machine": machine(here),
+        "settings": {"threads": threads, "seconds": args.seconds, "small": args.small},
+        "rows": [],
+    }
+    load = report["machine"]["load"]
+    if load is not None and load > BUSY:
+        print(f"the load is {load:.1f}: beside other processes no figure is sound, PyTorch's least", file=sys.stderr)
+    columns = (TextColumn("{task.description:56}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        libraries = [library(threads) for library in here]
+        all_rows = progress.add_task("", total=len(selected))
+        for row in selected:
+            progress.update(all_rows, description=row.key)
+            report["rows"].append(measured(row.small() if args.small else row, libraries, threads, args.seconds))
+            progress.advance(all_rows)
+            if args.json:
+                args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    show(report)
+    if args.plot:
+        from benchmarks.plots import speedups
+
+        speedups(report, args.plot)
+    return int(any(row["wrong"] for row in report["rows"]))
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the machine, a table for each group, and how many bars are reached."""
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    about = report["machine"]
+    console.print(f"{about['cpu']}, {about['threads']} of {about['cpus']} CPUs, {about['system']}, {about['date']}")
+    console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()), highlight=False)
+    for group in dict.fromkeys(row["group"] for row in report["rows"]):
+        console.print(table(group, [row for row in report["rows"] if row["group"] == group]))
+    reached = [bar["reached"] for row in report["rows"] for bar in row["bars"]]
+    console.print(
+        f"reached: {reached.count(True)}, missed: {reached.count(False)}, not measured: {reached.count(None)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a console without ✓ shows a question mark
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Plots and Markdown tables from the JSON of the side-by-side.
+
+    python -m benchmarks.plots peers.json --folder docs/performance --readme README.md --page docs/performance.md
+
+A table replaces what stands between the lines `<!-- peers:begin -->` and `<!-- peers:end -->` of a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import BEST, COPY, FASTPOOL, OUT, OVER
+
+BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
+TORCH = "torch"
+
+# What the README shows, of all rows.
+SELECTION = (
+    "forward: 3x3 s2 p1 (8,64,112,112)",
+    "forward: 2x2 s2 (8,64,224,224)",
+    "forward: 13x13 s1 p6 (8,256,20,20)",
+    "forward channels_last: 3x3 s2 p1 (8,64,112,112)",
+    "argmax: 3x3 s2 p1 (8,64,112,112)",
+    "argmax: 2x2 s2 (8,64,224,224)",
+    "backward: 3x3 s2 p1 (8,64,112,112)",
+    "backward: 2x2 s2 (8,64,224,224)",
+    "volumes and signals: 2x2x2 s2 (8,16,32,40,40)",
+    "maxout: 2 pieces strided (8,96,128,128)",
+    "maxout argmax: 2 pieces strided (8,96,128,128)",
+    "maxout backward: 2 pieces strided (8,96,128,128)",
+    "maxout: 4 pieces contiguous (4096,2048)",
+    "im2col: 3x3 s1 p1 (8,64,56,56)",
+    "col2im: 3x3 s1 p1 (8,64,56,56)",
+    "activations: hard_swish 10,000,000",
+    "large windows: 65x65 s1 p32 (1,1,2048,2048)",
+)
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, each with a mark of its own; then dashed once more.
+STYLES = tuple(
+    {"color": colour, "marker": mark, "linestyle": line, "markersize": 5}
+    for line in ("-", "--")
+    for colour, mark in (
+        ("#0072B2", "o"),
+        ("#D55E00", "s"),
+        ("#009E73", "^"),
+        ("#CC79A7", "D"),
+        ("#E69F00", "v"),
+        ("#56B4E9", "P"),
+        ("#000000", "X"),
+    )
+)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return f"{row['group']}: {row['name']}"
+
+
+def _compared(report: Mapping[str, Any]) -> Rows:
+    """The rows in which a peer was timed."""
+    return [row for row in report["rows"] if row.get("best") and not row["group"].startswith("growth")]
+
+
+def about(report: Mapping[str, Any]) -> str:
+    """The machine and the day, in a line."""
+    here, settings = report["machine"], report["settings"]
+    return f"{here['cpu']}, {settings['threads']} threads, {here['system']}, {here['date']}"
+
+
+def _axes(report: Mapping[str, Any], title: str, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_title(f"{title}\n{about(report)}", fontsize=10, loc="left")
+    axes.set_axisbelow(True)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib
+
+    # The same file for the same figures, its words as text.
+    with matplotlib.rc_context({"svg.hashsalt": "fastpool", "svg.fonttype": "none"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _torch(row: Mapping[str, Any]) -> float | None:
+    """PyTorch's time over fastpool's, in its default layout where it has several."""
+    found = row["figures"]
+    return found.get(f"{TORCH} NCHW{OVER}{FASTPOOL}", found.get(f"{TORCH}{OVER}{FASTPOOL}"))
+
+
+def speedups(report: Mapping[str, Any], path: Path) -> None:
+    """For each row two points: how many times as long the best peer and PyTorch in its default layout take."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    labels: list[str] = []
+    points: dict[str, list[tuple[float, int]]] = {BEST: [], "PyTorch, NCHW": []}
+    headings = []
+    for row in _compared(report):
+        if row["group"] not in labels:
+            headings.append(len(labels))
+            labels.append(row["group"])
+        ratios = (row["figures"][f"{BEST}{OVER}{FASTPOOL}"], _torch(row))
+        for of_peer, ratio in zip(points.values(), ratios, strict=True):
+            if ratio:
+                of_peer.append((ratio, len(labels)))
+        labels.append(row["name"])
+    figure, axes = _axes(report, "Time of a peer over that of fastpool", (8, 1.6 + 0.17 * len(labels)))
+    _curves(axes, points, linestyle="none")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.set_xlabel("times as long as fastpool (logarithmic; left of the line the peer is faster)")
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    for at in headings:
+        axes.get_yticklabels()[at].set_fontweight("bold")
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    _save(figure, path)
+
+
+def _curves(axes: Any, curves: Mapping[str, Sequence[tuple[float, float]]], **style: Any) -> None:
+    """Each curve that has points, in a style of its own, named beside the axes."""
+    for (name, points), own in zip(curves.items(), STYLES, strict=False):
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, **(own | style))
+    if any(curves.values()):
+        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+
+
+def over_window(report: Mapping[str, Any], path: Path) -> None:
+    """Time against the side of the window, stride 1; of a peer its best variant."""
+    curves: dict[str, dict[float, float]] = {}
+    for row in report["rows"]:
+        if row["group"] != "growth with window":
+            continue
+        side, _, _ = row["window"]
+        for name in (FASTPOOL, *([] if row["argmax"] else row["peers"])):
+            curve = curves.setdefault(f"{name.partition(' ')[0]}{' with argmax' * row['argmax']}", {})
+            curve[side] = min(curve.get(side, float("inf")), row["seconds"][name] * 1e3)
+    figure, axes = _axes(report, "A stride of 1 over an image of 2048x2048, float32", (8, 4.5))
+    ours_first = sorted(curves, key=lambda name: not name.startswith(FASTPOOL))
+    _curves(axes, {name: sorted(curves[name].items()) for name in ours_first})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("side of the window (cells, logarithmic)")
+    axes.set_ylabel("time of a call (ms, logarithmic)")
+    _save(figure, path)
+
+
+def over_size(report: Mapping[str, Any], path: Path) -> None:
+    """Time for each element against the size of the input."""
+    group = [row for row in report["rows"] if row["group"] == "growth with size"]
+    figure, axes = _axes(report, "3x3, stride 2, planes of 512x512, float32", (8, 4))
+    picked: dict[str, Callable[[Any], float]] = {
+        FASTPOOL: lambda row: row["seconds"][FASTPOOL],
+        OUT: lambda row: row["seconds"][OUT],
+        "copy of as many bytes": lambda row: min(t for name, t in row["seconds"].items() if name.startswith(COPY)),
+    }
+    curves = {
+        name: [(4 * row["elements"] / 2**20, time(row) / row["elements"] * 1e9) for row in group]
+        for name, time in picked.items()
+    }
+    _curves(axes, curves)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("size of the input (MiB, logarithmic)")
+    axes.set_ylabel("time for each element of the input (ns)")
+    _save(figure, path)
+
+
+def over_threads(report: Mapping[str, Any], path: Path) -> None:
+    """How many times as fast a number of threads is as one."""
+    most = report["settings"]["threads"]
+    curves = {}
+    for row in report["rows"]:
+        if row["group"] == "growth with threads":
+            times = {1: row["seconds"].get("one thread", row["seconds"][FASTPOOL]), most: row["seconds"][FASTPOOL]}
+            times |= {n: row["seconds"][f"{n} threads"] for n in range(2, most)}
+            curves[row["name"]] = [(n, times[1] / times[n]) for n in sorted(times)]
+    figure, axes = _axes(report, "Speed-up by threads", (8, 4))
+    axes.plot([1, most], [1, most], color="0.6", linestyle=":", label="as many times as threads")
+    _curves(axes, curves)
+    axes.set_xticks(range(1, most + 1))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("threads")
+    axes.set_ylabel("times as fast as one thread")
+    _save(figure, path)
+
+
+PLOTS = {"speedups": speedups, "window": over_window, "size": over_size, "threads": over_threads}
+
+
+def _number(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
+    head = [
+        "row",
+        "fastpool ms",
+        "of the floor",
+        "best peer",
+        "ms",
+        "best peer ÷ fastpool",
+        "PyTorch (NCHW) ÷ fastpool",
+    ]
+    lines = ["| " + " | ".join([*head, *["to reach"] * with_bars]) + " |"]
+    lines.append("|---|--:|--:|---|--:|--:|--:|" + "---|" * with_bars)
+    for row in rows:
+        seconds, found, best = row["seconds"], row["figures"], row["best"]
+        cells = [
+            _key(row) if with_group else row["name"],
+            _number(seconds[FASTPOOL] * 1e3),
+            f"{found['of the floor']:.2f}",
+            best or "",
+            _number(seconds[best] * 1e3) if best else "",
+            _number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
+            _number(_torch(row)),
+        ]
+        lines.append("| " + " | ".join([*cells, *[_judgements(row)] * with_bars]) + " |")
+    return lines
+
+
+def _judgements(row: Mapping[str, Any]) -> str:
+    marks = {True: "✓", False: "✗", None: "·"}
+    return "; ".join(
+        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {_number(bar['value'])}")
+        for bar in row["bars"]
+    )
+
+
+def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) -> str:
+    """Tables of all rows by group, or one of the selected rows, and the machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
+    source = f"{about(report)}; {versions}."
+    if selection is not None:
+        rows = {_key(row): row for row in report["rows"]}
+        picked = [rows[key] for key in selection if key in rows]
+        return "\n".join([*_timed_table(picked, with_bars=False, with_group=True), "", source])
+    lines = [source]
+    for group in dict.fromkeys(row["group"] for row in report["rows"]):
+        rows_of_group = [row for row in report["rows"] if row["group"] == group]
+        lines += ["", f"### {group}", ""]
+        if "seconds" in rows_of_group[0]:
+            lines += _timed_table(rows_of_group, with_bars=True, with_group=False)
+        else:
+            lines += ["| row | measured |", "|---|---|"]
+            lines += [f"| {row['name']} | {_judgements(row)} |" for row in rows_of_group]
+    return "\n".join(lines)
+
+
+def between_markers(text: str, table: str) -> str:
+    """A text with the table in place of what its markers enclose."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the file must hold the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw and write; with --check the exit status tells whether the files were up to date."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.partition("\n")[0])
+    parser.add_argument("report", type=Path, help="what python -m benchmarks.peers --json wrote")
+    parser.add_argument("--folder", type=Path, help=f"draw {', '.join(PLOTS)} as SVG into this folder")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table of the selected rows into FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables of all rows into FILE")
+    parser.add_argument("--check", action="store_true", help="write no table; exit with 1 if one would change")
+    args = parser.parse_args(argv)
+    report = json.loads(args.report.read_text(encoding="utf-8"))
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in PLOTS.items():
+            draw(report, args.folder / f"{name}.svg")
+    stale = 0
+    for path, selection in ((args.readme, SELECTION), (args.page, None)):
+        if path is None:
+            continue
+        old = path.read_text(encoding="utf-8")
+        new = between_markers(old, markdown(report, selection))
+        if args.check and new != old:
+            print(f"{path} does not show what {args.report} holds", file=sys.stderr)
+            stale = 1
+        elif new != old:
+            path.write_text(new, encoding="utf-8")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What can only be seen from outside: the start of a process, and the memory of one call.
+
+Each probe takes a row and gives figures by name.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.rows import BEYOND_OUTPUTS, OVER, Problem, Row, Task
+from fastpool.cases import results
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORTS, FIRST_CALLS = 15, 3
+
+_TIMED = "from time import perf_counter; start = perf_counter(); {}; print(perf_counter() - start)"
+_FIRST = "import numpy as np, fastpool as fp; x = np.ones((1, 1, 64, 64), np.float32); " + _TIMED.format(
+    "fp.max_pool2d(x, 2)"
+)
+_PEAK = "from benchmarks.processes import memory_of; from benchmarks.rows import Task; print(*memory_of({!r}))"
+
+
+def _printed(code: str, **environment: str) -> list[float]:
+    """The numbers that a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+def import_time(row: Row) -> dict[str, float]:
+    """Importing fastpool beside importing NumPy alone: the least of several, in turn."""
+    codes = [_TIMED.format(f"import {name}") for name in ("fastpool", "numpy")]
+    runs = [[_printed(code)[0] for code in codes] for _ in range(IMPORTS)]
+    fastpool, numpy = (min(times) for times in zip(*runs, strict=True))
+    return {"seconds": fastpool, f"import fastpool{OVER}import numpy": fastpool / numpy}
+
+
+def first_call_warm(row: Row) -> dict[str, float]:
+    """The first pool of a process, with its kernels on disk."""
+    _printed(_FIRST)
+    return {"seconds": min(_printed(_FIRST)[0] for _ in range(FIRST_CALLS))}
+
+
+def first_call_cold(row: Row) -> dict[str, float]:
+    """The first pool of all, which compiles its kernel."""
+    times = []
+    for _ in range(FIRST_CALLS):
+        with tempfile.TemporaryDirectory() as folder:
+            times += _printed(_FIRST, NUMBA_CACHE_DIR=folder)
+    return {"seconds": min(times)}
+
+
+def _kilobytes(name: str) -> int:
+    """A line of this process's status, as VmRSS or VmHWM."""
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def memory_of(task: Task) -> tuple[float, float]:
+    """Bytes in memory at the peak of a call less those before it, and the bytes of its outputs."""
+    n, channels, *space = task.shape
+    half = (n, channels, *(s // 2 for s in space)) if space else (n // 2, channels)
+    Problem(replace(task, shape=half)).call()  # loads the kernels and whatever else a first call loads
+    problem = Problem(task)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak from here on
+    before = _kilobytes("VmRSS")
+    result = problem.call()
+    return 1024 * (_kilobytes("VmHWM") - before), sum(a.nbytes for a in results(result))
+
+
+def peak_memory(row: Row) -> dict[str, float]:
+    """What a call takes beyond its outputs at its peak; Linux alone tells."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    # With a fixed threshold malloc gives every large array back, so that none hides in what it kept.
+    taken, outputs = _printed(_PEAK.format(row.task), MALLOC_MMAP_THRESHOLD_="65536")
+    beyond, allowed = taken - outputs, 8e6 + 0.02 * outputs
+    return {"MB beyond the outputs": beyond / 1e6, BEYOND_OUTPUTS: beyond / allowed}
+
+
+PROBES = {probe.__name__: probe for probe in (import_time, first_call_warm, first_call_cold, peak_memory)}

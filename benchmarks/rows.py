@@ -1,0 +1,457 @@
+"""The rows of the side-by-side: what is timed, and what each row is to reach.
+
+To add a row, add a task to its group in `rows`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
+from math import prod
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (gives NumPy the dtype bfloat16)
+import numpy as np
+
+import fastpool
+from fastpool.cases import in_layout
+
+Shape = tuple[int, ...]
+
+# How calls and figures are named, in the rows and in the JSON.
+FASTPOOL, OUT, COPY, BEST = "fastpool", "fastpool out=", "copy", "best peer"
+OVER = " ÷ "
+BEYOND_OUTPUTS = f"memory beyond the outputs{OVER}(8 MB + 2 % of them)"
+
+# Peers that visit every cell of every window would take minutes beyond this many cells.
+MOST_CELLS = 10**9
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of one public function of fastpool, its inputs still to be made.
+
+    Attributes
+    ----------
+    op : the function
+    shape : of the forward pass's input, channels first whatever the layout
+    window : (kernel_size, stride, padding), the same along every axis; of pools and columns
+    pieces, grouping : of maxout, which goes along axis 1
+    argmax : whether a pool or maxout also returns the argmax
+    dtype, layout
+    threads : how many fastpool may use; None for as many as everyone
+    """
+
+    op: str
+    shape: Shape
+    window: tuple[int, int, int] = (1, 1, 0)
+    pieces: int = 1
+    grouping: str = "strided"
+    argmax: bool = False
+    dtype: str = "float32"
+    layout: str = "channels_first"
+    threads: int | None = None
+
+    @property
+    def family(self) -> str:
+        """The function without its number of axes, as the peers name their methods."""
+        return re.sub(r"(?<=pool)\dd", "", self.op)
+
+    @property
+    def axes(self) -> int:
+        """How many spatial axes there are."""
+        return len(self.shape) - 2
+
+    @property
+    def channels_last(self) -> bool:
+        return self.layout == "channels_last"
+
+    @property
+    def out_space(self) -> Shape:
+        """The spatial shape of what a pool gives."""
+        kernel, stride, padding = self.window
+        return tuple((s + 2 * padding - kernel) // stride + 1 for s in self.shape[2:])
+
+    @property
+    def cells(self) -> int:
+        """How many cells all windows have together."""
+        return prod(self.shape[:2]) * prod(self.out_space) * self.window[0] ** self.axes
+
+    @property
+    def label(self) -> str:
+        """What is done to which shape, for the name of a row."""
+        kernel, stride, padding = self.window
+        shape = f"({','.join(map(str, self.shape))})"
+        if "maxout" in self.op:
+            return f"{self.pieces} pieces {self.grouping} {shape}"
+        if "swish" in self.op:
+            return f"{self.op} {prod(self.shape):,}"
+        padded = f" p{padding}" if padding else ""
+        return f"{'x'.join(self.axes * [str(kernel)])} s{stride}{padded} {shape}"
+
+    def small(self) -> Task:
+        """The same at a size where everything takes milliseconds, to try things out."""
+        n, channels, *space = self.shape
+        channels = min(channels // self.pieces, 4) * self.pieces
+        return replace(self, shape=(min(n, 2), channels, *(min(s, self.window[0] + 12) for s in space)))
+
+
+@cache
+def _values(dtype: str) -> np.ndarray:
+    """A million normal numbers, none of float32 and float64 twice, so that no two cells of a window tie."""
+    rng = np.random.default_rng(0)
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        return rng.integers(info.min, info.max, 1_000_003, endpoint=True, dtype=dtype)
+    distinct = rng.permutation(np.unique(rng.standard_normal(1_200_000, np.float32)))[:1_000_003]
+    return distinct.astype(dtype)
+
+
+def random_array(shape: Shape, dtype: str, start: int = 0) -> np.ndarray:
+    """Random numbers, always the same for the same `start`."""
+    return np.resize(np.roll(_values(dtype), start), shape)
+
+
+class Problem:
+    """A task with its inputs: the call of fastpool, and what the peers make theirs from.
+
+    Attributes
+    ----------
+    x : the input of the forward pass, channels first to look at, in memory as the task's layout has it
+    dy, cols : what comes into a backward pass and into col2im, likewise
+    call : fastpool's call with everything but `out`
+    inputs : the arrays it takes
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.x = self._made(task.shape)
+        self.dy = self.cols = None
+        function = getattr(fastpool, task.op)
+        keywords: dict[str, Any] = {"data_format": task.layout} if task.channels_last else {}
+        if "maxout" in task.op:
+            keywords = {"axis": 1, "grouping": task.grouping}
+        if task.argmax:
+            keywords["return_argmax"] = True
+
+        x, window = self.given(self.x), task.window
+        if task.family in ("max_pool", "im2col"):
+            inputs, others = [x], list(window)
+        elif task.family == "maxout":
+            inputs, others = [x], [self.units]
+        elif task.family in ("max_pool_backward", "maxout_backward"):
+            forward = Problem(replace(task, op=task.op.removesuffix("_backward"), argmax=True))
+            y, argmax = forward.call()
+            self.dy = self._made(forward.first(y).shape, start=1)
+            inputs = [self.given(self.dy), argmax]
+            others = [x.shape] if task.family == "maxout_backward" else [x.shape, *window]
+        elif task.family == "col2im":
+            kernel = window[0] ** task.axes
+            self.cols = random_array((task.shape[0], task.shape[1] * kernel, prod(task.out_space)), task.dtype, 1)
+            inputs, others = [self.cols], [x.shape, *window]
+        else:
+            self.x *= 3  # to meet the flat ends of the activations
+            self.dy = self._made(task.shape, start=1)
+            inputs, others = [self.dy, x] if "backward" in task.op else [x], []
+        self.inputs = inputs
+        self.call = partial(function, *inputs, *others, **keywords)
+
+    def _made(self, shape: Shape, start: int = 0) -> np.ndarray:
+        return self.first(random_array(in_layout(shape, self.task.layout), self.task.dtype, start))
+
+    def first(self, a: np.ndarray) -> np.ndarray:
+        """An array in the task's layout, looked at with its channels first."""
+        return np.moveaxis(a, -1, 1) if self.task.channels_last else a
+
+    def given(self, a: np.ndarray) -> np.ndarray:
+        """An array with its channels first, looked at in the task's layout."""
+        return np.moveaxis(a, 1, -1) if self.task.channels_last else a
+
+    @property
+    def units(self) -> int:
+        return self.task.shape[1] // self.task.pieces
+
+    @property
+    def piece_axis(self) -> int:
+        """Which axis of `x_pieces` counts the pieces."""
+        return 1 if self.task.grouping == "strided" else 2
+
+    @cached_property
+    def x_pieces(self) -> np.ndarray:
+        """The input of maxout with its channels taken apart into units and pieces."""
+        n, _, *space = self.task.shape
+        parts = (self.task.pieces, self.units) if self.task.grouping == "strided" else (self.units, self.task.pieces)
+        return self.x.reshape(n, *parts, *space)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The values that an argmax points to: offsets in a plane as PyTorch has them, or the pieces of maxout."""
+        if self.task.family == "maxout":
+            axis = self.piece_axis
+            pointed = np.take_along_axis(self.x_pieces, np.expand_dims(indices.astype(np.intp), axis), axis)
+            return pointed.squeeze(axis)
+        planes = self.x.reshape(*self.task.shape[:2], -1)
+        return np.take_along_axis(planes, indices.reshape(*planes.shape[:2], -1), 2).reshape(indices.shape)
+
+    def comparable(self, result: Any) -> tuple[np.ndarray, ...]:
+        """fastpool's results, channels first, and for an argmax the values that it points to."""
+        if not self.task.argmax:
+            return (result if self.task.family == "im2col" else self.first(result),)
+        y, argmax = result
+        if self.task.family == "max_pool":
+            argmax = fastpool.argmax_to_indices(
+                argmax, self.inputs[0].shape, *self.task.window, data_format=self.task.layout
+            )
+        return self.first(y), self.at(self.first(argmax))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a row is to reach: a figure at least or at most, for rows that move `over` to `up_to` bytes."""
+
+    figure: str
+    sign: str
+    limit: float
+    over: float = 0
+    up_to: float = float("inf")
+
+    def __str__(self) -> str:
+        return f"{self.figure} {'≥' if self.sign == '>=' else '≤'} {self.limit:g}"
+
+    def applies(self, moved: float) -> bool:
+        return self.over <= moved <= self.up_to
+
+    def reached(self, value: float) -> bool:
+        return value >= self.limit if self.sign == ">=" else value <= self.limit
+
+
+def faster(limit: float, than: str, **sizes: float) -> Bar:
+    """At least so many times as fast as a peer: the best of its variants where the peer alone is named."""
+    return Bar(f"{than}{OVER}{FASTPOOL}", ">=", limit, **sizes)
+
+
+def within(limit: float, of: str, **sizes: float) -> Bar:
+    """At most so many times the time of another call."""
+    return Bar(f"{FASTPOOL}{OVER}{of}", "<=", limit, **sizes)
+
+
+def of_floor(limit: float, **sizes: float) -> Bar:
+    """At least this fraction of the floor."""
+    return Bar("of the floor", ">=", limit, **sizes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    group, name : unique together
+    task : what is timed, or looked at by `probe`
+    bars : what it is to reach
+    beside : other calls of fastpool that are timed in turn with it
+    peers : who may take part; None for all
+    probe : what to measure in place of the time: a function of `benchmarks.processes`
+    """
+
+    group: str
+    name: str
+    task: Task
+    bars: tuple[Bar, ...] = ()
+    beside: Mapping[str, Task] = field(default_factory=dict)
+    peers: tuple[str, ...] | None = None
+    probe: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.group}: {self.name}"
+
+    def small(self) -> Row:
+        return replace(self, task=self.task.small(), beside={n: t.small() for n, t in self.beside.items()})
+
+
+POOLS = (
+    Task("max_pool2d", (8, 64, 112, 112), (3, 2, 1)),
+    Task("max_pool2d", (8, 64, 224, 224), (2, 2, 0)),
+    Task("max_pool2d", (32, 20, 24, 24), (2, 2, 0)),
+    Task("max_pool2d", (8, 192, 28, 28), (3, 1, 1)),
+    Task("max_pool2d", (1, 512, 20, 20), (5, 1, 2)),
+    Task("max_pool2d", (8, 256, 20, 20), (13, 1, 6)),
+    Task("max_pool2d", (1, 1, 4096, 4096), (2, 2, 0)),
+    Task("max_pool2d", (1, 37, 215, 181), (3, 2, 1)),
+)
+VOLUMES_AND_SIGNALS = (
+    Task("max_pool3d", (8, 16, 32, 40, 40), (2, 2, 0)),
+    Task("max_pool3d", (8, 16, 32, 40, 40), (3, 2, 1)),
+    *(Task("max_pool1d", (8, 64, 12544), (k, k, 0)) for k in (2, 3, 4, 5)),
+)
+MAXOUTS = (
+    Task("maxout", (8, 96, 128, 128), pieces=2),
+    *(
+        Task("maxout", (4096, 512 * pieces), pieces=pieces, grouping=grouping)
+        for grouping in ("strided", "contiguous")
+        for pieces in (2, 3, 4, 8)
+    ),
+)
+COLUMNS = (
+    Task("im2col", (8, 64, 56, 56), (3, 1, 1)),
+    Task("im2col", (1, 256, 14, 14), (3, 1, 1)),
+    Task("im2col", (8, 3, 224, 224), (7, 2, 3)),
+    Task("im2col", (32, 20, 24, 24), (5, 1, 0)),
+    Task("im2col", (64, 3, 32, 32), (5, 1, 0)),
+)
+MB = 1e6
+LARGE = 30 * MB
+SIDE = 512  # of the planes that the rows of growth are made of
+
+
+def _argmax(task: Task) -> Task:
+    return replace(task, argmax=True)
+
+
+def _backward(task: Task) -> Task:
+    return replace(task, op=f"{task.op}_backward")
+
+
+def _last(task: Task) -> Task:
+    return replace(task, layout="channels_last")
+
+
+def _dilation(kernel: int, argmax: bool = False) -> Task:
+    return Task("max_pool2d", (1, 1, 2048, 2048), (kernel, 1, kernel // 2), argmax=argmax)
+
+
+def _pooling() -> Iterator[Row]:
+    forward_bars = (faster(1.5, BEST), faster(10, "torch NCHW"), of_floor(0.85, over=LARGE))
+    argmax_bars = (faster(1.5, "torch"), faster(8, "torch NCHW"))
+    backward_bars = (faster(2, "torch", over=MB), faster(1, "torch", up_to=MB))
+    for group, change, bars in (
+        ("forward", lambda t: t, forward_bars),
+        ("forward channels_last", _last, (faster(1.5, "torch channels_last"),)),
+        ("argmax", _argmax, argmax_bars),
+        ("argmax channels_last", lambda t: _last(_argmax(t)), (faster(1.5, "torch"),)),
+        ("backward", _backward, backward_bars),
+        ("backward channels_last", lambda t: _last(_backward(t)), backward_bars),
+    ):
+        for task in POOLS:
+            yield Row(group, task.label, change(task), bars)
+    for suffix, change in (("", lambda t: t), (" argmax", _argmax), (" backward", _backward)):
+        for task in VOLUMES_AND_SIGNALS:
+            yield Row("volumes and signals", task.label + suffix, change(task), (faster(5, "torch NCHW"),))
+
+
+def _dtypes() -> Iterator[Row]:
+    """A third over the share of the bytes is allowed: float16 two thirds of float32's time, uint8 a third."""
+    for task in POOLS[:2]:
+        for dtype in ("float16", "bfloat16", "uint8", "int8", "float64"):
+            share = np.dtype(dtype).itemsize / 4
+            bars = (within(round(share * 4 / 3, 3), "float32"),)
+            yield Row("dtypes", f"{dtype} {task.label}", replace(task, dtype=dtype), bars, {"float32": task})
+
+
+def _maxout() -> Iterator[Row]:
+    """Thinc has the contiguous grouping alone."""
+    forward_bars = (faster(1, "torch"), faster(1, "numpy"), of_floor(0.85))
+    for task in MAXOUTS:
+        yield Row("maxout", task.label, task, forward_bars)
+    for group, change in (("maxout argmax", _argmax), ("maxout backward", _backward)):
+        for task in MAXOUTS:
+            thinc = (faster(3, "thinc"),) if task.grouping == "contiguous" else ()
+            yield Row(group, task.label, change(task), (faster(5, "torch"), *thinc))
+
+
+def _columns_and_activations() -> Iterator[Row]:
+    for op in ("im2col", "col2im"):
+        for task in COLUMNS:
+            yield Row(op, task.label, replace(task, op=op), (faster(4, "torch"), of_floor(0.7)))
+    for op in ("hard_swish", "hard_swish_backward", "swish", "swish_backward"):
+        for size in (10**7, 10**5):
+            task = Task(op, (1, size))
+            yield Row("activations", task.label, task, (faster(1.5, "torch"), of_floor(0.8, over=LARGE)))
+
+
+def _large_windows() -> Iterator[Row]:
+    for kernel in (15, 65, 255):
+        task = _dilation(kernel)
+        flat = (within(2, "15x15"),) if kernel == 255 else ()
+        beside = {"15x15": _dilation(15)} if kernel == 255 else {}
+        yield Row("large windows", task.label, task, (faster(1.5, "opencv"), *flat), beside)
+    for kernel in (15, 65, 255):
+        task = _dilation(kernel, argmax=True)
+        bars = (within(4, "without argmax"),)
+        yield Row("large windows", f"{task.label} argmax", task, bars, {"without argmax": _dilation(kernel)})
+
+
+def _tiny_and_single(threads: int) -> Iterator[Row]:
+    bars = (within(1.3, "torch"), Bar("microseconds", "<=", 2.5))
+    for task in (
+        Task("max_pool2d", (1, 1, 4, 4), (2, 2, 0)),
+        Task("max_pool2d", (8, 16, 12, 12), (2, 2, 0)),
+        Task("maxout", (8, 24), pieces=2),
+    ):
+        yield Row("tiny", task.label, task, bars)
+    for channels in (1, 3):
+        for side in (224, 512, 1024, 2048, 4096):
+            task = Task("max_pool2d", (1, channels, side, side), (3, 2, 1))
+            beside = {"one thread": replace(task, threads=1)} if threads > 1 else {}
+            yield Row("single images", task.label, task, (faster(1.6, "one thread", over=MB),), beside)
+
+
+def _growth(threads: int, up_to_gib: float) -> Iterator[Row]:
+    """How time grows with the size, the window and the threads; fastpool alone but for the windows."""
+    plane = SIDE**2 * 4
+    reference = Task("max_pool2d", (64, 1, SIDE, SIDE), (3, 2, 1))
+    planes = 1
+    while planes * plane <= up_to_gib * 2**30:
+        task = replace(reference, shape=(planes, *reference.shape[1:]))
+        over_reference = planes / reference.shape[0]
+        bars = (within(1.25 * over_reference, "64 MiB"),) if over_reference > 1 else ()
+        beside = {"64 MiB": reference} if over_reference > 1 else {}
+        yield Row("growth with size", f"{planes * plane // 2**20} MiB", task, bars, beside, peers=())
+        planes *= 4
+    for kernel in (3, 5, 9, 15, 33, 65, 127, 255):
+        yield Row("growth with window", f"{kernel}x{kernel}", _dilation(kernel))
+        yield Row("growth with window", f"{kernel}x{kernel} argmax", _dilation(kernel, argmax=True))
+    for task in (POOLS[0], _argmax(POOLS[0]), _backward(POOLS[0]), MAXOUTS[0], COLUMNS[0]):
+        beside = {_threads(n): replace(task, threads=n) for n in range(1, threads)}
+        yield Row("growth with threads", f"{task.op}{' argmax' if task.argmax else ''}", task, (), beside, peers=())
+
+
+def _threads(n: int) -> str:
+    return "one thread" if n == 1 else f"{n} threads"
+
+
+def _processes() -> Iterator[Row]:
+    first = Task("max_pool2d", (1, 1, 64, 64), (2, 2, 0))
+    bars = (Bar(f"import fastpool{OVER}import numpy", "<=", 1.15),)
+    yield Row("process", "import", first, bars, probe="import_time")
+    for caches, limit in (("warm", 0.5), ("cold", 3)):
+        bars = (Bar("seconds", "<=", limit),)
+        yield Row("process", f"first pool, {caches} caches", first, bars, probe=f"first_call_{caches}")
+    for task in (
+        *(change(pool) for pool in POOLS[:2] for change in (lambda t: t, _argmax, _backward, _last)),
+        MAXOUTS[0],
+        _argmax(MAXOUTS[0]),
+        _backward(MAXOUTS[0]),
+        _dilation(65),
+        _dilation(65, argmax=True),
+        Task("max_pool3d", (8, 16, 32, 40, 40), (3, 2, 1)),
+        COLUMNS[0],
+    ):
+        name = " ".join([task.op, *["argmax"] * task.argmax, *["channels_last"] * task.channels_last, task.label])
+        yield Row("memory", name, task, (Bar(BEYOND_OUTPUTS, "<=", 1),), probe="peak_memory")
+
+
+def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
+    """All rows, in the order of the table."""
+    return [
+        *_pooling(),
+        *_dtypes(),
+        *_maxout(),
+        *_columns_and_activations(),
+        *_large_windows(),
+        *_tiny_and_single(threads),
+        *_growth(threads, up_to_gib),
+        *_processes(),
+    ]

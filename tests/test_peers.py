@@ -1,0 +1,266 @@
+"""The side-by-side with peers: that it compares before it times, and that its arithmetic is right."""
+
+import doctest
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ml_dtypes")
+pytest.importorskip("rich")
+
+from benchmarks import peers, plots
+from benchmarks.rows import Bar, Problem, Row, Task, faster, of_floor, rows, within
+
+ROWS = {row.key: row for row in rows()}
+POOL = Row("forward", "a small pool", Task("max_pool2d", (1, 2, 6, 6), (3, 1, 1)))
+
+
+class Peer:
+    """A library that gives fastpool's own results, after `change`."""
+
+    name = "peer"
+
+    def __init__(self, change=lambda *results: None):
+        self.change = change
+
+    def _candidates(self, p):
+        def call():
+            results = [a.copy() for a in p.comparable(p.call())]
+            self.change(*results)
+            return results
+
+        yield "its variant", call, lambda results: results
+
+    max_pool = max_pool_backward = _candidates
+
+
+def test_every_row_has_a_name_of_its_own():
+    assert max(Counter(row.key for row in rows()).values()) == 1
+
+
+def test_the_rows_of_the_readme_exist():
+    assert set(plots.SELECTION) <= set(ROWS)
+
+
+def test_rows_are_chosen_by_a_text_or_a_pattern():
+    def keys(*patterns):
+        return [row.key for row in peers.chosen(rows(), patterns)]
+
+    assert keys() == list(ROWS)
+    assert {key.partition(":")[0] for key in keys("forward:*")} == {"forward"}
+    assert {key.partition(":")[0] for key in keys("forward")} == {"forward", "forward channels_last"}
+    assert keys("tiny", "cold") == [key for key in ROWS if "tiny" in key or "cold" in key]
+    assert keys("no such row") == []
+
+
+def test_no_two_cells_of_a_window_tie():
+    x = Problem(Task("max_pool2d", (1, 1, 2048, 512), (255, 1, 127))).x
+    assert np.unique(x[..., :1900, :]).size == 1900 * 512
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_a_problem_gives_peers_and_fastpool_the_same_numbers(layout):
+    p = Problem(Task("max_pool2d", (2, 3, 8, 6), (2, 2, 0), argmax=True, layout=layout))
+    assert p.x.shape == (2, 3, 8, 6)
+    assert np.shares_memory(p.x, p.inputs[0])
+    assert p.inputs[0].flags.c_contiguous
+    y, at_argmax = p.comparable(p.call())
+    np.testing.assert_array_equal(y, p.x.reshape(2, 3, 4, 2, 3, 2).max((3, 5)))
+    np.testing.assert_array_equal(at_argmax, y)
+
+
+SECONDS = {
+    "fastpool": 2e-6,
+    "fastpool out=": 1e-6,
+    "15x15": 1e-6,
+    "torch NCHW": 8e-6,
+    "torch channels_last": 4e-6,
+    "numpy": 3e-6,
+    "copy, 1 thread": 9e-7,
+    "copy, 2 threads": 8e-7,
+}
+
+
+@pytest.mark.parametrize(
+    ("bar", "value", "reached"),
+    [
+        (faster(1.5, "best peer"), 1.5, True),
+        (faster(2, "torch"), 2, True),
+        (faster(5, "torch NCHW"), 4, False),
+        (faster(1, "thinc"), None, None),
+        (within(2, "15x15"), 2, True),
+        (within(1.3, "numpy"), 2 / 3, True),
+        (within(0.1, "torch"), 0.5, False),
+        (of_floor(0.85), 0.8, False),
+        (Bar("microseconds", "<=", 2.5), 2, True),
+    ],
+    ids=str,
+)
+def test_a_bar_is_held_against_its_figure(bar, value, reached):
+    found = peers.figures(SECONDS, ["torch NCHW", "torch channels_last", "numpy"], moved=8000)
+    (told,) = peers.judged([bar], found, moved=8000)
+    assert told["value"] == (None if value is None else pytest.approx(value))
+    assert told["reached"] is reached
+
+
+def test_other_calls_of_fastpool_are_no_peers():
+    found = peers.figures(SECONDS | {"one thread": 1e-9}, ["numpy"], moved=8000)
+    assert found["best peer ÷ fastpool"] == pytest.approx(1.5)
+
+
+def test_a_bar_asks_nothing_of_other_sizes():
+    bars = [of_floor(0.85, over=100), of_floor(0.5, up_to=100)]
+    assert [told["limit"] for told in peers.judged(bars, {"of the floor": 1.0}, moved=50)] == [0.5]
+    assert [told["limit"] for told in peers.judged(bars, {"of the floor": 1.0}, moved=150)] == [0.85]
+
+
+def test_a_peer_that_agrees_is_timed():
+    told = peers.timed(POOL, [Peer()], threads=1, seconds=0)
+    assert told["peers"] == ["peer its variant"]
+    assert told["wrong"] == []
+    assert told["best"] == "peer its variant"
+    assert set(told["seconds"]) == {"fastpool", "fastpool out=", "peer its variant", "copy, 1 thread"}
+
+
+def _one_value_off(*results):
+    results[0].flat[-1] = np.nextafter(results[0].flat[-1], np.float32(np.inf))
+
+
+def _another_cell(y, at_argmax):
+    at_argmax.flat[0] -= 1
+
+
+def _scaled(dx):
+    dx *= 1.001
+
+
+@pytest.mark.parametrize(
+    ("changes", "change"),
+    [
+        ({}, _one_value_off),
+        ({"argmax": True}, _another_cell),
+        ({"op": "max_pool2d_backward"}, _scaled),
+        ({"layout": "channels_last"}, _one_value_off),
+    ],
+    ids=["one value off", "argmax at another cell", "gradient scaled", "one value off, channels last"],
+)
+def test_a_wrong_result_is_told_and_not_timed(changes, change):
+    task = Task(**{"op": "max_pool2d", "shape": (1, 2, 6, 6), "window": (3, 1, 1), **changes})
+    told = peers.timed(Row("forward", "changed", task), [Peer(change), Peer()], threads=1, seconds=0)
+    assert told["wrong"] == ["peer its variant"]
+    assert told["peers"] == ["peer its variant"]  # the second one, which agrees
+
+
+def test_all_calls_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    least = peers.least_times(calls, seconds=0)
+    assert set(least) == set("abc")
+    assert all(time < float("inf") for time in least.values())
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert min(Counter(turns).values()) >= peers.FEWEST_ROUNDS
+
+
+def test_copies_move_half_the_bytes_each_way():
+    for threads in (1, 2, 3):
+        every = peers.copies(1000, threads)
+        assert len(every) == min(threads, 2)
+        for copy in every.values():
+            copy()
+
+
+@pytest.fixture(scope="module")
+def report(python, tmp_path_factory):
+    """One run over a row or two of most groups at a tiny size: what it printed, and the JSON."""
+    path = tmp_path_factory.mktemp("peers") / "peers.json"
+    patterns = (
+        "forward: 2x2 s2 (8",
+        "forward channels_last: 3x3 s1",
+        "argmax: 13x13",
+        "backward: 3x3 s2 p1 (8",
+        "volumes and signals: 3x3x3",
+        "volumes and signals: 3 s3 (8,64,12544) backward",
+        "dtypes: bfloat16 3x3",
+        "maxout*: 3 pieces*",
+        "im2col: 7x7",
+        "col2im: 7x7",
+        "activations: *100,000",
+        "growth with size: 1 MiB",
+        "growth with window: 5x5",
+        "growth with threads: max_pool2d",
+        "memory: max_pool2d argmax 2x2",
+    )
+    out = python(
+        *("-m", "benchmarks.peers", "--small", "--seconds", "0", "--peers", "torch,numpy", "--json", path),
+        *(word for pattern in patterns for word in ("--rows", pattern)),
+    )
+    return out, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_tells_everything_in_json(report):
+    _, told = report
+    assert {"cpu", "cpus", "threads", "date", "versions"} <= set(told["machine"])
+    assert told["machine"]["versions"]["numpy"] == np.__version__
+    for row in told["rows"]:
+        assert row["wrong"] == []
+        if "seconds" in row:
+            assert all(time > 0 for time in row["seconds"].values())
+            assert {"fastpool", "fastpool out="} <= set(row["seconds"])
+            assert set(row["peers"]) <= set(row["seconds"])
+            assert row["bytes"] > 0
+        for bar in row["bars"]:
+            assert bar["reached"] is None or isinstance(bar["reached"], bool)
+    forward = next(row for row in told["rows"] if row["group"] == "forward")
+    assert "numpy" in forward["peers"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells")
+def test_a_run_measures_memory(report):
+    (memory,) = (row for row in report[1]["rows"] if row["group"] == "memory")
+    assert memory["figures"]["MB beyond the outputs"] < 1000
+    assert memory["bars"][0]["value"] is not None
+
+
+def test_a_run_prints_a_row_for_each(report):
+    out, told = report
+    for row in told["rows"]:
+        assert row["name"] in out
+        assert row["group"] in out
+    assert "reached:" in out
+
+
+def test_plots_are_drawn_from_the_json(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name, draw in plots.PLOTS.items():
+        draw(report[1], tmp_path / f"{name}.svg")
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_tables_replace_what_stands_between_the_markers(report, tmp_path):
+    source, page = tmp_path / "peers.json", tmp_path / "page.md"
+    source.write_text(json.dumps(report[1]), encoding="utf-8")
+    page.write_text("before\n<!-- peers:begin -->\nold\n<!-- peers:end -->\nafter\n", encoding="utf-8")
+    command = [str(source), "--page", str(page)]
+    assert plots.main([*command, "--check"]) == 1
+    assert plots.main(command) == 0
+    assert plots.main([*command, "--check"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- peers:begin -->\n")
+    assert text.endswith("\n<!-- peers:end -->\nafter\n")
+    assert "old" not in text
+    for row in report[1]["rows"]:
+        assert f"| {row['name']} |" in text
+    with pytest.raises(ValueError, match="peers:begin"):
+        plots.between_markers("no markers", "")
+
+
+def test_the_examples_run():
+    assert doctest.testmod(peers).failed == 0
+
+
+def test_a_row_or_peer_that_does_not_exist_is_refused(python):
+    assert "no row matches" in python("-m", "benchmarks.peers", "--rows", "no such row", fails=True)
+    assert "no such peer: nobody" in python("-m", "benchmarks.peers", "--peers", "nobody", fails=True)
