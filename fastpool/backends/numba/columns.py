@@ -1,9 +1,11 @@
 """im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from fastpool.backends.numba.compilation import inlined, kernel
-from fastpool.backends.numba.lanes import beside, evens, lanes_in, load, store
+from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.lanes import beside, evens, first_of, lanes_in, load, store, where
 from fastpool.backends.numba.pool import fill
 from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
 
@@ -105,15 +107,70 @@ def add_cells(total, total_step, column, step, count, infinity):
             total[i * total_step] += widened(column[i * step], infinity)
 
 
+def add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
+    """A row of cells by lanes, each the sum over all taps of windows one cell apart; False if it cannot be done so."""
+
+
+@overload(add_in_lanes, jit_options=INLINED)
+def _add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
+    if not isinstance(infinity, types.NoneType):
+        return lambda into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity: False
+
+    def add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
+        lanes = lanes_in(into)
+        for i in range(0, len(into), lanes):
+            total = beside(load(spare, 0), into.dtype.type(0))
+            for row in range(count):
+                for tap in range(taps):
+                    first = i + before - tap * dilation
+                    begin, end, at = -first, OW - first, rows[row] + tap * tap_step + first
+                    if begin >= lanes or end <= 0:
+                        continue
+                    if at < 0 or at + lanes > len(cols):
+                        for lane in range(max(begin, 0), min(end, lanes)):
+                            spare[lane] = cols[at + lane]
+                        column = load(spare, 0)
+                    else:
+                        column = load(cols, at)
+                    if begin <= 0 and end >= lanes:
+                        total = total + column
+                    else:
+                        sums = where(first_of(total, end), total + column, total)
+                        total = where(first_of(total, begin), total, sums)
+            if i + lanes <= len(into):
+                store(into, i, total)
+            else:
+                store(spare, 0, total)
+                for lane in range(len(into) - i):
+                    into[i + lane] = spare[lane]
+        return True
+
+    return add_in_lanes
+
+
 @kernel
 def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, stop):
     """Units are rows of dx: each gathers from all taps of all windows that cover it, in order of the taps."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     from_image, from_channel, from_tap, from_position = cols_steps
+    spare, rows = np.empty(lanes_in(dx), dx.dtype), np.empty(KD * KH, np.int64)
     for unit in range(start, stop):
         plane, row = divmod(unit, D * H)
         d, h = divmod(row, H)
         into = part(dx, unit * W * inner, W * inner)
+        if sw * inner == 1 and from_position == 1:
+            image, channel = divmod(plane, channels)
+            count = 0
+            for kd in range(KD):
+                od, between = divmod(d + pd - kd * dd, sd)
+                for kh in range(KH):
+                    oh, beside_rows = divmod(h + ph - kh * dh, sh)
+                    if between == 0 and 0 <= od < OD and beside_rows == 0 and 0 <= oh < OH:
+                        at = image * from_image + channel * from_channel + (kd * KH + kh) * KW * from_tap
+                        rows[count] = at + (od * OH + oh) * OW
+                        count += 1
+            if add_in_lanes(into, spare, cols, rows, count, KW, from_tap, dw, pw, OW, infinity):
+                continue
         total = room_for_sums(into, infinity)
         fill(total, 0)
         for kd in range(KD):

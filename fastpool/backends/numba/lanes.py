@@ -122,6 +122,20 @@ def where(typing_context, mask, a, b):
     return a(mask, a, b), lambda context, builder, signature, args: builder.select(*args)
 
 
+@intrinsic
+def first_of(typing_context, lanes, count):
+    """A mask of the first `count` lanes; of none, or of all, beyond either end."""
+
+    def generate(context, builder, signature, args):
+        numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes.count), list(range(lanes.count)))
+        unknown = ir.Constant(numbers.type, ir.Undefined)
+        one = builder.insert_element(unknown, args[1], ir.Constant(ir.IntType(32), 0))
+        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+        return builder.icmp_signed("<", numbers, builder.shuffle_vector(one, unknown, order))
+
+    return Lanes(types.boolean, lanes.count)(lanes, types.int64), generate
+
+
 def _shuffle(order):
     """A function that puts the lanes of a and then b in an order, of which it keeps as many as one of them has."""
 
