@@ -105,3 +105,18 @@ def test_help_says_what_there_is(command, words, fastpool):
 
 def test_an_unknown_command_is_refused(fastpool):
     assert "invalid choice: 'train'" in fastpool("train", fails=True)
+
+
+def test_the_warm_up_takes_every_kernel_but_the_one_for_the_largest_reach():
+    numba = pytest.importorskip("fastpool.backends.numba")
+    from fastpool.backends.numba.compilation import KernelCache
+
+    warm = {task.func.py_func.__name__ for _, task in numba.warmup_tasks()}
+    modules = (numba.pool, numba.columns, numba.elementwise)
+    ours = {
+        value.py_func.__name__
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(getattr(value, "_cache", None), KernelCache)
+    }
+    assert ours - warm == {"max_pool_by_cells"}

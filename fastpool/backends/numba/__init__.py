@@ -143,10 +143,10 @@ def _as_one_plane(window, outer):
 def max_pool_backward(dy, argmax, window, dx):
     kind, inner, nbytes = _kind(dx.dtype), dx.shape[4], dx.nbytes + dy.nbytes
     arrays = _flat(dy), _flat(argmax), _flat(dx), kind.infinity
-    numbers, block, room, units = _backward_plan(window, dx.shape[0], inner)
     if window.tiles:
         windows = dy.shape[0] * window.out[0] * window.out[1]
         return pool.max_pool_backward_of_tiles, windows, nbytes, *arrays[:3], window.numbers, inner
+    numbers, block, room, units = _backward_plan(window, dx.shape[0], inner)
     taps_of_a_cell = prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
     if room > MOST_ROOM or taps_of_a_cell > MOST_TAPS:
         rows = dx.shape[0] * window.size[0] * window.size[1]
@@ -179,8 +179,13 @@ def _backward_plan(window, outer, inner):
 
 def argmax_fits(argmax, window):
     found = np.zeros(1, np.uint8)
-    launch(pool.misplaced, argmax.shape[0], argmax.nbytes, _flat(argmax), found, window.numbers, argmax.shape[4])
+    _find_misplaced(argmax, window, found)
     return not found[0]
+
+
+@_launched
+def _find_misplaced(argmax, window, found):
+    return pool.misplaced, argmax.shape[0], argmax.nbytes, _flat(argmax), found, window.numbers, argmax.shape[4]
 
 
 @_launched
@@ -272,16 +277,19 @@ _WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2
 def _warm_calls():
     """The usual kernels by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
     window = Window.plan(1, (1,), 1)
+    overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, MOST_TAPS + 1))
+    backward = {"tiles": window, "overlapping": overlapping, "many taps": of_many_taps}
+    for index in ("uint8", "uint16", "uint32"):
+        argmax = np.zeros((1, 1, 1, 1, 1), index)
+        yield f"argmax_fits {index}", _find_misplaced.plan(argmax, window, np.zeros(1, np.uint8))
     for dtype in _WARM:
         a, b, c = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(3))
         usual = dtype.kind == "f" or dtype == np.uint8
         for index in ("uint8", "uint16", "uint32") if usual else ("uint8",):
             argmax = np.zeros(a.shape, index)
             yield f"max_pool {dtype}, argmax {index}", max_pool.plan(a, window, b, argmax)
-            if dtype.kind == "f":
-                yield f"max_pool_backward {dtype}, {index}", max_pool_backward.plan(a, argmax, window, b)
-                large = Window.plan(1, (1,), MOST_TAPS + 1, padding=MOST_TAPS, stride=2 * MOST_TAPS)
-                yield f"max_pool_backward {dtype}, {index}, many taps", max_pool_backward.plan(a, argmax, large, b)
+            for name, covering in backward.items() if dtype.kind == "f" else ():
+                yield f"max_pool_backward {dtype}, {index}, {name}", max_pool_backward.plan(a, argmax, covering, b)
         yield f"max_pool {dtype}", max_pool.plan(a, window, b, None)
         yield f"max_unpool {dtype}", max_unpool.plan(a, np.zeros(a.shape, np.int64), b)
         yield f"col2im {dtype}", col2im.plan(a[0], window, b)

@@ -6,7 +6,7 @@ from numba.extending import overload
 
 from fastpool.backends.numba.compilation import INLINED, inlined, kernel
 from fastpool.backends.numba.lanes import beside, evens, first_of, lanes_in, load, store, where
-from fastpool.backends.numba.pool import fill
+from fastpool.backends.numba.pool import fill, fill_lanes
 from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
 
 
@@ -38,21 +38,15 @@ def put_cells(column, step, begin, end, cells, cell_step):
 @inlined
 def put_row(row, count, begin, end, cells, cell_step, fill_value):
     """The same in whole lanes, with what surrounds the cells in a row; what spills over is written again later."""
-    i, lanes = 0, lanes_in(row)
+    i, lanes = begin, lanes_in(row)
     value = beside(load(row, 0), fill_value)
-    while i < begin:
-        store(row, i, value)
-        i += lanes
-    i = begin
+    fill_lanes(row, 0, begin, value)
     while i < end:
         source = (i - begin) * cell_step
         a = load(cells, source)
         store(row, i, evens(a, load(cells, source + lanes)) if cell_step == 2 else a)
         i += lanes
-    i = end
-    while i < count:
-        store(row, i, value)
-        i += lanes
+    fill_lanes(row, end, count, value)
 
 
 @kernel

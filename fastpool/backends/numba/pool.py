@@ -50,6 +50,14 @@ def fill(row, value):
         row[i] = value
 
 
+@inlined
+def fill_lanes(run, begin, end, lanes):
+    """The same lanes from `begin` on, as long as they begin before `end`."""
+    while begin < end:
+        store(run, begin, lanes)
+        begin += lanes_in(run)
+
+
 # Beside each run of values goes a run of offsets: who won. What comes later has a larger offset, so it needs more
 # than a tie; its tap times `weight` is how much larger.
 
@@ -194,11 +202,8 @@ def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infin
     reads_to = end if origin + (rows - 1) * W * inner + end + lanes <= len(x) else end - lanes + 1
     for row in range(rows):
         to, source = row * pitch * inner, origin + row * W * inner
-        i, exists = 0, 0 <= top + row < H
-        while i < begin:
-            store(cells, to + i, lows)
-            i += lanes
-        i = begin
+        i, exists = begin, 0 <= top + row < H
+        fill_lanes(cells, to, to + begin, lows)
         if infinity is not None:
             row_of_x, row_of_cells = part(x, source + begin, end - begin), part(cells, to + begin, end - begin)
             for i in range(len(row_of_x) if exists else 0):
@@ -213,9 +218,7 @@ def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infin
                 cells[to + i] = x[source + i]
                 i += 1
             i = end
-        while i < columns * inner:
-            store(cells, to + i, lows)
-            i += lanes
+        fill_lanes(cells, to + i, to + columns * inner, lows)
 
 
 @inlined
@@ -429,11 +432,8 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
     reads_to = end if origin + (rows - 1) * OW * inner + end + lanes <= len(dy) else end - lanes + 1
     for row in range(rows):
         to, source = row * pitch * inner, origin + row * OW * inner
-        i, exists = 0, 0 <= top + row < OH
-        while i < begin:
-            store(slopes, to + i, zeros)
-            i += lanes
-        i = begin
+        i, exists = begin, 0 <= top + row < OH
+        fill_lanes(slopes, to, to + begin, zeros)
         if exists:
             while i < reads_to:
                 store(winners, to + i, load_beside(zeros, argmax, source + i))
@@ -443,9 +443,7 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
                 i += 1
             widen_row(slopes, to, dy, source, begin, reads_to, end, infinity)
             i = end
-        while i < columns * inner:
-            store(slopes, to + i, zeros)
-            i += lanes
+        fill_lanes(slopes, to + i, to + columns * inner, zeros)
 
 
 @inlined

@@ -45,36 +45,21 @@ def maximum(typing_context, a, b):
     return None
 
 
-@intrinsic
-def float_of_bits(typing_context, bits):
-    """The float32 with these 32 bits."""
-    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.FloatType()
-    )
+def _same_bits(source, target):
+    """A function that takes the bits of one type for another's."""
+
+    @intrinsic
+    def same_bits(typing_context, value):
+        def generate(context, builder, signature, args):
+            return builder.bitcast(args[0], context.get_value_type(target))
+
+        return target(source), generate
+
+    return same_bits
 
 
-@intrinsic
-def bits_of_float(typing_context, number):
-    """The 32 bits of a float32."""
-    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.IntType(32)
-    )
-
-
-@intrinsic
-def float64_of_bits(typing_context, bits):
-    """The float64 with these 64 bits."""
-    return types.float64(types.uint64), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.DoubleType()
-    )
-
-
-@intrinsic
-def bits_of_float64(typing_context, number):
-    """The 64 bits of a float64."""
-    return types.uint64(types.float64), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.IntType(64)
-    )
+float_of_bits, bits_of_float = _same_bits(types.uint32, types.float32), _same_bits(types.float32, types.uint32)
+float64_of_bits, bits_of_float64 = _same_bits(types.uint64, types.float64), _same_bits(types.float64, types.uint64)
 
 
 def exponential(z):
@@ -283,17 +268,6 @@ def _room_for_sums(into, infinity):
     if isinstance(infinity, types.NoneType):
         return lambda into, infinity: into
     return lambda into, infinity: np.empty(len(into), np.float32)
-
-
-def where_it_lies(direct, there, here, infinity):
-    """`there` if a kernel may work on the memory itself, which two-byte floats never allow; else `here`."""
-
-
-@overload(where_it_lies)
-def _where_it_lies(direct, there, here, infinity):
-    if isinstance(infinity, types.NoneType):
-        return lambda direct, there, here, infinity: there if direct else here
-    return lambda direct, there, here, infinity: here
 
 
 # A kernel that is not asked for an argmax has None for it, and for everything that would go with it.
