@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.compilation import INLINED
 
 BYTES = 64
 
@@ -45,10 +45,16 @@ def _load(dtype, count):
     return Lanes(dtype, count), generate
 
 
-@inlined
 def lanes_in(run):
     """How many numbers of a run's dtype go into lanes."""
-    return BYTES // run.itemsize
+
+
+@overload(lanes_in, jit_options=INLINED)
+def _lanes_in(run):
+    # A product that is read from the array, not a constant, keeps LLVM from unrolling every loop over lanes.
+    size = run.dtype.bitwidth // 8
+    factor = BYTES // size**2
+    return lambda run: run.itemsize * factor
 
 
 @intrinsic

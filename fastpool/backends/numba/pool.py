@@ -10,6 +10,7 @@ from fastpool.backends.numba.lanes import (
     beside,
     evens,
     fetch,
+    first_of,
     lanes_in,
     load,
     load_beside,
@@ -34,7 +35,6 @@ from fastpool.backends.numba.scalars import (
     part,
     room_for_sums,
     unkeyed,
-    widen_row,
     widened,
     wins,
     won_at,
@@ -53,6 +53,9 @@ def fill(row, value):
 @inlined
 def fill_lanes(run, begin, end, lanes):
     """The same lanes from `begin` on, as long as they begin before `end`."""
+    if begin < end:  # Mostly all there is: by itself, it is not made a call of memset.
+        store(run, begin, lanes)
+        begin += lanes_in(run)
     while begin < end:
         store(run, begin, lanes)
         begin += lanes_in(run)
@@ -188,36 +191,48 @@ def double(a, a_won, source, count, taps, step, weight):
 
 
 @inlined
+def lay_row(cells, to, x, source, begin, end, rest, around, ahead):
+    """Copy x[source + begin : source + end] beside cells[to]; `around` in the lanes behind. Where to go on behind them.
+
+    `rest` are the lanes that the last ones have of the row. What lies `ahead` is fetched.
+    """
+    i, lanes = begin, lanes_in(x)
+    while i + lanes <= end:
+        store(cells, to + i, load(x, source + i))
+        fetch(x, source + i + ahead)
+        i += lanes
+    if i < end and source + i + lanes <= len(x):
+        store(cells, to + i, where(rest, load(x, source + i), around))
+        fetch(x, source + i + ahead)
+        i += lanes
+    while i < end:
+        cells[to + i] = x[source + i]
+        i += 1
+    return i
+
+
+@inlined
 def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infinity):
     """The cells under a block of windows, padding included: as many rows and columns, `pitch` to a row, as `size` says.
 
     What lies `ahead` of each is fetched meanwhile: the next block, which else would come only after this one is done.
     """
     rows, columns, pitch = size
-    lanes = lanes_in(x)
     lows = beside(load(cells, 0), lowest)
     begin = min(max(-left, 0), columns) * inner
     end = max(min(W - left, columns) * inner, begin)
-    # Whole lanes are read, if x goes on behind them.
-    reads_to = end if origin + (rows - 1) * W * inner + end + lanes <= len(x) else end - lanes + 1
+    rest = first_of(lows, (end - begin) % lanes_in(x))
     for row in range(rows):
-        to, source = row * pitch * inner, origin + row * W * inner
-        i, exists = begin, 0 <= top + row < H
-        fill_lanes(cells, to, to + begin, lows)
-        if infinity is not None:
-            row_of_x, row_of_cells = part(x, source + begin, end - begin), part(cells, to + begin, end - begin)
-            for i in range(len(row_of_x) if exists else 0):
-                row_of_cells[i] = key(row_of_x[i], infinity)
-            i = end if exists else begin
-        elif exists:
-            while i < reads_to:
-                store(cells, to + i, load(x, source + i))
-                fetch(x, source + i + ahead)
-                i += lanes
-            while i < end:
-                cells[to + i] = x[source + i]
-                i += 1
-            i = end
+        to, source, i = row * pitch * inner, origin + row * W * inner, 0
+        if 0 <= top + row < H:
+            fill_lanes(cells, to, to + begin, lows)
+            if infinity is None:
+                i = lay_row(cells, to, x, source, begin, end, rest, lows, ahead)
+            else:
+                row_of_x, row_of_cells = part(x, source + begin, end - begin), part(cells, to + begin, end - begin)
+                for i in range(len(row_of_x)):
+                    row_of_cells[i] = key(row_of_x[i], infinity)
+                i = end
         fill_lanes(cells, to + i, to + columns * inner, lows)
 
 
@@ -428,21 +443,24 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
     zeros = beside(load(slopes, 0), slopes.dtype.type(0))
     begin = min(max(-left, 0), columns) * inner
     end = max(min(OW - left, columns) * inner, begin)
-    # Whole lanes are read, if dy goes on behind them.
-    reads_to = end if origin + (rows - 1) * OW * inner + end + lanes <= len(dy) else end - lanes + 1
+    rest = first_of(zeros, (end - begin) % lanes)
     for row in range(rows):
-        to, source = row * pitch * inner, origin + row * OW * inner
-        i, exists = begin, 0 <= top + row < OH
-        fill_lanes(slopes, to, to + begin, zeros)
-        if exists:
-            while i < reads_to:
+        to, source, i = row * pitch * inner, origin + row * OW * inner, 0
+        if 0 <= top + row < OH:
+            i = begin
+            while i < end and source + i + lanes <= len(argmax):
                 store(winners, to + i, load_beside(zeros, argmax, source + i))
                 i += lanes
             while i < end:
                 winners[to + i] = argmax[source + i]
                 i += 1
-            widen_row(slopes, to, dy, source, begin, reads_to, end, infinity)
-            i = end
+            fill_lanes(slopes, to, to + begin, zeros)
+            if infinity is None:
+                i = lay_row(slopes, to, dy, source, begin, end, rest, zeros, 0)
+            else:
+                for i in range(begin, end):
+                    slopes[to + i] = widened(dy[source + i], infinity)
+                i = end
         fill_lanes(slopes, to + i, to + columns * inner, zeros)
 
 

@@ -177,32 +177,6 @@ def narrowed(number, infinity):
     return np.int16(np.uint16(rounded | sign))
 
 
-def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
-    """Numbers from `begin` to `end` of a row of gradients, as numbers to add up; in whole lanes up to `reads_to`."""
-
-
-@overload(widen_row, jit_options=INLINED)
-def _widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
-    if isinstance(infinity, types.NoneType):
-
-        def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
-            i = begin
-            while i < reads_to:
-                store(slopes, to + i, load(dy, source + i))
-                i += lanes_in(dy)
-            while i < end:
-                slopes[to + i] = dy[source + i]
-                i += 1
-
-        return widen_row
-
-    def widen_row(slopes, to, dy, source, begin, reads_to, end, infinity):
-        for i in range(begin, end):
-            slopes[to + i] = widened(dy[source + i], infinity)
-
-    return widen_row
-
-
 def narrow_row(dx, to, limit, cells, count, infinity):
     """Sums as gradients, dx[to : to + count]; in whole lanes that may spill over up to `limit`."""
 
