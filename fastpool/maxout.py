@@ -10,7 +10,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
-from fastpool.pooling import Small
+from fastpool.pooling import Prepared, PreparedBackward
 from fastpool.window import Window, check_shape, integer
 
 GROUPINGS = ("strided", "contiguous")
@@ -45,12 +45,28 @@ def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _small(shape, dtype, backend, num_units, axis, grouping) -> Small | None:
+def _prepared(shape, dtype, backend, num_units, axis, grouping) -> Prepared | None:
     axis = _checked_axis(axis, len(shape))
     _check_grouping(grouping)
     num_units = _checked_units(num_units, shape[axis])
     window = Window.maxout(shape, num_units, axis, grouping)
-    return Small.plan(window, window.batch, window.channels, dtype, backend)
+    return Prepared.plan(window, window.batch, window.channels, dtype, backend)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _prepared_backward(x_shape, dtype, backend, dy_shape, axis, grouping) -> PreparedBackward | None:
+    axis = _checked_axis(axis, len(x_shape))
+    _check_grouping(grouping)
+    window = Window.maxout(x_shape, _units_of(dy_shape, x_shape, axis), axis, grouping)
+    return PreparedBackward.plan(window, window.batch, window.channels, dtype, backend)
+
+
+def _units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) -> int:
+    """How many units a gradient of this shape has."""
+    units = dy_shape[axis] if len(dy_shape) == len(x_shape) else 0
+    if units < 1 or dy_shape != _resized(x_shape, axis, units) or x_shape[axis] % units:
+        raise ValueError(f"dy must have the shape of maxout over axis {axis} of {x_shape}, got {dy_shape}")
+    return units
 
 
 def _checked_units(num_units: Any, features: int) -> int:
@@ -113,11 +129,11 @@ def maxout(
     """
     if out is None and type(x) is np.ndarray and x.flags.carray:
         try:
-            small = _small(x.shape, x.dtype, chosen(backend), num_units, axis, grouping)
+            prepared = _prepared(x.shape, x.dtype, chosen(backend), num_units, axis, grouping)
         except TypeError:  # what cannot be looked up
-            small = None
-        if small is not None:
-            return small(x, return_argmax)
+            prepared = None
+        if prepared is not None:
+            return prepared(x, return_argmax)
     max_pool = kernel("max_pool", backend)
     x = arrays.read("x", x)
     axis = _checked_axis(axis, x.ndim)
@@ -187,14 +203,20 @@ def maxout_backward(
     >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
     array([ 0., 20., 10.,  0.])
     """
-    max_pool_backward = kernel("max_pool_backward", backend)
     x_shape = check_shape("x_shape", x_shape)
+    if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
+        try:
+            prepared = _prepared_backward(x_shape, dy.dtype, chosen(backend), dy.shape, axis, grouping)
+        except TypeError:  # what cannot be looked up
+            prepared = None
+        dx = prepared and prepared(dy, argmax)
+        if dx is not None:
+            return dx
+    max_pool_backward = kernel("max_pool_backward", backend)
     axis = _checked_axis(axis, len(x_shape))
     _check_grouping(grouping)
     dy = arrays.read("dy", dy, floats_only=True)
-    num_units = dy.shape[axis] if dy.ndim == len(x_shape) else 0
-    if num_units < 1 or dy.shape != _resized(x_shape, axis, num_units) or x_shape[axis] % num_units:
-        raise ValueError(f"dy must have the shape of maxout over axis {axis} of {x_shape}, got {dy.shape}")
+    num_units = _units_of(dy.shape, x_shape, axis)
 
     order = arrays.memory_axes(dy)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)

@@ -98,6 +98,8 @@ def check_layout(data_format: Any) -> None:
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of ints, none negative."""
+    if type(shape) is tuple and {*map(type, shape)} == {int} and min(shape) >= 0:  # as it mostly is: ten times as fast
+        return shape
     shape = frozen(name, shape)
     if not isinstance(shape, tuple):
         raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")

@@ -4,9 +4,11 @@ A backend is a module that exports these functions, or those of them that it can
 canonical form (see `fastpool.arrays`), checked, and never overlap; the last array is the one to fill.
 
 - `max_pool(x, window, y, argmax)`, argmax None where it is not asked for
-- `max_pool_of_small(window, outer, inner, dtype)`, if it likes: a function of (x, y, argmax), flat or not, that does
-  `max_pool` for arrays so small that the call takes longer than the pooling; or None
+- `prepared_max_pool(window, outer, inner, dtype)`, if it likes: a function of C-contiguous (x, y, argmax) that does
+  `max_pool` with all that is known beforehand, for small arrays on which a call takes longer than the pooling; or None
 - `max_pool_backward(dy, argmax, window, dx)`
+- `prepared_max_pool_backward(window, outer, inner, dtype)`, likewise: a function of (dy, argmax, dx) that first looks
+  whether the argmax fits, and tells; or None
 - `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
 - `max_unpool(y, indices, x)`: indices int64 inside each plane, -1 for none; the last of several wins
 - `im2col(x, window, fill_value, cols)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap, position]

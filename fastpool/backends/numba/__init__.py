@@ -13,7 +13,7 @@ from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
-from fastpool.backends.numba.threads import PARALLEL_BYTES, launch
+from fastpool.backends.numba.threads import launch
 from fastpool.window import Window
 
 __all__ = [
@@ -25,18 +25,24 @@ __all__ = [
     "im2col",
     "max_pool",
     "max_pool_backward",
-    "max_pool_of_small",
+    "prepared_max_pool_backward",
+    "prepared_max_pool",
     "max_unpool",
     "swish",
     "swish_backward",
     "warmup_tasks",
 ]
 
-# Up to here a gradient takes tap after tap, window by window beyond: see the two kernels.
-MOST_TAPS = 32
+# Windows of more cells add their gradients to dx one by one; of fewer, cells gather theirs, in vectors, tap after tap.
+# The former is fast where neighbouring windows, which add to the same cells, need not wait for each other, since there
+# are other planes or channels to go on with. Two-byte floats are slow to gather: their sums are kept in float32.
+MOST_GATHERED, MOST_GATHERED_BESIDE_OTHERS = 32, 9
 
 # Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
 MOST_ROOM = 1 << 24
+
+# Sums that a thread adds up at once, where windows let it: what stays in its second cache.
+MOST_SUMS = 1 << 17
 
 FLOAT16_INFINITY, BFLOAT16_INFINITY = np.int16(0x7C00), np.int16(0x7F80)
 
@@ -92,13 +98,13 @@ def max_pool(x, window, y, argmax):
     return kernel, units, nbytes, _flat(x), _flat(y), None if argmax is None else argmax.reshape(-1), *constants
 
 
-def max_pool_of_small(window, outer, inner, dtype):
+def prepared_max_pool(window, outer, inner, dtype):
     kernel, units, nbytes, constants = _forward_call(window, outer, inner, dtype)
-    if nbytes >= PARALLEL_BYTES or _kind(dtype).seen_as != dtype:
+    if _kind(dtype).seen_as != dtype:
         return None
 
     def run(x, y, argmax):
-        kernel(x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants, 0, units)
+        launch(kernel, units, nbytes, x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants)
 
     return run
 
@@ -141,26 +147,41 @@ def _as_one_plane(window, outer):
 
 @_launched
 def max_pool_backward(dy, argmax, window, dx):
-    kind, inner, nbytes = _kind(dx.dtype), dx.shape[4], dx.nbytes + dy.nbytes
-    arrays = _flat(dy), _flat(argmax), _flat(dx), kind.infinity
+    kernel, units, nbytes, constants = _backward_call(window, dx.shape[0], dx.shape[4], dx.dtype)
+    return kernel, units, nbytes, _flat(dy), _flat(argmax), _flat(dx), *constants
+
+
+def prepared_max_pool_backward(window, outer, inner, dtype):
+    kernel, units, nbytes, constants = _backward_call(window, outer, inner, dtype)
+    if _kind(dtype).seen_as != dtype:
+        return None
+
+    def run(dy, argmax, dx):
+        winners = argmax.ravel()
+        if not _fits(winners, window, outer, inner):
+            return False
+        launch(kernel, units, nbytes, dy.ravel(), winners, dx.ravel(), *constants)
+        return True
+
+    return run
+
+
+def _backward_call(window, outer, inner, dtype):
+    """As `_forward_call`."""
+    kind = _kind(dtype)
+    nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
     if window.tiles:
-        windows = dy.shape[0] * window.out[0] * window.out[1]
-        return pool.max_pool_backward_of_tiles, windows, nbytes, *arrays[:3], window.numbers, inner
-    numbers, block, room, units = _backward_plan(window, dx.shape[0], inner)
-    taps_of_a_cell = prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
-    if room > MOST_ROOM or taps_of_a_cell > MOST_TAPS:
-        rows = dx.shape[0] * window.size[0] * window.size[1]
-        return pool.max_pool_backward, rows, nbytes, *arrays, window.numbers, inner
-    return (
-        pool.max_pool_backward_by_taps,
-        units,
-        nbytes,
-        *arrays,
-        kind.sums,
-        numbers,
-        inner,
-        block,
-    )
+        arguments = window.numbers, inner
+        return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
+    numbers, block, room, units = _backward_plan(window, outer, inner)
+    tile, tiles = _backward_tiles(window, inner)
+    most = MOST_GATHERED
+    if inner > 3 or (outer > 3 and tiles == 1):
+        most = 0 if is_half(dtype) else MOST_GATHERED_BESIDE_OTHERS
+    if window.volume > most or room > MOST_ROOM:
+        return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, window.numbers, inner, tile)
+    arguments = kind.infinity, kind.sums, numbers, inner, block
+    return pool.max_pool_backward_by_taps, units, nbytes, arguments
 
 
 @lru_cache(maxsize=1024)
@@ -177,15 +198,31 @@ def _backward_plan(window, outer, inner):
     return numbers, (rows, columns), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
 
 
+def _backward_tiles(window, inner):
+    """How many rows to add up at once, and how often that is: few windows shall reach into two tiles."""
+    (D, H, W), (reach_d, reach_h, _) = (
+        window.size,
+        (d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)),
+    )
+    rows, reach = D * H, reach_d * H + reach_h
+    tile = min(max(MOST_SUMS // (W * inner), 4 * reach, 1), rows)
+    tiles = -(-rows // tile)
+    return -(-rows // tiles), tiles
+
+
 def argmax_fits(argmax, window):
+    return _fits(_flat(argmax), window, argmax.shape[0], argmax.shape[4])
+
+
+def _fits(argmax, window, outer, inner):
     found = np.zeros(1, np.uint8)
-    _find_misplaced(argmax, window, found)
+    launch(*_check_call(argmax, window, outer, inner, found))
     return not found[0]
 
 
-@_launched
-def _find_misplaced(argmax, window, found):
-    return pool.misplaced, argmax.shape[0], argmax.nbytes, _flat(argmax), found, window.numbers, argmax.shape[4]
+def _check_call(argmax, window, outer, inner, found):
+    # It calculates on a byte about as long as others take to move eight.
+    return pool.misplaced, outer, 8 * argmax.nbytes, argmax, found, window.numbers, inner
 
 
 @_launched
@@ -277,11 +314,11 @@ _WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2
 def _warm_calls():
     """The usual kernels by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
     window = Window.plan(1, (1,), 1)
-    overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, MOST_TAPS + 1))
+    overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, MOST_GATHERED + 1))
     backward = {"tiles": window, "overlapping": overlapping, "many taps": of_many_taps}
     for index in ("uint8", "uint16", "uint32"):
         argmax = np.zeros((1, 1, 1, 1, 1), index)
-        yield f"argmax_fits {index}", _find_misplaced.plan(argmax, window, np.zeros(1, np.uint8))
+        yield f"argmax_fits {index}", _check_call(argmax.reshape(-1), window, 1, 1, np.zeros(1, np.uint8))
     for dtype in _WARM:
         a, b, c = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(3))
         usual = dtype.kind == "f" or dtype == np.uint8

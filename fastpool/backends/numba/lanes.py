@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from fastpool.backends.numba.compilation import INLINED
+from fastpool.backends.numba.compilation import INLINED, inlined
 
 BYTES = 64
 
@@ -194,3 +194,24 @@ _let_compare(operator.le, "<=")
 _let_compare(operator.eq, "==")
 _let_compare(operator.ne, "!=")
 _on_lanes(operator.add, lambda builder, a, b: builder.fadd(a, b), lambda builder, signed, a, b: builder.add(a, b))
+
+
+@inlined
+def lay_row(cells, to, x, source, begin, end, rest, around, ahead):
+    """Copy x[source + begin : source + end] beside cells[to]; `around` in the lanes behind. Where to go on behind them.
+
+    `rest` are the lanes that the last ones have of the row. What lies `ahead` is fetched.
+    """
+    i, lanes = begin, lanes_in(x)
+    while i + lanes <= end:
+        store(cells, to + i, load(x, source + i))
+        fetch(x, source + i + ahead)
+        i += lanes
+    if i < end and source + i + lanes <= len(x):
+        store(cells, to + i, where(rest, load(x, source + i), around))
+        fetch(x, source + i + ahead)
+        i += lanes
+    while i < end:
+        cells[to + i] = x[source + i]
+        i += 1
+    return i

@@ -9,9 +9,9 @@ from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.lanes import (
     beside,
     evens,
-    fetch,
     first_of,
     lanes_in,
+    lay_row,
     load,
     load_beside,
     odds,
@@ -33,8 +33,10 @@ from fastpool.backends.numba.scalars import (
     offsets,
     onward,
     part,
+    room_for_bounds,
     room_for_sums,
     unkeyed,
+    widen_row,
     widened,
     wins,
     won_at,
@@ -188,27 +190,6 @@ def double(a, a_won, source, count, taps, step, weight):
         source = onward(a, 0)
         width *= 2
     return width
-
-
-@inlined
-def lay_row(cells, to, x, source, begin, end, rest, around, ahead):
-    """Copy x[source + begin : source + end] beside cells[to]; `around` in the lanes behind. Where to go on behind them.
-
-    `rest` are the lanes that the last ones have of the row. What lies `ahead` is fetched.
-    """
-    i, lanes = begin, lanes_in(x)
-    while i + lanes <= end:
-        store(cells, to + i, load(x, source + i))
-        fetch(x, source + i + ahead)
-        i += lanes
-    if i < end and source + i + lanes <= len(x):
-        store(cells, to + i, where(rest, load(x, source + i), around))
-        fetch(x, source + i + ahead)
-        i += lanes
-    while i < end:
-        cells[to + i] = x[source + i]
-        i += 1
-    return i
 
 
 @inlined
@@ -455,12 +436,7 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
                 winners[to + i] = argmax[source + i]
                 i += 1
             fill_lanes(slopes, to, to + begin, zeros)
-            if infinity is None:
-                i = lay_row(slopes, to, dy, source, begin, end, rest, zeros, 0)
-            else:
-                for i in range(begin, end):
-                    slopes[to + i] = widened(dy[source + i], infinity)
-                i = end
+            i = widen_row(slopes, to, dy, source, begin, end, rest, zeros, infinity)
         fill_lanes(slopes, to + i, to + columns * inner, zeros)
 
 
@@ -668,6 +644,79 @@ def max_pool_backward_of_tiles(dy, argmax, dx, geometry, inner, start, stop):
 
 
 @inlined
+def any_outside(argmax, lows, highs, taps_behind, kernel):
+    """Whether the tap along one axis of any offset lies below its low bound, or not below its high one."""
+    number, outside = lows.dtype.type, False
+    inner, outer = number(1) / number(taps_behind), number(1) / number(taps_behind * kernel)
+    for i in range(len(argmax)):
+        offset = number(argmax[i]) + number(0.5)  # the half makes up for what the quotients are rounded by
+        tap = np.floor(offset * inner) - np.floor(offset * outer) * number(kernel)
+        outside |= (tap < lows[i]) | (tap >= highs[i])
+    return outside
+
+
+@inlined
+def has_cell(start, kernel, dilation, size):
+    return first_tap(start, dilation) < after_last_tap(start, kernel, dilation, size)
+
+
+@inlined
+def is_real(offset, starts, geometry):
+    """Whether an offset names a real cell of a window that starts at these coordinates; 0 if it has none."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    d, h, w = starts
+    if not (has_cell(d, KD, dd, D) and has_cell(h, KH, dh, H) and has_cell(w, KW, dw, W)):
+        return offset == 0
+    rest, kw = divmod(np.int64(offset), KW)
+    kd, kh = divmod(rest, KH)
+    return 0 <= d + kd * dd < D and 0 <= h + kh * dh < H and 0 <= w + kw * dw < W
+
+
+@kernel
+def misplaced(argmax, found, geometry, inner, start, stop):
+    """Whether any argmax names no cell of its window, or one of padding. Units are planes.
+
+    First axis by axis, for many windows at once: a small plane, a row, or the channels of a cell. Where an offset then
+    looks wrong, as it does where a window has no real cell, each window is asked.
+    """
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    row, plane, most = OW * inner, OD * OH * OW * inner, argmax.dtype.type(0)
+    run = part(argmax, start * plane, (stop - start) * plane)
+    for i in range(len(run)):
+        most = maximum(most, run[i])
+    if most >= KD * KH * KW:
+        found[0] = 1
+        return
+    taken = plane if plane <= BLOCK else (inner if inner >= 32 else row)
+    lows, highs = room_for_bounds(argmax, taken), room_for_bounds(argmax, taken)
+    for axis in range(3):
+        size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
+        before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
+        taps_behind = KH * KW if axis == 0 else (KW if axis == 1 else 1)
+        behind = OH * row if axis == 0 else (row if axis == 1 else inner)  # numbers with one position along the axis
+        if not (leaves(-before, kernel, dilation, size) or leaves((out - 1) * stride - before, kernel, dilation, size)):
+            continue
+        for at in range(0, taken if behind < taken else 0, behind):
+            first = at // behind % out * stride - before
+            fill(part(lows, at, behind), first_tap(first, dilation))
+            fill(part(highs, at, behind), after_last_tap(first, kernel, dilation, size))
+        for at in range(0, len(run), taken):
+            if behind >= taken:
+                first = at // behind % out * stride - before
+                if not leaves(first, kernel, dilation, size):
+                    continue
+                fill(part(lows, 0, taken), first_tap(first, dilation))
+                fill(part(highs, 0, taken), after_last_tap(first, kernel, dilation, size))
+            if any_outside(part(run, at, taken), lows, highs, taps_behind, kernel):
+                for i in range(at, at + taken):
+                    rest, ow = divmod(i // inner, OW)
+                    rest, oh = divmod(rest, OH)
+                    if not is_real(run[i], (rest % OD * sd - pd, oh * sh - ph, ow * sw - pw), geometry):
+                        found[0] = 1
+                        return
+
+
+@inlined
 def cells_behind(offset, geometry):
     """How many cells of a plane lie between the start of a window and the cell of an offset."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
@@ -677,73 +726,36 @@ def cells_behind(offset, geometry):
 
 
 @kernel
-def misplaced(argmax, found, geometry, inner, start, stop):
-    """Whether any argmax names no cell of its window, or one of padding. Units are planes."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    plane = OD * OH * OW * inner
-    run, most = part(argmax, start * plane, (stop - start) * plane), argmax.dtype.type(0)
-    for i in range(len(run)):
-        most = maximum(most, run[i])
-    if most >= KD * KH * KW:
-        found[0] = 1
-        return
-    for axis in range(3):
-        size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
-        before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
-        taps_behind, windows_before, windows_behind = np.uint32(1), (stop - start), inner
-        for other in range(3):
-            if other < axis:
-                windows_before *= geometry[15 + other]
-            elif other > axis:
-                windows_behind *= geometry[15 + other]
-                taps_behind *= np.uint32(geometry[3 + other])
-        taps = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
-        for offset in range(len(taps)):
-            taps[offset] = np.uint32(offset) // taps_behind % np.uint32(kernel)
-        for position in range(out):
-            first = position * stride - before
-            if not leaves(first, kernel, dilation, size):
-                continue
-            begin, end = first_tap(first, dilation), after_last_tap(first, kernel, dilation, size)
-            for window in range(windows_before):
-                at = (window * out + position) * windows_behind
-                for i in range(at, at + windows_behind):
-                    offset = np.uint32(run[i])
-                    tap = taps[offset] if argmax.itemsize == 1 else np.int64(offset // taps_behind % np.uint32(kernel))
-                    if not begin <= tap < end:
-                        rest, ow = divmod(i // inner, OW)
-                        rest, oh = divmod(rest, OH)
-                        starts = rest % OD * sd - pd, oh * sh - ph, ow * sw - pw
-                        if run[i] != first_cell(starts, geometry):
-                            found[0] = 1
-                            return
+def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, tile, start, stop):
+    """Units are tiles of so many rows of dx. Each is zeroed, then every window that can reach it adds to it, in order.
 
-
-@kernel
-def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
-    """Units are rows of dx. A tile of them is zeroed, then every window that can reach it adds to it, in order.
-
-    For windows of many taps; its work does not grow with their number. Some small planes are taken at once, since
-    many windows in a row add to the same cell, each of which would wait for the one before.
+    For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
+    each would wait for the one before: so the loop inside goes over channels, or over some planes, where cells differ.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     rows, width, windows = D * H, W * inner, OD * OH * OW * inner
-    tile = max(8 * BLOCK // width, 1)
-    # How many cells an offset lies behind the start of its window.
-    table = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
-    for offset in range(len(table)):
-        table[offset] = cells_behind(offset, geometry)
+    tiles = -(-rows // tile)
+    # How many numbers an offset lies behind the start of its window, and this behind its row: far off without a cell.
+    behind = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
+    for offset in range(len(behind)):
+        behind[offset] = cells_behind(offset, geometry) * inner
+    first_numbers = np.empty(OW, np.int64)
+    for ow in range(OW):
+        w0 = ow * sw - pw
+        first_numbers[ow] = w0 * inner if has_cell(w0, KW, dw, W) else -(1 << 62)
 
     at = start
     while at < stop:
-        plane, first = divmod(at, rows)
-        planes = min((stop - at) // rows, tile // rows, 8) if first == 0 else 0
-        end = rows if planes > 0 else min(first + tile, rows, stop - plane * rows)
-        planes = max(planes, 1)
-        size = (end - first) * W
-        into = part(dx, at * width, planes * size * inner)
+        plane, first = divmod(at, tiles)
+        planes = min(stop - at, 8) if tiles == inner == 1 else 1
+        at += planes
+        first *= tile
+        end = min(first + tile, rows)
+        size = (end - first) * width
+        into = part(dx, (plane * rows + first) * width, planes * size)
         total = room_for_sums(into, infinity)
         fill(total, 0)
+        count, step, to_next = (planes, windows, size) if inner == 1 else (inner, 1, 1)
         for od in range(
             first_window(first // H, (KD - 1) * dd + 1, sd, pd), after_last_window((end - 1) // H, sd, pd, OD)
         ):
@@ -757,25 +769,19 @@ def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, start, stop):
                 top, bottom = (d0 + kd0 * dd) * H + h0 + kh0 * dh, (d0 + (kd1 - 1) * dd) * H + h0 + (kh1 - 1) * dh
                 if bottom < first or top >= end:
                     continue
-                row = ((plane * OD + od) * OH + oh) * OW
+                row, source = (d0 * H + h0 - first) * width, plane * windows + (od * OH + oh) * OW * inner
                 for ow in range(OW):
-                    w0 = ow * sw - pw
-                    if first_tap(w0, dw) >= after_last_tap(w0, KW, dw, W):
-                        continue
-                    origin = (d0 * H + h0 - first) * W + w0
-                    for one in range(planes):
-                        source = (row + ow) * inner + one * windows
-                        slopes, winners = part(dy, source, inner), part(argmax, source, inner)
-                        cells = part(total, one * size * inner, size * inner)
-                        for c in range(np.uint64(inner)):
-                            winner = winners[c]
-                            cell = origin + (table[winner] if argmax.itemsize == 1 else cells_behind(winner, geometry))
-                            if 0 <= cell < size:
-                                cells[np.uint64(cell * inner) + c] += widened(slopes[c], infinity)
+                    origin = row + first_numbers[ow]
+                    slopes, winners = onward(dy, source + ow * inner), onward(argmax, source + ow * inner)
+                    for i in range(count):
+                        winner = winners[np.uint64(i * step)]
+                        number = origin
+                        number += behind[winner] if argmax.itemsize == 1 else cells_behind(winner, geometry) * inner
+                        if np.uint64(number) < np.uint64(size):
+                            total[np.uint64(number + i * to_next)] += widened(slopes[np.uint64(i * step)], infinity)
         if infinity is not None:
             for i in range(len(into)):
                 into[i] = narrowed(total[i], infinity)
-        at += (planes - 1) * rows + end - first
 
 
 @kernel

@@ -9,7 +9,7 @@ from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
 from fastpool.backends.numba.compilation import INLINED, inlined
-from fastpool.backends.numba.lanes import Lanes, beside, lanes_in, load, load_beside, store, zip_high, zip_low
+from fastpool.backends.numba.lanes import Lanes, beside, lanes_in, lay_row, load, load_beside, store, zip_high, zip_low
 
 wins = inlined(_rules.wins)
 half_key = inlined(_rules.half_key)
@@ -177,6 +177,27 @@ def narrowed(number, infinity):
     return np.int16(np.uint16(rounded | sign))
 
 
+def widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
+    """As `lay_row`, of gradients as numbers to add up."""
+
+
+@overload(widen_row, jit_options=INLINED)
+def _widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
+    if isinstance(infinity, types.NoneType):
+
+        def widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
+            return lay_row(slopes, to, dy, source, begin, end, rest, around, 0)
+
+        return widen_row
+
+    def widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
+        for i in range(begin, end):
+            slopes[to + i] = widened(dy[source + i], infinity)
+        return end
+
+    return widen_row
+
+
 def narrow_row(dx, to, limit, cells, count, infinity):
     """Sums as gradients, dx[to : to + count]; in whole lanes that may spill over up to `limit`."""
 
@@ -242,6 +263,16 @@ def _room_for_sums(into, infinity):
     if isinstance(infinity, types.NoneType):
         return lambda into, infinity: into
     return lambda into, infinity: np.empty(len(into), np.float32)
+
+
+def room_for_bounds(argmax, count):
+    """Room for `count` numbers that calculate with offsets exactly: float32 for those of up to two bytes."""
+
+
+@overload(room_for_bounds)
+def _room_for_bounds(argmax, count):
+    number = np.float32 if argmax.dtype.bitwidth <= 16 else np.float64
+    return lambda argmax, count: np.empty(count, number)
 
 
 # A kernel that is not asked for an argmax has None for it, and for everything that would go with it.

@@ -1,4 +1,4 @@
-"""Small contiguous arrays take a way of their own, where plans are looked up. Nobody may notice but by the time."""
+"""Contiguous arrays take a way of their own, where plans are looked up. Nobody may notice but by the time."""
 
 import threading
 
@@ -33,20 +33,20 @@ def same(got, expected):
 
 @pytest.fixture
 def looked_up(monkeypatch):
-    """How many calls took the way for small arrays."""
+    """How many calls took that way."""
     count = []
-    usual = pooling.Small.__call__
-    monkeypatch.setattr(pooling.Small, "__call__", lambda self, *given: count.append(1) or usual(self, *given))
+    usual = pooling.Prepared.__call__
+    monkeypatch.setattr(pooling.Prepared, "__call__", lambda self, *given: count.append(1) or usual(self, *given))
     return count
 
 
 @pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_small_contiguous_arrays_are_looked_up_and_others_are_not(looked_up):
+def test_contiguous_arrays_are_looked_up_and_others_are_not(looked_up):
     with fp.use_backend("numba"):
         pool(X)
         fp.maxout(X, 4)
         assert len(looked_up) == 2
-        for x in (X[..., ::2], np.asfortranarray(X), X.astype(">f4"), np.zeros((1, 1, 1024, 1024), np.float32)):
+        for x in (X[..., ::2], np.asfortranarray(X), X.astype(">f4"), X.astype(np.float16)):
             pool(x)
             fp.maxout(x, 1)
         pool(X, out=np.empty((2, 3, 3, 4), np.float32))
@@ -62,8 +62,8 @@ import numpy as np, fastpool as fp
 from fastpool import pooling
 x = np.ones((4, 4), np.float32)
 fp.max_pool2d(x.astype(x.dtype.newbyteorder("S")), 2, backend="numba")
-usual, count = pooling.Small.__call__, []
-pooling.Small.__call__ = lambda self, *given: count.append(1) or usual(self, *given)
+usual, count = pooling.Prepared.__call__, []
+pooling.Prepared.__call__ = lambda self, *given: count.append(1) or usual(self, *given)
 fp.max_pool2d(x, 2, backend="numba")
 print(len(count))
 """
@@ -293,3 +293,84 @@ def test_plans_are_kept_apart_by_all_that_they_depend_on(backend):
             POOLS[axes](x, *window, **more, backend=backend),
             POOLS[axes](x, *window, **more, backend="numpy"),
         )
+
+
+# The gradient
+
+
+def gradients(call, backward, x, out=None, **more):
+    """dy, argmax and dx of a call, the latter by the usual way where `out` is given."""
+    y, argmax = call(x, return_argmax=True, **more)
+    dy = values(y.shape, x.dtype, seed=3)
+    return dy, argmax, backward(dy, argmax, x.shape, out=out, **more)
+
+
+def pool_backward(dy, argmax, x_shape, **more):
+    return fp.max_pool2d_backward(dy, argmax, x_shape, 3, 2, 1, **more)
+
+
+def maxout_backward(dy, argmax, x_shape, **more):
+    return fp.maxout_backward(dy, argmax, x_shape, **more)
+
+
+GRADIENTS = {
+    "pool": (lambda x, **more: fp.max_pool2d(x, 3, 2, 1, **more), pool_backward),
+    "maxout": (lambda x, **more: fp.maxout(x, 2, **more), maxout_backward),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64], ids=str)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_as_on_the_usual_way(name, dtype, backend):
+    x = values((2, 3, 6, 8), dtype)
+    _, _, expected = gradients(*GRADIENTS[name], x, out=np.empty_like(x), backend=backend)
+    for _ in range(2):
+        same([gradients(*GRADIENTS[name], x, backend=backend)[2]], [expected])
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_that_do_not_fit_are_refused_as_on_the_usual_way(name, backend):
+    call, backward = GRADIENTS[name]
+    dy, argmax, _ = gradients(call, backward, X, backend=backend)
+    wrong = {
+        "an offset too large": (dy, argmax + np.uint8(200), X.shape),
+        "an argmax of another dtype": (dy, argmax.astype(np.uint16), X.shape),
+        "an argmax of another shape": (dy, argmax[:1], X.shape),
+        "a dy of another shape": (dy[:1], argmax, X.shape),
+        "another x_shape": (dy, argmax, (2, 3, 6, 80)),
+        "an x_shape of floats": (dy, argmax, tuple(map(float, X.shape))),
+        "an x_shape below 0": (dy, argmax, (-2, 3, 6, 8)),
+        "an x_shape with True": (dy[:1], argmax[:1], (True, 3, 6, 8)),
+        "a dy of integers": (np.ones(dy.shape, int), argmax, X.shape),
+    }
+    for arguments in wrong.values():
+        with pytest.raises((TypeError, ValueError)) as usual:
+            backward(*arguments, out=np.empty(X.shape, X.dtype), backend=backend)
+        for _ in range(2):
+            with pytest.raises((TypeError, ValueError)) as looked_up:
+                backward(*arguments, backend=backend)
+            assert (type(looked_up.value), str(looked_up.value)) == (type(usual.value), str(usual.value))
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_an_argmax_of_padding_is_refused():
+    """In every corner, since what is looked at all at once are planes, rows, or channels."""
+    for shape, window in (((1, 2, 6, 8), (3, 1, 1)), ((1, 1, 70, 80), (5, 1, 2)), ((1, 2, 9, 9), (7, 2, 3))):
+        x = values(shape, np.float32)
+        y, argmax = fp.max_pool2d(x, *window, return_argmax=True)
+        fp.max_pool2d_backward(y, argmax, shape, *window, backend="numba")
+        for at, offset in (((0, 0), 0), ((0, -1), window[0] - 1), ((-1, 0), 0), ((-1, -1), window[0] ** 2 - 1)):
+            wrong = argmax.copy()
+            wrong[(..., *at)] = offset
+            with pytest.raises(ValueError, match="padding"):
+                fp.max_pool2d_backward(y, wrong, shape, *window, backend="numba")
+            last = np.moveaxis(wrong, 1, -1).copy()
+            with pytest.raises(ValueError, match="padding"):
+                fp.max_pool2d_backward(
+                    np.moveaxis(y, 1, -1).copy(),
+                    last,
+                    (shape[0], *shape[2:], shape[1]),
+                    *window,
+                    data_format="channels_last",
+                    backend="numba",
+                )
