@@ -132,12 +132,32 @@ else:
             value = builder.insert_element(ir.Constant(words, ir.Undefined), word, WORD(0))
         else:
             value = builder.load(builder.bitcast(address, words.as_pointer()), align=align)
-        return builder.bitcast(value, _stored_vector(context, pointer, pointer.lanes))
+        stored, in_word = _stored_vector(context, pointer, pointer.lanes), words.element.width // pointer.dtype.bitwidth
+        if in_word == 1:
+            return builder.bitcast(value, stored)
+        # Taken apart by hand: a vector of bytes would be loaded in pieces of four.
+        result = ir.Constant(stored, ir.Undefined)
+        for k in range(pointer.lanes):
+            word = builder.extract_element(value, WORD(k // in_word))
+            word = builder.lshr(word, words.element(k % in_word * pointer.dtype.bitwidth))
+            result = builder.insert_element(result, builder.trunc(word, stored.element), WORD(k))
+        return result
 
     def _store_whole(context, builder, pointer, address, value):
         words = _in_words(pointer, pointer.lanes)
         align = min(pointer.align, pointer.dtype.bitwidth // 8 * pointer.lanes)
-        value = builder.bitcast(value, words)
+        in_word = words.element.width // pointer.dtype.bitwidth
+        if in_word == 1:
+            value = builder.bitcast(value, words)
+        else:
+            whole = ir.Constant(words, ir.Undefined)
+            for i in range(words.count):
+                word = words.element(0)
+                for k in range(in_word):
+                    one = builder.zext(builder.extract_element(value, WORD(i * in_word + k)), words.element)
+                    word = builder.or_(word, builder.shl(one, words.element(k * pointer.dtype.bitwidth)))
+                whole = builder.insert_element(whole, word, WORD(i))
+            value = whole
         if words.count == 1:
             value, words = builder.extract_element(value, WORD(0)), words.element
         builder.store(value, builder.bitcast(address, words.as_pointer()), align=align)

@@ -106,7 +106,7 @@ def _over_taps(kw, taps, stride):
     def over_taps(row, base, best, won):
         value = every(row, kw, stride, best)
         takes = wins(value, best)
-        return behind(row, base, where(takes, value, best), where(takes, beside(best, base + kw), won))
+        return behind(row, base, where(takes, value, best), where(takes, beside(best, type(base)(base + kw)), won))
 
     return over_taps
 
