@@ -174,7 +174,8 @@ def max_pool2d(
     Parameters
     ----------
     x : array of shape (N, C, H, W), (C, H, W) or (H, W); channels_last: (N, H, W, C), (H, W, C)
-        bool, any integer, float16, bfloat16 (ml_dtypes), float32 or float64; any strides and byte order.
+        bool, any integer, float16, bfloat16 (ml_dtypes), float32 or float64; any strides and byte order. A NumPy
+        array, a PyTorch tensor, a CuPy array, or whatever has `__cuda_array_interface__` or DLPack.
     kernel_size, stride, dilation : int or one int for each axis
         `stride` defaults to `kernel_size`.
     padding : int, one for each axis, a (before, after) pair for each, "valid", "same" or "same_lower"
@@ -188,11 +189,12 @@ def max_pool2d(
         Also return which cell of each window won.
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
-    backend : "numba", "cython", "numpy" or "naive"
+    backend : "numba", "cython", "numpy", "naive" or "cuda"
+        A NumPy array goes to a card by "cuda" alone, and comes back; an array that lies on one stays there.
 
     Returns
     -------
-    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`
+    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`, and of its kind
     argmax : array of the shape of `y`, with return_argmax
         The winner's offset inside its window, `kh * KW + kw`, in uint8 where it fits, else uint16 or uint32.
 
@@ -323,7 +325,8 @@ def max_pool2d_backward(
     TypeError
         For a dy that is not floating, or an argmax of another dtype.
     ValueError
-        For shapes that do not fit, or an argmax that names a cell outside its window or in the padding.
+        For shapes that do not fit, or an argmax that names a cell outside its window or in the padding. An argmax on a
+        card is not looked at, since the call would have to wait for it: what it misplaces goes nowhere.
 
     Examples
     --------
@@ -580,7 +583,8 @@ def max_unpool2d(
     TypeError
         For indices that are not integers.
     ValueError
-        For an index outside the output; nothing is written then.
+        For an index outside the output; nothing is written then. Indices on a card are not looked at, since the call
+        would have to wait for them: a value whose index is outside goes nowhere.
 
     Examples
     --------

@@ -717,7 +717,7 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
 
 
 def test_unknown_backends_are_refused_with_the_known_ones():
-    known = "must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'"
+    known = "must be one of 'numba', 'cython', 'numpy', 'naive', 'cuda', got 'torch'"
     with pytest.raises(ValueError, match="backend " + known):
         fp.max_pool2d(EYE, 2, backend="torch")
     with pytest.raises(ValueError, match="backend " + known), fp.use_backend("torch"):
@@ -796,7 +796,7 @@ def test_the_default_is_the_first_backend_that_runs_here(python):
 
 def test_an_unknown_backend_in_the_environment_is_refused_at_the_first_call(python):
     message = python("-c", SAY, FASTPOOL_BACKEND="torch", fails=True)
-    assert "ValueError: FASTPOOL_BACKEND must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'" in message
+    assert "ValueError: FASTPOOL_BACKEND must be one of 'numba', 'cython', 'numpy', 'naive', 'cuda', got 'torch'" in message
 
 
 def test_a_missing_op_names_the_backends_that_have_it(monkeypatch):

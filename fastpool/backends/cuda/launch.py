@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
 from contextlib import nullcontext
 from functools import cache, lru_cache
 from math import gcd
@@ -20,7 +21,7 @@ NARROW = 2**30  # sizes and steps below it are calculated with in 32 bits
 THREADS = 256  # of a block
 BLOCKS = 2**20  # of a grid at most; beyond, threads take more than one unit
 # A thread of the simulator is one of Python's: a few show what many would do.
-SIMULATED_THREADS, SIMULATED_BLOCKS = 4, 3
+SIMULATED_THREADS, SIMULATED_BLOCKS = 2, 2
 
 _one_at_a_time = threading.Lock()
 
@@ -101,9 +102,10 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     """
     kinds = tuple(map(_kind_of, arguments))
     kernel, signature = _kernel(make, constants, kinds, "int64" if wide else "int32", place.device)
-    if SIMULATED:
-        _simulate(kernel, signature, arguments, blocks)
-        return
+    (_simulate if SIMULATED else _start)(place, kernel, signature, arguments, blocks)
+
+
+def _start(place, kernel, signature, arguments, blocks):
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
     values = [a.address if isinstance(a, Memory) else a for a in arguments]
     with on_device(place.device):
@@ -116,13 +118,15 @@ def threads_of_a_block() -> int:
     return SIMULATED_THREADS if SIMULATED else THREADS
 
 
-def _simulate(kernel, signature, arguments, blocks):
+def _simulate(place, kernel, signature, arguments, blocks):
     values = list(arguments)
     for i, (argument, kind) in enumerate(zip(arguments, signature, strict=True)):
         if isinstance(argument, Memory):
             room = (ctypes.c_ubyte * argument.nbytes).from_address(argument.address) if argument.nbytes else b""
             values[i] = kind(np.frombuffer(room, np.uint8))
-    with _one_at_a_time:
+    with _one_at_a_time, warnings.catch_warnings():
+        # A card says nothing of what overflows.
+        warnings.simplefilter("ignore", RuntimeWarning)
         kernel[min(blocks or SIMULATED_BLOCKS, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
 
 
