@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import kernel
+from fastpool.backends import chosen, kernel
+from fastpool.kinds import again
 
 
-def _elementwise(
-    op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None
-) -> np.ndarray:
+def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
-    read = [arrays.read(name, a, floats_only=True) for name, a in inputs.items()]
-    x, names = read[-1], list(inputs)
-    given = inputs[names[-1]]
+    names, given = tuple(inputs), tuple(inputs.values())
+    return again(_run, given, (op, names, extra, chosen(backend)), out)
+
+
+def _run(*arguments: Any) -> Any:
+    *inputs, op, names, extra, backend, out = arguments
+    read = [arrays.read(name, a, floats_only=True) for name, a in zip(names, inputs, strict=True)]
+    x, given = read[-1], inputs[-1]
     run = kernel(op, backend, x.device)
     dtype = arrays.native(x.dtype)
     for name, a in zip(names[:-1], read[:-1], strict=True):

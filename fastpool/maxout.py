@@ -10,6 +10,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
+from fastpool.kinds import again
 from fastpool.pooling import Small
 from fastpool.window import Window, check_shape, integer
 
@@ -118,7 +119,11 @@ def maxout(
             small = None
         if small is not None:
             return small(x, return_argmax)
-    given, x = x, arrays.read("x", x)
+    return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, chosen(backend)), out)
+
+
+def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:
+    x = arrays.read("x", given)
     max_pool = kernel("max_pool", backend, x.device)
     axis = _checked_axis(axis, x.ndim)
     _check_grouping(grouping)
@@ -187,10 +192,14 @@ def maxout_backward(
     >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
     array([ 0., 20., 10.,  0.])
     """
+    return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, chosen(backend)), out)
+
+
+def _maxout_backward(given, argmax, x_shape, axis, grouping, backend, out) -> Any:
     x_shape = check_shape("x_shape", x_shape)
     axis = _checked_axis(axis, len(x_shape))
     _check_grouping(grouping)
-    given, dy = dy, arrays.read("dy", dy, floats_only=True)
+    dy = arrays.read("dy", given, floats_only=True)
     max_pool_backward = kernel("max_pool_backward", backend, dy.device)
     num_units = dy.shape[axis] if dy.ndim == len(x_shape) else 0
     if num_units < 1 or dy.shape != _resized(x_shape, axis, num_units) or x_shape[axis] % num_units:

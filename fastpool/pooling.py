@@ -11,7 +11,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
 from fastpool.indices import check_argmax, check_indices, positions_of_indices
-from fastpool.kinds import DeviceArray
+from fastpool.kinds import DeviceArray, again
 from fastpool.window import Padding, Window, check_layout, check_shape
 
 Size = int | tuple[int, ...]
@@ -26,7 +26,14 @@ def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_forma
             small = None
         if small is not None:
             return small(x, return_argmax)
-    given, x = x, arrays.read("x", x)
+    static = axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, chosen(backend)
+    return again(_pool_any, (x,), static, out)
+
+
+def _pool_any(
+    given, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend, out
+) -> Any:
+    x = arrays.read("x", given)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     return arrays.as_given(forward(x, window, return_argmax, out, backend, given), given, out)
 
@@ -93,7 +100,14 @@ def forward(x: Any, window: Window, return_argmax: bool, out: Any, backend: str 
 
 def _pool_backward(
     axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
-) -> np.ndarray:
+) -> Any:
+    static = axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, chosen(backend)
+    return again(_pool_backward_any, (dy, argmax), static, out)
+
+
+def _pool_backward_any(
+    dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend, out
+) -> Any:
     x_shape = check_shape("x_shape", x_shape)
     window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, dy = dy, arrays.read("dy", dy, floats_only=True)

@@ -6,7 +6,7 @@ import ctypes
 import threading
 import warnings
 from contextlib import nullcontext
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from math import gcd
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastpool.backends.cuda.compilation import SIMULATED, compiled, cuda, types
 from fastpool.backends.cuda.lanes import Pointer
-from fastpool.kinds import DeviceArray, Kind
+from fastpool.kinds import DeviceArray, Kind, recording
 
 LANE_BYTES = 16  # the most that a thread loads at once
 NARROW = 2**30  # sizes and steps below it are calculated with in 32 bits
@@ -102,32 +102,39 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     """
     kinds = tuple(map(_kind_of, arguments))
     kernel, signature = _kernel(make, constants, kinds, "int64" if wide else "int32", place.device)
-    (_simulate if SIMULATED else _start)(place, kernel, signature, arguments, blocks)
-
-
-def _start(place, kernel, signature, arguments, blocks):
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
+    pointers = [at for at, argument in enumerate(arguments) if isinstance(argument, Memory)]
+    start = partial(_start, kernel, signature, {at: arguments[at].nbytes for at in pointers}, grid, place.device)
     values = [a.address if isinstance(a, Memory) else a for a in arguments]
-    with on_device(place.device):
+    recorder = recording.get()
+    if recorder is not None:
+        recorder.launched(start, values, [at for at in pointers if values[at]])
+    start(values, place.stream())
+
+
+def _start(kernel, signature, nbytes, grid, device, values, stream):
+    if SIMULATED:
+        _simulate(kernel, signature, nbytes, grid, values)
+        return
+    with on_device(device):
         # Past the dispatcher, which would warn of small grids and look at the types of the arguments again.
         chosen = next(iter(kernel.overloads.values()))
-        chosen.launch(values, (grid, 1, 1), (THREADS, 1, 1), _stream(place.device, place.stream()))
+        chosen.launch(values, (grid, 1, 1), (THREADS, 1, 1), _stream(device, stream))
 
 
 def threads_of_a_block() -> int:
     return SIMULATED_THREADS if SIMULATED else THREADS
 
 
-def _simulate(place, kernel, signature, arguments, blocks):
-    values = list(arguments)
-    for i, (argument, kind) in enumerate(zip(arguments, signature, strict=True)):
-        if isinstance(argument, Memory):
-            room = (ctypes.c_ubyte * argument.nbytes).from_address(argument.address) if argument.nbytes else b""
-            values[i] = kind(np.frombuffer(room, np.uint8))
+def _simulate(kernel, signature, nbytes, grid, values):
+    values = list(values)
+    for at, size in nbytes.items():
+        room = (ctypes.c_ubyte * size).from_address(values[at]) if size else b""
+        values[at] = signature[at](np.frombuffer(room, np.uint8))
     with _one_at_a_time, warnings.catch_warnings():
         # A card says nothing of what overflows.
         warnings.simplefilter("ignore", RuntimeWarning)
-        kernel[min(blocks or SIMULATED_BLOCKS, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
+        kernel[min(grid, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
 
 
 @cache
