@@ -368,7 +368,9 @@ def show(report: Mapping[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--rows", action="append", default=[], metavar="TEXT", help="rows whose name holds TEXT, or matches it with * ?")
+    add(
+        "--rows", action="append", default=[], metavar="TEXT", help="rows whose name holds TEXT, or matches it with * ?"
+    )
     add("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="sizes of the inputs")
     add("--rounds", type=int, default=30, help="rounds of each (default 30)")
     add("--json", type=Path, metavar="FILE", help="write everything to FILE, after each row")

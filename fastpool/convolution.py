@@ -260,7 +260,9 @@ def conv2d_backward(
 # On a card the columns are the kernels', the rest is what CuPy and PyTorch have in common: @, slices, views, sums.
 
 
-def _matrices(x: DeviceArray, window: Window, groups: int, filters: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _matrices(
+    x: DeviceArray, window: Window, groups: int, filters: int
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """How many images have their columns made at once, and the shapes of these and of the outputs, by image and group."""
     if not hasattr(type(x.owner), "__matmul__"):
         kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
@@ -305,7 +307,9 @@ def _on_card(x, w, b, window, groups, data_format, room, out, backend) -> Any:
     weights = w.given().reshape(groups, filters // groups, -1)
     for n in range(0, window.batch, images):
         block = _images(x, n, images)
-        cols = _columns_on_card(block, _of_images(window, block.shape[0]), backend, False).given().reshape(columns_shape)
+        cols = (
+            _columns_on_card(block, _of_images(window, block.shape[0]), backend, False).given().reshape(columns_shape)
+        )
         product = weights @ cols
         if b is not None:
             product += b.given().reshape(1, groups, filters // groups, 1)
@@ -330,7 +334,9 @@ def _backward_on_card(dy, x, w, window, groups, data_format, backend) -> Any:
         slopes = slopes.reshape(groups, filters // groups, -1)
         cols = _columns_on_card(block, part, backend, True).given().reshape(groups, columns_shape[2], -1)
         dw = dw + slopes @ cols.swapaxes(1, 2)
-        dcols = x.kind.read("dcols", (weights.swapaxes(1, 2) @ slopes).reshape(part.channels, part.volume, part.batch, -1))
+        dcols = x.kind.read(
+            "dcols", (weights.swapaxes(1, 2) @ slopes).reshape(part.channels, part.volume, part.batch, -1)
+        )
         into = _images(dx, n, images).reshape(-1, *window.size, 1)
         kernel("col2im", backend, x.device)(dcols.transpose((2, 0, 1, 3)), part, into)
     db = (dy if first else dy.transpose((0, 3, 1, 2))).given().sum((0, 2, 3))

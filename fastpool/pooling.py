@@ -513,9 +513,9 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
     indices = arrays.read("indices", indices)
     if on_card:
         check_indices(indices, window, convention)
-        indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+        places = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
     else:
-        indices = positions_of_indices(indices, window, convention)
+        places = positions_of_indices(indices, window, convention)
     dtype = arrays.native(y.dtype)
     room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (y, indices), given)
 
@@ -523,7 +523,7 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
     x = arrays.target(room, window, inside, window.x_shape, window.size, dtype, y)
     if x.canonical.size:
         values = arrays.canonical(y, window, inside, window.out)
-        cells = arrays.canonical(indices, window, inside, window.out)
+        cells = arrays.canonical(places, window, inside, window.out)
         if on_card:
             max_unpool(values, cells, window, convention, x.canonical)
         else:

@@ -374,11 +374,15 @@ def _all_cases():
             ("nothing behind", (2, 6, 0), 3, 1),
         ]:
             yield from maxout_cases(name, shape, units, axis, grouping, _dtypes(name))
-        for name, shape, units, axis in () if SIMULATED else [
-            ("wide", (2, 6, 4099), 2, 1),
-            ("many channels", (3, 4098), 1366, None),
-            ("300 pieces", (2, 600), 2, None),
-        ]:
+        for name, shape, units, axis in (
+            ()
+            if SIMULATED
+            else [
+                ("wide", (2, 6, 4099), 2, 1),
+                ("many channels", (3, 4098), 1366, None),
+                ("300 pieces", (2, 600), 2, None),
+            ]
+        ):
             yield from maxout_cases(name, shape, units, axis, grouping, FEW)
     for order in ("unfold", "gemm", "windows"):
         for name, (shape, window) in COLUMNS.items():

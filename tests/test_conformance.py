@@ -256,6 +256,8 @@ def test_unbatched_channels_pool_each_on_its_own(layout, backend):
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, kind, layout, dtype, backend):
+    if SIMULATED and dtype != np.float32 and min(kernel_size) > 100:
+        pytest.skip("the simulator takes its time for large planes: one dtype is enough")
     lowest = -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
     height, width = kernel_size
     x = np.full((1, 2, height, width + 1), lowest, dtype)

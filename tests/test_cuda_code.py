@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,7 @@ class Code:
     def __init__(self):
         self.kernels = []
 
-    def start(self, place, kernel, signature, arguments, blocks):
+    def start(self, kernel, *arguments):
         self.kernels.append(kernel)
 
     def each(self, name):
@@ -211,8 +212,9 @@ def test_numbers_are_loaded_and_stored_sixteen_bytes_at_once(layout, dtype, code
     pool(dtype_of(dtype), layout, "2 s2")
     wide = r"\.global\.v(?:4\.[a-z]32|2\.[a-z]64)"
     for name, ptx in code.kernels:
-        assert re.search("ld" + wide, ptx), name
         assert re.search("st" + wide, ptx), name
+        if (name, layout) != ("max_pool_backward", "channels_first"):  # 16 bytes of dx take half as many of dy
+            assert re.search("ld" + wide, ptx), name
 
 
 def test_activations_load_and_store_sixteen_bytes_at_once(code):
@@ -247,7 +249,7 @@ def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
     compilations = []
     compiled = launch.compiled
     monkeypatch.setattr(launch, "compiled", lambda *a: compilations.append(a) or compiled(*a))
-    monkeypatch.setattr(launch, "_kernel", launch.lru_cache(launch._kernel))
+    monkeypatch.setattr(launch, "_kernel", lru_cache(launch._kernel))
     for side in (16, 32, 64):
         window = Window.plan(2, (side, side), 2)
         x, y = array((1, 1, side, side, 1), "float32"), array((1, 1, side // 2, side // 2, 1), "float32")

@@ -97,7 +97,14 @@ def _pool(x, numbers, sizes, y, argmax, wide, carried=None, weight=1):
     inner, index = x.shape[4], "index"
     KW, sw, pw, dw = numbers[2], numbers[5], numbers[8], numbers[11]
     with_argmax = argmax is not None
-    if inner == 1 and 1 < KW <= LONGEST_ROW and dw == 1 and pw < KW and carried is None and prod(numbers[:3]) <= MOST_TAPS:
+    if (
+        inner == 1
+        and 1 < KW <= LONGEST_ROW
+        and dw == 1
+        and pw < KW
+        and carried is None
+        and prod(numbers[:3]) <= MOST_TAPS
+    ):
         lanes = _lanes(x.itemsize)
         _, _, W, _, _, OW = sizes
         units = y.size // OW * -(-OW // lanes)
@@ -266,7 +273,9 @@ def _elementwise(make, *arguments):
     x = arguments[0]
     lanes = _lanes(x.itemsize)
     passed = [a if isinstance(a, float) else memory(a, lanes) for a in arguments]
-    launch(x, make, (lanes,), *passed, x.size, wide=is_wide(x.size), blocks=-(-x.size // (lanes * threads_of_a_block())))
+    launch(
+        x, make, (lanes,), *passed, x.size, wide=is_wide(x.size), blocks=-(-x.size // (lanes * threads_of_a_block()))
+    )
 
 
 @travelling(1)

@@ -11,7 +11,19 @@ import operator
 
 from fastpool.backends.cuda.compilation import SIMULATED, types
 
-__all__ = ["beside", "every", "exponential", "first_of", "lanes_of", "load", "lowest", "ramp", "raise_to", "store", "where"]
+__all__ = [
+    "beside",
+    "every",
+    "exponential",
+    "first_of",
+    "lanes_of",
+    "load",
+    "lowest",
+    "ramp",
+    "raise_to",
+    "store",
+    "where",
+]
 
 if SIMULATED:
     from fastpool.backends.cuda.simulated import (  # noqa: F401
