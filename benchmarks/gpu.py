@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
-Every call works on input sets in turn that together are several times the L2 cache. The calls of one round are captured into
-a CUDA graph, so that what is timed is the card's work and not the launches; what a call costs the caller is timed apart, on
-a tiny array. Times are medians of rounds, between CUDA events. Results are compared before they are timed.
+Every call works on input sets in turn that together are several times the L2 cache. The calls of one round are captured
+into a CUDA graph, so that what is timed is the card's work and not the launches; what a call costs the caller is timed
+apart, on a tiny array. Times are medians of rounds, between CUDA events. Results are compared before they are timed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def wins(value, best):
 
 
 def precedes(value, offset, best, won):
-    """Whether a cell takes the maximum from another, which may lie in front of it or behind: the first of equals does."""
+    """Whether a cell takes the maximum from another, before it or behind: of equals the first does."""
     tie = (value == best) | ((value != value) & (best != best))
     return offset < won if tie else (value <= best) != (best == best)
 

@@ -128,14 +128,12 @@ def _dense(x: Any, shape: tuple[int, ...] | None = None) -> Any:
     """C-contiguous, aligned, native: `x` itself where it is that, else its one copy."""
     flags = x.flags
     if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
-        if isinstance(x, DeviceArray):
-            x = x.compact()
-        else:
-            x = np.array(x, dtype=native(x.dtype), order="C", copy=True)
+        on_card = isinstance(x, DeviceArray)
+        x = x.compact() if on_card else np.array(x, dtype=native(x.dtype), order="C", copy=True)
     return x if shape is None else x.reshape(shape)
 
 
-def channels_inside(x: np.ndarray, window: Window) -> bool:
+def channels_inside(x: Any, window: Window) -> bool:
     """Whether the channels lie behind the spatial axes in memory, whatever the data_format says."""
     axis = window.channel_axis
     if axis is None or window.channels == 1:
@@ -154,7 +152,7 @@ def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[i
     return (window.batch * window.channels, *size, 1)
 
 
-def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
+def _memory_view(x: Any, window: Window, inside: bool) -> Any:
     """The caller's array with its axes in canonical order: a view."""
     axis = window.channel_axis
     if axis is None:
@@ -165,7 +163,7 @@ def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
     return np.moveaxis(x, axis, -1) if inside else np.moveaxis(x, axis, -1 - window.spatial_axes)
 
 
-def canonical(x: np.ndarray, window: Window, inside: bool, size: tuple[int, int, int]) -> np.ndarray:
+def canonical(x: Any, window: Window, inside: bool, size: tuple[int, int, int]) -> Any:
     """`x` in the form (outer, D, H, W, inner): a view if its memory allows, else its one copy."""
     return _dense(_memory_view(x, window, inside), _planes(window, inside, size))
 
@@ -175,12 +173,12 @@ class Target:
 
     __slots__ = ("canonical", "user", "_write_back")
 
-    def __init__(self, user: np.ndarray, canonical: np.ndarray, write_back: np.ndarray | None) -> None:
+    def __init__(self, user: Any, canonical: Any, write_back: Any) -> None:
         self.user = user
         self.canonical = canonical
         self._write_back = write_back
 
-    def done(self) -> np.ndarray:
+    def done(self) -> Any:
         """The result, brought home if the kernel could not write to where the caller wanted it."""
         if self._write_back is not None:
             result = self.canonical.reshape(self._write_back.shape)
@@ -236,7 +234,7 @@ def split_out(out: Any, return_argmax: bool) -> tuple[Any, Any]:
     return out, None
 
 
-def within(out: np.ndarray, view: np.ndarray, shape: tuple[int, ...]) -> Target:
+def within(out: Any, view: Any, shape: tuple[int, ...]) -> Target:
     """`out` as a target; `view` is `out` with its axes in the order of the canonical `shape`."""
     if view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative:
         return Target(out, view.reshape(shape), None)
@@ -264,7 +262,7 @@ def target(
     return within(out, _memory_view(out, window, inside), planes)
 
 
-def _user_view(fresh: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.ndarray:
+def _user_view(fresh: Any, window: Window, shape: tuple[int, ...]) -> Any:
     """The caller's view of an array whose channels lie at the other end than its data_format says."""
     axis: int = window.channel_axis  # type: ignore[assignment]
     space = (*shape[:axis], *shape[axis + 1 :])
@@ -274,13 +272,13 @@ def _user_view(fresh: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
     return np.moveaxis(fresh.reshape(*space[:before], window.channels, *space[before:]), before, -1)
 
 
-def memory_axes(x: np.ndarray) -> tuple[int, ...]:
+def memory_axes(x: Any) -> tuple[int, ...]:
     """The axes of `x` from the slowest to the fastest in memory; as they are where `x` is C-contiguous."""
     if x.flags.c_contiguous:
         return tuple(range(x.ndim))
     return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
 
 
-def dense(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def dense(x: Any, axes: tuple[int, ...]) -> Any:
     """`x` with its axes in the order `axes`, C-contiguous and native: a view if its memory allows, else one copy."""
     return _dense(x.transpose(axes))

@@ -263,7 +263,7 @@ def conv2d_backward(
 def _matrices(
     x: DeviceArray, window: Window, groups: int, filters: int
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """How many images have their columns made at once, and the shapes of these and of the outputs, by image and group."""
+    """How many images have their columns made at once, and the shapes of columns and outputs, by image and group."""
     if not hasattr(type(x.owner), "__matmul__"):
         kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
         raise TypeError(f"x must be an array that its library can multiply, as CuPy and PyTorch can, got {kind}")

@@ -17,7 +17,7 @@ from fastpool.window import Padding, Window, check_shape, spatial_axes
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: np.ndarray, window: Window, backend: str | None = "numpy") -> None:
+def check_argmax(argmax: Any, window: Window, backend: str | None = "numpy") -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
     Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.

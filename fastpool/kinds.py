@@ -1,7 +1,7 @@
 """Arrays of other libraries: how to tell them, where their numbers lie, how to make another, how to give one back.
 
-A tensor of PyTorch's in main memory is seen as a NumPy array. An array on a card is seen as a `DeviceArray`, which has the
-part of a NumPy array's interface that needs no numbers: shape, strides, views. No library is imported here that the
+A tensor of PyTorch's in main memory is seen as a NumPy array. An array on a card is seen as a `DeviceArray`, which has
+the part of a NumPy array's interface that needs no numbers: shape, strides, views. No library is imported here that the
 caller has not imported, and nothing waits for a card.
 """
 
@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from functools import cache, cached_property
 from importlib import import_module
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -354,7 +355,7 @@ class Dlpack(Exported):
     """Whatever has DLPack alone. Its library orders its work before the default stream's, on which ours goes."""
 
     _IN_MAIN_MEMORY, _ON_CARD = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
-    _CODES = {0: "i", 1: "u", 2: "f", 6: "b"}
+    _CODES = MappingProxyType({0: "i", 1: "u", 2: "f", 6: "b"})
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         place = int(x.__dlpack_device__()[0])
@@ -414,8 +415,8 @@ def kind_of(x: Any) -> Kind | None:
     return None
 
 
-# A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that takes a
-# tenth of the time of planning it anew, which for small arrays is most of all.
+# A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that takes
+# a sixth of the time of planning it anew, which for small arrays is most of all.
 
 
 class Recorder:
@@ -493,8 +494,10 @@ def again(call: Callable[..., Any], inputs: tuple[Any, ...], static: tuple[Any, 
     Their addresses may differ, but not how well they are aligned.
     """
     kind = kind_of(inputs[0]) if out is None else None
-    looks = None if kind is None else [kind.look(x) if kind_of(x) is kind else None for x in inputs]
-    if looks is None or None in looks:
+    if kind is None:
+        return call(*inputs, *static, out)
+    looks = [look for x in inputs if kind_of(x) is kind and (look := kind.look(x)) is not None]
+    if len(looks) < len(inputs):
         return call(*inputs, *static, out)
     pointers = [look[-1] for look in looks]
     # What is only equal to an integer is none: 2.0 and True are to be refused, whatever was seen before.

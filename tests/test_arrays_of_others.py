@@ -171,7 +171,7 @@ def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):
     dx = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
     monkeypatch.setattr(import_module("fastpool.pooling").Window, "plan", None)  # nothing is planned any more
     other = torch.randn_like(x)
-    y, argmax = fp.max_pool2d(other, 3, 2, 1, return_argmax=True)
+    y, _ = fp.max_pool2d(other, 3, 2, 1, return_argmax=True)
     assert torch.equal(y, F.max_pool2d(other, 3, 2, 1))
     again = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
     assert torch.equal(again, dx)

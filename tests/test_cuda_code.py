@@ -1,4 +1,4 @@
-"""The machine code of the CUDA kernels, read without a card: what numba-cuda makes of them, and what ptxas says of it."""
+"""The machine code of the CUDA kernels, read without a card: what numba-cuda makes of them and ptxas says of it."""
 
 import re
 import subprocess

@@ -1,13 +1,13 @@
 """The side-by-side on a card, as far as it goes without one: every call of it, on the CPU, at tiny sizes."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("rich")
-
-from benchmarks import gpu
+gpu = import_module("benchmarks.gpu")
 
 ROWS = list(gpu.rows([1]))
 FLOATS = [row for row in ROWS if row.task.dtype == "float32"]

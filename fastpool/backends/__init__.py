@@ -140,7 +140,7 @@ def chosen(backend: str | None) -> str | None:
 
 
 def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
-    """The chosen backend, which must have the op, for arrays that lie on a device: NumPy's "cpu", or a card's number."""
+    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or a card's number."""
     name = chosen(backend)
     if device != "cpu":
         if name not in (None, "cuda"):

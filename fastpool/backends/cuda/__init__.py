@@ -153,10 +153,7 @@ def _pool_axis_by_axis(x, window, y, argmax, wide):
         last = axis == axes[-1]
         shape = (x.shape[0], *after, x.shape[4])
         into = y if last else x.empty(shape, x.dtype)
-        if argmax is None:
-            winners = None
-        else:
-            winners = argmax if last else x.empty(shape, argmax.dtype)
+        winners = argmax if last or argmax is None else x.empty(shape, argmax.dtype)
         _pool(x, tuple(of_axis), (*size, *after), into, winners, wide, carried, weight)
         x, size, carried, weight = into, after, winners, weight * window.kernel[axis]
 
@@ -165,11 +162,8 @@ def _pool_by_blocks(x, numbers, sizes, y, argmax, wide):
     inner, threads = x.shape[4], threads_of_a_block()
     across = min(1 << (inner - 1).bit_length(), 32, threads)
     blocks = y.size // inner * -(-inner // across)
-    number, index = number_of(x.dtype), "int64" if wide else "int32"
-    if SIMULATED:
-        kinds = np.dtype(number), np.dtype(index)
-    else:
-        kinds = getattr(types, number), getattr(types, index)
+    names = number_of(x.dtype), "int64" if wide else "int32"
+    kinds = [np.dtype(name) if SIMULATED else getattr(types, name) for name in names]
     arguments = (
         memory(x),
         memory(y),

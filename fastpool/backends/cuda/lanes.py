@@ -1,7 +1,7 @@
 """Lanes: neighbouring numbers that a thread loads, compares and stores at once, in a vector of LLVM's.
 
-A kernel takes its arrays as pointers, whose type says how many numbers go into lanes, how the memory is aligned, and what
-they are calculated with: two-byte floats are widened to float32 when they are loaded, offsets to the type of indices.
+A kernel takes its arrays as pointers, whose type says how many numbers go into lanes, how the memory is aligned, and
+what they are calculated with: two-byte floats are widened to float32 when they are loaded, offsets to indices.
 Numba has no vector loads of its own. Under its simulator the doubles of `fastpool.backends.cuda.simulated` take over.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 if SIMULATED:
-    from fastpool.backends.cuda.simulated import (  # noqa: F401
+    from fastpool.backends.cuda.simulated import (
         Pointer,
         beside,
         every,
@@ -63,7 +63,7 @@ else:
             super().__init__(manager, kind, ir.VectorType(number, kind.count))
 
     class Pointer(types.CPointer):
-        """Numbers in the card's memory: what they are stored as, how many are lanes, in what type, at which alignment."""
+        """Numbers in the card's memory: as what they are stored, how many are lanes, of what type, how aligned."""
 
         def __init__(self, stored, lanes, number, align):
             half = stored in ("float16", "bfloat16")

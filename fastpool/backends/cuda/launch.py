@@ -1,4 +1,4 @@
-"""From arrays to a running kernel: how memory is passed, which kernel is compiled, where and on which stream it runs."""
+"""From arrays to a running kernel: how memory is passed, what is compiled, where and on which stream it runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def number_of(dtype: np.dtype) -> str:
 
 
 def memory(a: DeviceArray, lanes: int = 1, *run: int, number: str | None = None) -> Memory:
-    """An array for a kernel that takes `lanes` of its numbers at once, at multiples of them in runs of these lengths."""
+    """An array for a kernel that takes `lanes` numbers at once, at multiples of them in runs of these lengths."""
     align = a.itemsize
     if lanes > 1:
         places = (a.pointer, lanes * a.itemsize, LANE_BYTES, *(n * a.itemsize for n in run))

@@ -1,10 +1,10 @@
 """Max pooling, its gradient and its inverse. Maxout is pooling along the channels and needs nothing of its own.
 
-Each function here makes a kernel for what its arguments say, which are constants to the compiler: a window's numbers turn
-divisions into products, and its loops into straight code. What a kernel is called with are flat arrays and sizes.
+Each function here makes a kernel for what its arguments say, which are constants to the compiler: a window's numbers
+turn divisions into products, and its loops into straight code. What a kernel is called with are flat arrays and sizes.
 
-A thread takes lanes of outputs: neighbouring channels where the channels lie last in memory, neighbouring positions of a
-row where they lie first. Neighbouring threads take neighbouring lanes, so that a warp reads whole runs of memory.
+A thread takes lanes of outputs: neighbouring channels where the channels lie last in memory, neighbouring positions of
+a row where they lie first. Neighbouring threads take neighbouring lanes, so that a warp reads whole runs of memory.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def backward_by_cells(lanes, window):
 
 
 def _over_windows(j, last, place, taps, stride, before):
-    """The sum over window `j`, counted from the first that starts at or behind the lanes, and all behind it, unrolled."""
+    """The sum over window `j`, counted from where the lanes begin, and all windows behind it, unrolled."""
     if j > last:
         return inlined(lambda slopes, chosen, base, zero, total: total)
     behind = _over_windows(j + 1, last, place + 1, taps, stride, before)
