@@ -312,7 +312,8 @@ class Exported(Kind):
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
         with self.library.gpus[like.device]:
             x = self.library.device_array(shape, dtype)
-        return DeviceArray(self, x, like.device, x.device_ctypes_pointer.value or 0, shape, None, dtype)
+        address, _ = x.__cuda_array_interface__["data"]
+        return DeviceArray(self, x, like.device, address, shape, None, dtype)
 
     def give(self, a: DeviceArray) -> Any:
         told = {
@@ -415,8 +416,8 @@ def kind_of(x: Any) -> Kind | None:
     return None
 
 
-# A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that takes
-# a sixth of the time of planning it anew, which for small arrays is most of all.
+# A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that
+# takes a sixth of the time of planning it anew, which for small arrays is most of all.
 
 
 class Recorder:

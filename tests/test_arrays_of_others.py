@@ -150,7 +150,7 @@ def _cases():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("case", "dtype"), list(_cases()), ids=str)
+@pytest.mark.parametrize(("case", "dtype"), list(_cases()), ids=lambda p: getattr(p, "name", str(p)))
 def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card):
     expected = case.expected(dtype, layout)
     inputs = [tensor(a) for a in case.arrays(dtype, layout)]

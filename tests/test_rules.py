@@ -828,6 +828,30 @@ def test_without_numba_another_backend_takes_over_and_the_reason_is_told(python)
     assert 'pip install "fastpool[numba]"' in out
 
 
+WITHOUT_A_CARD = """
+import sys
+if "without numba-cuda" in sys.argv:
+    sys.modules["numba_cuda"] = None
+import numpy as np, fastpool as fp
+status = fp.backends()["cuda"]
+print(status.available, status.reason)
+fp.max_pool1d(np.ones(2), 1)
+fp.max_pool1d(np.ones(2), 1, backend="cuda")
+"""
+
+
+@pytest.mark.parametrize("missing", ["without numba-cuda", "without a driver"])
+def test_without_a_card_the_reason_is_told(missing, python):
+    if missing == "without a driver":
+        pytest.importorskip("numba_cuda", reason="needs numba-cuda")
+        if fp.backends()["cuda"].available and not SIMULATED:
+            pytest.skip("here is a card")
+    out = python("-c", WITHOUT_A_CARD, missing, fails=True, NUMBA_ENABLE_CUDASIM=None)
+    assert out.startswith("False ")
+    assert "RuntimeError: backend 'cuda' cannot run here: " in out
+    assert 'remedy: pip install "fastpool[cuda]"' in out
+
+
 def test_set_num_threads_holds_until_it_is_reset():
     before = fp.get_num_threads()
     try:

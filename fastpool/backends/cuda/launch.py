@@ -95,6 +95,13 @@ def _kind_of(argument):
     return "float64" if isinstance(argument, float) else "index"
 
 
+def _passed(argument):
+    """An argument as the driver takes it: an address, or a number of Python's."""
+    if isinstance(argument, Memory):
+        return argument.address
+    return argument.item() if isinstance(argument, np.generic) else argument
+
+
 def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: bool, blocks: int = 0) -> None:
     """Run a kernel where an array lies, on its stream. The last argument is the number of units, one for each thread.
 
@@ -105,7 +112,7 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
     pointers = [at for at, argument in enumerate(arguments) if isinstance(argument, Memory)]
     start = partial(_start, kernel, signature, {at: arguments[at].nbytes for at in pointers}, grid, place.device)
-    values = [a.address if isinstance(a, Memory) else a for a in arguments]
+    values = [_passed(a) for a in arguments]
     recorder = recording.get()
     if recorder is not None:
         recorder.launched(start, values, [at for at in pointers if values[at]])
@@ -186,7 +193,8 @@ def _moved(a: np.ndarray, with_numbers: bool) -> DeviceArray:
     flat = _in_memory_order(a).view(np.uint8)
     there = cuda.to_device(flat) if with_numbers else cuda.device_array(flat.shape, np.uint8)
     device = cuda.current_context().device.id
-    return DeviceArray(_MOVED, there, device, there.device_ctypes_pointer.value or 0, a.shape, a.strides, a.dtype)
+    address, _ = there.__cuda_array_interface__["data"]
+    return DeviceArray(_MOVED, there, device, address, a.shape, a.strides, a.dtype)
 
 
 def travelling(outputs: int):
