@@ -54,6 +54,10 @@ def array(shape, dtype):
     return DeviceArray(Nowhere(None), None, 0, 1 << 40, shape, None, np.dtype(dtype))
 
 
+# What was compiled for a card, for all tests.
+KERNELS = {card: lru_cache(None)(launch._kernel.__wrapped__) for card in CARDS}
+
+
 class Code:
     """The PTX of every kernel that is launched, by the name of its function."""
 
@@ -80,7 +84,7 @@ def code(monkeypatch, request):
 
     code = Code()
     monkeypatch.setattr(launch, "compiled", compiled)
-    monkeypatch.setattr(launch, "_kernel", launch._kernel.__wrapped__)
+    monkeypatch.setattr(launch, "_kernel", KERNELS[card])
     monkeypatch.setattr(launch, "_devices", lambda: 1)
     monkeypatch.setattr(launch, "_start", code.start)
     return code
@@ -249,7 +253,7 @@ def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
     compilations = []
     compiled = launch.compiled
     monkeypatch.setattr(launch, "compiled", lambda *a: compilations.append(a) or compiled(*a))
-    monkeypatch.setattr(launch, "_kernel", lru_cache(launch._kernel))
+    monkeypatch.setattr(launch, "_kernel", lru_cache(launch._kernel.__wrapped__))
     for side in (16, 32, 64):
         window = Window.plan(2, (side, side), 2)
         x, y = array((1, 1, side, side, 1), "float32"), array((1, 1, side // 2, side // 2, 1), "float32")
