@@ -20,7 +20,7 @@ import numpy as np
 import fastpool
 
 BASELINE = "numpy"
-NEVER_TIMED = ("naive", BASELINE)
+NEVER_TIMED = ("naive", "cuda", BASELINE)  # arrays that travel say nothing of a card: see benchmarks/gpu.py
 FEWEST_RUNS, MOST_RUNS = 3, 200
 
 
@@ -72,6 +72,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "numba": _version("numba"),
+        "numba-cuda": _version("numba-cuda"),
         "cython build": _cython_build(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
@@ -88,7 +89,7 @@ def info(_: argparse.Namespace) -> int:
     numba = _numba_backend()
     if numba:
         print(f"{'kernels cached':16} {numba.cache_directory()}")
-    print("\nbackends, in the order in which the default is chosen (naive is for tests)")
+    print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a card)")
     for name, status in fastpool.backends().items():
         print(f"  {name:14} {'available' if status.available else f'not available: {status.reason}'}")
     return 0

@@ -13,6 +13,12 @@ def wins(value, best):
     return (value <= best) != (best == best)
 
 
+def precedes(value, offset, best, won):
+    """Whether a cell takes the maximum from another, before it or behind: of equals the first does."""
+    tie = (value == best) | ((value != value) & (best != best))
+    return offset < won if tie else (value <= best) != (best == best)
+
+
 def half_key(bits, infinity):
     """The bits of a two-byte float (as int16) as an int16 that sorts like the float, every NaN on top.
 

@@ -8,33 +8,37 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import kernel
+from fastpool.backends import chosen, kernel
+from fastpool.kinds import again
 
 
-def _elementwise(
-    op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None
-) -> np.ndarray:
+def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
-    run = kernel(op, backend)
-    read = [arrays.read(name, a, floats_only=True) for name, a in inputs.items()]
-    x, names = read[-1], list(inputs)
+    names, given = tuple(inputs), tuple(inputs.values())
+    return again(_run, given, (op, names, extra, chosen(backend)), out)
+
+
+def _run(*arguments: Any) -> Any:
+    *inputs, op, names, extra, backend, out = arguments
+    read = [arrays.read(name, a, floats_only=True) for name, a in zip(names, inputs, strict=True)]
+    x, given = read[-1], inputs[-1]
+    run = kernel(op, backend, x.device)
     dtype = arrays.native(x.dtype)
     for name, a in zip(names[:-1], read[:-1], strict=True):
-        arrays.like(name, a, x.shape, dtype, names[-1])
-    if out is not None:
-        arrays.check_out(out, x.shape, dtype, tuple(read))
+        arrays.like(name, a, x.shape, dtype, names[-1], x)
+    room = None if out is None else arrays.check_out(out, x.shape, dtype, (x, *read[:-1]), given)
 
     order = arrays.memory_axes(x)
     flat = [arrays.dense(a, order).reshape(-1) for a in read]
-    if out is None:
-        fresh = np.empty(x.size, dtype)
+    if room is None:
+        fresh = arrays.empty((x.size,), dtype, x)
         shape = tuple(x.shape[axis] for axis in order)
         y = arrays.Target(fresh.reshape(shape).transpose(np.argsort(order)), fresh, None)
     else:
-        y = arrays.within(out, out.transpose(order), (x.size,))
+        y = arrays.within(room, room.transpose(order), (x.size,))
     if x.size:
         run(*flat, *extra, y.canonical)
-    return y.done()
+    return arrays.as_given(y.done(), given, out)
 
 
 def _checked_beta(beta: Any) -> float:

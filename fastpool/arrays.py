@@ -3,6 +3,8 @@
 Every pool works on the canonical form `(outer, D, H, W, inner)`, C-contiguous and in native byte order.
 An array whose channels lie before its spatial axes in memory is outer=N*C, inner=1; one whose channels lie
 last is outer=N, inner=C. Nothing below this file knows which of the two the caller had in mind.
+
+Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or on a card as device arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fastpool.kinds import DeviceArray, kind_of
 from fastpool.window import Window
+
+Array = np.ndarray | DeviceArray
 
 _NATIVE = {np.dtype(t) for t in "?bBhHiIlLqQefd"}
 
@@ -48,9 +53,9 @@ def lowest(dtype: np.dtype) -> Any:
     return np.False_ if dtype.kind == "b" else dtype.type(np.iinfo(dtype).min)
 
 
-def read(name: str, x: Any, floats_only: bool = False) -> np.ndarray:
-    """`x` as a plain NumPy array of a supported dtype, or a TypeError; a sequence of numbers is made one."""
-    if type(x) is not np.ndarray:
+def read(name: str, x: Any, floats_only: bool = False) -> Any:
+    """`x` as a plain NumPy array or a device array of a supported dtype, or a TypeError; sequences are made one."""
+    if type(x) is not np.ndarray and not isinstance(x, DeviceArray):
         x = _as_numpy(name, x)
     dtype = x.dtype
     if floats_only:
@@ -63,18 +68,46 @@ def read(name: str, x: Any, floats_only: bool = False) -> np.ndarray:
     return x
 
 
-def _as_numpy(name: str, x: Any) -> np.ndarray:
+def _as_numpy(name: str, x: Any) -> Array:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
     if not isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
+        library = kind_of(x)
+        if library is not None:
+            return library.read(name, x)
         kind = f"{type(x).__module__}.{type(x).__qualname__}"
         raise TypeError(f"{name} must be a NumPy array, got {kind}; convert it first, for instance with numpy.asarray")
     return np.asarray(x)
 
 
-def like(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str) -> np.ndarray:
-    """`x` as an array that must have this shape and dtype (in either byte order), as `of` prescribes."""
+def as_given(result: Any, given: Any, out: Any = None) -> Any:
+    """A result, one array or a tuple of them, as arrays of the kind of `given`; those with room in `out` as `out`."""
+    if isinstance(given, (np.ndarray, np.generic)):
+        return result
+    library = kind_of(given)
+    if library is None:
+        return result
+    if isinstance(result, tuple):
+        rooms = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
+        return tuple(as_given(r, given, room) for r, room in zip(result, rooms, strict=True))
+    if out is not None:
+        return out
+    return result.given() if isinstance(result, DeviceArray) else library.from_numpy(result, given)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Any:
+    """A new array where `like` is."""
+    return np.empty(shape, dtype) if isinstance(like, np.ndarray) else like.empty(shape, dtype)
+
+
+def like(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str, beside: Array | None = None) -> Any:
+    """`x` as an array that must have this shape and dtype (in either byte order), as `of` prescribes.
+
+    With `beside`, it must lie where that array does.
+    """
     x = read(name, x)
+    if beside is not None and x.device != beside.device:
+        raise ValueError(f"{name} must lie where the other arrays do, on {place(beside)}, got one on {place(x)}")
     if x.shape != shape:
         raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
     if x.dtype != dtype and x.dtype.newbyteorder("=") != dtype:
@@ -82,19 +115,25 @@ def like(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str) ->
     return x
 
 
+def place(a: Array) -> str:
+    """Where an array lies, in words."""
+    return "the CPU" if isinstance(a, np.ndarray) else f"CUDA device {a.device}"
+
+
 def native(dtype: np.dtype) -> np.dtype:
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
-def _dense(x: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def _dense(x: Any, shape: tuple[int, ...] | None = None) -> Any:
     """C-contiguous, aligned, native: `x` itself where it is that, else its one copy."""
     flags = x.flags
     if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
-        x = np.array(x, dtype=native(x.dtype), order="C", copy=True)
+        on_card = isinstance(x, DeviceArray)
+        x = x.compact() if on_card else np.array(x, dtype=native(x.dtype), order="C", copy=True)
     return x if shape is None else x.reshape(shape)
 
 
-def channels_inside(x: np.ndarray, window: Window) -> bool:
+def channels_inside(x: Any, window: Window) -> bool:
     """Whether the channels lie behind the spatial axes in memory, whatever the data_format says."""
     axis = window.channel_axis
     if axis is None or window.channels == 1:
@@ -113,7 +152,7 @@ def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[i
     return (window.batch * window.channels, *size, 1)
 
 
-def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
+def _memory_view(x: Any, window: Window, inside: bool) -> Any:
     """The caller's array with its axes in canonical order: a view."""
     axis = window.channel_axis
     if axis is None:
@@ -124,7 +163,7 @@ def _memory_view(x: np.ndarray, window: Window, inside: bool) -> np.ndarray:
     return np.moveaxis(x, axis, -1) if inside else np.moveaxis(x, axis, -1 - window.spatial_axes)
 
 
-def canonical(x: np.ndarray, window: Window, inside: bool, size: tuple[int, int, int]) -> np.ndarray:
+def canonical(x: Any, window: Window, inside: bool, size: tuple[int, int, int]) -> Any:
     """`x` in the form (outer, D, H, W, inner): a view if its memory allows, else its one copy."""
     return _dense(_memory_view(x, window, inside), _planes(window, inside, size))
 
@@ -134,21 +173,35 @@ class Target:
 
     __slots__ = ("canonical", "user", "_write_back")
 
-    def __init__(self, user: np.ndarray, canonical: np.ndarray, write_back: np.ndarray | None) -> None:
+    def __init__(self, user: Any, canonical: Any, write_back: Any) -> None:
         self.user = user
         self.canonical = canonical
         self._write_back = write_back
 
-    def done(self) -> np.ndarray:
+    def done(self) -> Any:
         """The result, brought home if the kernel could not write to where the caller wanted it."""
         if self._write_back is not None:
-            self._write_back[...] = self.canonical.reshape(self._write_back.shape)
+            result = self.canonical.reshape(self._write_back.shape)
+            if isinstance(self._write_back, DeviceArray):
+                self._write_back.assign(result)
+            else:
+                self._write_back[...] = result
         return self.user
 
 
-def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-    """`out` if a result of this shape and dtype can be written there, else a ValueError that says why not."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], given: Any = None) -> Any:
+    """`out` if a result of this shape and dtype can be written there, else a ValueError that says why not.
+
+    It must be of the kind of `given`, the first input as the caller has it.
+    """
+    library = kind_of(given)
+    if library is not None and kind_of(out) is library:
+        out = library.read("out", out)
+        if out.device != inputs[0].device:
+            raise ValueError(f"out must lie where x does, on {place(inputs[0])}, got one on {place(out)}")
+    elif library is not None:
+        raise TypeError(f"out must be of the library of the input, got {type(out).__module__}.{type(out).__qualname__}")
+    elif not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
@@ -161,8 +214,11 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
     return out
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> bool:
+def overlap(a: Any, b: Any) -> bool:
     """Whether two arrays share memory; those too entangled to tell in reasonable time are taken to."""
+    if isinstance(a, DeviceArray):
+        (low, high), (start, end) = a.extent(), b.extent()
+        return low < end and start < high
     try:
         return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -178,11 +234,11 @@ def split_out(out: Any, return_argmax: bool) -> tuple[Any, Any]:
     return out, None
 
 
-def within(out: np.ndarray, view: np.ndarray, shape: tuple[int, ...]) -> Target:
+def within(out: Any, view: Any, shape: tuple[int, ...]) -> Target:
     """`out` as a target; `view` is `out` with its axes in the order of the canonical `shape`."""
     if view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative:
         return Target(out, view.reshape(shape), None)
-    return Target(out, np.empty(shape, native(out.dtype)), view)
+    return Target(out, empty(shape, native(out.dtype), out), view)
 
 
 def target(
@@ -192,20 +248,21 @@ def target(
     shape: tuple[int, ...],
     size: tuple[int, int, int],
     dtype: np.dtype,
+    source: Array,
 ) -> Target:
-    """Room for a result of the caller's `shape`, in the memory order of the input, or `out` itself."""
+    """Room for a result of the caller's `shape`, in the memory order of the input `source`, or `out` itself."""
     planes = _planes(window, inside, size)
     if out is None:
         last = window.channel_axis == len(shape) - 1
         if inside == last or window.channels == 1:
-            fresh = np.empty(shape, dtype)
+            fresh = empty(shape, dtype, source)
             return Target(fresh, fresh.reshape(planes), None)
-        fresh = np.empty(planes, dtype)
+        fresh = empty(planes, dtype, source)
         return Target(_user_view(fresh, window, shape), fresh, None)
     return within(out, _memory_view(out, window, inside), planes)
 
 
-def _user_view(fresh: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.ndarray:
+def _user_view(fresh: Any, window: Window, shape: tuple[int, ...]) -> Any:
     """The caller's view of an array whose channels lie at the other end than its data_format says."""
     axis: int = window.channel_axis  # type: ignore[assignment]
     space = (*shape[:axis], *shape[axis + 1 :])
@@ -215,13 +272,13 @@ def _user_view(fresh: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
     return np.moveaxis(fresh.reshape(*space[:before], window.channels, *space[before:]), before, -1)
 
 
-def memory_axes(x: np.ndarray) -> tuple[int, ...]:
+def memory_axes(x: Any) -> tuple[int, ...]:
     """The axes of `x` from the slowest to the fastest in memory; as they are where `x` is C-contiguous."""
     if x.flags.c_contiguous:
         return tuple(range(x.ndim))
     return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
 
 
-def dense(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def dense(x: Any, axes: tuple[int, ...]) -> Any:
     """`x` with its axes in the order `axes`, C-contiguous and native: a view if its memory allows, else one copy."""
     return _dense(x.transpose(axes))

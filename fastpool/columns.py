@@ -104,26 +104,24 @@ def im2col(
            [3, 4, 6, 7],
            [4, 5, 7, 8]])
     """
-    run = kernel("im2col", backend)
-    x = arrays.read("x", x)
+    given, x = x, arrays.read("x", x)
+    run = kernel("im2col", backend, x.device)
     _checked_order(order)
     axes = spatial_axes(x.shape, kernel_size)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, False, data_format)
     dtype = arrays.native(x.dtype)
     value = _fill(fill_value, dtype)
     shape = _shape(window, order)
-    if out is not None:
-        arrays.check_out(out, shape, dtype, (x,))
-
     if out is None:
-        fresh = np.empty(shape, dtype)
+        fresh = arrays.empty(shape, dtype, x)
         cols = arrays.Target(fresh, fresh, None)
     else:
-        cols = arrays.within(out, out, shape)
+        room = arrays.check_out(out, shape, dtype, (x,), given)
+        cols = arrays.within(room, room, shape)
     inside = arrays.channels_inside(x, window)
     if cols.canonical.size:
         run(arrays.canonical(x, window, inside, window.size), window, value, _indexed(cols.canonical, window, order))
-    return cols.done()
+    return arrays.as_given(cols.done(), given, out)
 
 
 def col2im(
@@ -169,8 +167,8 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    run = kernel("col2im", backend)
-    cols = arrays.read("cols", cols)
+    given, cols = cols, arrays.read("cols", cols)
+    run = kernel("col2im", backend, cols.device)
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
     _checked_order(order)
@@ -180,11 +178,10 @@ def col2im(
     if cols.shape != _shape(window, order):
         raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
     dtype = arrays.native(cols.dtype)
-    if out is not None:
-        arrays.check_out(out, x_shape, dtype, (cols,))
+    room = None if out is None else arrays.check_out(out, x_shape, dtype, (cols,), given)
 
     inside = data_format == "channels_last" and window.channels > 1 and window.channel_axis is not None
-    x = arrays.target(out, window, inside, x_shape, window.size, dtype)
+    x = arrays.target(room, window, inside, x_shape, window.size, dtype, cols)
     if x.canonical.size:
         run(_indexed(arrays.dense(cols, tuple(range(cols.ndim))), window, order), window, x.canonical)
-    return x.done()
+    return arrays.as_given(x.done(), given, out)

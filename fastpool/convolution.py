@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import kernel
+from fastpool.kinds import DeviceArray
 from fastpool.window import Padding, Window, integer
 
 BLOCK_BYTES = 16 * 2**20
+CARD_BLOCK_BYTES = 256 * 2**20
 
 
 class _Block:
@@ -136,18 +139,21 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]])
     """
-    x = arrays.read("x", x, floats_only=True)
+    given, x = x, arrays.read("x", x, floats_only=True)
     w = arrays.read("w", w, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
     dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
-    arrays.like("w", w, w.shape, dtype, "x")
+    w = arrays.like("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     if b is not None:
-        b = arrays.like("b", b, (filters,), dtype, "x")
+        b = arrays.like("b", b, (filters,), dtype, "x", x)
     y_shape = (window.batch, filters, oh, ow)
+    room = None
     if out is not None:
         shape = y_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-        arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b))
+        room = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), given)
+    if isinstance(x, DeviceArray):
+        return _on_card(x, w, b, window, groups, data_format, room, out, backend)
 
     x = _channels_first(x, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
@@ -158,7 +164,7 @@ def conv2d(
         if b is not None:
             product += b[:, None, None, None].astype(total, copy=False)
         y[block.images, :, block.rows_out] = product.swapaxes(0, 1)
-    return _as_asked(y, data_format, out)
+    return arrays.as_given(_as_asked(y, data_format, room), given, out)
 
 
 def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend: str | None) -> np.ndarray:
@@ -223,16 +229,18 @@ def conv2d_backward(
            [3., 3.]]), array([[0., 1.],
            [2., 3.]]), array([1.]))
     """
-    x = arrays.read("x", x, floats_only=True)
+    given, x = x, arrays.read("x", x, floats_only=True)
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
     dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
-    arrays.like("w", w, w.shape, dtype, "x")
+    w = arrays.like("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     dy_shape = (window.batch, filters, oh, ow)
     expected = dy_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-    arrays.like("dy", dy, expected, dtype, "the forward pass")
+    dy = arrays.like("dy", dy, expected, dtype, "the forward pass", x)
+    if isinstance(x, DeviceArray):
+        return _backward_on_card(dy, x, w, window, groups, data_format, backend)
 
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
@@ -245,4 +253,92 @@ def conv2d_backward(
             dcols = np.matmul(weights.swapaxes(1, 2), slopes)
             dx[block.images, :, block.rows_in] += _cells(dcols, block, backend)
     dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
-    return dx, dw.reshape(w.shape).astype(dtype), dy.sum(axis=(0, 2, 3), dtype=total).astype(dtype)
+    db = dy.sum(axis=(0, 2, 3), dtype=total)
+    return arrays.as_given((dx, dw.reshape(w.shape).astype(dtype), db.astype(dtype)), given)
+
+
+# On a card the columns are the kernels', the rest is what CuPy and PyTorch have in common: @, slices, views, sums.
+
+
+def _matrices(
+    x: DeviceArray, window: Window, groups: int, filters: int
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """How many images have their columns made at once, and the shapes of columns and outputs, by image and group."""
+    if not hasattr(type(x.owner), "__matmul__"):
+        kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
+        raise TypeError(f"x must be an array that its library can multiply, as CuPy and PyTorch can, got {kind}")
+    taps = window.channels * window.volume
+    images = max(CARD_BLOCK_BYTES // max(taps * window.positions * x.itemsize, 1), 1)
+    return images, (-1, groups, taps // groups, window.positions), (-1, groups, filters // groups, window.positions)
+
+
+def _images(a: DeviceArray, first: int, count: int) -> DeviceArray:
+    """Some images of an array whose first axis is theirs."""
+    count = min(count, a.shape[0] - first)
+    part = a.view((count, *a.shape[1:]), a.strides)
+    part.pointer += first * a.strides[0]
+    return part
+
+
+def _of_images(window: Window, count: int) -> Window:
+    """The same windows over fewer images, channels first."""
+    return replace(window, batch=count, x_shape=(count, *window.x_shape[1:]), y_shape=(count, *window.y_shape[1:]))
+
+
+def _columns_on_card(x: DeviceArray, window: Window, backend: str | None, images_inside: bool) -> DeviceArray:
+    """The columns, indexed [image, channel, tap, position], in this order or with the images next to the positions."""
+    image, of_image = (window.batch,), (window.channels, window.volume)
+    if images_inside:
+        whole = x.empty((*of_image, *image, window.positions), x.dtype)
+        cols = whole.transpose((2, 0, 1, 3))
+    else:
+        whole = cols = x.empty((*image, *of_image, window.positions), x.dtype)
+    if cols.size:
+        inside = arrays.channels_inside(x, window)
+        kernel("im2col", backend, x.device)(arrays.canonical(x, window, inside, window.size), window, 0, cols)
+    return whole
+
+
+def _on_card(x, w, b, window, groups, data_format, room, out, backend) -> Any:
+    filters = w.shape[0]
+    images, columns_shape, shape = _matrices(x, window, groups, filters)
+    y_shape = (window.batch, filters, *window.out[1:])
+    y = x.empty(y_shape, x.dtype)
+    weights = w.given().reshape(groups, filters // groups, -1)
+    for n in range(0, window.batch, images):
+        block = _images(x, n, images)
+        cols = (
+            _columns_on_card(block, _of_images(window, block.shape[0]), backend, False).given().reshape(columns_shape)
+        )
+        product = weights @ cols
+        if b is not None:
+            product += b.given().reshape(1, groups, filters // groups, 1)
+        y.given().reshape(shape)[n : n + images] = product
+    if data_format == "channels_last":
+        y = y.transpose((0, 2, 3, 1))
+    if room is None:
+        return y.given()
+    room.assign(y)
+    return out
+
+
+def _backward_on_card(dy, x, w, window, groups, data_format, backend) -> Any:
+    filters, first = w.shape[0], data_format == "channels_first"
+    images, columns_shape, _ = _matrices(x, window, groups, filters)
+    weights = w.given().reshape(groups, filters // groups, -1)
+    dx, dw = x.empty((window.batch, window.channels, *window.size[1:]), x.dtype), weights * 0
+    for n in range(0, window.batch, images):
+        block, slopes = _images(x, n, images), _images(dy, n, images)
+        part = _of_images(window, block.shape[0])
+        slopes = (slopes if first else slopes.transpose((0, 3, 1, 2))).given().swapaxes(0, 1)
+        slopes = slopes.reshape(groups, filters // groups, -1)
+        cols = _columns_on_card(block, part, backend, True).given().reshape(groups, columns_shape[2], -1)
+        dw = dw + slopes @ cols.swapaxes(1, 2)
+        dcols = x.kind.read(
+            "dcols", (weights.swapaxes(1, 2) @ slopes).reshape(part.channels, part.volume, part.batch, -1)
+        )
+        into = _images(dx, n, images).reshape(-1, *window.size, 1)
+        kernel("col2im", backend, x.device)(dcols.transpose((2, 0, 1, 3)), part, into)
+    db = (dy if first else dy.transpose((0, 3, 1, 2))).given().sum((0, 2, 3))
+    dx = dx if first else dx.transpose((0, 2, 3, 1))
+    return dx.given(), dw.reshape(w.shape), db

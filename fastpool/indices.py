@@ -11,13 +11,19 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import kernel
+from fastpool.kinds import DeviceArray
 from fastpool.window import Padding, Window, check_shape, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: np.ndarray, window: Window, backend: str | None = "numpy") -> None:
-    """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding."""
+def check_argmax(argmax: Any, window: Window, backend: str | None = "numpy") -> None:
+    """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
+
+    Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
+    """
+    if isinstance(argmax, DeviceArray):
+        return
     if argmax.size == 0 or kernel("argmax_fits", backend)(argmax, window):
         return
     if argmax.max() >= window.volume:
@@ -103,13 +109,19 @@ def _numbering(window: Window, convention: Any) -> tuple[int, int, np.ndarray | 
     raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
 
 
-def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.ndarray:
-    """A framework's indices, in the shape of y, as positions inside planes; -1 for none. Checked."""
-    indices = arrays.read("indices", indices)
+def check_indices(indices: Any, window: Window, convention: Any) -> None:
+    """Refuse indices of another dtype or shape than those of a framework for this window."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, got {indices.dtype}")
     if indices.shape != window.y_shape:
         raise ValueError(f"indices must have the shape {window.y_shape} of the pooled array, got {indices.shape}")
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
+
+
+def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.ndarray:
+    """A framework's indices, in the shape of y, as positions inside planes; -1 for none. Checked."""
+    check_indices(indices, window, convention)
     unfolded = _unfold_axes(indices.astype(np.int64), window)
     if convention == "chainer":
         limit, wrong = window.volume, (unfolded < 0) | (unfolded >= window.volume)
@@ -128,6 +140,11 @@ def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.nd
             f"got {unfolded[wrong][0]}"
         )
     return _fold_axes(positions, window)
+
+
+def _in_main_memory(name: str, a: Any) -> None:
+    if isinstance(a, DeviceArray):
+        raise TypeError(f"{name} must lie in main memory to be converted, got one on {arrays.place(a)}; bring it there")
 
 
 def _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format) -> Window:
@@ -186,14 +203,16 @@ def argmax_to_indices(
              [6, 7]]]])
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    given = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
+    _in_main_memory("argmax", argmax)
     offsets = _unfold_axes(argmax, window).astype(np.int64)
     check_argmax(_unfold_axes(argmax, window).reshape(-1, *window.out, 1), window)
     if convention == "chainer":
-        return _fold_axes(offsets, window)
+        return arrays.as_given(_fold_axes(offsets, window), given)
     _, factor, base = _numbering(window, convention)
     positions = _positions_of_offsets(offsets, window)
-    return _fold_axes(np.where(positions < 0, -1, positions * factor + base), window)
+    return arrays.as_given(_fold_axes(np.where(positions < 0, -1, positions * factor + base), window), given)
 
 
 def indices_to_argmax(
@@ -236,5 +255,8 @@ def indices_to_argmax(
              [2, 2]]]], dtype=uint8)
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    given, indices = indices, arrays.read("indices", indices)
+    _in_main_memory("indices", indices)
     positions = _unfold_axes(positions_of_indices(indices, window, convention), window)
-    return _fold_axes(_offsets_of_positions(positions, window).astype(window.argmax_dtype), window)
+    offsets = _offsets_of_positions(positions, window).astype(window.argmax_dtype)
+    return arrays.as_given(_fold_axes(offsets, window), given)

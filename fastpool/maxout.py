@@ -10,6 +10,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
+from fastpool.kinds import again
 from fastpool.pooling import Prepared, PreparedBackward
 from fastpool.window import Window, check_shape, integer
 
@@ -32,11 +33,11 @@ def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-def _target(out: np.ndarray | None, order: tuple[int, ...], window_shape, planes, dtype) -> arrays.Target:
-    """Room for a result whose axes lie in memory in `order`."""
+def _target(out: Any, order: tuple[int, ...], window_shape, planes, dtype, source: arrays.Array) -> arrays.Target:
+    """Room where `source` is for a result whose axes lie in memory in `order`."""
     if out is not None:
         return arrays.within(out, out.transpose(order), planes)
-    fresh = np.empty(planes, dtype)
+    fresh = arrays.empty(planes, dtype, source)
     return arrays.Target(fresh.reshape(window_shape).transpose(np.argsort(order)), fresh, None)
 
 
@@ -134,8 +135,12 @@ def maxout(
             prepared = None
         if prepared is not None:
             return prepared(x, return_argmax)
-    max_pool = kernel("max_pool", backend)
-    x = arrays.read("x", x)
+    return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, chosen(backend)), out)
+
+
+def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:
+    x = arrays.read("x", given)
+    max_pool = kernel("max_pool", backend, x.device)
     axis = _checked_axis(axis, x.ndim)
     _check_grouping(grouping)
     num_units = _checked_units(num_units, x.shape[axis])
@@ -147,21 +152,21 @@ def maxout(
     y_shape = _resized(x.shape, axis, num_units)
     y_out, argmax_out = arrays.split_out(out, return_argmax)
     if y_out is not None:
-        arrays.check_out(y_out, y_shape, dtype, (x,))
+        y_out = arrays.check_out(y_out, y_shape, dtype, (x,), given)
     if argmax_out is not None:
-        arrays.check_out(argmax_out, y_shape, window.argmax_dtype, (x, y_out))
+        argmax_out = arrays.check_out(argmax_out, y_shape, window.argmax_dtype, (x, y_out), given)
 
     planes = _planes(window, window.out)
-    y = _target(y_out, order, window.y_shape, planes, dtype)
+    y = _target(y_out, order, window.y_shape, planes, dtype, x)
     source = source.reshape(_planes(window, window.size))
     if not return_argmax:
         if source.size:
             max_pool(source, window, y.canonical, None)
-        return y.done()
-    argmax = _target(argmax_out, order, window.y_shape, planes, window.argmax_dtype)
+        return arrays.as_given(y.done(), given, out)
+    argmax = _target(argmax_out, order, window.y_shape, planes, window.argmax_dtype, x)
     if source.size:
         max_pool(source, window, y.canonical, argmax.canonical)
-    return y.done(), argmax.done()
+    return arrays.as_given((y.done(), argmax.done()), given, out)
 
 
 def maxout_backward(
@@ -203,32 +208,36 @@ def maxout_backward(
     >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
     array([ 0., 20., 10.,  0.])
     """
-    x_shape = check_shape("x_shape", x_shape)
     if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
         try:
-            prepared = _prepared_backward(x_shape, dy.dtype, chosen(backend), dy.shape, axis, grouping)
+            shape = check_shape("x_shape", x_shape)
+            prepared = _prepared_backward(shape, dy.dtype, chosen(backend), dy.shape, axis, grouping)
         except TypeError:  # what cannot be looked up
             prepared = None
         dx = prepared and prepared(dy, argmax)
         if dx is not None:
             return dx
-    max_pool_backward = kernel("max_pool_backward", backend)
+    return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, chosen(backend)), out)
+
+
+def _maxout_backward(given, argmax, x_shape, axis, grouping, backend, out) -> Any:
+    x_shape = check_shape("x_shape", x_shape)
     axis = _checked_axis(axis, len(x_shape))
     _check_grouping(grouping)
-    dy = arrays.read("dy", dy, floats_only=True)
+    dy = arrays.read("dy", given, floats_only=True)
+    max_pool_backward = kernel("max_pool_backward", backend, dy.device)
     num_units = _units_of(dy.shape, x_shape, axis)
 
     order = arrays.memory_axes(dy)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
-    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass")
+    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
     dtype = arrays.native(dy.dtype)
-    if out is not None:
-        arrays.check_out(out, x_shape, dtype, (dy, argmax))
+    room = None if out is None else arrays.check_out(out, x_shape, dtype, (dy, argmax), given)
 
     planes = _planes(window, window.out)
     winners = arrays.dense(argmax, order).reshape(planes)
     check_argmax(winners, window, backend)
-    dx = _target(out, order, window.x_shape, _planes(window, window.size), dtype)
+    dx = _target(room, order, window.x_shape, _planes(window, window.size), dtype, dy)
     if winners.size:
         max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)
-    return dx.done()
+    return arrays.as_given(dx.done(), given, out)

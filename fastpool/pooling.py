@@ -10,7 +10,8 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
-from fastpool.indices import check_argmax, positions_of_indices
+from fastpool.indices import check_argmax, check_indices, positions_of_indices
+from fastpool.kinds import DeviceArray, again
 from fastpool.window import Padding, Window, check_layout, check_shape
 
 Size = int | tuple[int, ...]
@@ -25,9 +26,16 @@ def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_forma
             prepared = None
         if prepared is not None:
             return prepared(x, return_argmax)
-    x = arrays.read("x", x)
+    static = axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, chosen(backend)
+    return again(_pool_any, (x,), static, out)
+
+
+def _pool_any(
+    given, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend, out
+) -> Any:
+    x = arrays.read("x", given)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return forward(x, window, return_argmax, out, backend)
+    return arrays.as_given(forward(x, window, return_argmax, out, backend, given), given, out)
 
 
 class Prepared(NamedTuple):
@@ -104,24 +112,24 @@ def _planned(axes, shape, *arguments) -> tuple[Window, int, int] | None:
     return window, window.batch * window.channels, 1
 
 
-def forward(x: np.ndarray, window: Window, return_argmax: bool, out: Any, backend: str | None) -> Any:
-    """Pool a checked array over a planned window."""
-    max_pool = kernel("max_pool", backend)
+def forward(x: Any, window: Window, return_argmax: bool, out: Any, backend: str | None, given: Any) -> Any:
+    """Pool a checked array, which was `given` as the caller has it, over a planned window."""
+    max_pool = kernel("max_pool", backend, x.device)
     dtype = arrays.native(x.dtype)
     y_out, argmax_out = arrays.split_out(out, return_argmax)
     if y_out is not None:
-        arrays.check_out(y_out, window.y_shape, dtype, (x,))
+        y_out = arrays.check_out(y_out, window.y_shape, dtype, (x,), given)
     if argmax_out is not None:
-        arrays.check_out(argmax_out, window.y_shape, window.argmax_dtype, (x, y_out))
+        argmax_out = arrays.check_out(argmax_out, window.y_shape, window.argmax_dtype, (x, y_out), given)
 
     inside = arrays.channels_inside(x, window)
-    y = arrays.target(y_out, window, inside, window.y_shape, window.out, dtype)
+    y = arrays.target(y_out, window, inside, window.y_shape, window.out, dtype, x)
     source = arrays.canonical(x, window, inside, window.size)
     if not return_argmax:
         if source.size:
             max_pool(source, window, y.canonical, None)
         return y.done()
-    argmax = arrays.target(argmax_out, window, inside, window.y_shape, window.out, window.argmax_dtype)
+    argmax = arrays.target(argmax_out, window, inside, window.y_shape, window.out, window.argmax_dtype, x)
     if source.size:
         max_pool(source, window, y.canonical, argmax.canonical)
     return y.done(), argmax.done()
@@ -129,38 +137,45 @@ def forward(x: np.ndarray, window: Window, return_argmax: bool, out: Any, backen
 
 def _pool_backward(
     axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
-) -> np.ndarray:
-    x_shape = check_shape("x_shape", x_shape)
-    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
+) -> Any:
     if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
+        arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
         try:
-            prepared = _prepared_backward(axes, x_shape, dy.dtype, chosen(backend), *arguments)
+            prepared = _prepared_backward(axes, check_shape("x_shape", x_shape), dy.dtype, chosen(backend), *arguments)
         except TypeError:  # lists cannot be looked up
             prepared = None
         dx = prepared and prepared(dy, argmax)
         if dx is not None:
             return dx
-    return backward(dy, argmax, Window.plan(axes, x_shape, *arguments), out, backend)
+    static = axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, chosen(backend)
+    return again(_pool_backward_any, (dy, argmax), static, out)
 
 
-def backward(dy: Any, argmax: Any, window: Window, out: Any, backend: str | None) -> np.ndarray:
-    """Send gradients to the winners of a planned window."""
-    max_pool_backward = kernel("max_pool_backward", backend)
-    dy = arrays.read("dy", dy, floats_only=True)
+def _pool_backward_any(
+    dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend, out
+) -> Any:
+    x_shape = check_shape("x_shape", x_shape)
+    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    given, dy = dy, arrays.read("dy", dy, floats_only=True)
+    return backward(dy, argmax, window, out, backend, given)
+
+
+def backward(dy: Any, argmax: Any, window: Window, out: Any, backend: str | None, given: Any) -> Any:
+    """Send checked gradients, which were `given` as the caller has them, to the winners of a planned window."""
+    max_pool_backward = kernel("max_pool_backward", backend, dy.device)
     if dy.shape != window.y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
+    argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass", dy)
     dtype = arrays.native(dy.dtype)
-    if out is not None:
-        arrays.check_out(out, window.x_shape, dtype, (dy, argmax))
+    room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (dy, argmax), given)
 
     inside = arrays.channels_inside(dy, window)
     winners = arrays.canonical(argmax, window, inside, window.out)
     check_argmax(winners, window, backend)
-    dx = arrays.target(out, window, inside, window.x_shape, window.size, dtype)
+    dx = arrays.target(room, window, inside, window.x_shape, window.size, dtype, dy)
     if winners.size:
         max_pool_backward(arrays.canonical(dy, window, inside, window.out), winners, window, dx.canonical)
-    return dx.done()
+    return arrays.as_given(dx.done(), given, out)
 
 
 def max_pool1d(
@@ -219,7 +234,8 @@ def max_pool2d(
     Parameters
     ----------
     x : array of shape (N, C, H, W), (C, H, W) or (H, W); channels_last: (N, H, W, C), (H, W, C)
-        bool, any integer, float16, bfloat16 (ml_dtypes), float32 or float64; any strides and byte order.
+        bool, any integer, float16, bfloat16 (ml_dtypes), float32 or float64; any strides and byte order. A NumPy
+        array, a PyTorch tensor, a CuPy array, or whatever has `__cuda_array_interface__` or DLPack.
     kernel_size, stride, dilation : int or one int for each axis
         `stride` defaults to `kernel_size`.
     padding : int, one for each axis, a (before, after) pair for each, "valid", "same" or "same_lower"
@@ -233,11 +249,12 @@ def max_pool2d(
         Also return which cell of each window won.
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
-    backend : "numba", "cython", "numpy" or "naive"
+    backend : "numba", "cython", "numpy", "naive" or "cuda"
+        A NumPy array goes to a card by "cuda" alone, and comes back; an array that lies on one stays there.
 
     Returns
     -------
-    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`
+    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`, and of its kind
     argmax : array of the shape of `y`, with return_argmax
         The winner's offset inside its window, `kh * KW + kw`, in uint8 where it fits, else uint16 or uint32.
 
@@ -368,7 +385,8 @@ def max_pool2d_backward(
     TypeError
         For a dy that is not floating, or an argmax of another dtype.
     ValueError
-        For shapes that do not fit, or an argmax that names a cell outside its window or in the padding.
+        For shapes that do not fit, or an argmax that names a cell outside its window or in the padding. An argmax on a
+        card is not looked at, since the call would have to wait for it: what it misplaces goes nowhere.
 
     Examples
     --------
@@ -432,7 +450,7 @@ def _without_space(name: str, a: Any, window: Window, keepdims: bool) -> Any:
     flat = (window.batch, window.channels)
     if keepdims or a is None:
         return a
-    if isinstance(a, np.ndarray) and a.shape == flat:
+    if isinstance(getattr(a, "shape", None), tuple) and a.shape == flat:
         return a.reshape(window.y_shape)
     raise ValueError(f"{name} must be an array of shape {flat}, got {getattr(a, 'shape', a)!r}")
 
@@ -475,17 +493,17 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
-    x = arrays.read("x", x)
+    given, x = x, arrays.read("x", x)
     window = _whole(x.shape, data_format)
     outs = tuple(_without_space("out", o, window, keepdims) for o in arrays.split_out(out, return_argmax))
-    found = forward(x, window, return_argmax, outs if return_argmax else outs[0], backend)
+    found = forward(x, window, return_argmax, outs if return_argmax else outs[0], backend, given)
     if keepdims:
-        return found
+        return arrays.as_given(found, given, out)
     flat = (window.batch, window.channels)
     rooms = arrays.split_out(out, return_argmax)
     found = found if return_argmax else (found,)
     found = tuple(f.reshape(flat) if room is None else room for f, room in zip(found, rooms, strict=False))
-    return found if return_argmax else found[0]
+    return arrays.as_given(found if return_argmax else found[0], given, out)
 
 
 def global_max_pool_backward(
@@ -527,29 +545,36 @@ def global_max_pool_backward(
     """
     x_shape = check_shape("x_shape", x_shape)
     window = _whole(x_shape, data_format)
-    dy = _without_space("dy", arrays.read("dy", dy, floats_only=True), window, keepdims)
+    given, dy = dy, arrays.read("dy", dy, floats_only=True)
+    dy = _without_space("dy", dy, window, keepdims)
     argmax = _without_space("argmax", arrays.read("argmax", argmax), window, keepdims)
-    return backward(dy, argmax, window, out, backend)
+    return backward(dy, argmax, window, out, backend, given)
 
 
 def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend):
-    max_unpool = kernel("max_unpool", backend)
-    y, indices = arrays.read("y", y), arrays.read("indices", indices)
+    given, y = y, arrays.read("y", y)
+    on_card = isinstance(y, DeviceArray)
+    max_unpool = kernel("max_unpool_by_indices" if on_card else "max_unpool", backend, y.device)
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
-    positions = positions_of_indices(indices, window, convention)
+    indices = arrays.read("indices", indices)
+    if on_card:
+        check_indices(indices, window, convention)
+        places = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+    else:
+        places = positions_of_indices(indices, window, convention)
     dtype = arrays.native(y.dtype)
-    if out is not None:
-        arrays.check_out(out, window.x_shape, dtype, (y, indices))
+    room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (y, indices), given)
 
     inside = arrays.channels_inside(y, window)
-    x = arrays.target(out, window, inside, window.x_shape, window.size, dtype)
+    x = arrays.target(room, window, inside, window.x_shape, window.size, dtype, y)
     if x.canonical.size:
-        max_unpool(
-            arrays.canonical(y, window, inside, window.out),
-            arrays.canonical(positions, window, inside, window.out),
-            x.canonical,
-        )
-    return x.done()
+        values = arrays.canonical(y, window, inside, window.out)
+        cells = arrays.canonical(places, window, inside, window.out)
+        if on_card:
+            max_unpool(values, cells, window, convention, x.canonical)
+        else:
+            max_unpool(values, cells, x.canonical)
+    return arrays.as_given(x.done(), given, out)
 
 
 def max_unpool1d(
@@ -618,7 +643,8 @@ def max_unpool2d(
     TypeError
         For indices that are not integers.
     ValueError
-        For an index outside the output; nothing is written then.
+        For an index outside the output; nothing is written then. Indices on a card are not looked at, since the call
+        would have to wait for them: a value whose index is outside goes nowhere.
 
     Examples
     --------

@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from specimens import SIMULATED
 
 import fastpool as fp
 
 ROOT = Path(__file__).resolve().parent.parent
+# In the simulator of a card, and on one where it is asked for, `cuda` alone; elsewhere it takes no part.
+ON_CUDA = SIMULATED or os.environ.get("FASTPOOL_TEST_CUDA") == "1"
+BACKENDS = ["cuda"] if ON_CUDA else [name for name in fp.backends() if name != "cuda"]
 
 
-@pytest.fixture(params=fp.backends())
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     """Every backend by name."""
     status = fp.backends()[request.param]

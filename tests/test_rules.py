@@ -7,7 +7,7 @@ from importlib import import_module
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, has, laid_out, values
+from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, SIMULATED, has, laid_out, values
 
 import fastpool as fp
 from fastpool.backends import kernel, naive
@@ -370,7 +370,7 @@ def test_all_backends_agree_which_argmax_fits(name, shape, layout, backend):
 
 @pytest.mark.parametrize("at", ["the first", "the last"])
 def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
-    if backend == "naive":
+    if backend == "naive" or SIMULATED:
         pytest.skip("that takes minutes")
     window = Window.plan(2, (40, 3, 256, 256), 2, stride=2)
     argmax = np.zeros((120, 1, 128, 128, 1), np.uint8)
@@ -403,7 +403,7 @@ def seen(monkeypatch):
     """The first array that each kernel is handed, with the specification as the backend."""
     arrays = []
 
-    def spy(op, backend):
+    def spy(op, backend, device):
         def run(x, *rest):
             arrays.append(x)
             return getattr(naive, op)(x, *rest)
@@ -443,9 +443,10 @@ def test_an_array_contiguous_in_either_layout_is_not_copied(memory, layout, seen
 
 
 def test_any_other_array_is_copied_once(monkeypatch):
-    monkeypatch.setattr(import_module("fastpool.pooling"), "kernel", lambda op, backend: lambda *arrays: None)
+    monkeypatch.setattr(import_module("fastpool.pooling"), "kernel", lambda op, backend, device: lambda *arrays: None)
     x = np.ones((1, 4, 512, 512), np.float32)[..., ::-1, ::2]
     out = np.empty((1, 4, 8, 4), np.float32)
+    fp.max_pool2d(x, 64, out=out)  # what is imported on the first call is no copy
     tracemalloc.start()
     try:
         fp.max_pool2d(x, 64, out=out)
@@ -717,7 +718,7 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
 
 
 def test_unknown_backends_are_refused_with_the_known_ones():
-    known = "must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'"
+    known = "must be one of 'numba', 'cython', 'numpy', 'naive', 'cuda', got 'torch'"
     with pytest.raises(ValueError, match="backend " + known):
         fp.max_pool2d(EYE, 2, backend="torch")
     with pytest.raises(ValueError, match="backend " + known), fp.use_backend("torch"):
@@ -796,7 +797,10 @@ def test_the_default_is_the_first_backend_that_runs_here(python):
 
 def test_an_unknown_backend_in_the_environment_is_refused_at_the_first_call(python):
     message = python("-c", SAY, FASTPOOL_BACKEND="torch", fails=True)
-    assert "ValueError: FASTPOOL_BACKEND must be one of 'numba', 'cython', 'numpy', 'naive', got 'torch'" in message
+    assert (
+        "ValueError: FASTPOOL_BACKEND must be one of 'numba', 'cython', 'numpy', 'naive', 'cuda', got 'torch'"
+        in message
+    )
 
 
 def test_a_missing_op_names_the_backends_that_have_it(monkeypatch):
@@ -822,6 +826,30 @@ def test_without_numba_another_backend_takes_over_and_the_reason_is_told(python)
     assert "[3 5] [0. 0.]" in out
     assert "RuntimeError: backend 'numba' cannot run here: " in out
     assert 'pip install "fastpool[numba]"' in out
+
+
+WITHOUT_A_CARD = """
+import sys
+if "without numba-cuda" in sys.argv:
+    sys.modules["numba_cuda"] = None
+import numpy as np, fastpool as fp
+status = fp.backends()["cuda"]
+print(status.available, status.reason)
+fp.max_pool1d(np.ones(2), 1)
+fp.max_pool1d(np.ones(2), 1, backend="cuda")
+"""
+
+
+@pytest.mark.parametrize("missing", ["without numba-cuda", "without a driver"])
+def test_without_a_card_the_reason_is_told(missing, python):
+    if missing == "without a driver":
+        pytest.importorskip("numba_cuda", reason="needs numba-cuda")
+        if fp.backends()["cuda"].available and not SIMULATED:
+            pytest.skip("here is a card")
+    out = python("-c", WITHOUT_A_CARD, missing, fails=True, NUMBA_ENABLE_CUDASIM=None)
+    assert out.startswith("False ")
+    assert "RuntimeError: backend 'cuda' cannot run here: " in out
+    assert 'remedy: pip install "fastpool[cuda]"' in out
 
 
 def test_set_num_threads_holds_until_it_is_reset():

@@ -12,6 +12,7 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
 - `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
 - `max_unpool(y, indices, x)`: indices int64 inside each plane, -1 for none; the last of several wins
 - `im2col(x, window, fill_value, cols)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap, position]
+- `check()`, if it likes: raises an error that says why it cannot run here
 - `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
 """
 
@@ -31,10 +32,12 @@ _MODULES = {
     "cython": "fastpool.backends.cython",
     "numpy": "fastpool.backends.numpy",
     "naive": "fastpool.backends.naive",
+    "cuda": "fastpool.backends.cuda",
 }
 _REMEDY = {
     "numba": 'pip install "fastpool[numba]"',
     "cython": "reinstall fastpool where a C compiler is at hand",
+    "cuda": 'pip install "fastpool[cuda]", on a machine with a card and a driver of NVIDIA\'s',
 }
 _PREFERRED = ("numba", "cython", "numpy")
 
@@ -52,7 +55,9 @@ class BackendStatus(NamedTuple):
 def _load(name: str) -> ModuleType | str:
     """The backend's module, or the reason why there is none."""
     try:
-        return import_module(_MODULES[name])
+        module = import_module(_MODULES[name])
+        getattr(module, "check", lambda: None)()
+        return module
     except Exception as error:  # a broken installation of a dependency may raise anything
         return f"{type(error).__name__}: {error}; remedy: {_REMEDY.get(name, 'reinstall fastpool')}"
 
@@ -69,7 +74,8 @@ def backends() -> dict[str, BackendStatus]:
     Returns
     -------
     dict of str to BackendStatus
-        In the order in which the default is chosen; `naive` is never chosen by itself.
+        In the order in which the default is chosen. `naive` is never chosen by itself, and `cuda` only for arrays that
+        lie on a card.
 
     Examples
     --------
@@ -135,9 +141,13 @@ def chosen(backend: str | None) -> str | None:
     return backend if backend is not None else _in_context.get() or _from_environment()
 
 
-def backend_for(op: str, backend: str | None) -> ModuleType:
-    """The chosen backend, which must have the op."""
+def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
+    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or a card's number."""
     name = chosen(backend)
+    if device != "cpu":
+        if name not in (None, "cuda"):
+            raise ValueError(f"backend {name!r} takes arrays in main memory, got one on CUDA device {device}")
+        name = "cuda"
     if name is None:
         return _default(op)
     module = _named(_check_name(name, "backend"))
@@ -147,6 +157,6 @@ def backend_for(op: str, backend: str | None) -> ModuleType:
     return module
 
 
-def kernel(op: str, backend: str | None) -> Any:
-    """The function that does `op`, of the chosen backend."""
-    return getattr(backend_for(op, backend), op)
+def kernel(op: str, backend: str | None, device: Any = "cpu") -> Any:
+    """The function that does `op`, of the chosen backend, for arrays that lie on a device."""
+    return getattr(backend_for(op, backend, device), op)

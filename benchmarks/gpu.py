@@ -1,0 +1,414 @@
+"""fastpool beside PyTorch (and JAX and CuPy, where they can) on a card, and beside what it can copy.
+
+    python -m benchmarks.gpu --json benchmarks/results/gpu.json
+
+Every call works on input sets in turn that together are several times the L2 cache. The calls of one round are captured
+into a CUDA graph, so that what is timed is the card's work and not the launches; what a call costs the caller is timed
+apart, on a tiny array. Times are medians of rounds, between CUDA events. Results are compared before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib import metadata, util
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import fastpool as fp
+from benchmarks.rows import Task
+
+MEGABYTE = 10**6
+SIZES = (64, 256, 2048)
+L2_TIMES = 4  # how many times the L2 cache all input sets together are
+DTYPES = ("float32", "float16", "bfloat16", "uint8")
+LAYOUTS = ("channels_first", "channels_last")
+FORWARD, ARGMAX, BACKWARD = "forward", "argmax", "backward"
+
+Calls = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task at a size, in one direction."""
+
+    task: Task
+    kind: str
+    megabytes: int
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table, and as --rows finds it."""
+        return f"{self.task.op} {self.kind} {self.task.label} {self.task.dtype} {self.task.layout} {self.megabytes} MB"
+
+
+def _sized(task: Task, megabytes: int) -> Task:
+    """The task with as many images as bring its input (or its columns) near a size."""
+    itemsize = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}[task.dtype]
+    of_one = prod(task.shape[1:]) * itemsize * (task.window[0] ** task.axes if task.op in ("im2col", "col2im") else 1)
+    return replace(task, shape=(max(round(megabytes * MEGABYTE / of_one), 1), *task.shape[1:]))
+
+
+def rows(sizes: Sequence[int] = SIZES) -> Iterator[Row]:
+    """All that is measured."""
+    pools = (
+        Task("max_pool2d", (1, 64, 112, 112), (2, 2, 0)),
+        Task("max_pool2d", (1, 64, 112, 112), (3, 2, 1)),
+        Task("max_pool2d", (1, 192, 28, 28), (3, 1, 1)),
+        Task("max_pool2d", (1, 256, 20, 20), (13, 1, 6)),
+        Task("max_pool3d", (1, 16, 32, 40, 40), (2, 2, 0)),
+    )
+    units = tuple(
+        Task("maxout", shape, pieces=pieces, grouping=grouping)
+        for shape, pieces in (((1, 96, 128, 128), 2), ((1, 2048), 4))
+        for grouping in ("strided", "contiguous")
+    )
+    for megabytes in sizes:
+        for dtype in DTYPES:
+            kinds = (FORWARD, ARGMAX) if dtype == "uint8" else (FORWARD, ARGMAX, BACKWARD)
+            for layout in LAYOUTS:
+                for task in pools:
+                    for kind in kinds:
+                        yield Row(_sized(replace(task, dtype=dtype, layout=layout), megabytes), kind, megabytes)
+            for task in units:
+                for kind in kinds:
+                    yield Row(_sized(replace(task, dtype=dtype), megabytes), kind, megabytes)
+            if dtype != "uint8":
+                yield Row(_sized(Task("hard_swish", (1, 10**6), dtype=dtype), megabytes), FORWARD, megabytes)
+                yield Row(_sized(Task("hard_swish", (1, 10**6), dtype=dtype), megabytes), BACKWARD, megabytes)
+                for op in ("im2col", "col2im"):
+                    yield Row(_sized(Task(op, (1, 64, 56, 56), (3, 1, 1), dtype=dtype), megabytes), FORWARD, megabytes)
+
+
+class Problem:
+    """The inputs of a row on a device of PyTorch's, and what every library makes of them."""
+
+    def __init__(self, row: Row, torch: Any, seed: int, device: str = "cuda") -> None:
+        self.row, self.task, self.torch, self.device = row, row.task, torch, device
+        self.random = torch.Generator(device).manual_seed(seed)
+        task = self.task
+        self.x = self._in_layout(self._made(task.shape))
+        if task.op == "col2im":
+            self.cols = self._made((task.shape[0], prod(task.shape[1:2]) * 9, prod(task.out_space)))
+
+    def _made(self, shape: Sequence[int]) -> Any:
+        torch, dtype = self.torch, getattr(self.torch, self.task.dtype)
+        if dtype == torch.uint8:
+            return torch.randint(0, 256, shape, dtype=dtype, device=self.device, generator=self.random)
+        return torch.empty(shape, dtype=dtype, device=self.device).normal_(generator=self.random)
+
+    def _in_layout(self, x: Any) -> Any:
+        if not self.task.channels_last:
+            return x
+        torch = self.torch
+        return x.to(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[self.task.axes])
+
+    def calls(self) -> tuple[Calls, int]:
+        """The call of each library, fastpool's first, and the bytes that each must move: inputs and outputs once."""
+        return getattr(self, f"_{self.task.family}")()
+
+    def _moved(self, *tensors: Any) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def _max_pool(self) -> tuple[Calls, int]:
+        torch, x, axes, window = self.torch, self.x, self.task.axes, self.task.window
+        pool, backward = getattr(fp, f"max_pool{axes}d"), getattr(fp, f"max_pool{axes}d_backward")
+        theirs = getattr(torch.nn.functional, f"max_pool{axes}d")
+        y, argmax = pool(x, *window, return_argmax=True)
+        if self.row.kind == BACKWARD:
+            dy = self._in_layout(self._made(y.shape))
+            _, indices = theirs(x, *window, return_indices=True)
+            each = [[n] * axes for n in window]
+            aten = getattr(torch.ops.aten, f"max_pool{axes}d_with_indices_backward")
+            calls = {
+                "fastpool": lambda: backward(dy, argmax, x.shape, *window),
+                "torch": lambda: aten(dy, x, *each, [1] * axes, False, indices),
+            }
+            return calls, self._moved(dy, argmax, x)
+        if self.row.kind == ARGMAX:
+            calls = {
+                "fastpool": lambda: pool(x, *window, return_argmax=True),
+                "torch": lambda: theirs(x, *window, return_indices=True),
+            }
+            return calls, self._moved(x, y, argmax)
+        calls = {"fastpool": lambda: pool(x, *window), "torch": lambda: theirs(x, *window)}
+        return calls, self._moved(x, y)
+
+    def _maxout(self) -> tuple[Calls, int]:
+        x, task = self.x, self.task
+        units, strided = task.shape[1] // task.pieces, task.grouping == "strided"
+        axis = 1 if strided else 2
+        split = (x.shape[0], *((task.pieces, units) if strided else (units, task.pieces)), *x.shape[2:])
+        mine = {"axis": 1, "grouping": task.grouping}
+        y, argmax = fp.maxout(x, units, **mine, return_argmax=True)
+        if self.row.kind == BACKWARD:
+            dy, at = self._made(y.shape), argmax.long().unsqueeze(axis)
+            calls = {
+                "fastpool": lambda: fp.maxout_backward(dy, argmax, x.shape, **mine),
+                "torch": lambda: x.new_zeros(split).scatter_(axis, at, dy.unsqueeze(axis)).view(x.shape),
+            }
+            return calls, self._moved(dy, argmax, x)
+        if self.row.kind == ARGMAX:
+            calls = {
+                "fastpool": lambda: fp.maxout(x, units, **mine, return_argmax=True),
+                "torch": lambda: tuple(x.view(split).max(axis)),
+            }
+            return calls, self._moved(x, y, argmax)
+        calls = {"fastpool": lambda: fp.maxout(x, units, **mine), "torch": lambda: x.view(split).amax(axis)}
+        return calls, self._moved(x, y)
+
+    def _im2col(self) -> tuple[Calls, int]:
+        x, unfold = self.x, self.torch.nn.functional.unfold
+        calls = {"fastpool": lambda: fp.im2col(x, 3, padding=1), "torch": lambda: unfold(x, 3, padding=1)}
+        return calls, self._moved(x, fp.im2col(x, 3, padding=1))
+
+    def _col2im(self) -> tuple[Calls, int]:
+        cols, shape, fold = self.cols, self.x.shape, self.torch.nn.functional.fold
+        calls = {
+            "fastpool": lambda: fp.col2im(cols, shape, 3, padding=1),
+            "torch": lambda: fold(cols, shape[2:], 3, padding=1),
+        }
+        return calls, self._moved(cols, self.x)
+
+    def _hard_swish(self) -> tuple[Calls, int]:
+        torch, x = self.torch, self.x
+        if self.row.kind == BACKWARD:
+            dy = self._made(x.shape)
+            calls = {
+                "fastpool": lambda: fp.hard_swish_backward(dy, x),
+                "torch": lambda: torch.ops.aten.hardswish_backward(dy, x),
+            }
+            return calls, self._moved(dy, x, x)
+        calls = {"fastpool": lambda: fp.hard_swish(x), "torch": lambda: torch.nn.functional.hardswish(x)}
+        return calls, self._moved(x, x)
+
+
+def agrees(torch: Any, mine: Any, theirs: Any, exact: bool) -> bool:
+    """Whether two results are alike: the first arrays of them, since each counts its indices in its own way."""
+    a, b = (r[0] if isinstance(r, tuple) else r for r in (mine, theirs))
+    if exact:
+        return torch.equal(a, b)
+    tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[a.dtype]
+    return torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+
+
+def on_the_card(torch: Any, calls: Sequence[Callable[[], Any]], rounds: int) -> float:
+    """Seconds of one call, the median of rounds of all of them, replayed from a graph."""
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(rounds):
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def of_a_tiny_call(torch: Any, call: Callable[[], Any], seconds: float) -> float:
+    """Seconds that a call takes its caller, the card not being waited for, but for once in a hundred."""
+    times, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 5:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(100):
+            call()
+        times.append((time.perf_counter() - start) / 100)
+    return statistics.median(times)
+
+
+def copy_bandwidth(torch: Any, megabytes: int, rounds: int) -> float:
+    """Bytes a second, read and written, of a copy from the card to itself."""
+    sets = max(2, -(-256 // megabytes))
+    a = [torch.randn(megabytes * MEGABYTE // 4, device="cuda") for _ in range(sets)]
+    b = [torch.empty_like(t) for t in a]
+    calls = [partial(target.copy_, source) for source, target in zip(a, b, strict=True)]
+    return 2 * megabytes * MEGABYTE / on_the_card(torch, calls, rounds)
+
+
+def measured(row: Row, torch: Any, bandwidth: Mapping[int, float], rounds: int) -> dict[str, Any]:
+    """One row: what each library takes, and how that compares."""
+    l2 = torch.cuda.get_device_properties(0).L2_cache_size
+    sets = max(2, -(-L2_TIMES * l2 // (row.megabytes * MEGABYTE)))
+    problems = [Problem(row, torch, seed).calls() for seed in range(sets)]
+    moved = problems[0][1]
+    told: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes, "bytes": moved}
+    told |= {"op": row.task.op, "dtype": row.task.dtype, "layout": row.task.layout, "shape": row.task.shape}
+    exact = row.kind != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
+    seconds, mine = {}, problems[0][0]["fastpool"]()
+    for library in problems[0][0]:
+        if not agrees(torch, mine, problems[0][0][library](), exact):
+            told.setdefault("wrong", []).append(library)
+            continue
+        seconds[library] = on_the_card(torch, [calls[library] for calls, _ in problems], rounds)
+    told["seconds"] = seconds
+    told["of copy"] = moved / seconds["fastpool"] / bandwidth[row.megabytes]
+    told["torch ÷ fastpool"] = seconds["torch"] / seconds["fastpool"] if "torch" in seconds else None
+    return told
+
+
+def tiny_calls(torch: Any, seconds: float) -> dict[str, dict[str, float]]:
+    """What a call on a tiny array takes its caller."""
+    x = torch.randn((1, 1, 4, 4), device="cuda")
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    _, indices = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    calls: dict[str, Calls] = {
+        "max_pool2d": {
+            "fastpool": lambda: fp.max_pool2d(x, 2),
+            "torch": lambda: torch.nn.functional.max_pool2d(x, 2),
+        },
+        "max_pool2d_backward": {
+            "fastpool": lambda: fp.max_pool2d_backward(y, argmax, x.shape, 2),
+            "torch": lambda: backward(y, x, [2, 2], [2, 2], [0, 0], [1, 1], False, indices),
+        },
+    }
+    return {
+        op: {library: of_a_tiny_call(torch, call, seconds) for library, call in libraries.items()}
+        for op, libraries in calls.items()
+    }
+
+
+def jax_and_cupy(torch: Any, rounds: int) -> dict[str, float]:
+    """Pooling 2x2 of 256 MB by JAX and maxout of 256 MB by CuPy, where they are installed with a card: seconds."""
+    told = {}
+    if util.find_spec("jax"):
+        import jax
+
+        if jax.default_backend() == "gpu":
+            x = jax.numpy.asarray(jax.random.normal(jax.random.key(0), (80, 64, 112, 112)))
+            size, init = (1, 1, 2, 2), -jax.numpy.inf
+            pool = jax.jit(lambda a: jax.lax.reduce_window(a, init, jax.lax.max, size, size, "VALID"))
+            pool(x).block_until_ready()
+            times = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                pool(x).block_until_ready()
+                times.append(time.perf_counter() - start)
+            told["jax max_pool2d 2x2 s2 (80,64,112,112) float32, wall clock"] = statistics.median(times)
+    if util.find_spec("cupy"):
+        import cupy
+
+        a = cupy.random.standard_normal((40, 2, 48, 128, 128), dtype=cupy.float32)
+        a.max(1)
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+        times = []
+        for _ in range(rounds):
+            begin.record()
+            a.max(1)
+            end.record()
+            end.synchronize()
+            times.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
+        told["cupy maxout 2 pieces strided (40,96,128,128) float32"] = statistics.median(times)
+    return told
+
+
+def machine(torch: Any) -> dict[str, Any]:
+    """The card, the day, and the versions of all that take part."""
+    card = torch.cuda.get_device_properties(0)
+    names = ("fastpool", "numba-cuda", "numba", "torch", "cupy-cuda13x", "jax", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "card": card.name,
+        "compute capability": f"{card.major}.{card.minor}",
+        "multiprocessors": card.multi_processor_count,
+        "memory": card.total_memory,
+        "L2": card.L2_cache_size,
+        "date": str(date.today()),
+        "python": sys.version.split()[0],
+        "versions": versions | {"fastpool": fp.__version__, "CUDA of torch": torch.version.cuda},
+    }
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the card and a table of all rows."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    about = report["machine"]
+    copies = ", ".join(f"{rate / 1e12:.2f} TB/s at {size} MB" for size, rate in report["copy"].items())
+    console.print(f"{about['card']}, {about['date']}; copy: {copies}", highlight=False)
+    table = Table("row", "fastpool µs", "torch µs", "of copy", "torch ÷ fastpool")
+    for row in report["rows"]:
+        seconds = row["seconds"]
+        shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in ("fastpool", "torch")]
+        ratio = row["torch ÷ fastpool"]
+        table.add_row(row["name"], *shown, f"{row['of copy']:.2f}", "-" if ratio is None else f"{ratio:.2f}")
+    console.print(table)
+    for op, seconds in report["tiny"].items():
+        console.print(f"a tiny {op}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for name, s in seconds.items()))
+    wrong = [row["name"] for row in report["rows"] if "wrong" in row]
+    if wrong:
+        console.print(f"[red]other results than torch's: {', '.join(wrong)}[/red]")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--rows", action="append", default=[], metavar="TEXT", help="rows whose name holds TEXT, or matches it with * ?"
+    )
+    add("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="sizes of the inputs")
+    add("--rounds", type=int, default=30, help="rounds of each (default 30)")
+    add("--json", type=Path, metavar="FILE", help="write everything to FILE, after each row")
+    add("--list", action="store_true", help="print the rows")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and show; the exit status is 1 if a result was wrong."""
+    args = _parser().parse_args(argv)
+    sizes = [int(size) for size in args.sizes.split(",")]
+    patterns = [p if set(p) & set("*?") else f"*{p}*" for p in args.rows or ["*"]]
+    selected = [row for row in rows(sizes) if any(fnmatchcase(row.name, p) for p in patterns)]
+    if args.list or not selected:
+        print("\n".join(row.name for row in selected) or f"no row matches {args.rows}")
+        return 0 if selected else 2
+    status = fp.backends()["cuda"]
+    if not status.available:
+        print(f"no card to measure: {status.reason}", file=sys.stderr)
+        return 2
+    import torch
+
+    report: dict[str, Any] = {
+        "machine": machine(torch),
+        "settings": {"rounds": args.rounds, "rows": args.rows},
+        "copy": {size: copy_bandwidth(torch, size, args.rounds) for size in sizes},
+        "tiny": tiny_calls(torch, 1.0),
+        "others": jax_and_cupy(torch, args.rounds),
+        "rows": [],
+    }
+    for row in selected:
+        report["rows"].append(measured(row, torch, report["copy"], args.rounds))
+        torch.cuda.empty_cache()
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    show(report)
+    return int(any("wrong" in row for row in report["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

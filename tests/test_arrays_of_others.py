@@ -1,0 +1,265 @@
+"""Arrays of other libraries: in as they are, out as the same kind.
+
+Without a card, tensors in main memory stand in for those on one: Numba's simulator runs kernels where they lie.
+"""
+
+from importlib import import_module
+
+import ml_dtypes
+import numpy as np
+import pytest
+from specimens import CASES, LAYOUTS, SIMULATED, of_each_op
+
+import fastpool as fp
+from fastpool import kinds
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def tensor(a):
+    a = np.ascontiguousarray(a)
+    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype == BFLOAT16 else torch.from_numpy(a)
+
+
+def array(t):
+    return t.view(torch.int16).numpy().view(BFLOAT16) if t.dtype == torch.bfloat16 else t.numpy()
+
+
+def each(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.fixture
+def x():
+    return torch.from_numpy(np.random.default_rng(0).integers(-9, 10, (2, 4, 9, 8)).astype(np.float32))
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Every tensor lies on a card."""
+    if not SIMULATED:
+        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+
+    def read(self, name, x):
+        return self.device_array(x.detach(), self._dtype(name, x))
+
+    def look(self, x):
+        return x.shape, x.stride(), x.dtype, x.device, x.layout, x.data_ptr()
+
+    monkeypatch.setattr(kinds.Torch, "read", read)
+    monkeypatch.setattr(kinds.Torch, "look", look)
+    monkeypatch.setattr(kinds.Torch, "stream", lambda self, a: 0)
+    monkeypatch.setattr(kinds, "_repeats", {})
+
+
+# Tensors in main memory, seen as NumPy arrays
+
+
+def test_a_tensor_stays_one(x):
+    y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+    assert type(y) is type(argmax) is torch.Tensor
+    assert torch.equal(y, F.max_pool2d(x, 3, 2, 1))
+    dx = fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1)
+    assert dx.dtype == x.dtype
+    for result in (fp.maxout(x, 2, 1), fp.hard_swish(x), fp.swish(x), fp.im2col(x, 3), fp.global_max_pool(x)):
+        assert type(result) is torch.Tensor
+    indices = fp.argmax_to_indices(argmax, x.shape, 3, 2, 1)
+    assert torch.equal(indices, F.max_pool2d(x, 3, 2, 1, return_indices=True)[1])
+    assert torch.equal(fp.indices_to_argmax(indices, x.shape, 3, 2, 1), argmax)
+
+
+def test_a_tensor_is_not_copied(x):
+    seen = kinds.kind_of(x).read("x", x)
+    assert seen.ctypes.data == x.data_ptr()
+
+
+def test_out_is_a_tensor_where_the_input_is(x):
+    out = torch.empty(2, 4, 4, 4)
+    assert fp.max_pool2d(x, 2, out=out) is out
+    assert torch.equal(out, F.max_pool2d(x, 2))
+    flat = torch.empty(2, 4)
+    assert fp.global_max_pool(x, out=flat) is flat
+    assert torch.equal(flat, x.amax((2, 3)))
+    with pytest.raises(TypeError, match=r"out must be of the library of the input, got numpy\.ndarray"):
+        fp.max_pool2d(x, 2, out=out.numpy())
+    with pytest.raises(TypeError, match="out must be a NumPy array, got Tensor"):
+        fp.max_pool2d(x.numpy(), 2, out=out)
+    with pytest.raises(ValueError, match="out must not share memory"):
+        fp.max_pool2d(x, 1, out=x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8, torch.bool])
+def test_a_tensor_keeps_its_dtype(x, dtype):
+    x = (x * 3).to(dtype)
+    y = fp.max_pool2d(x, 2)
+    assert y.dtype == dtype
+    assert torch.equal(y.float(), F.max_pool2d(x.float(), 2))
+
+
+def test_convolution_takes_tensors(x):
+    w, b = torch.randn(6, 2, 3, 2), torch.randn(6)
+    torch.testing.assert_close(fp.conv2d(x, w, b, padding=1, groups=2), F.conv2d(x, w, b, padding=1, groups=2))
+
+
+def test_a_gradient_is_not_lost_without_a_word(x):
+    x.requires_grad_()
+    with pytest.raises(TypeError, match=r"x requires grad, which fastpool does not record; give x\.detach\(\)"):
+        fp.max_pool2d(x, 2)
+    with torch.no_grad():
+        assert not fp.max_pool2d(x, 2).requires_grad
+
+
+def test_a_sparse_tensor_is_refused(x):
+    with pytest.raises(TypeError, match="x must be a strided tensor"):
+        fp.max_pool2d(x.to_sparse(), 2)
+    with pytest.raises(TypeError, match="complex64"):
+        fp.max_pool2d(x.to(torch.complex64), 2)
+
+
+def test_arrays_with_dlpack_alone_are_read():
+    class Bare:
+        def __init__(self, a):
+            self.a = a
+
+        def __dlpack__(self, **more):
+            return self.a.__dlpack__(**more)
+
+        def __dlpack_device__(self):
+            return self.a.__dlpack_device__()
+
+    pytest.importorskip("numba_cuda")
+    a = np.arange(16.0).reshape(1, 1, 4, 4)
+    np.testing.assert_array_equal(fp.max_pool2d(Bare(a), 2), [[[[5, 7], [13, 15]]]])
+
+
+def test_what_lies_on_a_card_takes_no_other_backend(card, x):
+    with pytest.raises(ValueError, match="backend 'numpy' takes arrays in main memory, got one on CUDA device 0"):
+        fp.max_pool2d(x, 2, backend="numpy")
+    with fp.use_backend("numpy"), pytest.raises(ValueError, match="got one on CUDA device 0"):
+        fp.hard_swish(x)
+
+
+# Tensors that lie on a card
+
+
+def _cases():
+    for case in of_each_op():
+        yield from ((case, d) for d in case.dtypes if str(d) in ("float32", "bfloat16", "uint8"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), list(_cases()), ids=lambda p: getattr(p, "name", str(p)))
+def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card):
+    expected = case.expected(dtype, layout)
+    inputs = [tensor(a) for a in case.arrays(dtype, layout)]
+    for _ in range(2):  # planned, and then repeated
+        got = case.call(*inputs, layout, backend=None)
+        assert all(type(g) is torch.Tensor for g in each(got))
+        arrays = tuple(map(array, each(got)))
+        if case.name.startswith("conv2d"):
+            eps = float(ml_dtypes.finfo(dtype).eps)
+            for a, b in zip(arrays, each(expected), strict=True):
+                np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
+        else:
+            case.check(arrays if isinstance(expected, tuple) else arrays[0], expected, "cuda")
+
+
+def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):
+    first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+    dx = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
+    monkeypatch.setattr(import_module("fastpool.pooling").Window, "plan", None)  # nothing is planned any more
+    other = torch.randn_like(x)
+    y, _ = fp.max_pool2d(other, 3, 2, 1, return_argmax=True)
+    assert torch.equal(y, F.max_pool2d(other, 3, 2, 1))
+    again = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
+    assert torch.equal(again, dx)
+    assert again.data_ptr() != dx.data_ptr()
+
+
+def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(card, x):
+    assert torch.equal(fp.max_pool2d(x, 2, 1), fp.max_pool2d(x, 2, 1))
+    for wrong in (2.0, (2, 2.0), True):
+        with pytest.raises((TypeError, ValueError)):
+            fp.max_pool2d(x, wrong, 1)
+
+
+def test_results_lie_in_memory_as_the_input_does(card, x):
+    last = x.to(memory_format=torch.channels_last)
+    for _ in range(2):
+        y = fp.max_pool2d(last, 2)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(y, F.max_pool2d(x, 2))
+
+
+def test_strided_and_unaligned_arrays_are_read(card, x):
+    for view in (
+        x[:, ::2, 1:],
+        x[..., 1:],
+        x[:, :, ::3, ::2],
+        x.transpose(2, 3),
+        x.flatten()[1:-1].reshape(2, 1, 41, 7),
+    ):
+        for _ in range(2):
+            assert torch.equal(fp.max_pool2d(view, 2), F.max_pool2d(view, 2))
+            assert torch.equal(fp.hard_swish(view).float(), fp.hard_swish(view.contiguous()))
+
+
+def test_large_windows_go_axis_by_axis_and_planes_in_blocks(card):
+    x = torch.randn(2, 3, 40, 37)
+    for _ in range(2):
+        y, argmax = fp.max_pool2d(x, 15, 1, 7, return_argmax=True)
+        expected, indices = F.max_pool2d(x, 15, 1, 7, return_indices=True)
+        assert torch.equal(y, expected)
+        assert torch.equal(fp.max_pool2d(x, 15, 1, 7), expected)
+        at = fp.argmax_to_indices(argmax.numpy(), x.shape, 15, 1, 7)
+        np.testing.assert_array_equal(at, indices.numpy())
+        assert torch.equal(fp.global_max_pool(x), x.amax((2, 3)))
+
+
+def test_results_go_into_out_of_any_strides_on_a_card(card, x):
+    out = torch.zeros(2, 8, 4, 8)[:, ::2, :, ::2]
+    assert fp.max_pool2d(x, 2, out=out) is out
+    assert torch.equal(out, F.max_pool2d(x, 2))
+    with pytest.raises(ValueError, match="out must not share memory"):
+        fp.max_pool2d(x, 1, out=x)
+
+
+def test_arrays_of_one_call_lie_in_one_place(card, x):
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    with pytest.raises(
+        ValueError, match="argmax must lie where the other arrays do, on CUDA device 0, got one on the CPU"
+    ):
+        fp.max_pool2d_backward(y, argmax.numpy(), x.shape, 2)
+    with pytest.raises(TypeError, match="argmax must lie in main memory to be converted"):
+        fp.argmax_to_indices(argmax, x.shape, 2)
+
+
+def test_an_argmax_on_a_card_that_does_not_fit_sends_its_gradient_nowhere(card):
+    argmax = torch.tensor([[[[200, 0], [1, 9]]]], dtype=torch.uint8)
+    dx = fp.max_pool2d_backward(torch.ones(1, 1, 2, 2), argmax, (1, 1, 4, 4), 2)
+    assert dx.nonzero().tolist() == [[0, 0, 0, 2], [0, 0, 2, 1]]
+
+
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_unpooling_on_a_card_counts_as_a_framework_does(convention, layout, card):
+    shape = (2, 3, 8, 6) if layout == "channels_first" else (2, 8, 6, 3)
+    x = np.random.default_rng(0).permutation(2 * 3 * 8 * 6).reshape(shape).astype(np.float32)
+    y, argmax = fp.max_pool2d(x, 2, data_format=layout, return_argmax=True, backend="numpy")
+    indices = fp.argmax_to_indices(argmax, shape, 2, data_format=layout, convention=convention)
+    plan = {"data_format": layout, "convention": convention}
+    expected = fp.max_unpool2d(y, indices, 2, **plan, backend="numpy")
+    np.testing.assert_array_equal(fp.max_unpool2d(tensor(y), tensor(indices), 2, **plan).numpy(), expected)
+    indices.flat[0] = -1
+    indices.flat[-1] = 10**9
+    got = fp.max_unpool2d(tensor(y), tensor(indices), 2, **plan).numpy()
+    kept = np.isin(got, np.delete(y.ravel(), [0, y.size - 1])) | (got == 0)
+    assert kept.all()
+    assert (got != 0).sum() == (expected != 0).sum() - 2
+
+
+def test_every_case_has_a_kernel_on_a_card():
+    backend = pytest.importorskip("numba_cuda") and import_module("fastpool.backends.cuda")
+    assert all(hasattr(backend, case.kernel) for case in CASES)

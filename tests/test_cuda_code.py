@@ -1,0 +1,261 @@
+"""The machine code of the CUDA kernels, read without a card: what numba-cuda makes of them and ptxas says of it."""
+
+import re
+import subprocess
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fastpool.kinds import DeviceArray, Kind
+from fastpool.window import Window
+
+pytest.importorskip("numba_cuda", reason="needs numba-cuda")
+compilation = import_module("fastpool.backends.cuda.compilation")
+if compilation.SIMULATED:
+    pytest.skip("the simulator makes no machine code", allow_module_level=True)
+backend = import_module("fastpool.backends.cuda")
+launch = import_module("fastpool.backends.cuda.launch")
+cuda, types = compilation.cuda, compilation.types
+
+CARDS = [(8, 0), (9, 0)]
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+DTYPES = (*FLOATS, "uint8", "bool", "int8", "int16", "uint32", "int64")
+LAYOUTS = ("channels_first", "channels_last")
+WINDOWS = {
+    "2 s2": {"kernel_size": 2},
+    "3 s2 p1": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "3 s1 p1": {"kernel_size": 3, "stride": 1, "padding": 1},
+    "3 s3 d2 p2": {"kernel_size": 3, "stride": 3, "padding": 2, "dilation": 2},
+    "13 s1 p6": {"kernel_size": 13, "stride": 1, "padding": 6},
+    "the whole plane": {"kernel_size": 64},
+}
+
+
+def dtype_of(name):
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+class Nowhere(Kind):
+    """Arrays at an address, and no memory."""
+
+    def empty(self, shape, dtype, like):
+        return array(shape, dtype)
+
+    def stream(self, a):
+        return 0
+
+
+def array(shape, dtype):
+    return DeviceArray(Nowhere(None), None, 0, 1 << 40, shape, None, np.dtype(dtype))
+
+
+# What was compiled for a card, for all tests.
+KERNELS = {card: lru_cache(None)(launch._kernel.__wrapped__) for card in CARDS}
+
+
+class Code:
+    """The PTX of every kernel that is launched, by the name of its function."""
+
+    def __init__(self):
+        self.kernels = []
+
+    def start(self, kernel, *arguments):
+        self.kernels.append(kernel)
+
+    def each(self, name):
+        found = [ptx for function, ptx in self.kernels if function == name]
+        assert found, f"no {name} among {[function for function, _ in self.kernels]}"
+        return found
+
+
+@pytest.fixture
+def code(monkeypatch, request):
+    """Compile instead of running, for the card that the test names, sm_90 if none."""
+    card = getattr(request, "param", (9, 0))
+
+    def compiled(function, signature):
+        ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=card)
+        return function.__name__, ptx
+
+    code = Code()
+    monkeypatch.setattr(launch, "compiled", compiled)
+    monkeypatch.setattr(launch, "_kernel", KERNELS[card])
+    monkeypatch.setattr(launch, "_devices", lambda: 1)
+    monkeypatch.setattr(launch, "_start", code.start)
+    return code
+
+
+def planes(window, layout, size):
+    n, c = window.batch, window.channels
+    return (n, *size, c) if layout == "channels_last" else (n * c, *size, 1)
+
+
+def pool(dtype, layout, window, argmax=True):
+    """Pool planes of 64x64 and send gradients back."""
+    shape = (2, 32, 64, 64) if layout == "channels_first" else (2, 64, 64, 32)
+    window = Window.plan(2, shape, **WINDOWS[window], data_format=layout)
+    x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
+    winners = array(y.shape, window.argmax_dtype) if argmax else None
+    backend.max_pool.on_card(x, window, y, winners)
+    if argmax and dtype.name in FLOATS:
+        backend.max_pool_backward.on_card(y, winners, window, x)
+
+
+def columns(dtype, layout):
+    shape = (2, 4, 9, 8) if layout == "channels_first" else (2, 9, 8, 4)
+    window = Window.plan(2, shape, 3, 1, 1, data_format=layout)
+    x = array(planes(window, layout, window.size), dtype)
+    cols = array((2, 4, 9, window.positions), dtype)
+    backend.im2col.on_card(x, window, 0, cols)
+    backend.im2col.on_card(x, window, 0, array((4, 9, window.positions, 2), dtype).transpose((3, 0, 1, 2)))
+    if dtype.kind != "b":
+        backend.col2im.on_card(cols, window, x)
+
+
+def unpool(dtype, layout):
+    shape = (2, 4, 8, 8) if layout == "channels_first" else (2, 8, 8, 4)
+    window = Window.plan(2, shape, 2, data_format=layout)
+    x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
+    backend.max_unpool.on_card(y, array(y.shape, "int64"), x)
+    for convention in ("torch", "onnx", "tensorflow", "chainer"):
+        backend.max_unpool_by_indices(y, array(y.shape, "int32"), window, convention, x)
+
+
+def activations(dtype):
+    x = array((4096,), dtype)
+    backend.hard_swish.on_card(x, x)
+    backend.hard_swish_backward.on_card(x, x, x)
+    backend.swish.on_card(x, 1.5, x)
+    backend.swish_backward.on_card(x, x, 1.5, x)
+
+
+def ptxas():
+    """The assembler of the package nvidia-cuda-nvcc, which is as new as the compiler beside it; None without it."""
+    spec = find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else []
+    return next((path for folder in folders for path in Path(folder).glob("cu*/bin/ptxas*")), None)
+
+
+def assemble(ptx, folder):
+    """What ptxas says of a kernel: registers, bytes of stack and of spills."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx, encoding="utf-8")
+    card = re.search(r"\.target (sm_\d+)", ptx)[1]
+    command = [ptxas(), "-v", f"-arch={card}", source, "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    stack = int(re.search(r"(\d+) bytes stack frame", said)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
+    return int(re.search(r"Used (\d+) registers", said)[1]), stack, spilled
+
+
+def check(code, tmp_path):
+    """No memory of a thread's own, and no more registers than leave room for half of the threads of a processor."""
+    assert code.kernels
+    for name, ptx in code.kernels:
+        assert ".local" not in ptx, name
+        if ptxas():
+            registers, stack, spilled = assemble(ptx, tmp_path)
+            assert (stack, spilled) == (0, 0), name
+            assert registers <= 128, name
+
+
+ATOMIC = re.compile(r"\b(atom|red)\.")
+
+
+@pytest.mark.parametrize("code", CARDS, indirect=True, ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_pooling_keeps_to_registers(window, layout, code, tmp_path):
+    for dtype in ("float32", "uint8"):
+        pool(dtype_of(dtype), layout, window)
+    check(code, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pooling_keeps_to_registers_in_every_dtype(dtype, code, tmp_path):
+    for layout in LAYOUTS:
+        pool(dtype_of(dtype), layout, "3 s2 p1")
+        pool(dtype_of(dtype), layout, "3 s2 p1", argmax=False)
+    check(code, tmp_path)
+
+
+@pytest.mark.parametrize("code", CARDS, indirect=True, ids=["sm_80", "sm_90"])
+def test_all_other_kernels_keep_to_registers(code, tmp_path):
+    for dtype in map(dtype_of, ("float32", "bfloat16", "int8")):
+        for layout in LAYOUTS:
+            columns(dtype, layout)
+            unpool(dtype, layout)
+    for dtype in map(dtype_of, FLOATS):
+        activations(dtype)
+    argmax, window = array((2, 4, 4, 1, 1), "uint8"), Window.plan(2, (2, 4, 4), 2)
+    arguments = (launch.memory(argmax, number="index"), launch.memory(argmax), *backend._numbers(window), 1, 32)
+    launch.launch(argmax, backend.pool.misplaced, None, *arguments, wide=False)
+    launch.launch(argmax, backend.pool.clear, None, launch.memory(argmax), 32, wide=False)
+    check(code, tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_gradients_are_gathered_without_atomics(window, layout, code):
+    pool(dtype_of("float32"), layout, window)
+    columns(dtype_of("float32"), layout)
+    names = {"max_pool_backward", "col2im"} & {name for name, _ in code.kernels}
+    assert names == {"max_pool_backward", "col2im"}
+    for name in names:
+        assert not any(ATOMIC.search(ptx) for ptx in code.each(name))
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "bool"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_numbers_are_loaded_and_stored_sixteen_bytes_at_once(layout, dtype, code):
+    pool(dtype_of(dtype), layout, "2 s2")
+    wide = r"\.global\.v(?:4\.[a-z]32|2\.[a-z]64)"
+    for name, ptx in code.kernels:
+        assert re.search("st" + wide, ptx), name
+        if (name, layout) != ("max_pool_backward", "channels_first"):  # 16 bytes of dx take half as many of dy
+            assert re.search("ld" + wide, ptx), name
+
+
+def test_activations_load_and_store_sixteen_bytes_at_once(code):
+    activations(dtype_of("float16"))
+    for _, ptx in code.kernels:
+        assert re.search(r"ld\.global\.v4\.u32", ptx)
+        assert re.search(r"st\.global\.v4\.u32", ptx)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_maximum_drops_a_nan(window, dtype, code):
+    for argmax in (True, False):
+        pool(dtype_of(dtype), "channels_first", window, argmax)
+    for ptx in code.each("max_pool"):
+        assert not re.search(r"\bmax\.(?!NaN)(?:\w+\.)*f(?:16|32|64)", ptx)
+        assert re.search(r"setp\.\w+(?:\.\w+)*\.f(?:16|32|64)", ptx)
+
+
+@pytest.mark.parametrize(("size", "index"), [(1 << 15, "u32"), (1 << 17, "u64")])
+def test_indices_take_64_bits_only_where_they_have_to(size, index, code):
+    window = Window.plan(2, (size, size), 2)
+    x, y = array((1, 1, size, size, 1), "float32"), array((1, 1, size // 2, size // 2, 1), "float32")
+    backend.max_pool.on_card(x, window, y, None)
+    (ptx,) = code.each("max_pool")
+    sizes = re.findall(r"\.param \.(u\d+)", ptx)
+    assert sizes[:3] == ["u64"] * 3  # the addresses
+    assert set(sizes[3:]) == {index}
+
+
+def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
+    compilations = []
+    compiled = launch.compiled
+    monkeypatch.setattr(launch, "compiled", lambda *a: compilations.append(a) or compiled(*a))
+    monkeypatch.setattr(launch, "_kernel", lru_cache(launch._kernel.__wrapped__))
+    for side in (16, 32, 64):
+        window = Window.plan(2, (side, side), 2)
+        x, y = array((1, 1, side, side, 1), "float32"), array((1, 1, side // 2, side // 2, 1), "float32")
+        backend.max_pool.on_card(x, window, y, None)
+    assert len(compilations) == 1

@@ -1,0 +1,332 @@
+"""The CUDA backend on a card, with the arrays that live there. `make gpu` runs this; without a card it is skipped."""
+
+import threading
+from importlib.util import find_spec
+
+import ml_dtypes
+import numpy as np
+import pytest
+from specimens import CASES, LAYOUTS, POOLS, POOLS_BACKWARD, SIMULATED, of_each_op, values
+
+import fastpool as fp
+
+if SIMULATED or not fp.backends()["cuda"].available:
+    pytest.skip(f"needs a card: {fp.backends()['cuda'].reason or 'this is the simulator'}", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+F32 = np.dtype(np.float32)
+
+
+class Torch:
+    def __init__(self):
+        self.torch = pytest.importorskip("torch")
+        if not self.torch.cuda.is_available():
+            pytest.skip("this PyTorch has no CUDA")
+
+    def to(self, a):
+        a = np.ascontiguousarray(a) if a.ndim else a
+        if a.dtype == BFLOAT16:
+            return self.torch.from_numpy(a.view(np.int16).copy()).view(self.torch.bfloat16).cuda()
+        return self.torch.from_numpy(a.copy()).cuda()
+
+    def back(self, x):
+        assert x.is_cuda
+        if x.dtype == self.torch.bfloat16:
+            return x.view(self.torch.int16).cpu().numpy().view(BFLOAT16)
+        return x.cpu().numpy()
+
+    def holds(self, x):
+        return type(x) is self.torch.Tensor
+
+
+class Cupy:
+    def __init__(self):
+        self.cupy = pytest.importorskip("cupy")
+
+    def to(self, a):
+        if a.dtype == BFLOAT16:
+            pytest.skip("not every CuPy has bfloat16")
+        return self.cupy.asarray(a)
+
+    def back(self, x):
+        return x.get()
+
+    def holds(self, x):
+        return type(x) is self.cupy.ndarray
+
+
+class Numba:
+    def __init__(self):
+        from numba import cuda
+
+        self.cuda = cuda
+
+    def to(self, a):
+        if a.dtype == BFLOAT16:
+            pytest.skip("Numba has no arrays of bfloat16")
+        return self.cuda.to_device(np.ascontiguousarray(a))
+
+    def back(self, x):
+        return x.copy_to_host()
+
+    def holds(self, x):
+        return isinstance(x, self.cuda.devicearray.DeviceNDArray)
+
+
+KINDS = {"torch": Torch, "cupy": Cupy, "numba": Numba}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]()
+
+
+@pytest.fixture
+def torch():
+    return Torch().torch
+
+
+def each(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _names(parameter):
+    return parameter.name if hasattr(parameter, "name") else str(parameter)
+
+
+def _can_multiply(kind, case):
+    if case.name.startswith("conv2d") and isinstance(kind, Numba):
+        pytest.skip("Numba's arrays cannot be multiplied")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), [(c, d) for c in CASES for d in c.dtypes], ids=_names)
+def test_arrays_on_the_card_agree_with_the_specification(case, dtype, layout, kind):
+    _can_multiply(kind, case)
+    expected = case.expected(dtype, layout)
+    got = case.call(*map(kind.to, case.arrays(dtype, layout)), layout, backend=None)
+    assert all(kind.holds(g) for g in each(got))
+    got = tuple(map(kind.back, each(got)))
+    got = got if isinstance(expected, tuple) else got[0]
+    if case.name.startswith("conv2d"):  # the products are the library's
+        for a, b in zip(each(got), each(expected), strict=True):
+            eps = float(ml_dtypes.finfo(dtype).eps)
+            np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
+    else:
+        case.check(got, expected, "cuda")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", [c for c in of_each_op() if c.name != "conv2d_backward"], ids=_names)
+def test_results_are_written_into_out_on_the_card(case, layout, kind):
+    _can_multiply(kind, case)
+    expected = case.expected(F32, layout)
+    rooms = tuple(kind.to(np.ones_like(e)) for e in each(expected))
+    inputs = map(kind.to, case.arrays(F32, layout))
+    got = case.call(*inputs, layout, backend=None, out=rooms if isinstance(expected, tuple) else rooms[0])
+    assert all(g is room for g, room in zip(each(got), rooms, strict=True))
+    for room, e in zip(rooms, each(expected), strict=True):
+        np.testing.assert_allclose(kind.back(room).astype(float), e.astype(float), rtol=1e-5, atol=1e-5)
+
+
+def _library_of(torch, x):
+    return {1: torch.nn.functional.max_pool1d, 2: torch.nn.functional.max_pool2d, 3: torch.nn.functional.max_pool3d}[
+        x.dim() - 2
+    ]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((8, 64, 112, 112), (3, 2, 1)),
+        ((8, 64, 112, 112), (2, 2, 0)),
+        ((8, 64, 113, 111), (3, 2, 1)),
+        ((8, 96, 28, 28), (3, 1, 1)),
+        ((4, 67, 57, 59), (5, 3, 2)),
+        ((8, 64, 20, 20), (13, 1, 6)),
+        ((1, 3, 512, 512), (65, 1, 32)),
+        ((2, 16, 32, 40, 40), (2, 2, 0)),
+        ((2, 16, 17, 20, 23), (3, 2, 1)),
+        ((16, 64, 4099), (3, 2, 1)),
+    ],
+    ids=str,
+)
+def test_large_arrays_agree_with_torch(shape, window, dtype, channels_last, torch):
+    x = torch.randn(shape, device="cuda").to(getattr(torch, dtype)).requires_grad_()
+    expected = _library_of(torch, x)(x, *window)
+    dy = torch.randint(-3, 4, expected.shape, device="cuda").to(x.dtype)
+    expected.backward(dy)
+    axes = len(shape) - 2
+    mine = x.detach()
+    if channels_last and axes > 1:
+        mine = mine.to(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[axes])
+    y, argmax = POOLS[axes](mine, *window, return_argmax=True)
+    assert torch.equal(y, expected)
+    assert torch.equal(POOLS[axes](mine, *window), expected)
+    dx = POOLS_BACKWARD[axes](dy, argmax, shape, *window)
+    assert torch.equal(dx, x.grad)
+    assert torch.equal(dx, POOLS_BACKWARD[axes](dy, argmax, shape, *window))
+
+
+@pytest.mark.parametrize("size", [(16, 224), (64, 7), (1, 1000)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_global_pooling_agrees_with_torch(size, channels_last, torch):
+    channels, side = size
+    x = torch.randn((4, channels, side, side), device="cuda")
+    mine = x.to(memory_format=torch.channels_last) if channels_last else x
+    y, argmax = fp.global_max_pool(mine, return_argmax=True)
+    expected, at = x.flatten(2).max(2)
+    assert torch.equal(y, expected)
+    assert torch.equal(argmax.to(torch.int64), at)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_arrays_of_more_than_two_to_the_31_cells(dtype, channels, torch):
+    side = 1 << 15
+    shape = (1, 2 * (side // channels) + 2, side, channels)
+    assert np.prod(shape) > 2**31
+    x = torch.randint(0, 250, shape, dtype=torch.uint8, device="cuda").to(getattr(torch, dtype))
+    y, argmax = fp.max_pool2d(x, 2, data_format="channels_last", return_argmax=True)
+    windows = x.view(shape[1] // 2, 2, side // 2, 2, channels)
+    assert torch.equal(y[0], windows.amax((1, 3)))
+    last = windows[-1, :, -1].reshape(4, channels)
+    assert torch.equal(last.gather(0, argmax[0, -1, -1].long()[None])[0], y[0, -1, -1])
+    if dtype == "float16":
+        dx = fp.max_pool2d_backward(y, argmax, shape, 2, data_format="channels_last")
+        assert torch.equal(dx.view_as(windows).sum((1, 3)), y[0])
+        assert torch.equal(dx != 0, (dx == x) & (dx != 0))
+
+
+def test_nothing_waits_for_the_card(torch):
+    x = torch.randn((8, 64, 56, 56), device="cuda")
+    fp.max_pool2d(x, 2, return_argmax=True)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    dx = fp.max_pool2d_backward(y, argmax, x.shape, 2)
+    after = torch.cuda.Event()
+    after.record()
+    assert not after.query()
+    torch.cuda.synchronize()
+    assert torch.equal(dx.amax((2, 3)), x.amax((2, 3)).clamp(min=0))
+
+
+def test_work_goes_to_the_current_stream(torch):
+    x = torch.zeros((8, 64, 56, 56), device="cuda")
+    fp.max_pool2d(x, 2)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(500_000_000)
+        x.fill_(7)
+        y = fp.max_pool2d(x, 2)
+    stream.synchronize()
+    assert (y == 7).all()
+
+
+def test_cupy_work_goes_to_the_current_stream():
+    cupy = Cupy().cupy
+    x = cupy.zeros((8, 64, 56, 56), np.float32)
+    fp.max_pool2d(x, 2)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        for _ in range(200):
+            x += 1
+        y = fp.max_pool2d(x, 2)
+        stream.synchronize()
+    assert (y == 200).all()
+
+
+def test_calls_are_captured_into_a_graph(torch):
+    x = torch.randn((4, 8, 40, 40), device="cuda")
+
+    def step():
+        y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+        large = fp.max_pool2d(x, 13, 1, 6)
+        dx = fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1)
+        return large, fp.hard_swish(dx), fp.im2col(x, 3), fp.global_max_pool(x)
+
+    step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, expected in zip(results, step(), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_many_threads_call_at_once(torch):
+    x = torch.randn((4, 16, 50, 50), device="cuda")
+    expected = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+    wrong = []
+
+    def call():
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(50):
+                if not torch.equal(fp.max_pool2d(x, 3, 2, 1), expected):
+                    wrong.append(threading.get_ident())
+
+    torch.cuda.synchronize()
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_card_of_the_array_does_the_work(torch):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two cards")
+    x = torch.randn((4, 16, 50, 50), device="cuda:1")
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    assert y.device == argmax.device == x.device
+    assert torch.equal(y, torch.nn.functional.max_pool2d(x, 2))
+    with pytest.raises(ValueError, match="must lie where the other arrays do"):
+        fp.max_pool2d_backward(y, argmax.to("cuda:0"), x.shape, 2)
+
+
+def test_a_numpy_array_stays_in_main_memory_unless_it_is_sent(monkeypatch):
+    from fastpool.backends.cuda import launch
+
+    launched = []
+    monkeypatch.setattr(launch, "_start", lambda *a: launched.append(a))
+    x = values((2, 3, 8, 8), np.float32)
+    fp.max_pool2d(x, 2)
+    assert not launched
+    fp.max_pool2d(x, 2, backend="cuda")
+    assert launched
+
+
+def test_an_argmax_that_does_not_fit_reaches_nothing(kind):
+    y, argmax = np.ones((1, 1, 2, 2), np.float32), np.full((1, 1, 2, 2), 200, np.uint8)
+    dx = fp.max_pool2d_backward(kind.to(y), kind.to(argmax), (1, 1, 4, 4), 2)
+    assert not kind.back(dx).any()
+
+
+def test_an_array_known_by_its_interface_alone(torch):
+    class Bare:
+        def __init__(self, x):
+            self._x, self.__cuda_array_interface__ = x, x.__cuda_array_interface__
+
+    x = torch.randn((2, 3, 8, 8), device="cuda")
+    torch.cuda.synchronize()
+    y = fp.max_pool2d(Bare(x), 2)
+    assert torch.equal(torch.as_tensor(y, device="cuda"), torch.nn.functional.max_pool2d(x, 2))
+
+
+@pytest.mark.skipif(not find_spec("jax"), reason="needs JAX")
+def test_jax_arrays_are_read_by_dlpack(torch):
+    import jax
+
+    if jax.default_backend() != "gpu":
+        pytest.skip("this JAX has no card")
+    x = jax.numpy.arange(64.0).reshape(1, 1, 8, 8).block_until_ready()
+    y = fp.max_pool2d(x, 2)
+    assert torch.as_tensor(y, device="cuda").flatten()[-1] == 63

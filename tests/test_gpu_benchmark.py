@@ -1,0 +1,47 @@
+"""The side-by-side on a card, as far as it goes without one: every call of it, on the CPU, at tiny sizes."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("rich")
+gpu = import_module("benchmarks.gpu")
+
+ROWS = list(gpu.rows([1]))
+FLOATS = [row for row in ROWS if row.task.dtype == "float32"]
+
+
+def test_every_row_has_a_name_of_its_own():
+    assert len({row.name for row in gpu.rows()}) == len(list(gpu.rows()))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_an_input_has_about_the_size_of_its_row(row):
+    task = row.task
+    cells = torch.Size(task.shape).numel() * (9 if task.op in ("im2col", "col2im") else 1)
+    itemsize = getattr(torch, task.dtype).itemsize
+    of_an_image = cells * itemsize / task.shape[0]
+    assert cells * itemsize == pytest.approx(gpu.MEGABYTE, abs=of_an_image)
+
+
+@pytest.mark.parametrize("row", FLOATS, ids=lambda row: row.name)
+def test_every_call_of_a_row_gives_the_same(row):
+    small = row.task.small() if row.task.axes > 0 else replace(row.task, shape=(8, 8 * row.task.pieces))
+    calls, moved = gpu.Problem(replace(row, task=small), torch, 0, "cpu").calls()
+    assert list(calls) == ["fastpool", "torch"]
+    assert moved > 0
+    assert gpu.agrees(torch, calls["fastpool"](), calls["torch"](), exact=False)
+
+
+def test_a_difference_is_seen():
+    a, b = torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])
+    assert not gpu.agrees(torch, a, b, exact=True)
+    assert not gpu.agrees(torch, a, b, exact=False)
+    assert gpu.agrees(torch, (b, 1), (b.clone(), 2), exact=True)
+
+
+def test_rows_are_listed_and_a_missing_card_is_told(python):
+    assert "max_pool2d backward 2x2 s2" in python("-m", "benchmarks.gpu", "--sizes", "64", "--list")
+    assert "no row matches" in python("-m", "benchmarks.gpu", "--rows", "no such row", fails=True)
