@@ -66,7 +66,7 @@ def _memory_format(t: Tensor) -> Any:
 def _result(a: Any, like: Tensor) -> Tensor:
     """What a function of fastpool gave, as a tensor that lies in memory as `_empty` says."""
     if isinstance(a, np.ndarray):
-        bfloat16 = a.dtype.name == "bfloat16"
+        bfloat16 = a.dtype.kind == "V"  # as ml_dtypes has it
         a = torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if bfloat16 else torch.from_numpy(a)
     return a.contiguous(memory_format=_memory_format(like))
 
@@ -98,12 +98,18 @@ _WINDOW = "int[] kernel_size, int[] stride, int[] padding, str auto_pad, int[] d
 def _arguments(kernel_size, stride, padding, auto_pad, dilation, ceil_mode) -> dict[str, Any]:
     """The arguments of an operator as those of a function of fastpool."""
     return {
-        "kernel_size": tuple(kernel_size),
-        "stride": tuple(stride),
-        "padding": auto_pad or tuple(zip(padding[::2], padding[1::2], strict=True)),
-        "dilation": tuple(dilation),
+        "kernel_size": _one_or_each(kernel_size),
+        "stride": _one_or_each(stride),
+        "padding": auto_pad or _one_or_each(padding, tuple(zip(padding[::2], padding[1::2], strict=True))),
+        "dilation": _one_or_each(dilation),
         "ceil_mode": ceil_mode,
     }
+
+
+def _one_or_each(values: Sequence[int], each: tuple[Any, ...] | None = None) -> Any:
+    """One integer where all are the same, which fastpool looks up faster than a tuple."""
+    first = values[0]
+    return first if all(value == first for value in values) else each or tuple(values)
 
 
 def _plan(x_shape: Sequence[int], window: tuple[Any, ...]) -> Window:

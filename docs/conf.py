@@ -1,0 +1,26 @@
+"""The site: `make docs` builds it, and takes every page that lies in this folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import fastpool
+
+project = "fastpool"
+author = copyright = "The fastpool developers"
+version = release = fastpool.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fastpool {release}"
+html_show_sourcelink = False
+
+myst_heading_anchors = 3  # so that pages can point to each other's headings
+
+default_role = "py:obj"  # docstrings name functions and arguments in single backticks
+autodoc_mock_imports = ["keras", "torch"]  # the site is built without them
+autodoc_typehints = "none"  # the docstrings tell
+autodoc_member_order = "bysource"
+napoleon_use_rtype = False
