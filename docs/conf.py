@@ -1,5 +1,6 @@
 """The site: `make docs` builds it, and takes every page that lies in this folder."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -24,3 +25,12 @@ autodoc_mock_imports = ["keras", "torch"]  # the site is built without them
 autodoc_typehints = "none"  # the docstrings tell
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
+
+
+def asterisks(app, what, name, obj, options, lines):
+    """In docstrings an asterisk is an asterisk, as in (N, *S, C)."""
+    lines[:] = [re.sub(r"(?<![\w*])\*(?=\w)", r"\\*", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", asterisks)

@@ -82,7 +82,9 @@ def main() -> int:
     args = parser.parse_args()
     torch.manual_seed(0)
     images = torch.randn(args.batch, 3, args.size, args.size)
-    print(f"{args.batch} images of {args.size}x{args.size}, {torch.get_num_threads()} threads; least of {args.runs} runs")
+    print(
+        f"{args.batch} images of {args.size}x{args.size}, {torch.get_num_threads()} threads; least of {args.runs} runs"
+    )
     print(f"{'network':8}{'memory':16}{'step':15}{'nn.MaxPool2d':>14}{'fastpool':>12}{'times as fast':>15}")
     same = True
     for name, make in (("VGG", vgg), ("ResNet", resnet)):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from doctests import check, of_module, of_page
 from keras import layers, ops
 from tables import X, Y, table
 
@@ -203,3 +204,11 @@ def test_using_fastpool_twice_is_undone_once():
 def test_another_backend_cannot_use_it():
     with pytest.raises(RuntimeError, match=f"Keras runs on its backend '{BACKEND}'"):
         use_in_numpy_backend()
+
+
+EXAMPLES = {**of_module("fastpool.integrations.keras"), "guide": of_page("docs/guides/keras-maxout.md")}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_runs_as_printed(name):
+    check(EXAMPLES[name])

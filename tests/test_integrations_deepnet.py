@@ -81,7 +81,9 @@ def test_a_refusal_names_the_argument(call, message):
         call()
 
 
-@pytest.mark.parametrize("dims", [((2, 8, 9), 5, 3, 3, 1, 1), ((3, 9, 7), 4, 3, 1, 2, 0), ((1, 6, 6), 2, 2, 2, 2, 0)], ids=str)
+@pytest.mark.parametrize(
+    "dims", [((2, 8, 9), 5, 3, 3, 1, 1), ((3, 9, 7), 4, 3, 1, 2, 0), ((1, 6, 6), 2, 2, 2, 2, 0)], ids=str
+)
 def test_the_convolution_layer_is_the_originals_weights_included(dims):
     np.random.seed(7)
     mine = deepnet.Conv(*dims)

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from doctests import check, of_module, of_page
 
 import fastpool as fp
 
@@ -71,9 +72,7 @@ def test_whole_numbers_pool(dtype):
     np.testing.assert_array_equal(y.numpy(), fp.max_pool2d(x.numpy(), 2))
 
 
-@pytest.mark.parametrize(
-    "padding", ["same", "same_lower", "valid", 5, [(0, 1), (2, 0)], ((4, 4), (0, 0))], ids=str
-)
+@pytest.mark.parametrize("padding", ["same", "same_lower", "valid", 5, [(0, 1), (2, 0)], ((4, 4), (0, 0))], ids=str)
 def test_padding_may_be_any_that_fastpool_takes(padding):
     x = draws(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
     y = ft.max_pool2d(x, 3, 2, padding)
@@ -81,9 +80,7 @@ def test_padding_may_be_any_that_fastpool_takes(padding):
     np.testing.assert_array_equal(y.detach().numpy(), expected)
     dy = torch.randn_like(y)
     (dx,) = torch.autograd.grad(y, x, dy)
-    np.testing.assert_array_equal(
-        dx.numpy(), fp.max_pool2d_backward(dy.numpy(), argmax, x.shape, 3, 2, padding)
-    )
+    np.testing.assert_array_equal(dx.numpy(), fp.max_pool2d_backward(dy.numpy(), argmax, x.shape, 3, 2, padding))
 
 
 def test_the_kernel_reads_the_memory_of_the_tensor(monkeypatch):
@@ -145,9 +142,7 @@ def test_maxout_is_fastpools_with_its_gradient(num_units, axis, grouping, memory
     np.testing.assert_array_equal(ft.maxout(x.detach(), num_units, axis, grouping).numpy(), expected)
     dy = torch.randn_like(y)
     (dx,) = torch.autograd.grad(y, x, dy)
-    np.testing.assert_array_equal(
-        dx.numpy(), fp.maxout_backward(dy.numpy(), argmax, x.shape, axis, grouping=grouping)
-    )
+    np.testing.assert_array_equal(dx.numpy(), fp.maxout_backward(dy.numpy(), argmax, x.shape, axis, grouping=grouping))
 
 
 def test_hard_swish_is_pytorchs():
@@ -226,7 +221,12 @@ def test_the_operator_keeps_pytorchs_contract(name):
 
 def network():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), ft.MaxPool2d(3, 2, 1), ft.Maxout(4), ft.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)
+        nn.Conv2d(3, 8, 3, padding=1),
+        ft.MaxPool2d(3, 2, 1),
+        ft.Maxout(4),
+        ft.MaxPool2d(2),
+        nn.Flatten(),
+        nn.LazyLinear(2),
     )
 
 
@@ -307,3 +307,11 @@ def test_a_network_with_the_layers_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+EXAMPLES = {**of_module("fastpool.integrations.torch"), "guide": of_page("docs/guides/pytorch.md")}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_runs_as_printed(name):
+    check(EXAMPLES[name])

@@ -33,7 +33,8 @@ def _steps(size: int, field: int, padding: int, stride: int) -> int:
     room = size + 2 * padding - field
     if room < 0 or room % stride:
         raise ValueError(
-            f"Invalid dimensions! Windows of {field} cells every {stride} do not tile an axis of {size} padded by {padding}"
+            f"Invalid dimensions! Windows of {field} cells every {stride} "
+            f"do not tile an axis of {size} padded by {padding}"
         )
     return room // stride + 1
 
@@ -43,8 +44,8 @@ def _check_tiling(x_shape: Any, field_height: Any, field_width: Any, padding: An
     if len(x_shape) != 4:
         raise ValueError(f"x must have shape (N, C, H, W), got {x_shape}")
     stride, padding = checked_count("stride", stride), integer("padding", padding)
-    for size, name, field in zip(x_shape[2:], ("field_height", "field_width"), (field_height, field_width), strict=True):
-        _steps(size, checked_count(name, field), padding, stride)
+    _steps(x_shape[2], checked_count("field_height", field_height), padding, stride)
+    _steps(x_shape[3], checked_count("field_width", field_width), padding, stride)
 
 
 def im2col_indices(

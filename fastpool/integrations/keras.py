@@ -65,7 +65,8 @@ class Maxout(keras.layers.Layer):
         super().__init__(**kwargs)
         if grouping not in ("strided", "contiguous"):
             raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
-        self.num_units, self.axis, self.grouping = checked_count("num_units", num_units), integer("axis", axis), grouping
+        self.num_units, self.axis = checked_count("num_units", num_units), integer("axis", axis)
+        self.grouping = grouping
 
     def call(self, inputs: Any) -> Any:
         if _for_fastpool(inputs):

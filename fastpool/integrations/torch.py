@@ -372,8 +372,8 @@ def replace_max_pools(module: nn.Module) -> nn.Module:
     replacement = _REPLACEMENTS.get(type(module))
     if replacement is not None:
         pool: Any = module
-        new = replacement(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
-        return new.train(pool.training)
+        window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        return replacement(*window, pool.return_indices, pool.ceil_mode).train(pool.training)
     for name, child in module.named_children():
         new = replace_max_pools(child)
         if new is not child:
@@ -422,9 +422,7 @@ def _fake_maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], ax
 )
 def _maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: int, grouping: str) -> Tensor:
     dy = dy.contiguous(memory_format=_memory_format(argmax))
-    dx = fp.maxout_backward(
-        _array(dy), _array(argmax), tuple(x_shape), axis, grouping=grouping, backend=_backend(dy)
-    )
+    dx = fp.maxout_backward(_array(dy), _array(argmax), tuple(x_shape), axis, grouping=grouping, backend=_backend(dy))
     return _result(dx, argmax)
 
 
