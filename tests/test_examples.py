@@ -52,7 +52,8 @@ def test_the_program_runs(name, python):
 
 
 def test_the_activations_are_drawn(python, tmp_path):
-    pytest.importorskip("matplotlib")
+    if find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
     python("examples/plot_activations.py", "--picture", tmp_path / "drawn.png")
     picture = (tmp_path / "drawn.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

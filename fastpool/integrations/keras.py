@@ -233,6 +233,8 @@ def _max_pool(
 ) -> np.ndarray:
     """`keras.ops.max_pool`."""
     x = np.asarray(inputs)
-    pool = {3: fp.max_pool1d, 4: fp.max_pool2d, 5: fp.max_pool3d}[x.ndim]
+    pool = {3: fp.max_pool1d, 4: fp.max_pool2d, 5: fp.max_pool3d}.get(x.ndim)
+    if pool is None:
+        raise ValueError(f"inputs must have a batch, a channel and one to three spatial axes, got shape {x.shape}")
     data_format = data_format or keras.config.image_data_format()
     return pool(x, pool_size, strides, padding, data_format=data_format)

@@ -46,6 +46,7 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def _array(t: Tensor) -> Any:
     """A tensor on the CPU as a NumPy array over the same memory; another as it is, for its own backend to take."""
+    t = t.detach()
     if t.device.type != "cpu":
         return t
     if t.dtype != torch.bfloat16:
@@ -158,7 +159,9 @@ def _fake_max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any)
 
 @_operator("max_pool_indices", f"(Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_indices)
 def _max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
-    return _result(fp.argmax_to_indices(_array(argmax), tuple(x_shape), **_arguments(*window)), argmax)
+    # In main memory, wherever the tensor is: for few calls, those with indices and second derivatives.
+    indices = fp.argmax_to_indices(_array(argmax.cpu()), tuple(x_shape), **_arguments(*window))
+    return _result(indices, argmax).to(argmax.device)
 
 
 def _picked(x: Tensor, indices: Tensor, axes: int) -> Tensor:
