@@ -1,10 +1,12 @@
 """The site: `make docs` builds it, and takes every page that lies in this folder."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import fastpool
 
@@ -21,9 +23,9 @@ html_show_sourcelink = False
 myst_heading_anchors = 3  # so that pages can point to each other's headings
 
 default_role = "py:obj"  # docstrings name functions and arguments in single backticks
-autodoc_mock_imports = ["keras", "torch"]  # the site is built without them
 autodoc_typehints = "none"  # the docstrings tell
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of Keras and PyTorch are written in other markup
 napoleon_use_rtype = False
 
 
@@ -33,4 +35,4 @@ def asterisks(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", asterisks)
+    app.connect("autodoc-process-docstring", asterisks, priority=400)  # before napoleon adds its own

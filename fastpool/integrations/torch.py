@@ -160,7 +160,8 @@ def _fake_max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any)
 @_operator("max_pool_indices", f"(Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_indices)
 def _max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
     # In main memory, wherever the tensor is: for few calls, those with indices and second derivatives.
-    indices = fp.argmax_to_indices(_array(argmax.cpu()), tuple(x_shape), **_arguments(*window))
+    arguments = {**_arguments(*window), "kernel_size": tuple(window[0])}  # which tells the number of axes
+    indices = fp.argmax_to_indices(_array(argmax.cpu()), tuple(x_shape), **arguments)
     return _result(indices, argmax).to(argmax.device)
 
 
@@ -348,7 +349,7 @@ class MaxPool3d(nn.MaxPool3d):
         )
 
 
-_REPLACEMENTS = {nn.MaxPool1d: MaxPool1d, nn.MaxPool2d: MaxPool2d, nn.MaxPool3d: MaxPool3d}
+_REPLACEMENTS: dict[type, Any] = {nn.MaxPool1d: MaxPool1d, nn.MaxPool2d: MaxPool2d, nn.MaxPool3d: MaxPool3d}
 
 
 def replace_max_pools(module: nn.Module) -> nn.Module:
