@@ -23,8 +23,8 @@ def numpy(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-@pytest.mark.parametrize("axis", [-1, 1, 2, 3, -3])
-@pytest.mark.parametrize("num_units", [1, 2, 4, 12])
+@pytest.mark.parametrize("axis", [-1, 1, -2])
+@pytest.mark.parametrize("num_units", [1, 4, 12])
 @pytest.mark.parametrize("grouping", ["strided", "contiguous"])
 def test_maxout_is_fastpools(axis, num_units, grouping):
     x = draws((5, 12, 12, 12))
