@@ -136,7 +136,7 @@ def test_convolutions_alone_give_the_table_of_the_article():
     np.testing.assert_array_equal(model.predict(x[None, :, :, None], verbose=0)[0, :, :, 0], y)
 
 
-@pytest.mark.parametrize(("shape", "pool"), [((9, 7, 3), 3), ((6, 9, 2), (2, 4)), ((5, 4, 1), (1, 1)), ((5, 5, 1), 5)])
+@pytest.mark.parametrize(("shape", "pool"), [((9, 7, 3), 3), ((6, 9, 2), (2, 4)), ((5, 4, 1), (1, 1))])
 def test_a_model_of_convolutions_pools_over_any_window(shape, pool):
     model = max_pool_by_conv(shape, pool)
     assert {type(layer) for layer in model.layers[1:]} <= {layers.Conv2D, layers.Concatenate, layers.Add}

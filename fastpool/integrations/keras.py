@@ -176,7 +176,9 @@ def max_pool_by_conv(input_shape: tuple[int, int, int], pool_size: int | tuple[i
         """`rows` times the features of a window, those of each channel by themselves."""
         taps = rows.reshape(len(rows), *size, -1)
         kernel = np.einsum("mhwp,cd->hwpcmd", taps, one_channel).reshape(*size, -1, len(rows) * channels)
-        layer = keras.layers.Conv2D(len(rows) * channels, size, size, activation=activation, use_bias=False)
+        layer = keras.layers.Conv2D(
+            len(rows) * channels, size, size, activation=activation, use_bias=False, kernel_initializer="zeros"
+        )
         result = layer(features)
         layer.set_weights([kernel])
         return result
