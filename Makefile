@@ -1,19 +1,21 @@
-# make demo | test | simulate | gpu | check | bench | peers | clean. Everything goes into .venv; PYTHON is the interpreter that makes it.
-# `make TORCH= test` and `make TORCH= peers` do without PyTorch, which is a large download on some machines.
+# make demo | test | simulate | gpu | check | docs | bench | peers | clean. Everything goes into .venv;
+# PYTHON is the interpreter that makes it.
+# `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+FRAMEWORKS ?= keras jax tensorflow-cpu
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
 
-.PHONY: demo test simulate gpu check bench peers clean
+.PHONY: demo test simulate gpu check docs bench peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.cuda-test $(VENV)/.torch
+test: $(VENV)/.cuda-test $(VENV)/.torch $(VENV)/.frameworks
 	$(BIN)/python -m pytest -q -n 2
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
@@ -36,6 +38,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.frameworks
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m fastpool bench
 
@@ -43,7 +48,7 @@ peers: $(VENV)/.bench $(VENV)/.torch
 	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f fastpool/backends/_columns.c fastpool/backends/_columns.*.so fastpool/backends/_columns.*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -59,4 +64,12 @@ $(VENV)/.%: $(SOURCES) | $(BIN)/python
 $(VENV)/.torch: | $(VENV)/.cuda-test
 	test -z "$(TORCH)" || $(BIN)/python -m pip install --quiet --only-binary :all: "$(TORCH)" \
 		|| echo "make: no $(TORCH) to be had here; the tests that compare with PyTorch will be skipped" >&2
+	touch $@
+
+# The frameworks that fastpool works in, each where it can be had.
+$(VENV)/.frameworks: | $(VENV)/.torch
+	for each in $(FRAMEWORKS); do \
+		$(BIN)/python -m pip install --quiet --only-binary :all: "$$each" \
+			|| echo "make: no $$each to be had here; the tests that need it will be skipped" >&2; \
+	done
 	touch $@

@@ -46,7 +46,7 @@ Rng = int | np.random.Generator | None
 Gradients = tuple[np.ndarray, list[np.ndarray]]
 
 
-def _dims(X_dim: Any, *axes: str) -> Dims:
+def checked_dims(X_dim: Any, *axes: str) -> Dims:
     """The shape of one example: the axes named, or any number of them where none is."""
     many = isinstance(X_dim, (Sequence, np.ndarray)) and not isinstance(X_dim, str)
     dims = check_shape("X_dim", X_dim) if many else (integer("X_dim", X_dim),)
@@ -56,7 +56,7 @@ def _dims(X_dim: Any, *axes: str) -> Dims:
     return dims
 
 
-def _count(name: str, value: Any) -> int:
+def checked_count(name: str, value: Any) -> int:
     value = integer(name, value)
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
@@ -177,8 +177,8 @@ class Conv2D(_WithParams):
         rng: Rng = None,
         backend: str | None = None,
     ) -> None:
-        dims = _dims(X_dim, "channels", "height", "width")
-        n_filter, groups = _count("n_filter", n_filter), _count("groups", groups)
+        dims = checked_dims(X_dim, "channels", "height", "width")
+        n_filter, groups = checked_count("n_filter", n_filter), checked_count("groups", groups)
         if dims[0] % groups or n_filter % groups:
             raise ValueError(f"groups must divide the channels ({dims[0]}) and n_filter ({n_filter}), got {groups}")
         window = Window.plan(2, (1, *dims), kernel_size, stride, padding, dilation)
@@ -243,7 +243,7 @@ class MaxPool2D(Layer):
         *,
         backend: str | None = None,
     ) -> None:
-        dims = _dims(X_dim, "channels", "height", "width")
+        dims = checked_dims(X_dim, "channels", "height", "width")
         self._window = (kernel_size, stride, padding, dilation, ceil_mode)
         super().__init__(dims, Window.plan(2, (1, *dims), *self._window).y_shape[1:])
         self._backend = backend
@@ -300,8 +300,8 @@ class Maxout(Layer):
         grouping: str = "strided",
         backend: str | None = None,
     ) -> None:
-        dims = _dims(X_dim)
-        num_units = _count("num_units", num_units)
+        dims = checked_dims(X_dim)
+        num_units = checked_count("num_units", num_units)
         if dims[0] % num_units:
             raise ValueError(f"the channels of X_dim ({dims[0]}) must be a multiple of num_units ({num_units})")
         if grouping not in ("strided", "contiguous"):
@@ -358,8 +358,8 @@ class Dense(_WithParams):
     """
 
     def __init__(self, X_dim: int | Dims, n_out: int, *, dtype: Any = np.float32, rng: Rng = None) -> None:
-        (features,) = _dims(X_dim, "features")
-        n_out = _count("n_out", n_out)
+        (features,) = checked_dims(X_dim, "features")
+        n_out = checked_count("n_out", n_out)
         super().__init__((features,), (n_out,), (features, n_out), (n_out,), features, dtype, rng)
 
     def forward(self, X: Any) -> np.ndarray:
@@ -424,8 +424,8 @@ class MaxoutDense(_WithParams):
         rng: Rng = None,
         backend: str | None = None,
     ) -> None:
-        (features,) = _dims(X_dim, "features")
-        units = (_count("num_units", num_units), _count("pieces", pieces))
+        (features,) = checked_dims(X_dim, "features")
+        units = (checked_count("num_units", num_units), checked_count("pieces", pieces))
         super().__init__((features,), units[:1], (features, *units), units, features, dtype, rng)
         self._backend = backend
 
@@ -469,7 +469,7 @@ class Flatten(Layer):
     """
 
     def __init__(self, X_dim: int | Dims | None = None) -> None:
-        dims = None if X_dim is None else _dims(X_dim)
+        dims = None if X_dim is None else checked_dims(X_dim)
         super().__init__(dims, None if dims is None else (prod(dims),))
 
     def forward(self, X: Any) -> np.ndarray:
@@ -513,7 +513,7 @@ class HardSwish(Layer):
     """
 
     def __init__(self, X_dim: int | Dims | None = None, *, backend: str | None = None) -> None:
-        dims = None if X_dim is None else _dims(X_dim)
+        dims = None if X_dim is None else checked_dims(X_dim)
         super().__init__(dims, dims)
         self._backend = backend
 
@@ -554,7 +554,7 @@ class Swish(Layer):
     """
 
     def __init__(self, X_dim: int | Dims | None = None, beta: float = 1.0, *, backend: str | None = None) -> None:
-        dims = None if X_dim is None else _dims(X_dim)
+        dims = None if X_dim is None else checked_dims(X_dim)
         super().__init__(dims, dims)
         self._beta, self._backend = beta, backend
 

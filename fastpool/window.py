@@ -253,8 +253,7 @@ class Window:
         return np.where(da[:, None, None] & ha[:, None] & wa, offsets, 0)
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _sliding(
+def plan_anew(
     axes: int,
     x_shape: tuple[int, ...],
     kernel_size: Any,
@@ -264,6 +263,7 @@ def _sliding(
     ceil_mode: bool,
     data_format: str,
 ) -> Window:
+    """What `Window.plan` looks up, of arguments that are tuples; the sizes may be a compiler's symbols."""
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     dilation = _per_axis("dilation", dilation, axes, 1)
@@ -285,6 +285,9 @@ def _sliding(
         raise ValueError(f"kernel_size {kernel_size!r} with padding {padding!r} overflows: the windows are too many")
 
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
+
+
+_sliding = lru_cache(maxsize=1024, typed=True)(plan_anew)
 
 
 @lru_cache(maxsize=1024, typed=True)

@@ -1,0 +1,588 @@
+"""Max pooling, maxout and hard-swish for PyTorch, on fastpool's kernels.
+
+    from fastpool.integrations.torch import MaxPool2d, replace_max_pools
+
+Each function is a custom operator of the library `fastpool`, with a fake kernel and gradients of any order, so that
+`torch.compile` takes it whole. Tensors on the CPU are read where they lie, without a copy; those with their channels
+last in memory give results with their channels last. Tensors on a GPU go to the backend "cuda".
+
+The rules are fastpool's. They are PyTorch's but for these: padding may be any, not half a window at most; of several
+NaN in a window the first wins, not the last; a window of padding alone gives the lowest value and takes no gradient;
+bool and all integers pool too; and a gradient is the same bits on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastpool as fp
+from fastpool.window import Window, plan_anew
+
+__all__ = [
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "Maxout",
+    "hard_swish",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "maxout",
+    "replace_max_pools",
+]
+
+Size = int | Sequence[int]
+Padding = Size | Sequence[Sequence[int]] | str
+
+_POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
+_POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.max_pool3d_backward}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _array(t: Tensor) -> Any:
+    """A tensor on the CPU as a NumPy array over the same memory; another as it is, for its own backend to take."""
+    t = t.detach()
+    if t.device.type != "cpu":
+        return t
+    if t.dtype != torch.bfloat16:
+        return t.numpy(force=True)
+    import ml_dtypes
+
+    return t.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16)
+
+
+def _memory_format(t: Tensor) -> Any:
+    """How what comes out for `t` lies in memory: channels last where `t` does, else contiguous."""
+    last = _CHANNELS_LAST.get(t.ndim)
+    if last is None or t.is_contiguous() or not t.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
+def _result(a: Any, like: Tensor) -> Tensor:
+    """What a function of fastpool gave, as a tensor that lies in memory as `_empty` says."""
+    if isinstance(a, np.ndarray):
+        bfloat16 = a.dtype.kind == "V"  # as ml_dtypes has it
+        a = torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if bfloat16 else torch.from_numpy(a)
+    return a.contiguous(memory_format=_memory_format(like))
+
+
+def _empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=_memory_format(like))
+
+
+def _backend(t: Tensor) -> str | None:
+    return "cuda" if t.device.type == "cuda" else None
+
+
+def _operator(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function as the operator `fastpool::name`; `fake` gives empty tensors in place of its results."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        operator = torch.library.custom_op(f"fastpool::{name}", function, mutates_args=(), schema=schema)
+        operator.register_fake(fake)
+        return operator
+
+    return register
+
+
+# Pooling. Operators take `padding` as (before, after) of each axis; `auto_pad`, where not empty, stands in for it.
+
+_WINDOW = "int[] kernel_size, int[] stride, int[] padding, str auto_pad, int[] dilation, bool ceil_mode"
+
+
+def _arguments(kernel_size, stride, padding, auto_pad, dilation, ceil_mode) -> dict[str, Any]:
+    """The arguments of an operator as those of a function of fastpool."""
+    return {
+        "kernel_size": _one_or_each(kernel_size),
+        "stride": _one_or_each(stride),
+        "padding": auto_pad or _one_or_each(padding, tuple(zip(padding[::2], padding[1::2], strict=True))),
+        "dilation": _one_or_each(dilation),
+        "ceil_mode": ceil_mode,
+    }
+
+
+def _one_or_each(values: Sequence[int], each: tuple[Any, ...] | None = None) -> Any:
+    """One integer where all are the same, which fastpool looks up faster than a tuple."""
+    first = values[0]
+    return first if all(value == first for value in values) else each or tuple(values)
+
+
+def _plan(x_shape: Sequence[int], window: tuple[Any, ...]) -> Window:
+    return plan_anew(len(window[0]), tuple(x_shape), **_arguments(*window), data_format="channels_first")
+
+
+def _fake_max_pool(x: Tensor, *window: Any) -> Tensor:
+    return _empty(x, _plan(x.shape, window).y_shape)
+
+
+@_operator("max_pool", f"(Tensor x, {_WINDOW}) -> Tensor", _fake_max_pool)
+def _max_pool(x: Tensor, *window: Any) -> Tensor:
+    pool = _POOLS[len(window[0])]
+    return _result(pool(_array(x), **_arguments(*window), backend=_backend(x)), x)
+
+
+def _fake_max_pool_with_argmax(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+    plan = _plan(x.shape, window)
+    return _empty(x, plan.y_shape), _empty(x, plan.y_shape, getattr(torch, plan.argmax_dtype.name))
+
+
+@_operator("max_pool_with_argmax", f"(Tensor x, {_WINDOW}) -> (Tensor, Tensor)", _fake_max_pool_with_argmax)
+def _max_pool_with_argmax(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+    pool = _POOLS[len(window[0])]
+    y, argmax = pool(_array(x), **_arguments(*window), return_argmax=True, backend=_backend(x))
+    return _result(y, x), _result(argmax, x)
+
+
+def _fake_max_pool_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
+    return _empty(argmax, x_shape, dy.dtype)
+
+
+@_operator(
+    "max_pool_backward", f"(Tensor dy, Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_backward
+)
+def _max_pool_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
+    pool_backward = _POOLS_BACKWARD[len(window[0])]
+    dy = dy.contiguous(memory_format=_memory_format(argmax))
+    dx = pool_backward(_array(dy), _array(argmax), tuple(x_shape), **_arguments(*window), backend=_backend(dy))
+    return _result(dx, argmax)
+
+
+def _fake_max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
+    return _empty(argmax, argmax.shape, torch.int64)
+
+
+@_operator("max_pool_indices", f"(Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_indices)
+def _max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
+    # In main memory, wherever the tensor is: for few calls, those with indices and second derivatives.
+    arguments = {**_arguments(*window), "kernel_size": tuple(window[0])}  # which tells the number of axes
+    indices = fp.argmax_to_indices(_array(argmax.cpu()), tuple(x_shape), **arguments)
+    return _result(indices, argmax).to(argmax.device)
+
+
+def _picked(x: Tensor, indices: Tensor, axes: int) -> Tensor:
+    """The cells of `x` that won, and 0 for windows of padding alone."""
+    cells = x.flatten(-axes).gather(-1, indices.flatten(-axes).clamp(min=0)).reshape(indices.shape)
+    return torch.where(indices >= 0, cells, 0)
+
+
+def _save_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.window = inputs
+    ctx.save_for_backward(x)
+
+
+def _slope_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    (x,) = ctx.saved_tensors
+    _, argmax = _max_pool_with_argmax(x, *ctx.window)
+    return _max_pool_backward(dy, argmax, x.shape, *ctx.window), *[None] * len(ctx.window)
+
+
+def _save_argmax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, *ctx.window = inputs
+    ctx.x_shape = x.shape
+    ctx.save_for_backward(output[1])
+
+
+def _slope_by_argmax(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
+    (argmax,) = ctx.saved_tensors
+    return _max_pool_backward(dy, argmax, ctx.x_shape, *ctx.window), *[None] * len(ctx.window)
+
+
+def _save_argmax_given(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, argmax, ctx.x_shape, *ctx.window = inputs
+    ctx.save_for_backward(argmax)
+
+
+def _slope_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+    (argmax,) = ctx.saved_tensors
+    indices = _max_pool_indices(argmax, ctx.x_shape, *ctx.window)
+    return _picked(ddx, indices, len(ctx.window[0])), None, None, *[None] * len(ctx.window)
+
+
+_max_pool.register_autograd(_slope_of_x, setup_context=_save_x)
+_max_pool_with_argmax.register_autograd(_slope_by_argmax, setup_context=_save_argmax)
+_max_pool_backward.register_autograd(_slope_of_dy, setup_context=_save_argmax_given)
+
+
+def _each(name: str, value: Size, axes: int) -> list[int]:
+    each = [value] * axes if isinstance(value, int) else list(value)
+    if len(each) == 1:  # as PyTorch has it
+        each *= axes
+    if len(each) != axes:
+        raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
+    return each
+
+
+def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices) -> Any:
+    kernel = _each("kernel_size", kernel_size, axes)
+    steps = kernel if stride is None or stride == [] else _each("stride", stride, axes)
+    auto_pad, pads = (padding, []) if isinstance(padding, str) else ("", padding)
+    if isinstance(pads, int) or not all(isinstance(p, Sequence) for p in pads):
+        pads = [(p, p) for p in _each("padding", pads, axes)]
+    if not auto_pad and [len(p) for p in pads] != [2] * axes:
+        raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
+    pads = [p for pair in pads for p in pair]
+    window = (kernel, steps, pads, auto_pad, _each("dilation", dilation, axes), ceil_mode)
+    if not (return_indices or (torch.is_grad_enabled() and x.requires_grad)):
+        return _max_pool(x, *window)
+    y, argmax = _max_pool_with_argmax(x, *window)
+    return (y, _max_pool_indices(argmax, x.shape, *window)) if return_indices else y
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Max pooling over the length of signals (N, C, L) or (C, L), as `torch.nn.functional.max_pool1d`.
+
+    As `max_pool2d` in every respect, with one spatial axis.
+    """
+    return _pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Max pooling over images, as `torch.nn.functional.max_pool2d`.
+
+    Parameters
+    ----------
+    input : tensor of shape (N, C, H, W), (C, H, W) or (H, W), with its channels first or last in memory
+    kernel_size, stride, dilation, ceil_mode
+        As in `fastpool.max_pool2d`, which are PyTorch's.
+    padding : int, one for each axis, or as `fastpool.max_pool2d` takes it besides
+        A (before, after) pair for each axis, "valid", "same" or "same_lower".
+    return_indices : bool
+        Also return where each maximum was, as PyTorch counts: its position in the plane, in int64; -1 for a window
+        of padding alone.
+
+    Returns
+    -------
+    tensor of shape (N, C, OH, OW) and so on, with the dtype of `input`, or a pair of them with the indices
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastpool.max_pool2d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastpool.integrations.torch import max_pool2d
+    >>> x = torch.tensor([[1.0, 9.0], [3.0, 4.0]], requires_grad=True)
+    >>> y = max_pool2d(x, 2)
+    >>> y.backward(torch.tensor([[5.0]]))
+    >>> x.grad
+    tensor([[0., 5.],
+            [0., 0.]])
+    """
+    return _pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Max pooling over volumes (N, C, D, H, W), (C, D, H, W), as `torch.nn.functional.max_pool3d`.
+
+    As `max_pool2d` in every respect, with three spatial axes.
+    """
+    return _pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+class MaxPool1d(nn.MaxPool1d):
+    """`torch.nn.MaxPool1d` on fastpool: the same arguments, state and repr."""
+
+    def forward(self, input: Tensor) -> Any:
+        return max_pool1d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """`torch.nn.MaxPool2d` on fastpool: the same arguments, state and repr.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastpool.integrations.torch import MaxPool2d
+    >>> MaxPool2d(3, stride=2, padding=1)
+    MaxPool2d(kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=False)
+    >>> MaxPool2d(2)(torch.arange(16.0).reshape(1, 4, 4))
+    tensor([[[ 5.,  7.],
+             [13., 15.]]])
+    """
+
+    def forward(self, input: Tensor) -> Any:
+        return max_pool2d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+class MaxPool3d(nn.MaxPool3d):
+    """`torch.nn.MaxPool3d` on fastpool: the same arguments, state and repr."""
+
+    def forward(self, input: Tensor) -> Any:
+        return max_pool3d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+_REPLACEMENTS: dict[type, Any] = {nn.MaxPool1d: MaxPool1d, nn.MaxPool2d: MaxPool2d, nn.MaxPool3d: MaxPool3d}
+
+
+def replace_max_pools(module: nn.Module) -> nn.Module:
+    """Put a pooling layer of fastpool in the place of each `nn.MaxPool1d`, `2d` and `3d` of a model.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place; subclasses of PyTorch's pooling layers are left alone, since they may do more.
+
+    Returns
+    -------
+    torch.nn.Module
+        `module`, or its replacement if it is a pooling layer itself.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from fastpool.integrations.torch import MaxPool2d, replace_max_pools
+    >>> model = replace_max_pools(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)))
+    >>> type(model[1]) is MaxPool2d
+    True
+    """
+    replacement = _REPLACEMENTS.get(type(module))
+    if replacement is not None:
+        pool: Any = module
+        window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        return replacement(*window, pool.return_indices, pool.ceil_mode).train(pool.training)
+    for name, child in module.named_children():
+        new = replace_max_pools(child)
+        if new is not child:
+            setattr(module, name, new)
+    return module
+
+
+# Maxout
+
+_UNITS = "int num_units, int axis, str grouping"
+
+
+def _units_shape(x_shape: Sequence[int], num_units: int, axis: int) -> tuple[int, ...]:
+    return (*x_shape[:axis], num_units, *x_shape[axis + 1 :])
+
+
+def _fake_maxout(x: Tensor, num_units: int, axis: int, grouping: str) -> Tensor:
+    return _empty(x, _units_shape(x.shape, num_units, axis))
+
+
+@_operator("maxout", f"(Tensor x, {_UNITS}) -> Tensor", _fake_maxout)
+def _maxout(x: Tensor, num_units: int, axis: int, grouping: str) -> Tensor:
+    return _result(fp.maxout(_array(x), num_units, axis, grouping=grouping, backend=_backend(x)), x)
+
+
+def _fake_maxout_with_argmax(x: Tensor, num_units: int, axis: int, grouping: str) -> tuple[Tensor, Tensor]:
+    shape = _units_shape(x.shape, num_units, axis)
+    dtype = Window.maxout((int(x.shape[axis]),), num_units, 0, grouping).argmax_dtype
+    return _empty(x, shape), _empty(x, shape, getattr(torch, dtype.name))
+
+
+@_operator("maxout_with_argmax", f"(Tensor x, {_UNITS}) -> (Tensor, Tensor)", _fake_maxout_with_argmax)
+def _maxout_with_argmax(x: Tensor, num_units: int, axis: int, grouping: str) -> tuple[Tensor, Tensor]:
+    y, argmax = fp.maxout(_array(x), num_units, axis, grouping=grouping, return_argmax=True, backend=_backend(x))
+    return _result(y, x), _result(argmax, x)
+
+
+def _fake_maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: int, grouping: str) -> Tensor:
+    return _empty(argmax, x_shape, dy.dtype)
+
+
+@_operator(
+    "maxout_backward",
+    "(Tensor dy, Tensor argmax, SymInt[] x_shape, int axis, str grouping) -> Tensor",
+    _fake_maxout_backward,
+)
+def _maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: int, grouping: str) -> Tensor:
+    dy = dy.contiguous(memory_format=_memory_format(argmax))
+    dx = fp.maxout_backward(_array(dy), _array(argmax), tuple(x_shape), axis, grouping=grouping, backend=_backend(dy))
+    return _result(dx, argmax)
+
+
+def _save_pieces_of_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.units = inputs
+    ctx.save_for_backward(x)
+
+
+def _pieces_slope_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    (x,) = ctx.saved_tensors
+    _, argmax = _maxout_with_argmax(x, *ctx.units)
+    return _maxout_backward(dy, argmax, x.shape, *ctx.units[1:]), None, None, None
+
+
+def _save_pieces(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, _, ctx.axis, ctx.grouping = inputs
+    ctx.x_shape = x.shape
+    ctx.save_for_backward(output[1])
+
+
+def _pieces_slope(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
+    (argmax,) = ctx.saved_tensors
+    return _maxout_backward(dy, argmax, ctx.x_shape, ctx.axis, ctx.grouping), None, None, None
+
+
+def _save_pieces_given(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, argmax, _, ctx.axis, ctx.grouping = inputs
+    ctx.save_for_backward(argmax)
+
+
+def _pieces_slope_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+    (argmax,) = ctx.saved_tensors
+    units = argmax.shape[ctx.axis]
+    strided = ctx.grouping == "strided"
+    pieces = ddx.unflatten(ctx.axis, (-1, units) if strided else (units, -1))
+    piece_axis = ctx.axis if strided else ctx.axis + 1
+    won = pieces.gather(piece_axis, argmax.to(torch.int64).unsqueeze(piece_axis)).squeeze(piece_axis)
+    return won, None, None, None, None
+
+
+_maxout.register_autograd(_pieces_slope_of_x, setup_context=_save_pieces_of_x)
+_maxout_with_argmax.register_autograd(_pieces_slope, setup_context=_save_pieces)
+_maxout_backward.register_autograd(_pieces_slope_of_dy, setup_context=_save_pieces_given)
+
+
+def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strided") -> Tensor:
+    """The largest of each unit's pieces along one axis, as `fastpool.maxout`.
+
+    Parameters
+    ----------
+    input : tensor of any shape
+    num_units : int
+        What the axis shrinks to; its size must be a multiple.
+    axis : int
+        1 for the channels of images, -1 for dense layers.
+    grouping : "strided" or "contiguous"
+
+    Returns
+    -------
+    tensor of the shape of `input` with `axis` shrunk to num_units
+
+    Raises
+    ------
+    ValueError
+        If the axis is not a multiple of num_units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastpool.integrations.torch import maxout
+    >>> maxout(torch.tensor([1, 5, 3, 2, 4, 6]), 2)
+    tensor([4, 6])
+    """
+    if not -input.ndim <= axis < input.ndim:
+        raise ValueError(f"axis must be from {-input.ndim} to {input.ndim - 1} for this tensor, got {axis}")
+    axis %= input.ndim
+    if torch.is_grad_enabled() and input.requires_grad:
+        return _maxout_with_argmax(input, num_units, axis, grouping)[0]
+    return _maxout(input, num_units, axis, grouping)
+
+
+class Maxout(nn.Module):
+    """Maxout as a layer (Goodfellow et al. 2013), along the channels of images (N, C, H, W) unless told otherwise.
+
+    Parameters
+    ----------
+    num_units : int
+        The channels that come out; those that come in must be a multiple.
+    axis : int
+    grouping : "strided" or "contiguous"
+        As in `fastpool.maxout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastpool.integrations.torch import Maxout
+    >>> layer = Maxout(32)
+    >>> layer
+    Maxout(num_units=32, axis=1, grouping='strided')
+    >>> layer(torch.zeros(8, 64, 28, 28)).shape
+    torch.Size([8, 32, 28, 28])
+    """
+
+    def __init__(self, num_units: int, axis: int = 1, grouping: str = "strided") -> None:
+        super().__init__()
+        self.num_units, self.axis, self.grouping = num_units, axis, grouping
+
+    def forward(self, input: Tensor) -> Tensor:
+        return maxout(input, self.num_units, self.axis, self.grouping)
+
+    def extra_repr(self) -> str:
+        return f"num_units={self.num_units}, axis={self.axis}, grouping={self.grouping!r}"
+
+
+# hard-swish
+
+
+def _fake_elementwise(*inputs: Tensor) -> Tensor:
+    return _empty(inputs[-1], inputs[-1].shape)
+
+
+@_operator("hard_swish", "(Tensor x) -> Tensor", _fake_elementwise)
+def _hard_swish(x: Tensor) -> Tensor:
+    return _result(fp.hard_swish(_array(x), backend=_backend(x)), x)
+
+
+@_operator("hard_swish_backward", "(Tensor dy, Tensor x) -> Tensor", _fake_elementwise)
+def _hard_swish_backward(dy: Tensor, x: Tensor) -> Tensor:
+    return _result(fp.hard_swish_backward(_array(dy), _array(x), backend=_backend(x)), x)
+
+
+def _save_all(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _hard_swish_slope(ctx: Any, dy: Tensor) -> Tensor:
+    return _hard_swish_backward(dy, *ctx.saved_tensors)
+
+
+def _hard_swish_slopes_of_slope(ctx: Any, ddx: Tensor) -> tuple[Tensor, Tensor]:
+    dy, x = ctx.saved_tensors
+    return _hard_swish_backward(ddx, x), torch.where((x > -3) & (x < 3), ddx * dy / 3, 0)
+
+
+_hard_swish.register_autograd(_hard_swish_slope, setup_context=_save_all)
+_hard_swish_backward.register_autograd(_hard_swish_slopes_of_slope, setup_context=_save_all)
+
+
+def hard_swish(input: Tensor) -> Tensor:
+    """x * relu6(x + 3) / 6, elementwise, as `torch.nn.functional.hardswish`; floats only.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastpool.integrations.torch import hard_swish
+    >>> hard_swish(torch.tensor([-4.0, 0.0, 1.5, 4.0]))
+    tensor([0.0000, 0.0000, 1.1250, 4.0000])
+    """
+    return _hard_swish(input)

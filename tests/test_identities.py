@@ -1,0 +1,47 @@
+"""Max pooling made of convolutions is max pooling, up to rounding."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastpool as fp
+from fastpool.identities import max_pool2d_by_conv, relu_stages
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_the_stages_take_the_maximum_of_any_number_of_values(count, seed):
+    values = np.random.default_rng(seed).integers(-100, 101, count).astype(float)
+    features = values
+    for differences, kept in relu_stages(count):
+        assert set(np.unique([*differences.ravel(), *kept.ravel()])) <= {-1, 0, 1}
+        features = np.concatenate([np.maximum(differences @ features, 0), kept @ features])
+    assert features.sum() == values.max()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 13, 11), (3, 13, 11), (13, 11)], ids=str)
+@pytest.mark.parametrize(
+    ("kernel_size", "stride"), [(1, None), (1, 2), (2, None), (3, 2), ((3, 4), (2, 1)), (5, 5), (11, None)], ids=str
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
+def test_any_window_equals_pooling_up_to_rounding(shape, kernel_size, stride, dtype):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    y = max_pool2d_by_conv(x, kernel_size, stride)
+    expected = fp.max_pool2d(x, kernel_size, stride)
+    assert (y.shape, y.dtype) == (expected.shape, expected.dtype)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=16 * np.finfo(dtype).eps)
+
+
+def test_whole_numbers_come_out_exactly():
+    x = np.random.default_rng(1).integers(-50, 51, (2, 2, 12, 12)).astype(np.float16)
+    np.testing.assert_array_equal(max_pool2d_by_conv(x, 3, 1), fp.max_pool2d(x, 3, 1))
+
+
+def test_whole_number_types_and_masks_are_refused():
+    with pytest.raises(TypeError, match="float16, bfloat16, float32 or float64"):
+        max_pool2d_by_conv(np.zeros((4, 4), np.int64), 2)
+    with pytest.raises(TypeError, match="masked"):
+        max_pool2d_by_conv(np.ma.zeros((4, 4)), 2)
+    with pytest.raises(ValueError, match="kernel_size"):
+        max_pool2d_by_conv(np.zeros((4, 4)), 5)

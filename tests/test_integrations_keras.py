@@ -1,0 +1,20 @@
+"""Keras reads KERAS_BACKEND once, when it is imported, so each backend has a process of its own."""
+
+from importlib.util import find_spec
+
+import pytest
+
+NEEDS = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow", "numpy": "jax"}
+
+
+@pytest.mark.parametrize("keras_backend", NEEDS)
+def test_the_layers_work_on(keras_backend, python):
+    for package in ("keras", NEEDS[keras_backend]):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    ran = python(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "default", "tests/keras_checks.py"),
+        KERAS_BACKEND=keras_backend,
+        TF_CPP_MIN_LOG_LEVEL=3,
+    )
+    assert " passed" in ran

@@ -1,0 +1,317 @@
+"""PyTorch takes fastpool's pooling, maxout and hard-swish as operators of its own."""
+
+import shutil
+
+import numpy as np
+import pytest
+from doctests import check, of_module, of_page
+
+import fastpool as fp
+
+torch = pytest.importorskip("torch")
+F, nn = torch.nn.functional, torch.nn
+
+from fastpool.integrations import torch as ft  # noqa: E402  after it is known that PyTorch is there
+
+POOLS = {1: ft.max_pool1d, 2: ft.max_pool2d, 3: ft.max_pool3d}
+THEIRS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+WINDOWS = [
+    {"kernel_size": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": 3, "stride": 2, "dilation": 2, "ceil_mode": True},
+    {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)},
+]
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")),
+    reason="torch.compile needs a C++ compiler",
+)
+
+
+def draws(*shape, dtype=torch.float32, memory_format=torch.contiguous_format):
+    """Numbers that are all different, so that a small step changes no winner."""
+    x = torch.from_numpy(np.random.default_rng(0).permutation(int(np.prod(shape)))).to(dtype).reshape(shape) / 8
+    return x.contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_pooling_is_pytorchs_with_its_gradient_and_memory_format(window, dtype, memory_format):
+    x = torch.randn(2, 5, 11, 12).to(getattr(torch, dtype)).contiguous(memory_format=FORMATS[memory_format])
+    results = []
+    for pool in (ft.max_pool2d, F.max_pool2d):
+        mine = x.clone().requires_grad_()
+        y = pool(mine, **window)
+        dy = torch.arange(y.numel()).remainder(7).to(y.dtype).reshape(y.shape)
+        y.backward(dy)
+        results.append((y.detach(), mine.grad))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        assert got.stride() == expected.stride()
+        assert torch.equal(got, expected)
+    assert torch.equal(ft.max_pool2d(x, **window), results[1][0])  # the way without a gradient
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("batched", [True, False], ids=["batch", "no batch"])
+def test_signals_images_and_volumes_pool_with_pytorchs_indices(axes, batched):
+    x = draws(*([2] if batched else []), 3, *(9, 8, 7)[:axes])
+    y, indices = POOLS[axes](x, 3, 2, 1, return_indices=True)
+    expected, theirs = THEIRS[axes](x, 3, 2, 1, return_indices=True)
+    assert torch.equal(y, expected)
+    assert torch.equal(indices, theirs)
+    np.testing.assert_array_equal(POOLS[axes](x[0][0] if batched else x[0], 3, 2, 1), y[0][0] if batched else y[0])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64"])
+def test_whole_numbers_pool(dtype):
+    x = torch.randint(0, 2 if dtype == "bool" else 100, (2, 3, 6, 6)).to(getattr(torch, dtype))
+    y = ft.max_pool2d(x, 2)
+    assert y.dtype == x.dtype
+    np.testing.assert_array_equal(y.numpy(), fp.max_pool2d(x.numpy(), 2))
+
+
+@pytest.mark.parametrize("padding", ["same", "same_lower", "valid", 5, [(0, 1), (2, 0)], ((4, 4), (0, 0))], ids=str)
+def test_padding_may_be_any_that_fastpool_takes(padding):
+    x = draws(2, 3, 7, 8, dtype=torch.float64).requires_grad_()
+    y = ft.max_pool2d(x, 3, 2, padding)
+    expected, argmax = fp.max_pool2d(x.detach().numpy(), 3, 2, padding, return_argmax=True)
+    np.testing.assert_array_equal(y.detach().numpy(), expected)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    np.testing.assert_array_equal(dx.numpy(), fp.max_pool2d_backward(dy.numpy(), argmax, x.shape, 3, 2, padding))
+
+
+def test_the_kernel_reads_the_memory_of_the_tensor(monkeypatch):
+    seen = []
+    monkeypatch.setitem(ft._POOLS, 2, lambda x, **k: seen.append(x) or fp.max_pool2d(x, **k))
+    for memory_format in FORMATS.values():
+        x = draws(2, 3, 8, 8, memory_format=memory_format)
+        ft.max_pool2d(x, 2)
+        assert seen[-1].ctypes.data == x.data_ptr()
+        assert seen[-1].shape == x.shape
+        assert seen[-1].strides == tuple(4 * s for s in x.stride())
+    x = draws(2, 3, 8, 8).to(torch.bfloat16)
+    ft.max_pool2d(x, 2)
+    assert seen[-1].ctypes.data == x.data_ptr()
+
+
+def test_tensors_of_any_strides_pool():
+    x = draws(4, 6, 9, 8)
+    for view in (x[::2, ::3], x[:, :, ::2, 1:], x.transpose(2, 3), x.transpose(0, 1), x[:1].expand(3, 6, 9, 8)):
+        assert torch.equal(ft.max_pool2d(view, 2), F.max_pool2d(view, 2))
+        leaf = view.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        (dx,) = torch.autograd.grad(ft.max_pool2d(leaf, 3, 2).sum(), leaf)  # a gradient of expanded ones
+        (expected,) = torch.autograd.grad(F.max_pool2d(leaf, 3, 2).sum(), leaf)
+        assert torch.equal(dx, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: ft.max_pool2d(x, 0), ValueError, "kernel_size must be positive"),
+        (lambda x: ft.max_pool2d(x, (2, 2, 2)), ValueError, "kernel_size must be one integer or 2"),
+        (lambda x: ft.max_pool2d(x, 9), ValueError, "a window of 9 cells does not fit"),
+        (lambda x: ft.max_pool2d(x, 2, padding="full"), ValueError, "padding must be 'valid', 'same'"),
+        (lambda x: ft.max_pool2d(x, 2, padding=[(1, 1)]), ValueError, r"padding must hold a \(before, after\) pair"),
+        (lambda x: ft.max_pool2d(x[0, 0, 0], 2), ValueError, "x must have 2 to 4 axes"),
+        (lambda x: ft.max_pool2d(x.to(torch.complex64), 2), TypeError, "x must be bool, an integer, float16"),
+        (lambda x: ft.maxout(x, 2, 1), ValueError, r"number of features \(3\) is not a multiple of num_units \(2\)"),
+        (lambda x: ft.maxout(x, 2, 4), ValueError, "axis must be from -4 to 3"),
+        (lambda x: ft.maxout(x, 3, 1, "halves"), ValueError, "grouping must be"),
+        (lambda x: ft.hard_swish(x.to(torch.int32)), TypeError, "float16, bfloat16, float32 or float64"),
+    ],
+)
+def test_bad_arguments_are_refused_as_fastpool_does(call, error, message):
+    with pytest.raises(error, match=message):
+        call(draws(2, 3, 6, 6))
+
+
+MAXOUTS = [(3, 1, "strided"), (2, -1, "contiguous"), (6, 1, "strided"), (1, 0, "contiguous")]
+
+
+@pytest.mark.parametrize(("num_units", "axis", "grouping"), MAXOUTS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_maxout_is_fastpools_with_its_gradient(num_units, axis, grouping, memory_format):
+    x = draws(3, 6, 5, 4, memory_format=FORMATS[memory_format]).requires_grad_()
+    expected, argmax = fp.maxout(x.detach().numpy(), num_units, axis, grouping=grouping, return_argmax=True)
+    y = ft.maxout(x, num_units, axis, grouping)
+    assert y.is_contiguous(memory_format=FORMATS[memory_format])
+    np.testing.assert_array_equal(y.detach().numpy(), expected)
+    np.testing.assert_array_equal(ft.maxout(x.detach(), num_units, axis, grouping).numpy(), expected)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    np.testing.assert_array_equal(dx.numpy(), fp.maxout_backward(dy.numpy(), argmax, x.shape, axis, grouping=grouping))
+
+
+def test_hard_swish_is_pytorchs():
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64).reshape(1, 101).requires_grad_()
+    y, expected = ft.hard_swish(x), F.hardswish(x)
+    torch.testing.assert_close(y, expected)
+    dy = torch.randn_like(x)
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, x, dy))
+
+
+DIFFERENTIABLE = {
+    "pool": lambda x: ft.max_pool2d(x, 3, 2, 1),
+    "pool, padding of pairs": lambda x: ft.max_pool2d(x, 2, 1, [(1, 0), (0, 1)]),
+    "pool, channels last": lambda x: ft.max_pool2d(x.contiguous(memory_format=torch.channels_last), 2),
+    "pool of signals": lambda x: ft.max_pool1d(x[0], 3, 1, 1, 2),
+    "pool of volumes": lambda x: ft.max_pool3d(x, 2),
+    "maxout": lambda x: ft.maxout(x, 2, 1),
+    "maxout, contiguous": lambda x: ft.maxout(x, 3, -1, "contiguous"),
+    "hard_swish": lambda x: ft.hard_swish(x / 16 - 3.01),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_first_and_second_derivatives_agree_with_finite_differences(name):
+    x = draws(2, 4, 4, 6, dtype=torch.float64).requires_grad_()
+    squared = lambda x: DIFFERENTIABLE[name](x) ** 2 / 16  # noqa: E731  so that the second derivative is not zero
+    assert torch.autograd.gradcheck(squared, x)
+    assert torch.autograd.gradgradcheck(squared, x)
+
+
+def test_windows_of_padding_alone_give_the_lowest_value_and_no_gradient():
+    x = draws(1, 1, 2, 2, dtype=torch.float64).requires_grad_()
+    y = ft.max_pool2d(x, 1, 1, 2)
+    assert y.isneginf().sum() == 32
+    dy = torch.ones_like(y).requires_grad_()
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    assert torch.equal(dx, torch.ones_like(x))
+    (ddy,) = torch.autograd.grad(dx.sum(), dy)
+    assert torch.equal(ddy, y.isfinite().to(ddy.dtype))
+    indices = ft.max_pool2d(x, 1, 1, 2, return_indices=True)[1]
+    assert torch.equal(indices == -1, y.isneginf())
+
+
+WINDOW = ([3, 3], [2, 2], [1, 1, 1, 1], "", [1, 1], False)
+
+
+def _operator_cases():
+    for memory_format in FORMATS:
+        x = draws(2, 6, 7, 8, memory_format=FORMATS[memory_format]).requires_grad_()
+        y, argmax = torch.ops.fastpool.max_pool_with_argmax(x, *WINDOW)
+        dy = torch.randn_like(y).requires_grad_()
+        yield f"max_pool-{memory_format}", (x, *WINDOW)
+        yield f"max_pool_with_argmax-{memory_format}", (x, *WINDOW)
+        yield f"max_pool_backward-{memory_format}", (dy, argmax, list(x.shape), *WINDOW)
+        yield f"max_pool_indices-{memory_format}", (argmax, list(x.shape), *WINDOW)
+        for grouping in ("strided", "contiguous"):
+            y, argmax = torch.ops.fastpool.maxout_with_argmax(x, 3, 1, grouping)
+            dy = torch.randn_like(y).requires_grad_()
+            yield f"maxout-{memory_format}-{grouping}", (x, 3, 1, grouping)
+            yield f"maxout_with_argmax-{memory_format}-{grouping}", (x, 3, 1, grouping)
+            yield f"maxout_backward-{memory_format}-{grouping}", (dy, argmax, list(x.shape), 1, grouping)
+        yield f"hard_swish-{memory_format}", (x,)
+        yield f"hard_swish_backward-{memory_format}", (torch.randn_like(x).requires_grad_(), x)
+    yield "max_pool-no batch", (draws(6, 7, 8).requires_grad_(), *WINDOW)
+    yield "max_pool-same", (draws(6, 7, 8).requires_grad_(), [3, 3], [2, 2], [], "same", [1, 1], False)
+
+
+OPERATORS = dict(_operator_cases())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_operator_keeps_pytorchs_contract(name):
+    operator = getattr(torch.ops.fastpool, name.split("-")[0]).default
+    torch.library.opcheck(operator, OPERATORS[name])
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        ft.MaxPool2d(3, 2, 1),
+        ft.Maxout(4),
+        ft.MaxPool2d(2),
+        nn.Flatten(),
+        nn.LazyLinear(2),
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of itself
+def test_a_compiled_network_gives_what_it_gives_uncompiled(dynamic):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = network()
+    model(torch.randn(1, 3, 16, 16))
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    for batch in (2, 5) if dynamic else (2,):
+        x = torch.randn(batch, 3, 16, 16)
+        gradients = []
+        for run in (model, compiled):
+            leaf = x.clone().requires_grad_()
+            y = run(leaf)
+            gradients.append((y.detach(), *torch.autograd.grad(y.square().sum(), leaf)))
+        for got, expected in zip(*gradients, strict=True):
+            torch.testing.assert_close(got, expected)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), gradients[0][0])
+
+
+def test_a_network_is_exported_with_the_operators_whole():
+    model = nn.Sequential(ft.MaxPool2d(2), ft.Maxout(2))
+    program = torch.export.export(model, (torch.randn(2, 4, 6, 6),))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert names == {"fastpool.max_pool.default", "fastpool.maxout.default"}
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_layer_is_a_drop_in(axes):
+    own = getattr(nn, f"MaxPool{axes}d")
+    mine = getattr(ft, f"MaxPool{axes}d")
+    arguments = (3, 2, 1, 1, True, True)
+    assert repr(mine(*arguments)) == repr(own(*arguments))
+    assert mine(2).state_dict() == own(2).state_dict()
+    assert isinstance(mine(2), own)
+    x = draws(2, 3, *(9, 8, 7)[:axes])
+    for got, expected in zip(mine(*arguments)(x), own(*arguments)(x), strict=True):
+        assert torch.equal(got, expected)
+
+
+class Gated(nn.MaxPool2d):
+    """A subclass, which does more than pool."""
+
+
+def test_every_pooling_layer_of_a_model_is_replaced_and_no_other():
+    model = nn.Sequential(
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Sequential(nn.MaxPool1d(2), nn.ReLU()), Gated(2), nn.AvgPool2d(2)
+    ).eval()
+    shown = repr(model)
+    assert ft.replace_max_pools(model) is model
+    assert repr(model) == shown
+    assert [type(m) for m in model] == [ft.MaxPool2d, nn.Sequential, Gated, nn.AvgPool2d]
+    assert type(model[1][0]) is ft.MaxPool1d
+    assert not model[0].training
+    assert type(ft.replace_max_pools(nn.MaxPool3d(2))) is ft.MaxPool3d
+
+
+def test_the_layer_of_maxout_says_what_it_is():
+    assert repr(ft.Maxout(4)) == "Maxout(num_units=4, axis=1, grouping='strided')"
+    assert ft.Maxout(2)(torch.zeros(1, 6, 3, 3)).shape == (1, 2, 3, 3)
+
+
+def test_a_network_with_the_layers_learns():
+    torch.manual_seed(0)
+    x, labels = torch.randn(64, 3, 16, 16), torch.randint(0, 2, (64,))
+    model = network()
+    model(x)
+    optimizer, losses = torch.optim.Adam(model.parameters(), 0.01), []
+    for _ in range(15):
+        loss = F.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+EXAMPLES = {**of_module("fastpool.integrations.torch"), "guide": of_page("docs/guides/pytorch.md")}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_runs_as_printed(name):
+    check(EXAMPLES[name])
