@@ -1,4 +1,5 @@
-# make demo | test | simulate | gpu | check | bench | peers | clean. Everything goes into .venv; PYTHON is the interpreter that makes it.
+# make demo | test | simulate | gpu | check | bench | peers | clean. Everything goes into .venv; PYTHON is the
+# interpreter that makes it.
 # `make TORCH= test` and `make TORCH= peers` do without PyTorch, which is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
 PYTHON ?= python3
