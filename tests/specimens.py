@@ -18,7 +18,7 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 LAYOUTS = ("channels_first", "channels_last")
 FLOATS = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
-INTEGERS = tuple(np.dtype(t) for t in "bBhHiIqQ")
+INTEGERS = tuple(np.dtype(t) for t in ("bHQ" if SIMULATED else "bBhHiIqQ"))
 DTYPES = (np.dtype(bool), *INTEGERS, *FLOATS)
 FEW = tuple(np.dtype(t) for t in (np.uint8, np.float16, np.float32))
 

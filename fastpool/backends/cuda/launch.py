@@ -17,9 +17,9 @@ from fastpool.backends.cuda.lanes import Pointer
 from fastpool.kinds import DeviceArray, Kind, recording
 
 LANE_BYTES = 16  # the most that a thread loads at once
-NARROW = 2**30  # sizes and steps below it are calculated with in 32 bits
+NARROW = 2**31 - 2**29  # sizes below it are calculated with in 32 bits: an index may still take the longest step
 THREADS = 256  # of a block
-BLOCKS = 2**20  # of a grid at most; beyond, threads take more than one unit
+BLOCKS = 2**18  # of a grid at most; beyond, threads take more than one unit
 # A thread of the simulator is one of Python's: a few show what many would do.
 SIMULATED_THREADS, SIMULATED_BLOCKS = 2, 2
 
