@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import BEST, COPY, FASTPOOL, OUT, OVER
+from benchmarks.rows import BEST, FASTPOOL, OUT, OVER
+from benchmarks.timing import COPY
 
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TORCH = "torch"

@@ -21,7 +21,7 @@ from fastpool.cases import in_layout
 Shape = tuple[int, ...]
 
 # How calls and figures are named, in the rows and in the JSON.
-FASTPOOL, OUT, COPY, BEST = "fastpool", "fastpool out=", "copy", "best peer"
+FASTPOOL, OUT, BEST = "fastpool", "fastpool out=", "best peer"
 OVER = " ÷ "
 BEYOND_OUTPUTS = f"memory beyond the outputs{OVER}(8 MB + 2 % of them)"
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("rich")
 
-from benchmarks import peers, plots
+from benchmarks import peers, plots, timing
 from benchmarks.rows import Bar, Problem, Row, Task, faster, of_floor, rows, within
 
 ROWS = {row.key: row for row in rows()}
@@ -157,16 +157,16 @@ def test_a_wrong_result_is_told_and_not_timed(changes, change):
 def test_all_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    least = peers.least_times(calls, seconds=0)
+    least = timing.least_times(calls, seconds=0)
     assert set(least) == set("abc")
     assert all(time < float("inf") for time in least.values())
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    assert min(Counter(turns).values()) >= peers.FEWEST_ROUNDS
+    assert min(Counter(turns).values()) >= timing.FEWEST_ROUNDS
 
 
 def test_copies_move_half_the_bytes_each_way():
     for threads in (1, 2, 3):
-        every = peers.copies(1000, threads)
+        every = timing.copies(1000, threads)
         assert len(every) == min(threads, 2)
         for copy in every.values():
             copy()
