@@ -49,11 +49,12 @@ asv: $(VENV)/.machine
 asv-compare: $(VENV)/.machine
 	$(IN_BENCHMARKS) continuous --factor $(FACTOR) --interleave-rounds --attribute rounds=$(ROUNDS) $(ASV) $(BASE) HEAD
 
-dashboard: $(VENV)/.machine
+dashboard: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.dashboard --commits $(N) $(ASV)
 
 clean:
-	rm -rf $(VENV) benchmarks/.asv report.html build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf benchmarks/.asv/env benchmarks/.asv/html benchmarks/.asv/npm report.html
 	rm -f fastpool/backends/_columns.c fastpool/backends/_columns.*.so fastpool/backends/_columns.*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

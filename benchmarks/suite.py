@@ -9,12 +9,14 @@ asv takes a larger figure for a worse one, so everything that is tracked is wors
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from importlib import util
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -27,12 +29,15 @@ import numpy as np
 import fastpool
 from benchmarks.timing import copies, least_times
 
+with suppress(ImportError):  # asv forks a process for every figure, which then need not load it; backends() waits for them,
+    import numba  # noqa: F401  since a GPU that was looked for cannot be used after a fork
+
 BACKENDS = ("numba", "cython", "cuda")
 BASELINE = "numpy"
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = ("float32", "float16")
 PLAIN = (LAYOUTS[0], DTYPES[0])
-SIZE = "full"
+SMALL, MEDIUM, LARGE = "small", "medium", "full"  # some KB; some MB, where every core has work; tens of MB
 TINY_CALLS = 1000
 SECONDS = 0.3  # for each of the calls whose ratio is tracked
 
@@ -91,12 +96,16 @@ def _call(backend: str, case: Any, arguments: dict[str, Any], **more: Any) -> Ca
     return finished
 
 
+def _arguments(case: Any, layout: str, dtype: str, size: str) -> dict[str, Any]:
+    return case.arguments(np.random.default_rng(0), dtype, size, layout)
+
+
 @lru_cache(maxsize=1)
 def _prepared(backend: str, name: str, layout: str, dtype: str, size: str) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The arguments of a case and its call. asv sets up before every sample, and this need be done once."""
     _available(backend)
     case = CASES[name]
-    arguments = case.arguments(np.random.default_rng(0), dtype, size, layout)
+    arguments = _arguments(case, layout, dtype, size)
     return arguments, _call(backend, case, _in_place(backend, arguments))
 
 
@@ -112,7 +121,7 @@ class _Calls:
         case = self.cases[call]
         if not case.quick and (layout, dtype) != PLAIN:
             raise NotImplementedError("watched in one layout and dtype alone")
-        _, self.call = _prepared(backend, case.name, layout, dtype, SIZE)
+        _, self.call = _prepared(backend, case.name, layout, dtype, MEDIUM)
         self.call()
 
     def time_call(self, *_: str) -> None:
@@ -143,17 +152,20 @@ for _kind, _members in _families(CASES.values()).items():
 class _Quick:
     """The typical calls, in the usual layout and dtype."""
 
+    size = MEDIUM
     params = (BACKENDS, QUICK)
     param_names = ("backend", "call")
     timeout = 120
+
+    def setup(self, backend: str, name: str) -> None:
+        self.arguments, self.call = _prepared(backend, name, *PLAIN, self.size)
+        self.call()
 
 
 class tiny(_Quick):
     """What a call costs beside its work."""
 
-    def setup(self, backend: str, name: str) -> None:
-        _, self.call = _prepared(backend, name, *PLAIN, "small")
-        self.call()
+    size = SMALL
 
     def time_1000_calls(self, *_: str) -> None:
         call = self.call
@@ -161,31 +173,31 @@ class tiny(_Quick):
             call()
 
 
-class ratios(_Quick):
-    """What must not drift: the time beside that of a copy and of the baseline, taken in turn in one process."""
+class beside_numpy(_Quick):
+    """What must not drift: a call and the `numpy` backend's in turn, in one process."""
 
-    def setup(self, backend: str, name: str) -> None:
-        self.arguments, self.call = _prepared(backend, name, *PLAIN, SIZE)
-        self.call()
+    def track_ratio(self, backend: str, name: str) -> float:
+        times = least_times({"call": self.call, BASELINE: _call(BASELINE, CASES[name], self.arguments)}, SECONDS)
+        return times["call"] / times[BASELINE]
 
-    def track_over_floor(self, backend: str, name: str) -> float:
-        """The time of a call with `out=` over that of a copy that moves as many bytes."""
+    track_ratio.unit = "of the baseline's time"
+
+
+class beside_floor(_Quick):
+    """What must not drift: a call with `out=` and a copy that moves as many bytes in turn, in one process."""
+
+    size = LARGE
+
+    def track_ratio(self, backend: str, name: str) -> float:
         result = self.call()
         given = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
         moved = sum(a.nbytes for a in (*given, *_cases.results(result)))
         call = _call(backend, CASES[name], _in_place(backend, self.arguments), out=result)
-        beside = _device_copy(moved) if backend == "cuda" else copies(moved, fastpool.get_num_threads())
-        times = least_times({"call": call, **beside}, SECONDS)
+        floor = _device_copy(moved) if backend == "cuda" else copies(moved, fastpool.get_num_threads())
+        times = least_times({"call": call, **floor}, SECONDS)
         return times.pop("call") / min(times.values())
 
-    def track_over_numpy(self, backend: str, name: str) -> float:
-        """The time of a call over that of the `numpy` backend."""
-        baseline = _call(BASELINE, CASES[name], self.arguments)
-        times = least_times({"call": self.call, BASELINE: baseline}, SECONDS)
-        return times["call"] / times[BASELINE]
-
-    track_over_floor.unit = "times the floor"
-    track_over_numpy.unit = "of the baseline's time"
+    track_ratio.unit = "times the floor"
 
 
 def _device_copy(moved: int) -> dict[str, Callable[[], Any]]:
@@ -206,10 +218,10 @@ class memory(_Quick):
     def setup(self, backend: str, name: str) -> None:
         _available(backend)
         case = CASES[name]
-        rng = np.random.default_rng(0)
-        # A small call first, which loads the kernels and whatever else a first call loads.
-        _call(backend, case, _in_place(backend, case.arguments(rng, PLAIN[1], "small", PLAIN[0])))()
-        self.call = _call(backend, case, _in_place(backend, case.arguments(rng, PLAIN[1], SIZE, PLAIN[0])))
+        for size in (SMALL, LARGE):
+            self.call = _call(backend, case, _in_place(backend, _arguments(case, *PLAIN, size)))
+            if size == SMALL:
+                self.call()  # loads the kernels, and whatever else a first call loads
         _forget_peak()
 
     def peakmem_call(self, *_: str) -> None:
@@ -222,6 +234,8 @@ class memory(_Quick):
 def _forget_peak() -> None:
     """Count the peak from here on: making the arguments of a gradient takes more than the gradient. Linux alone can."""
     if sys.platform.startswith("linux"):
+        with suppress(AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed, so that the call cannot hide in it
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -272,8 +286,6 @@ for case in runpy.run_path({str(CASES_FILE)!r})["CASES"].values():
 
 class kernels:
     """The kernels that the typical calls need: more of them, or larger ones, take longer to compile and to load."""
-
-    timeout = 300
 
     def setup_cache(self) -> dict[str, float]:
         _available("numba")
