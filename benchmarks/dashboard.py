@@ -1,7 +1,7 @@
 """The pages of asv over the last commits: python -m benchmarks.dashboard, or make dashboard.
 
-Runs the suite over the last commits that build, publishes asv's static site, and serves it. asv's pages load scripts from
-several hosts; here the same libraries are taken from npm packages (`benchmarks/pages`, pinned) and lie beside the pages
+Runs the suite over the last commits that build, publishes asv's static site, and serves it. asv's pages load scripts
+from several hosts; here the same libraries come from npm packages (`benchmarks/pages`, pinned) and lie beside the pages
 with their licences, so that these work without a network. A page for each commit is where a click on a point leads.
 """
 
@@ -37,7 +37,9 @@ LOCAL = {
     "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
 }
 BESIDE = ("LICENSE*", "README*", "package.json", "dist/fonts/*")
-ELSEWHERE = re.compile(r'<(?P<tag>script|link)\b[^>]*?\b(?P<attribute>src|href)="(?:https?:)?//[^"]*/(?P<name>[^"/]+)"[^>]*>')
+ELSEWHERE = re.compile(
+    r'<(?P<tag>script|link)\b[^>]*?\b(?P<attribute>src|href)="(?:https?:)?//[^"]*/(?P<name>[^"/]+)"[^>]*>'
+)
 
 _COMMIT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -119,9 +121,15 @@ def make_local(html: Path, node_modules: Path) -> None:
 
     def tag(found: re.Match[str]) -> str:
         if found["name"] not in LOCAL:
-            raise ValueError(f"asv's page loads {found[0]}, which benchmarks/dashboard.py has no copy of: add it to LOCAL")
+            raise ValueError(
+                f"asv's page loads {found[0]}, which benchmarks/dashboard.py has no copy of: add it to LOCAL"
+            )
         local = f'{found["attribute"]}="{SCRIPTS}/{LOCAL[found["name"]]}"'
-        return f'<link rel="stylesheet" {local}>' if found["tag"] == "link" else f'<script {local} onerror="js_load_failure()">'
+        return (
+            f'<link rel="stylesheet" {local}>'
+            if found["tag"] == "link"
+            else f'<script {local} onerror="js_load_failure()">'
+        )
 
     index = html / "index.html"
     index.write_text(ELSEWHERE.sub(tag, index.read_text(encoding="utf-8")), encoding="utf-8")

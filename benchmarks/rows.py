@@ -60,6 +60,11 @@ class Task:
         return re.sub(r"(?<=pool)\dd", "", self.op)
 
     @property
+    def exact(self) -> bool:
+        """Whether all must give the same bits; sums may be rounded differently."""
+        return self.family in ("max_pool", "maxout", "im2col", "maxout_backward")
+
+    @property
     def axes(self) -> int:
         """How many spatial axes there are."""
         return len(self.shape) - 2

@@ -1,4 +1,4 @@
-"""The suite that asv runs: a class for each kind of call in the table of cases (`fastpool/cases.py`), and a few of its own.
+"""The suite that asv runs: a class for each kind of call in the table of cases (`fastpool/cases.py`), and a few more.
 
 asv runs this file, as it is now, against the fastpool of many commits. So the table is that of this tree, whatever the
 installed package has, and no list of parameters depends on what can run: otherwise the figures of two commits would be
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib import util
@@ -29,7 +29,9 @@ import numpy as np
 import fastpool
 from benchmarks.timing import copies, least_times
 
-with suppress(ImportError):  # asv forks a process for every figure, which then need not load it; backends() waits for them,
+with suppress(
+    ImportError
+):  # asv forks a process for every figure, which then need not load it; backends() waits for them,
     import numba  # noqa: F401  since a GPU that was looked for cannot be used after a fork
 
 BACKENDS = ("numba", "cython", "cuda")
@@ -112,7 +114,7 @@ def _prepared(backend: str, name: str, layout: str, dtype: str, size: str) -> tu
 class _Calls:
     """One kind of call of one op, over backends, shapes, layouts and dtypes."""
 
-    cases: dict[str, Any] = {}
+    cases: Mapping[str, Any] = {}
     param_names = ("backend", "call", "layout", "dtype")
     repeat = (5, 40, 0.4)
     timeout = 120

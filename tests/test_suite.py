@@ -14,7 +14,7 @@ discovery = pytest.importorskip("asv_runner.discovery")
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("rich")
 
-from benchmarks import suite
+from benchmarks import suite  # noqa: E402
 
 ROOT = Path(suite.__file__).parent
 ONCE = {"rounds": 1, "repeat": 1, "number": 1, "warmup_time": 0}
