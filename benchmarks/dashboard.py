@@ -175,13 +175,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--commits", type=int, default=5, metavar="N", help="how many commits that build (default 5)")
     add("--bench", action="append", default=[], metavar="REGEX", help="only these benchmarks; again for more")
+    add("--machine", metavar="NAME", help="file the figures under this name, not the host's")
     add("--publish-only", action="store_true", help="make the pages of what has been measured, and end")
     add("--no-serve", action="store_true", help="end when the pages are made")
     add("--port", type=int, default=8080, help="where to serve (default 8080; 0 takes any)")
     args = parser.parse_args(argv)
     if not args.publish_only:
-        _asv(HERE, "machine", "--yes")
-        built = run(HERE, args.commits, [word for regex in args.bench for word in ("--bench", regex)])
+        named = ["--machine", args.machine] if args.machine else []
+        _asv(HERE, "machine", "--yes", *named)
+        built = run(HERE, args.commits, [*named, *(word for regex in args.bench for word in ("--bench", regex))])
         if not built:
             sys.exit("no commit could be built and measured; what asv printed above tells why")
         print(f"measured: {', '.join(commit[:8] for commit in built)}")

@@ -68,7 +68,7 @@ def _key(row: Mapping[str, Any]) -> str:
     return f"{row['group']}: {row['name']}"
 
 
-def _compared(report: Mapping[str, Any]) -> Rows:
+def compared(report: Mapping[str, Any]) -> Rows:
     """The rows in which a peer was timed."""
     return [row for row in report["rows"] if row.get("best") and not row["group"].startswith("growth")]
 
@@ -106,7 +106,7 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata=kept)
 
 
-def _torch(row: Mapping[str, Any]) -> float | None:
+def torch_ratio(row: Mapping[str, Any]) -> float | None:
     """PyTorch's time over fastpool's, in its default layout where it has several."""
     found = row["figures"]
     return found.get(f"{TORCH} NCHW{OVER}{FASTPOOL}", found.get(f"{TORCH}{OVER}{FASTPOOL}"))
@@ -119,13 +119,13 @@ def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | N
     labels: list[str] = []
     points: dict[str, list[tuple[float, int]]] = {BEST: [], "PyTorch, NCHW": []}
     headings = []
-    for row in _compared(report):
+    for row in compared(report):
         if selection is not None and _key(row) not in selection:
             continue
         if row["group"] not in labels:
             headings.append(len(labels))
             labels.append(row["group"])
-        ratios = (row["figures"][f"{BEST}{OVER}{FASTPOOL}"], _torch(row))
+        ratios = (row["figures"][f"{BEST}{OVER}{FASTPOOL}"], torch_ratio(row))
         for of_peer, ratio in zip(points.values(), ratios, strict=True):
             if ratio:
                 of_peer.append((ratio, len(labels)))
@@ -259,7 +259,7 @@ PLOTS = {"speedups": speedups, "roofline": roofline, "window": over_window, "siz
 README_PLOT = "readme"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three digits."""
     if value is None:
         return ""
@@ -282,12 +282,12 @@ def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
         seconds, found, best = row["seconds"], row["figures"], row["best"]
         cells = [
             _key(row) if with_group else row["name"],
-            _number(seconds[FASTPOOL] * 1e3),
+            number(seconds[FASTPOOL] * 1e3),
             f"{found['of the floor']:.2f}",
             best or "",
-            _number(seconds[best] * 1e3) if best else "",
-            _number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
-            _number(_torch(row)),
+            number(seconds[best] * 1e3) if best else "",
+            number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
+            number(torch_ratio(row)),
         ]
         lines.append("| " + " | ".join([*cells, *[_judgements(row)] * with_bars]) + " |")
     return lines
@@ -296,7 +296,7 @@ def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
 def _judgements(row: Mapping[str, Any]) -> str:
     marks = {True: "✓", False: "✗", None: "·"}
     return "; ".join(
-        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {_number(bar['value'])}")
+        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {number(bar['value'])}")
         for bar in row["bars"]
     )
 

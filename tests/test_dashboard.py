@@ -13,7 +13,6 @@ import pytest
 from benchmarks import dashboard
 
 ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # asv takes a benchmark whose source changes for another one, so the time stands outside of it.
 SUITE = """
 SECONDS = {seconds}
@@ -116,20 +115,13 @@ def site(history):
 
 
 @pytest.fixture
-def page(site):
-    """A page of a browser that reaches nothing but the site."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    browser_file = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser_file is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is here")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1200, "height": 800})
-        opened.problems = []
-        opened.on("request", lambda r: r.url.startswith((site, "data:")) or opened.problems.append(r.url))
-        opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-        yield opened
-        browser.close()
+def page(browser, site):
+    """A page that notes what it asks for elsewhere, and what goes wrong in it."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 800})
+    opened.problems = []
+    opened.on("request", lambda r: r.url.startswith((site, "data:")) or opened.problems.append(r.url))
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    return opened
 
 
 def test_commits_that_were_measured_are_known(history):

@@ -1,6 +1,7 @@
 """The suite that asv runs: each benchmark of it once, at a small size, so that none rots."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -147,3 +148,10 @@ def test_a_call_on_a_gpu_is_over_when_it_is_timed(monkeypatch):
     _, call = suite._prepared("cuda", "hard_swish", "channels_first", "float32", "small")
     assert call() == "result"
     assert card.waiting == 0
+
+
+def test_the_cases_of_pytest_benchmark_run(python):
+    """Once each, at a small size, beside the one peer that is always there."""
+    chosen = ("-k", "test_backend or numpy")
+    out = python("-m", "pytest", "benchmarks", "-q", "--benchmark-disable", "-p", "no:cacheprovider", *chosen)
+    assert re.search(r"\d+ passed", out)
