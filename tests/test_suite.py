@@ -89,7 +89,7 @@ def test_a_benchmark_of_a_process_runs(name):
 
 
 def test_a_sample_is_the_least_of_many_calls(monkeypatch):
-    monkeypatch.setattr(suite, "least_times", lambda calls, seconds: {name: 0.25 for name in calls})
+    monkeypatch.setattr(suite, "least_times", lambda calls, seconds: dict.fromkeys(calls, 0.25))
     told = run_once("suite.hard_swish.time_call")
     samples = [result["samples"] for result in told.values() if result is not None]
     assert samples
