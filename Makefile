@@ -1,15 +1,24 @@
-# make demo | test | simulate | gpu | check | docs | bench | peers | clean. Everything goes into .venv;
-# PYTHON is the interpreter that makes it.
+# make demo | test | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare | dashboard | clean.
+# Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
+# `make asv-compare BASE=main FACTOR=1.25` tells what this commit makes slower or faster by more than the factor.
+# `make dashboard N=8` shows the last eight commits that build; `make dashboard ASV="--bench max_pool2d"` a part of the suite.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 FRAMEWORKS ?= keras jax tensorflow-cpu
+BASE ?= main
+FACTOR ?= 1.25
+ROUNDS ?= 8
+N ?= 5
+ASV ?=
+SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))
 BIN := $(VENV)/bin
+IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
 
-.PHONY: demo test simulate gpu check docs bench peers clean
+.PHONY: demo test simulate gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -47,13 +56,35 @@ bench: $(VENV)/.bench
 peers: $(VENV)/.bench $(VENV)/.torch
 	$(BIN)/python -m benchmarks.peers $(PEERS)
 
+report: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.plots benchmarks/results/peers.json \
+		--folder docs/performance --readme README.md --page docs/performance.md
+	$(BIN)/python -m benchmarks.report benchmarks/results/peers.json $(SPEED:%=--speed "%") --output report.html
+
+# Each benchmark once, in this working tree as it is: whether the suite runs, and roughly how fast.
+asv: $(VENV)/.machine
+	$(IN_BENCHMARKS) run --python=same --quick --show-stderr $(ASV)
+
+# Both commits are built, each in its turn, and measured in alternating rounds.
+asv-compare: $(VENV)/.machine
+	$(IN_BENCHMARKS) continuous --factor $(FACTOR) --interleave-rounds --attribute rounds=$(ROUNDS) $(ASV) $(BASE) HEAD
+
+dashboard: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.dashboard --commits $(N) $(ASV)
+
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf benchmarks/.asv/env benchmarks/.asv/html benchmarks/.asv/npm report.html
 	rm -f fastpool/backends/_columns.c fastpool/backends/_columns.*.so fastpool/backends/_columns.*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+# asv asks about the machine once, and takes its own answers.
+$(VENV)/.machine: $(VENV)/.bench
+	$(IN_BENCHMARKS) machine --yes
+	touch $@
 
 # The package is built where it stands, once for each set of extras that is asked for.
 $(VENV)/.%: $(SOURCES) | $(BIN)/python

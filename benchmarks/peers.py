@@ -14,18 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from subprocess import CalledProcessError
-from time import perf_counter, sleep
-from timeit import Timer
 from typing import Any
 
 import numpy as np
@@ -33,7 +29,8 @@ import numpy as np
 import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.processes import PROBES
-from benchmarks.rows import BEST, COPY, FASTPOOL, OUT, OVER, Bar, Problem, Row, rows
+from benchmarks.rows import BEST, FASTPOOL, OUT, OVER, Bar, Problem, Row, rows
+from benchmarks.timing import COPY, agree, copies, least_times
 from fastpool.__main__ import environment
 from fastpool.cases import results
 
@@ -44,68 +41,7 @@ try:
 except ImportError as error:
     sys.exit(f'the side-by-side needs rich ({error}): pip install "fastpool[bench]"')
 
-FEWEST_ROUNDS = 3
-SAMPLE = 2e-4  # seconds; a shorter call is repeated until it fills them
-WARM = 5e-3  # a call shorter than this is first made once untimed, since the others have emptied the caches
 BUSY = 0.5  # mean number of running processes
-PAUSE = 1e-3  # the idle threads of some peers spin for a while after a call
-
-
-def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """The least seconds of each call: all in turn, until each has had its time."""
-    timers = {name: Timer(call) for name, call in calls.items()}
-    loops = {}
-    for name, timer in timers.items():
-        once = timer.timeit(1)
-        if once < WARM:
-            once = min(timer.repeat(3, 1))
-        loops[name] = max(int(SAMPLE / once), 1)
-    least = dict.fromkeys(calls, float("inf"))
-    left = dict.fromkeys(calls, seconds)
-    rng = random.Random(0)
-    rounds = 0
-    while due := [name for name in calls if rounds < FEWEST_ROUNDS or left[name] > 0]:
-        rng.shuffle(due)
-        for name in due:
-            begin = perf_counter()
-            sleep(PAUSE)
-            if least[name] < WARM:
-                calls[name]()
-            least[name] = min(least[name], timers[name].timeit(loops[name]) / loops[name])
-            left[name] -= perf_counter() - begin
-        rounds += 1
-    return least
-
-
-@cache
-def _helpers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def copies(moved: int, threads: int) -> dict[str, Callable[[], Any]]:
-    """Copies that read and write `moved` bytes together, on one thread and on all."""
-    source = np.ones(max(moved // 2, threads), np.uint8)
-    target = np.zeros_like(source)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
-
-    def together() -> None:
-        waiting = [_helpers(threads - 1).submit(np.copyto, *part) for part in parts[1:]]
-        np.copyto(*parts[0])
-        for copied in waiting:
-            copied.result()
-
-    alone = {f"{COPY}, 1 thread": partial(np.copyto, target, source)}
-    return alone if threads == 1 else {**alone, f"{COPY}, {threads} threads": together}
-
-
-def agree(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], exact: bool) -> bool:
-    """Whether results are the same: in each value, or but for rounding."""
-    for a, b in zip(got, expected, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if not (np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max(initial=1))):
-            return False
-    return True
 
 
 def _with_threads(threads: int, call: Callable[[], Any]) -> Any:
@@ -166,7 +102,6 @@ def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> d
     p = Problem(row.task)
     result = p.call()
     expected = p.comparable(result)
-    exact = row.task.family in ("max_pool", "maxout", "im2col", "maxout_backward")
     arrays = [*p.inputs, *results(result)]
     moved = sum(a.nbytes for a in arrays)
     out = tuple(np.empty_like(a) for a in results(result))
@@ -184,7 +119,7 @@ def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> d
             continue
         for variant, call, read in candidates(p):
             name = f"{library.name} {variant}".strip()
-            if agree(read(call()), expected, exact):
+            if agree(read(call()), expected, row.task.exact):
                 calls[name] = call
                 peers.append(name)
             else:

@@ -8,13 +8,19 @@ A table replaces what stands between the lines `<!-- peers:begin -->` and `<!-- 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import log2
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.rows import BEST, COPY, FASTPOOL, OUT, OVER
+from benchmarks.rows import BEST, FASTPOOL, OUT, OVER
+from benchmarks.timing import COPY
 
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TORCH = "torch"
@@ -62,7 +68,7 @@ def _key(row: Mapping[str, Any]) -> str:
     return f"{row['group']}: {row['name']}"
 
 
-def _compared(report: Mapping[str, Any]) -> Rows:
+def compared(report: Mapping[str, Any]) -> Rows:
     """The rows in which a peer was timed."""
     return [row for row in report["rows"] if row.get("best") and not row["group"].startswith("growth")]
 
@@ -73,14 +79,20 @@ def about(report: Mapping[str, Any]) -> str:
     return f"{here['cpu']}, {settings['threads']} threads, {here['system']}, {here['date']}"
 
 
+def digest(report: Mapping[str, Any]) -> str:
+    """What tells whether a plot was drawn from these figures, whichever matplotlib drew it."""
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _axes(report: Mapping[str, Any], title: str, size: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    figure.set_label(digest(report))
     axes = figure.subplots()
     axes.set_title(f"{title}\n{about(report)}", fontsize=10, loc="left")
     axes.set_axisbelow(True)
-    axes.grid(color="0.9")
+    axes.grid(color="0.5", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -90,27 +102,30 @@ def _save(figure: Any, path: Path) -> None:
 
     # The same file for the same figures, its words as text.
     with matplotlib.rc_context({"svg.hashsalt": "fastpool", "svg.fonttype": "none"}):
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        kept = {"Date": None, "Source": f"figures {figure.get_label()}"} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, metadata=kept)
 
 
-def _torch(row: Mapping[str, Any]) -> float | None:
+def torch_ratio(row: Mapping[str, Any]) -> float | None:
     """PyTorch's time over fastpool's, in its default layout where it has several."""
     found = row["figures"]
     return found.get(f"{TORCH} NCHW{OVER}{FASTPOOL}", found.get(f"{TORCH}{OVER}{FASTPOOL}"))
 
 
-def speedups(report: Mapping[str, Any], path: Path) -> None:
-    """For each row two points: how many times as long the best peer and PyTorch in its default layout take."""
+def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | None = None) -> None:
+    """For each row, or each selected one, two points: how many times as long the best peer and PyTorch, NCHW, take."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     labels: list[str] = []
     points: dict[str, list[tuple[float, int]]] = {BEST: [], "PyTorch, NCHW": []}
     headings = []
-    for row in _compared(report):
+    for row in compared(report):
+        if selection is not None and _key(row) not in selection:
+            continue
         if row["group"] not in labels:
             headings.append(len(labels))
             labels.append(row["group"])
-        ratios = (row["figures"][f"{BEST}{OVER}{FASTPOOL}"], _torch(row))
+        ratios = (row["figures"][f"{BEST}{OVER}{FASTPOOL}"], torch_ratio(row))
         for of_peer, ratio in zip(points.values(), ratios, strict=True):
             if ratio:
                 of_peer.append((ratio, len(labels)))
@@ -168,7 +183,7 @@ def over_size(report: Mapping[str, Any], path: Path) -> None:
     picked: dict[str, Callable[[Any], float]] = {
         FASTPOOL: lambda row: row["seconds"][FASTPOOL],
         OUT: lambda row: row["seconds"][OUT],
-        "copy of as many bytes": lambda row: min(t for name, t in row["seconds"].items() if name.startswith(COPY)),
+        "copy of as many bytes": _copy_seconds,
     }
     curves = {
         name: [(4 * row["elements"] / 2**20, time(row) / row["elements"] * 1e9) for row in group]
@@ -202,10 +217,49 @@ def over_threads(report: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-PLOTS = {"speedups": speedups, "window": over_window, "size": over_size, "threads": over_threads}
+def roofline(report: Mapping[str, Any], path: Path) -> None:
+    """How fast each call moves its bytes, beside the copy that moves as many."""
+    figure, axes = _axes(report, "Bandwidth reached with out=, beside that of a copy of as many bytes", (8, 5))
+    timed = [row for row in report["rows"] if "seconds" in row and row["bytes"] >= 2**16]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in timed:
+        curves.setdefault(_kind(row), []).append((row["bytes"] / 2**20, row["bytes"] / row["seconds"][OUT] / 1e9))
+    copied = sorted((row["bytes"] / 2**20, row["bytes"] / _copy_seconds(row) / 1e9) for row in timed)
+    axes.plot(*zip(*_medians(copied), strict=True), color="0.5", label=f"{COPY}, the roof")
+    _curves(axes, curves, linestyle="none", alpha=0.85)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("bytes that must move (MiB, logarithmic)")
+    axes.set_ylabel("GB/s (logarithmic)")
+    _save(figure, path)
 
 
-def _number(value: float | None) -> str:
+def _copy_seconds(row: Mapping[str, Any]) -> float:
+    return min(t for name, t in row["seconds"].items() if name.startswith(COPY))
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """What a call does, in a word or two: one mark of the roofline."""
+    if "pool" in row["op"]:
+        return f"pooling{' backward' if 'backward' in row['op'] else ' with argmax' if row['argmax'] else ''}"
+    return "maxout" if "maxout" in row["op"] else "activations" if "swish" in row["op"] else "im2col, col2im"
+
+
+def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The middle of the points in each doubling of x."""
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for x, y in points:
+        bins.setdefault(round(log2(x)), []).append((x, y))
+    return [(median(x for x, _ in some), median(y for _, y in some)) for _, some in sorted(bins.items())]
+
+
+PLOTS = {"speedups": speedups, "roofline": roofline, "window": over_window, "size": over_size, "threads": over_threads}
+README_PLOT = "readme"
+
+
+def number(value: float | None) -> str:
     """Three digits."""
     if value is None:
         return ""
@@ -228,12 +282,12 @@ def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
         seconds, found, best = row["seconds"], row["figures"], row["best"]
         cells = [
             _key(row) if with_group else row["name"],
-            _number(seconds[FASTPOOL] * 1e3),
+            number(seconds[FASTPOOL] * 1e3),
             f"{found['of the floor']:.2f}",
             best or "",
-            _number(seconds[best] * 1e3) if best else "",
-            _number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
-            _number(_torch(row)),
+            number(seconds[best] * 1e3) if best else "",
+            number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
+            number(torch_ratio(row)),
         ]
         lines.append("| " + " | ".join([*cells, *[_judgements(row)] * with_bars]) + " |")
     return lines
@@ -242,7 +296,7 @@ def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
 def _judgements(row: Mapping[str, Any]) -> str:
     marks = {True: "✓", False: "✗", None: "·"}
     return "; ".join(
-        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {_number(bar['value'])}")
+        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {number(bar['value'])}")
         for bar in row["bars"]
     )
 
@@ -280,28 +334,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw and write; with --check the exit status tells whether the files were up to date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.partition("\n")[0])
     parser.add_argument("report", type=Path, help="what python -m benchmarks.peers --json wrote")
-    parser.add_argument("--folder", type=Path, help=f"draw {', '.join(PLOTS)} as SVG into this folder")
+    parser.add_argument("--folder", type=Path, help=f"draw {', '.join((*PLOTS, README_PLOT))} as SVG into it")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table of the selected rows into FILE")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables of all rows into FILE")
-    parser.add_argument("--check", action="store_true", help="write no table; exit with 1 if one would change")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if something would change")
     args = parser.parse_args(argv)
     report = json.loads(args.report.read_text(encoding="utf-8"))
-    if args.folder:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in PLOTS.items():
-            draw(report, args.folder / f"{name}.svg")
-    stale = 0
+    stale = [] if args.folder is None else _drawn(report, args.folder, args.check)
     for path, selection in ((args.readme, SELECTION), (args.page, None)):
         if path is None:
             continue
         old = path.read_text(encoding="utf-8")
-        new = between_markers(old, markdown(report, selection))
-        if args.check and new != old:
-            print(f"{path} does not show what {args.report} holds", file=sys.stderr)
-            stale = 1
-        elif new != old:
-            path.write_text(new, encoding="utf-8")
-    return stale
+        told = markdown(report, selection)
+        if selection and args.folder:
+            plot = Path(os.path.relpath(args.folder, path.parent), f"{README_PLOT}.svg")
+            told += f"\n\n![How many times as long other libraries take]({plot.as_posix()})"
+        new = between_markers(old, told)
+        if new != old:
+            stale.append(path)
+            if not args.check:
+                path.write_text(new, encoding="utf-8")
+    if args.check:
+        for path in stale:
+            print(f"{path} does not show what {args.report} holds: make report", file=sys.stderr)
+    return int(args.check and bool(stale))
+
+
+def _drawn(report: Mapping[str, Any], folder: Path, check: bool) -> list[Path]:
+    """Draw every plot into a folder; or, to check, those that were drawn from other figures or not at all."""
+    plots = {folder / f"{name}.svg": draw for name, draw in PLOTS.items()}
+    plots[folder / f"{README_PLOT}.svg"] = partial(speedups, selection=SELECTION)
+    if check:
+        return [path for path in plots if not path.is_file() or digest(report) not in path.read_text(encoding="utf-8")]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, draw in plots.items():
+        draw(report, path)
+    return []
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from fastpool.cases import in_layout
 Shape = tuple[int, ...]
 
 # How calls and figures are named, in the rows and in the JSON.
-FASTPOOL, OUT, COPY, BEST = "fastpool", "fastpool out=", "copy", "best peer"
+FASTPOOL, OUT, BEST = "fastpool", "fastpool out=", "best peer"
 OVER = " ÷ "
 BEYOND_OUTPUTS = f"memory beyond the outputs{OVER}(8 MB + 2 % of them)"
 
@@ -58,6 +58,11 @@ class Task:
     def family(self) -> str:
         """The function without its number of axes, as the peers name their methods."""
         return re.sub(r"(?<=pool)\dd", "", self.op)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all must give the same bits; sums may be rounded differently."""
+        return self.family in ("max_pool", "maxout", "im2col", "maxout_backward")
 
     @property
     def axes(self) -> int:

@@ -1,6 +1,7 @@
-"""The backends as a fixture, and fresh interpreters to run code in."""
+"""The backends as a fixture, fresh interpreters to run code in, and a browser."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,17 @@ def python():
         return done.stdout + done.stderr if fails else done.stdout
 
     return run
+
+
+@pytest.fixture
+def browser():
+    """Chromium or Chrome, where one is, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"none of {', '.join(names)} is here")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield opened
+        opened.close()

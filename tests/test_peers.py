@@ -4,6 +4,7 @@ import doctest
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import pytest
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("rich")
 
-from benchmarks import peers, plots
+from benchmarks import peers, plots, timing
+from benchmarks import report as page
 from benchmarks.rows import Bar, Problem, Row, Task, faster, of_floor, rows, within
 
+ROOT = Path(__file__).resolve().parent.parent
 ROWS = {row.key: row for row in rows()}
 POOL = Row("forward", "a small pool", Task("max_pool2d", (1, 2, 6, 6), (3, 1, 1)))
 
@@ -157,16 +160,16 @@ def test_a_wrong_result_is_told_and_not_timed(changes, change):
 def test_all_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    least = peers.least_times(calls, seconds=0)
+    least = timing.least_times(calls, seconds=0)
     assert set(least) == set("abc")
     assert all(time < float("inf") for time in least.values())
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    assert min(Counter(turns).values()) >= peers.FEWEST_ROUNDS
+    assert min(Counter(turns).values()) >= timing.FEWEST_ROUNDS
 
 
 def test_copies_move_half_the_bytes_each_way():
     for threads in (1, 2, 3):
-        every = peers.copies(1000, threads)
+        every = timing.copies(1000, threads)
         assert len(every) == min(threads, 2)
         for copy in every.values():
             copy()
@@ -257,8 +260,29 @@ def test_tables_replace_what_stands_between_the_markers(report, tmp_path):
         plots.between_markers("no markers", "")
 
 
-def test_the_examples_run():
-    assert doctest.testmod(peers).failed == 0
+def test_the_committed_pages_show_the_committed_figures():
+    figures = str(ROOT / "benchmarks" / "results" / "peers.json")
+    pages = ["--readme", str(ROOT / "README.md"), "--page", str(ROOT / "docs" / "performance.md")]
+    assert plots.main([figures, "--folder", str(ROOT / "docs" / "performance"), *pages, "--check"]) == 0
+
+
+def test_a_plot_of_other_figures_is_told(report, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    source, folder = tmp_path / "peers.json", tmp_path / "plots"
+    command = [str(source), "--folder", str(folder)]
+    source.write_text(json.dumps(report[1]), encoding="utf-8")
+    assert plots.main([*command, "--check"]) == 1
+    assert plots.main(command) == 0
+    assert plots.main([*command, "--check"]) == 0
+    report[1]["rows"][0]["seconds"]["fastpool"] *= 1.5
+    source.write_text(json.dumps(report[1]), encoding="utf-8")
+    assert plots.main([*command, "--check"]) == 1
+    assert "readme.svg does not show" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [peers, page], ids=lambda module: module.__name__)
+def test_the_examples_run(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def test_a_row_or_peer_that_does_not_exist_is_refused(python):

@@ -1,0 +1,339 @@
+"""The suite that asv runs: a class for each kind of call in the table of cases (`fastpool/cases.py`), and a few more.
+
+asv runs this file, as it is now, against the fastpool of many commits. So the table is that of this tree, whatever the
+installed package has, and no list of parameters depends on what can run: otherwise the figures of two commits would be
+filed under each other's names. What cannot run raises NotImplementedError in `setup`, which asv shows as n/a.
+
+asv takes a larger figure for a worse one, so everything that is tracked is worse when it is larger.
+
+A sample is the least of many calls, one for each process that asv starts. The calls of one process are all slow or all
+fast, as the neighbours of a virtual machine have it; taken for independent samples they would show differences that are
+none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
+from importlib import util
+from importlib.machinery import EXTENSION_SUFFIXES
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastpool
+from benchmarks.timing import copies, least_times
+
+with suppress(
+    ImportError
+):  # asv forks a process for every figure, which then need not load it; backends() waits for them,
+    import numba  # noqa: F401  since a GPU that was looked for cannot be used after a fork
+
+BACKENDS = ("numba", "cython", "cuda")
+BASELINE = "numpy"
+LAYOUTS = ("channels_first", "channels_last")
+DTYPES = ("float32", "float16")
+PLAIN = (LAYOUTS[0], DTYPES[0])
+SMALL, MEDIUM, LARGE = "small", "medium", "full"  # some KB; some MB, where every core has work; tens of MB
+SECONDS = 0.3  # for the calls of one sample
+
+CASES_FILE = Path(__file__).resolve().parent.parent / "fastpool" / "cases.py"
+
+
+def _table() -> Any:
+    """The module of the cases, from this tree."""
+    spec = util.spec_from_file_location("benchmarks.cases", CASES_FILE)
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_cases = _table()
+CASES = _cases.CASES
+QUICK = tuple(name for name, case in CASES.items() if case.quick)
+
+
+def _available(backend: str) -> None:
+    """Say n/a where a backend cannot run."""
+    status = fastpool.backends().get(backend)
+    if status is None or not status.available:
+        raise NotImplementedError(f"{backend}: {'not in this version' if status is None else status.reason}")
+
+
+def _synchronise(backend: str) -> None:
+    """Wait for what a GPU was asked to do."""
+    if backend == "cuda":
+        from numba import cuda
+
+        cuda.synchronize()
+
+
+def _in_place(backend: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments where the backend works: on the GPU for `cuda`."""
+    if backend != "cuda":
+        return arguments
+    from numba import cuda
+
+    return {name: cuda.to_device(a) if isinstance(a, np.ndarray) else a for name, a in arguments.items()}
+
+
+def _call(backend: str, case: Any, arguments: dict[str, Any], **more: Any) -> Callable[[], Any]:
+    """The call of a case; one that is over when it returns."""
+    call = partial(getattr(fastpool, case.op), **arguments, **more, backend=backend)
+    if backend != "cuda":
+        return call
+
+    def finished() -> Any:
+        result = call()
+        _synchronise(backend)
+        return result
+
+    return finished
+
+
+def _arguments(case: Any, layout: str, dtype: str, size: str) -> dict[str, Any]:
+    return case.arguments(np.random.default_rng(0), dtype, size, layout)
+
+
+@lru_cache(maxsize=1)
+def _prepared(backend: str, name: str, layout: str, dtype: str, size: str) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """The arguments of a case and its call. asv sets up before every sample, and this need be done once."""
+    _available(backend)
+    case = CASES[name]
+    arguments = _arguments(case, layout, dtype, size)
+    return arguments, _call(backend, case, _in_place(backend, arguments))
+
+
+class _Least:
+    """A benchmark whose time is the least of many calls: asv reads a clock that goes on by just that."""
+
+    now = 0.0
+    rounds, repeat, number, warmup_time = 3, 1, 1, 0
+    timeout = 120
+
+    @staticmethod
+    def timer() -> float:
+        return _Least.now
+
+    @staticmethod
+    def spend(call: Callable[[], Any]) -> None:
+        _Least.now += least_times({"call": call}, SECONDS)["call"]
+
+
+class _Calls(_Least):
+    """One kind of call of one op, over backends, shapes, layouts and dtypes."""
+
+    cases: Mapping[str, Any] = {}
+    param_names = ("backend", "call", "layout", "dtype")
+
+    def setup(self, backend: str, call: str, layout: str, dtype: str) -> None:
+        case = self.cases[call]
+        if not case.quick and (layout, dtype) != PLAIN:
+            raise NotImplementedError("watched in one layout and dtype alone")
+        _, self.call = _prepared(backend, case.name, layout, dtype, MEDIUM)
+        self.call()
+
+    def time_call(self, *_: str) -> None:
+        self.spend(self.call)
+
+
+def _families(cases: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """The cases of each kind of call, by what their parameters say: window and shape."""
+    found: dict[str, dict[str, Any]] = {}
+    for case in cases:
+        label = case.name.removeprefix(case.op).strip()
+        kind = case.op
+        if label.endswith("argmax"):
+            kind, label = f"{case.op}_argmax", label.removesuffix("argmax").strip()
+        shape = f"({','.join(map(str, case.full))})"
+        found.setdefault(kind, {})[f"{label} {shape}".strip()] = case
+    return found
+
+
+for _kind, _members in _families(CASES.values()).items():
+    globals()[_kind] = type(
+        _kind,
+        (_Calls,),
+        {"__module__": __name__, "cases": _members, "params": (BACKENDS, tuple(_members), LAYOUTS, DTYPES)},
+    )
+
+
+class _Quick:
+    """The typical calls, in the usual layout and dtype."""
+
+    size = MEDIUM
+    params = (BACKENDS, QUICK)
+    param_names = ("backend", "call")
+    timeout = 120
+
+    def setup(self, backend: str, name: str) -> None:
+        self.arguments, self.call = _prepared(backend, name, *PLAIN, self.size)
+        self.call()
+
+
+class tiny(_Quick, _Least):
+    """What a call costs beside its work."""
+
+    size = SMALL
+
+    def time_call(self, *_: str) -> None:
+        self.spend(self.call)
+
+
+class beside_numpy(_Quick):
+    """What must not drift: a call and the `numpy` backend's in turn, in one process."""
+
+    def track_ratio(self, backend: str, name: str) -> float:
+        times = least_times({"call": self.call, BASELINE: _call(BASELINE, CASES[name], self.arguments)}, SECONDS)
+        return times["call"] / times[BASELINE]
+
+    track_ratio.unit = "of the baseline's time"
+
+
+class beside_floor(_Quick):
+    """What must not drift: a call with `out=` and a copy that moves as many bytes in turn, in one process."""
+
+    size = LARGE
+
+    def track_ratio(self, backend: str, name: str) -> float:
+        result = self.call()
+        given = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
+        moved = sum(a.nbytes for a in (*given, *_cases.results(result)))
+        call = _call(backend, CASES[name], _in_place(backend, self.arguments), out=result)
+        floor = _device_copy(moved) if backend == "cuda" else copies(moved, fastpool.get_num_threads())
+        times = least_times({"call": call, **floor}, SECONDS)
+        return times.pop("call") / min(times.values())
+
+    track_ratio.unit = "times the floor"
+
+
+def _device_copy(moved: int) -> dict[str, Callable[[], Any]]:
+    from numba import cuda
+
+    source, target = (cuda.device_array(moved // 2, np.uint8) for _ in range(2))
+
+    def copy() -> None:
+        target.copy_to_device(source)
+        _synchronise("cuda")
+
+    return {"copy on the device": copy}
+
+
+class memory(_Quick):
+    """The peak of a process: that of a call less that of nothing is what the call takes."""
+
+    def setup(self, backend: str, name: str) -> None:
+        _available(backend)
+        case = CASES[name]
+        for size in (SMALL, LARGE):
+            self.call = _call(backend, case, _in_place(backend, _arguments(case, *PLAIN, size)))
+            if size == SMALL:
+                self.call()  # loads the kernels, and whatever else a first call loads
+        _forget_peak()
+
+    def peakmem_call(self, *_: str) -> None:
+        self.result = self.call()
+
+    def peakmem_nothing(self, *_: str) -> None:
+        pass
+
+
+def _forget_peak() -> None:
+    """Count the peak from here on: making the arguments of a gradient takes more than the gradient. Linux alone can."""
+    if sys.platform.startswith("linux"):
+        with suppress(AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed, so that the call cannot hide in it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+class importing:
+    """A fresh interpreter, NumPy as the reference."""
+
+    repeat = (3, 10, 5.0)
+    timeout = 120
+
+    def timeraw_fastpool(self) -> str:
+        return "import fastpool"
+
+    def timeraw_numpy(self) -> str:
+        return "import numpy"
+
+
+class first_call:
+    """The first pool of a process, with its kernels on disk and without."""
+
+    params = (BACKENDS,)
+    param_names = ("backend",)
+    repeat = (2, 5, 5.0)
+    timeout = 120
+
+    def setup(self, backend: str) -> None:
+        _available(backend)
+
+    def timeraw_warm(self, backend: str) -> tuple[str, str]:
+        return f"fastpool.max_pool2d(x, 2, backend={backend!r})", _IMAGE
+
+    def timeraw_cold(self, backend: str) -> tuple[str, str]:
+        statement, image = self.timeraw_warm(backend)
+        return statement, f"{_NO_CACHE}; {image}"
+
+
+_NO_CACHE = (
+    "import os, tempfile; folder = tempfile.TemporaryDirectory(); os.environ['NUMBA_CACHE_DIR'] = folder.name; "
+    "os.environ['CUDA_CACHE_DISABLE'] = '1'"
+)
+_IMAGE = "import numpy, fastpool; x = numpy.ones((1, 1, 64, 64), numpy.float32)"
+_COMPILE = f"""
+import runpy, numpy
+for case in runpy.run_path({str(CASES_FILE)!r})["CASES"].values():
+    if case.quick:
+        case.run(case.arguments(numpy.random.default_rng(0), "float32", "small"), "numba")
+"""
+
+
+class kernels:
+    """The kernels that the typical calls need: more of them, or larger ones, take longer to compile and to load."""
+
+    def setup_cache(self) -> dict[str, float]:
+        _available("numba")
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, "-c", _COMPILE], env={**os.environ, "NUMBA_CACHE_DIR": folder}, check=True)
+            sizes = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
+        return {"number": len(sizes), "bytes": sum(sizes)}
+
+    setup_cache.timeout = 300
+
+    def track_number(self, compiled: dict[str, float]) -> float:
+        return compiled["number"]
+
+    def track_size(self, compiled: dict[str, float]) -> float:
+        return compiled["bytes"]
+
+    track_number.unit = "kernels"
+    track_size.unit = "bytes"
+
+
+class package:
+    """What a user downloads."""
+
+    def track_wheel_size(self) -> int:
+        """The files of the package, compressed as in a wheel."""
+        folder = Path(fastpool.__file__).parent
+        wheel = BytesIO()
+        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.name.endswith((".py", "py.typed", *EXTENSION_SUFFIXES[:1])):
+                    archive.write(path, path.relative_to(folder.parent))
+        return len(wheel.getvalue())
+
+    track_wheel_size.unit = "bytes"

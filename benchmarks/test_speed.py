@@ -1,0 +1,81 @@
+"""Rows of the side-by-side as cases of pytest-benchmark: each backend and each installed peer, on the rows of README.
+
+    pytest benchmarks --benchmark-enable --benchmark-autosave
+    pytest benchmarks --benchmark-enable --benchmark-compare --benchmark-compare-fail=median:25%
+    pytest benchmarks --benchmark-enable -k "backward and (numba or torch)"
+
+Without --benchmark-enable each case runs once at a small size, to see that it works.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from importlib import util
+from typing import Any
+
+import pytest
+
+import fastpool
+from benchmarks.libraries import LIBRARIES
+from benchmarks.plots import SELECTION
+from benchmarks.rows import MOST_CELLS, Problem, Task, rows
+from benchmarks.timing import agree, least_times
+
+ROWS = [row for row in rows() if row.key in SELECTION or row.group == "tiny"]
+PEERS = {library.name: library for library in LIBRARIES}
+BACKENDS = [name for name in fastpool.backends() if name != "naive"]
+OF_COLUMNS = ("cython", "numpy")  # these lay out every cell of every window
+QUICK_LOOK = 0.05  # seconds for each way in which a peer can do it; the fastest is the case
+
+
+@lru_cache(maxsize=1)
+def _posed(task: Task) -> tuple[Problem, Any]:
+    problem = Problem(task)
+    return problem, problem.comparable(problem.call())
+
+
+@cache
+def _library(name: str, threads: int) -> Any:
+    return PEERS[name](threads)
+
+
+@pytest.fixture(params=ROWS, ids=lambda row: row.key)
+def row(request, benchmark):
+    benchmark.group = request.param.key
+    return request.param.small() if benchmark.disabled else request.param
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend(row, backend, benchmark):
+    status = fastpool.backends()[backend]
+    if not status.available:
+        pytest.skip(status.reason)
+    if backend in OF_COLUMNS and row.task.cells > MOST_CELLS:
+        pytest.skip("the columns would not fit into memory")
+    problem, expected = _posed(row.task)
+    try:
+        result = problem.call(backend=backend)
+    except NotImplementedError as missing:
+        pytest.skip(str(missing))
+    assert agree(problem.comparable(result), expected, row.task.exact)
+    benchmark.extra_info["who"] = f"fastpool {backend}"
+    benchmark(problem.call, backend=backend)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer(row, peer, benchmark):
+    if not util.find_spec(PEERS[peer].package):
+        pytest.skip("not installed")
+    problem, expected = _posed(row.task)
+    library = _library(peer, fastpool.get_num_threads())
+    candidates = getattr(library, row.task.family, lambda _: ())(problem)
+    calls = {}
+    for variant, call, read in candidates:
+        assert agree(read(call()), expected, row.task.exact), variant
+        calls[f"{peer} {variant}".strip()] = call
+    if not calls:
+        pytest.skip("has no such op")
+    times = least_times(calls, QUICK_LOOK) if len(calls) > 1 else dict.fromkeys(calls, 0)
+    who = min(times, key=times.__getitem__)
+    benchmark.extra_info["who"] = who
+    benchmark(calls[who])

@@ -1,0 +1,76 @@
+"""Calls beside each other: whether they agree, their least times in turn, and the copies that they are held against."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from time import perf_counter, sleep
+from timeit import Timer
+from typing import Any
+
+import numpy as np
+
+COPY = "copy"  # how the names of copies begin
+FEWEST_ROUNDS = 3
+SAMPLE = 2e-4  # seconds; a shorter call is repeated until it fills them
+WARM = 5e-3  # a call shorter than this is first made once untimed, since the others have emptied the caches
+PAUSE = 1e-3  # the idle threads of some peers spin for a while after a call
+
+
+def agree(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], exact: bool) -> bool:
+    """Whether results are the same: in each value, or but for rounding."""
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not (np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max(initial=1))):
+            return False
+    return True
+
+
+def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The least seconds of each call: all in turn, until each has had its time."""
+    timers = {name: Timer(call) for name, call in calls.items()}
+    loops = {}
+    for name, timer in timers.items():
+        once = timer.timeit(1)
+        if once < WARM:
+            once = min(timer.repeat(3, 1))
+        loops[name] = max(int(SAMPLE / once), 1)
+    least = dict.fromkeys(calls, float("inf"))
+    left = dict.fromkeys(calls, seconds)
+    rng = random.Random(0)
+    rounds = 0
+    while due := [name for name in calls if rounds < FEWEST_ROUNDS or left[name] > 0]:
+        rng.shuffle(due)
+        for name in due:
+            begin = perf_counter()
+            sleep(PAUSE)
+            if least[name] < WARM:
+                calls[name]()
+            least[name] = min(least[name], timers[name].timeit(loops[name]) / loops[name])
+            left[name] -= perf_counter() - begin
+        rounds += 1
+    return least
+
+
+@cache
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def copies(moved: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """Copies that read and write `moved` bytes together, on one thread and on all."""
+    source = np.ones(max(moved // 2, threads), np.uint8)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+
+    def together() -> None:
+        waiting = [_helpers(threads - 1).submit(np.copyto, *part) for part in parts[1:]]
+        np.copyto(*parts[0])
+        for copied in waiting:
+            copied.result()
+
+    alone = {f"{COPY}, 1 thread": partial(np.copyto, target, source)}
+    return alone if threads == 1 else {**alone, f"{COPY}, {threads} threads": together}

@@ -1,0 +1,164 @@
+"""The suite that asv runs: each benchmark of it once, at a small size, so that none rots."""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastpool as fp
+from fastpool import cases
+
+discovery = pytest.importorskip("asv_runner.discovery")
+pytest.importorskip("ml_dtypes")
+pytest.importorskip("rich")
+
+from benchmarks import suite  # noqa: E402
+
+ROOT = Path(suite.__file__).parent
+ONCE = {"rounds": 1, "repeat": 1, "number": 1, "warmup_time": 0}
+BENCHMARKS = {benchmark.name: benchmark for benchmark in discovery.disc_benchmarks(str(ROOT))}
+IN_A_PROCESS = [name for name in BENCHMARKS if "timeraw" in name or ".kernels." in name]
+ONE_CALL = "import numpy, fastpool; fastpool.max_pool1d(numpy.ones((1, 1, 8), 'float32'), 2, backend='numba')"
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    arguments = suite._arguments
+    monkeypatch.setattr(suite, "_arguments", lambda case, layout, dtype, size: arguments(case, layout, dtype, "small"))
+    monkeypatch.setattr(suite, "SECONDS", 0)
+    monkeypatch.setattr(suite, "_COMPILE", ONE_CALL)
+    yield
+    suite._prepared.cache_clear()
+
+
+def run_once(name):
+    """What each combination of a benchmark's parameters gives, as asv --quick runs them; None for n/a."""
+    count = math.prod(len(values) for values in BENCHMARKS[name].params)
+    told = {}
+    for i in range(count):
+        number = f"{name}-{i}" if BENCHMARKS[name].params else name
+        benchmark = discovery.get_benchmark_from_name(str(ROOT), number, ONCE)
+        if benchmark.setup_cache_key is not None:
+            benchmark.set_cache(benchmark.do_setup_cache())
+        key = benchmark._current_params
+        told[key] = None if benchmark.do_setup() else benchmark.do_run()
+        benchmark.do_teardown()
+    return told
+
+
+def figure(result):
+    return result["samples"][0] if isinstance(result, dict) else result
+
+
+def test_every_op_of_the_table_is_timed():
+    timed = {name.split(".")[1] for name in BENCHMARKS if name.endswith(".time_call")} - {"tiny"}
+    assert {case.op for case in cases.CASES.values()} <= timed
+    assert {name for name in timed if name.endswith("_argmax")} >= {"max_pool2d_argmax", "maxout_argmax"}
+    called = [c.name for kind in timed for c in getattr(suite, kind).cases.values()]
+    assert sorted(called) == sorted(cases.CASES)
+
+
+def test_the_backend_is_the_first_parameter():
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.params:
+            assert benchmark.param_names[0] == "backend", name
+            assert benchmark.params[0] == [repr(backend) for backend in suite.BACKENDS], name
+    assert set(fp.backends()) - {"naive", suite.BASELINE} <= set(suite.BACKENDS)
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in IN_A_PROCESS])
+def test_a_benchmark_runs(name):
+    told = run_once(name)
+    for key, result in told.items():
+        if result is None and name.endswith("peakmem_nothing"):
+            continue
+        if key and not fp.backends().get(key[0], (False,))[0]:
+            assert result is None
+        elif result is not None:
+            assert figure(result) > 0, key
+    if BENCHMARKS[name].params:
+        assert any(result is not None for result in told.values())
+
+
+@pytest.mark.parametrize("name", IN_A_PROCESS)
+def test_a_benchmark_of_a_process_runs(name):
+    assert any(result is not None and figure(result) > 0 for result in run_once(name).values())
+
+
+def test_a_sample_is_the_least_of_many_calls(monkeypatch):
+    monkeypatch.setattr(suite, "least_times", lambda calls, seconds: dict.fromkeys(calls, 0.25))
+    told = run_once("suite.hard_swish.time_call")
+    samples = [result["samples"] for result in told.values() if result is not None]
+    assert samples
+    assert samples == [[0.25]] * len(samples)
+
+
+def test_one_layout_and_dtype_is_watched_for_calls_that_are_not_typical():
+    told = run_once("suite.max_pool1d.time_call")
+    watched = {key[2:] for key, result in told.items() if result is not None}
+    assert watched == {("channels_first", "float32")}
+    told = run_once("suite.max_pool2d.time_call")
+    watched = {key[2:] for key, result in told.items() if result is not None}
+    assert len(watched) == len(suite.LAYOUTS) * len(suite.DTYPES)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone forgets a peak")
+def test_memory_is_that_of_the_call(monkeypatch):
+    """What was taken and given back in `setup` is not counted."""
+    size = 2**28
+
+    def make(*_):
+        np.ones(size, np.uint8)
+        return {}
+
+    monkeypatch.setattr(suite, "_arguments", make)
+    monkeypatch.setattr(suite, "_call", lambda *_: lambda: None)
+    benchmark = suite.memory()
+    suite._forget_peak()
+    before = peak()
+    benchmark.setup("numpy", suite.QUICK[0])
+    assert peak() - before < size / 2
+
+
+def peak():
+    from asv_runner.benchmarks._maxrss import get_maxrss
+
+    return get_maxrss()
+
+
+class Card:
+    """A GPU that does nothing until it is waited for."""
+
+    def __init__(self):
+        self.waiting = 0
+
+    def launch(self, *args, **kwargs):
+        assert kwargs["backend"] == "cuda"
+        assert isinstance(kwargs["x"], tuple)
+        self.waiting += 1
+        return "result"
+
+    def synchronise(self, backend):
+        assert backend == "cuda"
+        self.waiting = 0
+
+
+def test_a_call_on_a_gpu_is_over_when_it_is_timed(monkeypatch):
+    card = Card()
+    monkeypatch.setattr(suite, "_available", lambda backend: None)
+    monkeypatch.setattr(suite, "_synchronise", card.synchronise)
+    monkeypatch.setattr(suite, "_in_place", lambda backend, arguments: {**arguments, "x": ("on the card",)})
+    monkeypatch.setattr(fp, "hard_swish", card.launch)
+    _, call = suite._prepared("cuda", "hard_swish", "channels_first", "float32", "small")
+    assert call() == "result"
+    assert card.waiting == 0
+
+
+def test_the_cases_of_pytest_benchmark_run(python):
+    """Once each, at a small size, beside the one peer that is always there."""
+    chosen = ("-k", "test_backend or numpy")
+    out = python("-m", "pytest", "benchmarks", "-q", "--benchmark-disable", "-p", "no:cacheprovider", *chosen)
+    assert re.search(r"\d+ passed", out)
