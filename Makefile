@@ -9,7 +9,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BASE ?= main
 FACTOR ?= 1.25
-ROUNDS ?= 8
+ROUNDS ?= 10
 N ?= 5
 ASV ?=
 SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))
