@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 FRAMEWORKS ?= keras jax tensorflow-cpu
 BASE ?= main
 FACTOR ?= 1.25
-ROUNDS ?= 8
+ROUNDS ?= 10
 N ?= 5
 ASV ?=
 SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))

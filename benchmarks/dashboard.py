@@ -80,9 +80,9 @@ def measured(folder: Path, commit: str) -> bool:
 
 
 def run(folder: Path, number: int, options: Sequence[str]) -> list[str]:
-    """Run the suite over the last commits, newest first, until so many have built; those."""
+    """Run the suite over the last commits, newest first, until so many have built, or four times as many were tried."""
     built: list[str] = []
-    for commit in _git("rev-list", "--first-parent", "HEAD", repository=folder).split():
+    for commit in _git("rev-list", "--first-parent", f"--max-count={4 * number}", "HEAD", repository=folder).split():
         if len(built) == number:
             break
         _asv(folder, "run", f"{commit}^!", "--skip-existing-commits", *options)
@@ -111,11 +111,10 @@ def make_local(html: Path, node_modules: Path) -> None:
     ValueError
         If a page loads a file that LOCAL does not know, as after an update of asv.
     """
-    scripts = html / SCRIPTS
-    for name in {file.partition("/")[0] for file in LOCAL.values()}:
-        files = [name_of for file in LOCAL.values() for package, _, name_of in [file.partition("/")] if package == name]
-        for path in {found for pattern in (*files, *BESIDE) for found in (node_modules / name).glob(pattern)}:
-            target = scripts / path.relative_to(node_modules)
+    for file in LOCAL.values():
+        package, _, within = file.partition("/")
+        for path in {found for pattern in (within, *BESIDE) for found in (node_modules / package).glob(pattern)}:
+            target = html / SCRIPTS / path.relative_to(node_modules)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
 

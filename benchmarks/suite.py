@@ -33,10 +33,10 @@ import numpy as np
 import fastpool
 from benchmarks.timing import copies, least_times
 
-with suppress(
-    ImportError
-):  # asv forks a process for every figure, which then need not load it; backends() waits for them,
-    import numba  # noqa: F401  since a GPU that was looked for cannot be used after a fork
+# asv forks a process for every figure, which then need not load Numba. fastpool.backends() is left to those: a GPU that
+# was looked for cannot be used after a fork.
+with suppress(ImportError):
+    import numba  # noqa: F401
 
 BACKENDS = ("numba", "cython", "cuda")
 BASELINE = "numpy"
@@ -155,7 +155,7 @@ def _families(cases: Iterable[Any]) -> dict[str, dict[str, Any]]:
         kind = case.op
         if label.endswith("argmax"):
             kind, label = f"{case.op}_argmax", label.removesuffix("argmax").strip()
-        shape = f"({','.join(map(str, case.full))})"
+        shape = f"({','.join(map(str, case.shape(MEDIUM)))})"
         found.setdefault(kind, {})[f"{label} {shape}".strip()] = case
     return found
 

@@ -59,17 +59,20 @@ class Case:
         dtype = np.dtype(dtype)
         return self.takes == "all" or arrays.is_float(dtype) or (self.takes == "numbers" and dtype.kind != "b")
 
+    def shape(self, size: str) -> Shape:
+        """The shape of the forward pass's input at a size, channels first."""
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(map(repr, SIZES))}, got {size!r}")
+        if size == "medium":
+            return (max(self.full[0] // 8, 1), *self.full[1:])
+        return self.small if size == "small" else self.full
+
     def arguments(
         self, rng: np.random.Generator, dtype: Any = np.float32, size: str = "full", layout: str = "channels_first"
     ) -> Arguments:
         """Random inputs of a dtype, size and layout, with the other arguments of the call."""
-        if size not in SIZES:
-            raise ValueError(f"size must be one of {', '.join(map(repr, SIZES))}, got {size!r}")
         check_layout(layout)
-        shape = self.small if size == "small" else self.full
-        if size == "medium":
-            shape = (max(shape[0] // 8, 1), *shape[1:])
-        return self.make(rng, np.dtype(dtype), shape, layout)
+        return self.make(rng, np.dtype(dtype), self.shape(size), layout)
 
     def run(self, arguments: Mapping[str, Any], backend: str | None = None) -> Any:
         """Call the function; a result array, or a tuple of them."""

@@ -61,6 +61,13 @@ def test_every_op_of_the_table_is_timed():
     assert sorted(called) == sorted(cases.CASES)
 
 
+def test_a_call_is_named_by_the_shape_that_it_has(monkeypatch):
+    monkeypatch.undo()
+    for label, case in suite.max_pool2d.cases.items():
+        x = suite._arguments(case, *suite.PLAIN, suite.MEDIUM)["x"]
+        assert label.endswith(f"({','.join(map(str, x.shape))})")
+
+
 def test_the_backend_is_the_first_parameter():
     for name, benchmark in BENCHMARKS.items():
         if benchmark.params:
