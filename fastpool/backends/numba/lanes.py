@@ -162,6 +162,42 @@ zip_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a[0], b[
 zip_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # and the other half
 
 
+def _store_won(pieces):
+    """A function that stores each lane `pieces` times side by side, where its winner is not `first` and so on as 0."""
+
+    @intrinsic
+    def store_won(typing_context, run, at, lanes, winners, first):
+        def generate(context, builder, signature, args):
+            _, at, lanes, winners, first = args
+            count = signature.args[2].count
+            unknown = ir.Constant(winners.type, ir.Undefined)
+            one = builder.insert_element(unknown, first, ir.Constant(ir.IntType(32), 0))
+            firsts = builder.shuffle_vector(
+                one, unknown, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+            )
+            for piece in range(pieces):
+                lane_and_tap = [divmod(piece * count + i, pieces) for i in range(count)]
+                order = ir.Constant(ir.VectorType(ir.IntType(32), count), [lane for lane, _ in lane_and_tap])
+                taps = builder.add(firsts, ir.Constant(winners.type, [tap for _, tap in lane_and_tap]))
+                spread = builder.shuffle_vector(lanes, ir.Constant(lanes.type, ir.Undefined), order)
+                won = builder.icmp_unsigned("==", builder.shuffle_vector(winners, unknown, order), taps)
+                value = builder.select(won, spread, ir.Constant(lanes.type, None))
+                place = builder.add(at, ir.Constant(at.type, piece * count))
+                pointer = _pointer(context, builder, signature.args[0], args[0], place)
+                align = run.dtype.bitwidth // 8
+                builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=align)
+            return context.get_dummy_value()
+
+        if run.dtype != lanes.dtype or winners.count != lanes.count or winners.dtype != first:
+            return None
+        return types.void(run, types.intp, lanes, winners, first), generate
+
+    return store_won
+
+
+store_won_2, store_won_3, store_won_4, store_won_8 = map(_store_won, (2, 3, 4, 8))
+
+
 def _on_lanes(operation, of_floats, of_integers, compares=False):
     """Let an operator of Python's work on lanes, one by one."""
 

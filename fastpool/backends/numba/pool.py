@@ -16,9 +16,11 @@ from fastpool.backends.numba.lanes import (
     load_beside,
     odds,
     store,
+    store_won_2,
+    store_won_3,
+    store_won_4,
+    store_won_8,
     where,
-    zip_high,
-    zip_low,
 )
 from fastpool.backends.numba.scalars import (
     after_last_tap,
@@ -592,18 +594,25 @@ def put_won(dx, limit, dy, argmax, source, count, tap):
 
 
 @inlined
-def put_won_pairs(dx, limit, dy, argmax, source, count, tap):
-    """The same for two taps that lie side by side."""
+def put_won_side_by_side(dx, limit, dy, argmax, source, count, tap, taps):
+    """The same for taps that lie side by side: 2, 3, 4 or 8 of them."""
     i, lanes = 0, lanes_in(dy)
-    end = min(count + lanes - 1, limit // 2, len(dy) - source) - lanes
+    end = min(count + lanes - 1, limit // taps, len(dy) - source) - lanes
     while i <= end:
-        even, odd = won_by(dy, argmax, source + i, tap), won_by(dy, argmax, source + i, tap + 1)
-        store(dx, 2 * i, zip_low(even, odd))
-        store(dx, 2 * i + lanes, zip_high(even, odd))
+        slopes = load(dy, source + i)
+        winners, first = load_beside(slopes, argmax, source + i), argmax.dtype.type(tap)
+        if taps == 2:
+            store_won_2(dx, 2 * i, slopes, winners, first)
+        elif taps == 3:
+            store_won_3(dx, 3 * i, slopes, winners, first)
+        elif taps == 4:
+            store_won_4(dx, 4 * i, slopes, winners, first)
+        else:
+            store_won_8(dx, 8 * i, slopes, winners, first)
         i += lanes
     while i < count:
-        for t in range(2):
-            dx[2 * i + t] = dy[source + i] if argmax[source + i] == tap + t else dy.dtype.type(0)
+        for t in range(taps):
+            dx[taps * i + t] = dy[source + i] if argmax[source + i] == tap + t else dy.dtype.type(0)
         i += 1
 
 
@@ -628,8 +637,8 @@ def max_pool_backward_of_tiles(dy, argmax, dx, geometry, inner, start, stop):
                     limit = (stop * KH * width if KD == 1 and piece == OW else row + width) - to
                     if KW == 1:
                         put_won(onward(dx, to), limit, dy, argmax, source, count * inner, tap)
-                    elif KW == 2 and inner == 1:
-                        put_won_pairs(onward(dx, to), limit, dy, argmax, source, count, tap)
+                    elif inner == 1 and (KW <= 4 or KW == 8):
+                        put_won_side_by_side(onward(dx, to), limit, dy, argmax, source, count, tap, KW)
                     elif inner == 1:
                         for kw in range(KW):
                             put_won(spare, len(spare), dy, argmax, source, count, tap + kw)
