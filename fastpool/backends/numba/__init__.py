@@ -25,9 +25,9 @@ __all__ = [
     "im2col",
     "max_pool",
     "max_pool_backward",
-    "prepared_max_pool_backward",
-    "prepared_max_pool",
     "max_unpool",
+    "prepared_max_pool",
+    "prepared_max_pool_backward",
     "swish",
     "swish_backward",
     "warmup_tasks",
@@ -200,11 +200,8 @@ def _backward_plan(window, outer, inner):
 
 def _backward_tiles(window, inner):
     """How many rows to add up at once, and how often that is: few windows shall reach into two tiles."""
-    (D, H, W), (reach_d, reach_h, _) = (
-        window.size,
-        (d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)),
-    )
-    rows, reach = D * H, reach_d * H + reach_h
+    (D, H, W), (KD, KH, _), (dd, dh, _) = window.size, window.kernel, window.dilation
+    rows, reach = D * H, (KD - 1) * dd * H + (KH - 1) * dh
     tile = min(max(MOST_SUMS // (W * inner), 4 * reach, 1), rows)
     tiles = -(-rows // tile)
     return -(-rows // tiles), tiles
