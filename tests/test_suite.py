@@ -100,7 +100,7 @@ def test_a_sample_is_the_least_of_many_calls(monkeypatch):
     told = run_once("suite.hard_swish.time_call")
     samples = [result["samples"] for result in told.values() if result is not None]
     assert samples
-    assert samples == [[0.25]] * len(samples)
+    assert all(sample == pytest.approx([0.25]) for sample in samples)  # the runner divides it, and rounds
 
 
 def test_one_layout_and_dtype_is_watched_for_calls_that_are_not_typical():
