@@ -129,8 +129,9 @@ def _forward_plan(window, outer, inner):
     # The rooms stay in the caches closest to the core, but blocks overlap little: much of a block is not its halo.
     columns = min(max(pool.BLOCK // (inner * sw), 2 * reach_w // sw, 1), OW)
     pitch = max(columns + reach_w // sw, -(-W // sw) if columns == OW else 0)
-    rows = min(max(pool.BLOCK // (pitch * sw * sh * inner), 2 * reach_h // sh, 1), OH)
-    room = max(min(KD, D), sw) * ((rows - 1) * sh + reach_h + 1) * pitch * inner
+    block = pool.BLOCK if reach_h < sh else 8 * pool.BLOCK
+    rows = min(max(block // (pitch * sw * sh * inner), 3 * reach_h // sh, 1), OH)
+    room = min(KD, D) * ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
     blocks = -(-OH // rows) * -(-OW // columns)
     return numbers, (rows, columns), room, planes * (OH if room > MOST_ROOM else blocks)
 

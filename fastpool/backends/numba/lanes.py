@@ -162,6 +162,33 @@ zip_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a[0], b[
 zip_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # and the other half
 
 
+def _load_apart(step):
+    """A function that loads lanes of every step-th number of a run from `at` on."""
+
+    @intrinsic
+    def load_apart(typing_context, run, at):
+        lanes, generate = _load(run.dtype, BYTES * 8 // run.dtype.bitwidth)
+        count = lanes.count
+
+        def generate_apart(context, builder, signature, args):
+            found = None
+            for one in range(step):
+                behind = builder.add(args[1], ir.Constant(args[1].type, one * count))
+                loaded = generate(context, builder, signature, (args[0], behind))
+                # Lane i is number i * step of all that is loaded: found already, or of these lanes, or still to come.
+                order = [i if i * step < one * count else count + i * step % count for i in range(count)]
+                places = ir.Constant(ir.VectorType(ir.IntType(32), count), order)
+                found = builder.shuffle_vector(loaded if found is None else found, loaded, places)
+            return found
+
+        return lanes(run, types.intp), generate_apart
+
+    return load_apart
+
+
+every_second, every_third, every_fifth = map(_load_apart, (2, 3, 5))
+
+
 def _store_won(pieces):
     """A function that stores each lane `pieces` times side by side, where its winner is not `first` and so on as 0."""
 

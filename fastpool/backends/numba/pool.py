@@ -9,6 +9,9 @@ from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.lanes import (
     beside,
     evens,
+    every_fifth,
+    every_second,
+    every_third,
     first_of,
     lanes_in,
     lay_row,
@@ -70,7 +73,7 @@ def fill_lanes(run, begin, end, lanes):
 
 
 @inlined
-def largest(out, won, at, a, a_won, i, over_slices, over_taps, ahead):
+def largest_lanes(out, won, at, a, a_won, i, over_slices, over_taps, ahead):
     """Lanes of `out`: the maximum of those of `a` from `i` on over all taps of all slices, with their offsets.
 
     Slices and taps are (how many, how far apart, how much larger the offset of the next).
@@ -79,10 +82,8 @@ def largest(out, won, at, a, a_won, i, over_slices, over_taps, ahead):
     best, first = load(a, i), i
     if won is None:
         for one in range(slices):
-            source, end = first if one > 0 else first + step, first + taps * step
-            while source < end:
-                best = maximum(best, load(a, source))
-                source += step
+            for tap in range(1 if one == 0 else 0, taps):
+                best = maximum(best, load(a, first + tap * step))
             first += slice_step
     else:
         number = won.dtype.type
@@ -90,75 +91,88 @@ def largest(out, won, at, a, a_won, i, over_slices, over_taps, ahead):
         more_to_next = beside(best, number(slice_weight - taps * weight))
         best_won = won_at(best, won, a_won, i) + offset
         for one in range(slices):
-            source, end = first, first + taps * step
-            if one == 0:
-                source, offset = first + step, offset + more
-            while source < end:
-                value = load(a, source)
+            offset = offset + more if one == 0 else offset
+            for tap in range(1 if one == 0 else 0, taps):
+                value = load(a, first + tap * step)
                 better = wins(value, best)
                 best = where(better, value, best)
-                best_won = where(better, won_at(best, won, a_won, source) + offset, best_won)
-                source, offset = source + step, offset + more
+                best_won = where(better, won_at(best, won, a_won, first + tap * step) + offset, best_won)
+                offset = offset + more
             first, offset = first + slice_step, offset + more_to_next
         store(won, at, best_won)
     store(out, at, best)
 
 
 @inlined
-def largest_of_pairs(out, won, at, cells, i, taps):
-    """The same along a row for windows two cells apart: evens and odds of neighbours hold the taps of such windows."""
-    lanes, end = lanes_in(cells), i + taps
-    a, b = load(cells, i), load(cells, i + lanes)
-    best = evens(a, b)
-    if won is not None:
-        number = won.dtype.type
-        best_won, offset = beside(best, number(0)), beside(best, number(0))
-    while True:
-        i += 1
-        if i == end:
-            break
-        if won is None:
-            best = maximum(best, odds(a, b))
-        else:
-            value, offset = odds(a, b), offset + beside(best, number(1))
-            better = wins(value, best)
-            best, best_won = where(better, value, best), where(better, offset, best_won)
-        i += 1
-        if i == end:
-            break
-        a, b = load(cells, i), load(cells, i + lanes)
-        if won is None:
-            best = maximum(best, evens(a, b))
-        else:
-            value, offset = evens(a, b), offset + beside(best, number(1))
-            better = wins(value, best)
-            best, best_won = where(better, value, best), where(better, offset, best_won)
-    if won is not None:
-        store(won, at, best_won)
-    store(out, at, best)
+def largest(out, won, count, last, a, a_won, over_slices, over_taps, ahead):
+    """The same for a run of `count` numbers; none of its lanes begins behind `last`: they rather overlap those before.
+
+    Two or three taps of one slice, which are nearly all, are compared without a loop.
+    """
+    (slices, _, _), (taps, step, weight), lanes = over_slices, over_taps, lanes_in(out)
+    known = taps if slices == 1 else 0
+    i = 0
+    if known == 2:
+        while i < count:
+            i = min(i, last)
+            largest_lanes(out, won, i, a, a_won, i, ONE_SLICE, (2, step, weight), ahead)
+            i += lanes
+    elif known == 3:
+        while i < count:
+            i = min(i, last)
+            largest_lanes(out, won, i, a, a_won, i, ONE_SLICE, (3, step, weight), ahead)
+            i += lanes
+    else:
+        while i < count:
+            i = min(i, last)
+            largest_lanes(out, won, i, a, a_won, i, over_slices, over_taps, ahead)
+            i += lanes
 
 
 @inlined
-def largest_of_steps(out, won, count, cells, spare, taps, stride, dilation):
-    """The same for `count` windows any number of cells apart: for each tap its cells side by side, and then lanes."""
-    for tap in range(taps):
-        row, into = onward(cells, tap * dilation), spare
-        if tap == 0:
-            into = onward(out, 0)
-        for i in range(count):
-            into[i] = row[np.uint64(i * stride)]
-        if tap == 0:
-            if won is not None:
-                fill(part(won, 0, count), 0)
-            continue
-        for i in range(0, count, lanes_in(out)):
-            best, value = load(out, i), load(spare, i)
-            if won is None:
-                store(out, i, maximum(best, value))
-            else:
+def largest_apart(load_apart, out, won, count, cells, taps, stride, dilation):
+    """The same along a row for windows 2, 3 or 5 cells apart: of each tap every so manieth cell, side by side in lanes."""
+    for i in range(0, count, lanes_in(out)):
+        source = i * stride
+        best = load_apart(cells, source)
+        if won is None:
+            for tap in range(1, taps):
+                best = maximum(best, load_apart(cells, source + tap * dilation))
+        else:
+            number = won.dtype.type
+            best_won, offset = beside(best, number(0)), beside(best, number(0))
+            for tap in range(1, taps):
+                value, offset = load_apart(cells, source + tap * dilation), offset + beside(best, number(1))
                 better = wins(value, best)
-                store(out, i, where(better, value, best))
-                store(won, i, where(better, beside(best, won.dtype.type(tap)), load_beside(best, won, i)))
+                best, best_won = where(better, value, best), where(better, offset, best_won)
+            store(won, i, best_won)
+        store(out, i, best)
+
+
+@inlined
+def largest_far_apart(out, won, count, cells, spare, taps, stride, dilation):
+    """The same for windows any number of cells apart: piece by piece, for each tap its cells side by side."""
+    lanes, room = lanes_in(out), len(spare) // 2
+    for begin in range(0, count, room):
+        piece = min(room, count - begin)
+        for tap in range(taps):
+            cells_of_tap, into = onward(cells, begin * stride + tap * dilation), part(spare, 0, room)
+            if tap > 0:
+                into = part(spare, room, room)
+            for i in range(piece):
+                into[i] = cells_of_tap[np.uint64(i * stride)]
+            if tap == 0 and won is not None:
+                fill(part(won, begin, piece), 0)
+            for i in range(0, piece if tap > 0 else 0, lanes):
+                best, value = load(spare, i), load(into, i)
+                if won is None:
+                    store(spare, i, maximum(best, value))
+                else:
+                    better, best_won = wins(value, best), load_beside(best, won, begin + i)
+                    store(spare, i, where(better, value, best))
+                    store(won, begin + i, where(better, beside(best, won.dtype.type(tap)), best_won))
+        for i in range(piece):
+            out[begin + i] = spare[i]
 
 
 @inlined
@@ -187,8 +201,7 @@ def double(a, a_won, source, count, taps, step, weight):
     width = 1
     while 2 * width < taps:
         count -= width * step
-        for i in range(0, count, lanes_in(a)):
-            largest(a, a_won, i, source, a_won, i, ONE_SLICE, (2, width * step, width * weight), 0)
+        largest(a, a_won, count, count, source, a_won, ONE_SLICE, (2, width * step, width * weight), 0)
         source = onward(a, 0)
         width *= 2
     return width
@@ -220,35 +233,39 @@ def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infin
 
 
 @inlined
-def along_rows(out, won, count, cells, laid, laid_won, spare, taps, stride, dilation, inner):
-    """The maximum over the taps of the windows of all rows at once: `count` numbers of `out`."""
-    lanes = lanes_in(out)
-    halves = inner == 1 and dilation == 1 and taps == stride and taps & (taps - 1) == 0
-    if won is not None and (halves or taps > 4):
-        fill(part(laid_won, 0, count * stride + lanes), 0)
+def along_rows(out, won, count, cells, spare, taps, stride, dilation, inner):
+    """The maximum over the taps of the windows of all rows at once: `count` numbers of `out`.
+
+    The cells may lie in `out` itself, lanes behind its start, so that none is written over before it is read.
+    """
+    cells_won = onward(won, lanes_in(out))
+    if won is not None:
+        fill(part(won, 0, count * stride + 2 * lanes_in(out)), 0)
     if stride == 1:
         step, weight = dilation * inner, 1
         if taps > 4:
-            weight = taps - double(laid, laid_won, cells, count, taps, step, 1)
-            cells, step, taps = onward(laid, 0), weight * step, 2
-        for i in range(0, count, lanes):
-            largest(out, won, i, cells, laid_won, i, ONE_SLICE, (taps, step, weight), 0)
-    elif halves:
+            weight = taps - double(out, won, cells, count, taps, step, 1)
+            cells, step, taps = onward(out, 0), weight * step, 2
+        largest(out, won, count, count, cells, won, ONE_SLICE, (taps, step, weight), 0)
+    elif inner > 1:
+        for cell in range(count // inner):
+            to, to_won = onward(out, cell * inner), onward(won, cell * inner)
+            source, source_won = onward(cells, cell * stride * inner), onward(cells_won, cell * stride * inner)
+            largest(to, to_won, inner, inner, source, source_won, ONE_SLICE, (taps, dilation * inner, 1), 0)
+    elif dilation == 1 and taps == stride and taps & (taps - 1) == 0:
         width = 2
         while width < taps:
-            halve(laid, laid_won, cells, laid_won, count * (taps // width), width // 2)
-            cells, width = onward(laid, 0), 2 * width
-        halve(out, won, cells, laid_won, count, width // 2)
-    elif inner == 1 and dilation == 1 and stride == 2:
-        for i in range(0, count, lanes):
-            largest_of_pairs(out, won, i, cells, 2 * i, taps)
-    elif inner == 1:
-        largest_of_steps(out, won, count, cells, spare, taps, stride, dilation)
+            halve(out, won, cells, won, count * (taps // width), width // 2)
+            cells, width = onward(out, 0), 2 * width
+        halve(out, won, cells, won, count, width // 2)
+    elif stride == 2:
+        largest_apart(every_second, out, won, count, cells, taps, 2, dilation)
+    elif stride == 3:
+        largest_apart(every_third, out, won, count, cells, taps, 3, dilation)
+    elif stride == 5:
+        largest_apart(every_fifth, out, won, count, cells, taps, 5, dilation)
     else:
-        for cell in range(count // inner):
-            for i in range(0, inner, lanes):
-                source, to = cell * stride * inner + i, cell * inner + i
-                largest(out, won, to, cells, laid_won, source, ONE_SLICE, (taps, dilation * inner, 1), 0)
+        largest_far_apart(out, won, count, cells, spare, taps, stride, dilation)
 
 
 @inlined
@@ -299,13 +316,12 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
     lanes, reach_h, reach_w = lanes_in(x), (KH - 1) * dh, (KW - 1) * dw
-    # The rooms: the cells under a block, the maxima along its rows, and some lanes.
+    # The rooms: for each slice the cells under a block, which the maxima along its rows then take the place of.
     most_rows = (block_rows - 1) * sh + reach_h + 1
     most_columns = max(block_columns + reach_w // sw, (W + sw - 1) // sw if block_columns == OW else 0)
-    along_size = min(KD, D) * most_rows * most_columns * inner + 2 * lanes
-    laid_size = most_rows * most_columns * sw * inner + reach_w * inner + 2 * sw * lanes
-    spare_size = most_rows * most_columns + lanes if sw > 1 and inner == 1 else 0
-    room = np.empty(laid_size + along_size + spare_size + lanes, x.dtype)
+    along_size = min(KD, D) * (most_rows * most_columns * sw * inner + lanes) + reach_w * inner + 2 * sw * lanes
+    spare_size = 64 * lanes if sw > 3 and inner == 1 else 0
+    room = np.empty(along_size + spare_size + lanes, x.dtype)
     won_room = offsets(argmax, len(room))
     if argmax is not None:
         fill(won_room, 0)
@@ -315,9 +331,8 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
     limit = (stop // row_blocks * OH + stop % row_blocks * block_rows) * OW * inner
 
     for unit in range(start, stop):
-        laid, laid_won = part(room, 0, laid_size), part(won_room, 0, laid_size)
-        along, along_won = part(room, laid_size, along_size), part(won_room, laid_size, along_size)
-        spare = part(room, laid_size + along_size, spare_size)
+        along, along_won = part(room, 0, along_size), part(won_room, 0, along_size)
+        spare = part(room, along_size, spare_size)
         tail, tail_won = onward(room, len(room) - lanes), onward(won_room, len(room) - lanes)
         rest, column_block = divmod(unit, column_blocks)
         rest, row_block = divmod(rest, row_blocks)
@@ -338,43 +353,45 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
         upright = as_is and KW == 1 and sw == 1
         as_is = as_is and (rows == 1 or (block_columns == OW and left == 0 and W % sw == 0))
         pitch = (W // sw if as_is and rows > 1 else (columns + sw - 1) // sw) * inner
+        laid_step = rows * pitch * sw + lanes
         for one in range(0 if upright else slices):
             source = origin + one * dd * slice_step
-            cells = onward(laid, 0)
+            to, to_won = onward(along, one * laid_step), onward(along_won, one * laid_step)
+            cells = onward(to, lanes)
             if as_is:
                 cells = onward(x, source)
             else:
                 size = rows, columns, pitch // inner * sw
                 lay_out(cells, x, source, next_block, top, left, size, H, W, inner, lowest, infinity)
-            to = onward(along, one * rows * pitch)
-            to_won = onward(along_won, one * rows * pitch)
-            along_rows(to, to_won, rows * pitch, cells, laid, laid_won, spare, KW, sw, dw, inner)
+            along_rows(to, to_won, rows * pitch, cells, spare, KW, sw, dw, inner)
 
         taps, step, weight = KH, dh * pitch, KW
         if sh == 1 and KH > 4 and not upright:
-            weight = KH - double(along, along_won, along, slices * rows * pitch, KH, step, KW)
+            weight = KH - double(along, along_won, along, slices * laid_step, KH, step, KW)
             taps, step, weight = 2, weight * step, weight * KW
         for row in range(out_rows):
             to = out_origin + row * OW * inner
             row_limit = limit if column_blocks == 1 else to + out_count
-            for i in range(0, out_count if slices > 0 else 0, lanes):
-                whole = to + i + lanes <= row_limit
-                best, best_won = part(tail, 0, lanes), part(tail_won, 0, lanes)
-                if whole:
-                    best, best_won = part(y, to + i, lanes), part(argmax, to + i, lanes)
-                if upright:
-                    source, ahead = origin + row * sh * row_step + i, kd0 * KH * KW
-                    over_slices, over_taps = (slices, dd * slice_step, KH * KW), (KH, dh * row_step, KW)
-                    largest(best, best_won, 0, x, None, source, over_slices, over_taps, ahead)
-                else:
-                    source, ahead = row * sh * pitch + i, kd0 * KH * KW
-                    over_slices, over_taps = (slices, rows * pitch, KH * KW), (taps, step, weight)
-                    largest(best, best_won, 0, along, along_won, source, over_slices, over_taps, ahead)
-                if not whole:
-                    for lane in range(min(lanes, out_count - i)):
-                        y[to + i + lane] = best[lane]
-                        if argmax is not None:
-                            argmax[to + i + lane] = best_won[lane]
+            count, whole = out_count if slices > 0 else 0, to + out_count + lanes <= row_limit
+            last, narrow = count if whole else count - lanes, not whole and count < lanes
+            best, best_won = part(tail, 0, lanes), part(tail_won, 0, lanes)
+            if narrow:
+                last = 0
+            else:
+                best, best_won = onward(y, to), onward(argmax, to)
+            if upright:
+                cells, over_slices = onward(x, origin + row * sh * row_step), (slices, dd * slice_step, KH * KW)
+                over_taps = KH, dh * row_step, KW
+                largest(best, best_won, count, last, cells, None, over_slices, over_taps, kd0 * KH * KW)
+            else:
+                source = row * sh * pitch
+                cells, cells_won = onward(along, source), onward(along_won, source)
+                over_slices, over_taps = (slices, laid_step, KH * KW), (taps, step, weight)
+                largest(best, best_won, count, last, cells, cells_won, over_slices, over_taps, kd0 * KH * KW)
+            for i in range(count if narrow else 0):
+                y[to + i] = best[i]
+                if argmax is not None:
+                    argmax[to + i] = best_won[i]
         edges = windows_at_edges(left, out_columns, geometry)
         for row in range(out_rows):
             to = out_origin + row * OW * inner
