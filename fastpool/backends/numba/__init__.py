@@ -13,7 +13,7 @@ from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
-from fastpool.backends.numba.threads import launch
+from fastpool.backends.numba.threads import PARALLEL_BYTES, launch
 from fastpool.window import Window
 
 __all__ = [
@@ -106,7 +106,10 @@ def prepared_max_pool(window, outer, inner, dtype):
     def run(x, y, argmax):
         launch(kernel, units, nbytes, x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants)
 
-    return run
+    def run_alone(x, y, argmax):
+        kernel(x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants, 0, units)
+
+    return run if nbytes >= PARALLEL_BYTES else run_alone
 
 
 def _forward_call(window, outer, inner, dtype):
@@ -133,7 +136,13 @@ def _forward_plan(window, outer, inner):
     rows = min(max(block // (pitch * sw * sh * inner), 3 * reach_h // sh, 1), OH)
     room = min(KD, D) * ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
     blocks = -(-OH // rows) * -(-OW // columns)
-    return numbers, (rows, columns), room, planes * (OH if room > MOST_ROOM else blocks)
+    return _as_array(numbers), (rows, columns), room, planes * (OH if room > MOST_ROOM else blocks)
+
+
+@lru_cache(maxsize=1024)
+def _as_array(numbers):
+    """Numbers as kernels take many fastest."""
+    return np.array(numbers, np.int64)
 
 
 def _as_one_plane(window, outer):
@@ -172,7 +181,7 @@ def _backward_call(window, outer, inner, dtype):
     kind = _kind(dtype)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
     if window.tiles:
-        arguments = window.numbers, inner
+        arguments = _as_array(window.numbers), inner
         return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
     numbers, block, room, units = _backward_plan(window, outer, inner)
     tile, tiles = _backward_tiles(window, inner)
@@ -180,7 +189,7 @@ def _backward_call(window, outer, inner, dtype):
     if inner > 3 or (outer > 3 and tiles == 1):
         most = 0 if is_half(dtype) else MOST_GATHERED_BESIDE_OTHERS
     if window.volume > most or room > MOST_ROOM:
-        return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, window.numbers, inner, tile)
+        return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, _as_array(window.numbers), inner, tile)
     arguments = kind.infinity, kind.sums, numbers, inner, block
     return pool.max_pool_backward_by_taps, units, nbytes, arguments
 
@@ -196,7 +205,7 @@ def _backward_plan(window, outer, inner):
     pitch = (columns + back_w) * inner
     rows = min(max(pool.BLOCK // (pitch * sw * sh), back_h, 1), all_rows)
     room = max(slices * (rows + back_h), rows * sh * sw) * pitch
-    return numbers, (rows, columns), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
+    return _as_array(numbers), (rows, columns), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
 
 
 def _backward_tiles(window, inner):
@@ -220,7 +229,7 @@ def _fits(argmax, window, outer, inner):
 
 def _check_call(argmax, window, outer, inner, found):
     # It calculates on a byte about as long as others take to move eight.
-    return pool.misplaced, outer, 8 * argmax.nbytes, argmax, found, window.numbers, inner
+    return pool.misplaced, outer, 8 * argmax.nbytes, argmax, found, _as_array(window.numbers), inner
 
 
 @_launched

@@ -4,6 +4,7 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 """
 
 import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.lanes import (
@@ -306,12 +307,13 @@ def mend_padding(best, won, lowest, starts, edges, geometry, inner):
 
 
 @kernel
-def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop):
+def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop):
     """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
 
     In this order a later tap has a larger offset, so that the first of equal cells stays without a look at the
     offsets. Rows are written in whole lanes: what spills over the end of one is written again with the next.
     """
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
@@ -408,8 +410,9 @@ def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, start, stop
 
 
 @kernel
-def max_pool_by_cells(x, y, argmax, infinity, lowest, geometry, inner, start, stop):
+def max_pool_by_cells(x, y, argmax, infinity, lowest, numbers, inner, start, stop):
     """Units are rows of windows, cell after cell: for windows that reach too far for `max_pool` to lay them out."""
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     for unit in range(start, stop):
         rest, oh = divmod(unit, OH)
@@ -487,12 +490,13 @@ def spread_row(dx, cells, step, room, infinity):
 
 
 @kernel
-def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, start, stop):
+def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, block, start, stop):
     """Units are blocks of cells, rows by columns in strides. Each cell asks every window that covers it, in order.
 
     The cells of one phase of the stride are covered by the same taps, so that they are one run, with the row of
     windows behind each that reach into it. Last tap first: gradients arrive in the row-major order of the windows.
     """
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
@@ -634,11 +638,12 @@ def put_won_side_by_side(dx, limit, dy, argmax, source, count, tap, taps):
 
 
 @kernel
-def max_pool_backward_of_tiles(dy, argmax, dx, geometry, inner, start, stop):
+def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
     """Units are rows of windows that tile their input, so that each cell is of one window: its gradient, or 0.
 
     Whole lanes are written, and spill over, as long as what comes behind is written later.
     """
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     lanes, width = lanes_in(dy), W * inner
     piece = min(OW, max(BLOCK // inner, 1))
@@ -699,12 +704,13 @@ def is_real(offset, starts, geometry):
 
 
 @kernel
-def misplaced(argmax, found, geometry, inner, start, stop):
+def misplaced(argmax, found, numbers, inner, start, stop):
     """Whether any argmax names no cell of its window, or one of padding. Units are planes.
 
     First axis by axis, for many windows at once: a small plane, a row, or the channels of a cell. Where an offset then
     looks wrong, as it does where a window has no real cell, each window is asked.
     """
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     row, plane, most = OW * inner, OD * OH * OW * inner, argmax.dtype.type(0)
     run = part(argmax, start * plane, (stop - start) * plane)
@@ -752,12 +758,13 @@ def cells_behind(offset, geometry):
 
 
 @kernel
-def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, tile, start, stop):
+def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, start, stop):
     """Units are tiles of so many rows of dx. Each is zeroed, then every window that can reach it adds to it, in order.
 
     For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
     each would wait for the one before: so the loop inside goes over channels, or over some planes, where cells differ.
     """
+    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     rows, width, windows = D * H, W * inner, OD * OH * OW * inner
     tiles = -(-rows // tile)
