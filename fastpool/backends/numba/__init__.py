@@ -298,7 +298,7 @@ def hard_swish_backward(dy, x, dx):
 @_launched
 def swish(x, beta, y):
     arguments = (_flat(x), beta, _flat(y), _kind(x.dtype).infinity)
-    return elementwise.swish, x.size, 2 * x.nbytes, *arguments
+    return elementwise.swish, x.size, 8 * x.nbytes, *arguments
 
 
 @_launched
@@ -306,7 +306,7 @@ def swish_backward(dy, x, beta, dx):
     return (
         elementwise.swish_backward,
         x.size,
-        3 * x.nbytes,
+        8 * x.nbytes,
         _flat(dy),
         _flat(x),
         beta,

@@ -13,6 +13,7 @@ from fastpool.backends.numba.lanes import (
     every_fifth,
     every_second,
     every_third,
+    fetch,
     first_of,
     lanes_in,
     lay_row,
@@ -384,6 +385,9 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
             if upright:
                 cells, over_slices = onward(x, origin + row * sh * row_step), (slices, dd * slice_step, KH * KW)
                 over_taps = KH, dh * row_step, KW
+                for tap in range(KH):
+                    for i in range(0, count, lanes):
+                        fetch(cells, tap * dh * row_step + i + next_block)
                 largest(best, best_won, count, last, cells, None, over_slices, over_taps, kd0 * KH * KW)
             else:
                 source = row * sh * pitch

@@ -32,8 +32,8 @@ from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.threads import get_num_threads
 
 # Below this many bytes moved, sharing the work costs more than it saves.
-PARALLEL_BYTES = 1 << 20
-CHUNK_BYTES = 1 << 19
+PARALLEL_BYTES = 1 << 19
+CHUNK_BYTES = 1 << 18
 CHUNKS_PER_THREAD = 4
 
 # How long a helper watches for more before it sleeps, in pauses of the processor of some ten nanoseconds.
