@@ -199,6 +199,8 @@ CERTAIN = [
     ((8, 67), {"kernel_size": 4, "stride": 4}),
     ((1, 1), {"kernel_size": 3, "stride": 1, "padding": 4}),
     ((300, 2), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((20, 530), {"kernel_size": 9, "stride": 1, "padding": 4}),
+    ((21, 1030), {"kernel_size": (9, 5), "stride": (1, 2)}),
 ]
 
 

@@ -185,6 +185,7 @@ LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "a wide window": ((1, 1, 2, 1500), {"kernel_size": (1, 70), "stride": 7, "padding": (0, 35)}),
     "a tall image": ((1, 1, 3001, 2), {"kernel_size": 3, "stride": 2, "padding": 1}),
     "a long signal": ((1, 1, 10007), {"kernel_size": 3, "stride": 3}),
+    "tall windows in wide rows": ((1, 1, 20, 520), {"kernel_size": (9, 3), "stride": 1, "padding": (4, 1)}),
     "many channels": ((1, 2100, 3, 2), {"kernel_size": 2, "stride": 1}),
     "many planes": ((7, 301, 2, 2), {"kernel_size": 2}),
 }

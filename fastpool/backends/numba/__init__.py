@@ -13,7 +13,9 @@ from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
+from fastpool.backends.numba.lanes import BYTES
 from fastpool.backends.numba.threads import PARALLEL_BYTES, launch
+from fastpool.threads import get_num_threads
 from fastpool.window import Window
 
 __all__ = [
@@ -40,6 +42,12 @@ MOST_GATHERED, MOST_GATHERED_BESIDE_OTHERS = 32, 9
 
 # Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
 MOST_ROOM = 1 << 24
+
+# Windows of so many rows, in rows of so many numbers, are taken row by row instead of block by block.
+LEAST_TALL, LEAST_WIDE = 9, 512
+
+# Maxima of rows that a thread keeps at once.
+MOST_KEPT = 1 << 19
 
 # Sums that a thread adds up at once, where windows let it: what stays in its second cache.
 MOST_SUMS = 1 << 17
@@ -118,6 +126,10 @@ def _forward_call(window, outer, inner, dtype):
     numbers, block, room, units = _forward_plan(window, outer, inner)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
     arguments = kind.infinity, kind.lowest, numbers, inner
+    tall = _tall_plan(window, outer, inner, get_num_threads())
+    if tall is not None:
+        block, units = tall
+        return pool.max_pool_of_tall_windows, units, nbytes, (*arguments, block)
     if room > MOST_ROOM:
         return pool.max_pool_by_cells, units, nbytes, arguments
     return pool.max_pool, units, nbytes, (*arguments, block)
@@ -143,6 +155,21 @@ def _forward_plan(window, outer, inner):
 def _as_array(numbers):
     """Numbers as kernels take many fastest."""
     return np.array(numbers, np.int64)
+
+
+@lru_cache(maxsize=1024)
+def _tall_plan(window, outer, inner, threads):
+    """The windows to take at once and how many units, where many tall windows lie one row apart; else None."""
+    (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
+    row_by_row = D == KD == window.out[0] == sh == window.dilation[1] == 1
+    if not row_by_row or KH < LEAST_TALL or OH < 2 * KH or OW * inner < LEAST_WIDE:
+        return None
+    columns = min(max(MOST_KEPT // (KH * inner), 2 * (KW - 1) * window.dilation[2] // sw, LEAST_WIDE // inner + 1), OW)
+    while 0 < OW % columns * inner < BYTES:  # whole lanes go into the last block too
+        columns += 1
+    blocks = max(OH // (8 * KH), min(-(-threads // outer), OH // KH))
+    rows = -(-OH // blocks)
+    return (rows, columns), outer * -(-OH // rows) * -(-OW // columns)
 
 
 def _as_one_plane(window, outer):
@@ -322,6 +349,7 @@ def _warm_calls():
     """The usual kernels by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
     window = Window.plan(1, (1,), 1)
     overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, MOST_GATHERED + 1))
+    tall = Window.plan(2, (2 * LEAST_TALL, LEAST_WIDE), LEAST_TALL, 1, LEAST_TALL // 2)
     backward = {"tiles": window, "overlapping": overlapping, "many taps": of_many_taps}
     for index in ("uint8", "uint16", "uint32"):
         argmax = np.zeros((1, 1, 1, 1, 1), index)
@@ -332,9 +360,12 @@ def _warm_calls():
         for index in ("uint8", "uint16", "uint32") if usual else ("uint8",):
             argmax = np.zeros(a.shape, index)
             yield f"max_pool {dtype}, argmax {index}", max_pool.plan(a, window, b, argmax)
+            yield f"max_pool {dtype}, argmax {index}, tall", max_pool.plan(a, tall, b, argmax)
             for name, covering in backward.items() if dtype.kind == "f" else ():
                 yield f"max_pool_backward {dtype}, {index}, {name}", max_pool_backward.plan(a, argmax, covering, b)
         yield f"max_pool {dtype}", max_pool.plan(a, window, b, None)
+        if usual:
+            yield f"max_pool {dtype}, tall", max_pool.plan(a, tall, b, None)
         yield f"max_unpool {dtype}", max_unpool.plan(a, np.zeros(a.shape, np.int64), b)
         yield f"col2im {dtype}", col2im.plan(a[0], window, b)
         if dtype.kind in "u":

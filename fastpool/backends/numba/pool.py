@@ -133,7 +133,7 @@ def largest(out, won, count, last, a, a_won, over_slices, over_taps, ahead):
 
 @inlined
 def largest_apart(load_apart, out, won, count, cells, taps, stride, dilation):
-    """The same along a row for windows 2, 3 or 5 cells apart: of each tap every so manieth cell, side by side in lanes."""
+    """The same along a row for windows 2, 3 or 5 cells apart: of each tap every such cell, side by side in lanes."""
     for i in range(0, count, lanes_in(out)):
         source = i * stride
         best = load_apart(cells, source)
@@ -411,6 +411,87 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
             if infinity is not None:
                 for i in range(out_count):
                     best[i] = unkeyed(best[i], infinity)
+
+
+@inlined
+def larger(out, won, count, last, a, a_won, b, b_won, behind):
+    """The larger of two runs, with offsets that grow by `behind`; of equal numbers that of `a`."""
+    i, lanes = 0, lanes_in(a)
+    while i < count:
+        i = min(i, last)
+        best, value = load(a, i), load(b, i)
+        if won is None:
+            store(out, i, maximum(best, value))
+        else:
+            better = wins(value, best)
+            best_won = where(better, load_beside(best, b_won, i), load_beside(best, a_won, i))
+            store(out, i, where(better, value, best))
+            store(won, i, best_won + beside(best, won.dtype.type(behind)))
+        i += lanes
+
+
+@kernel
+def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop):
+    """Units are blocks of windows one row apart, `block` rows by columns. Each row of cells is looked at once.
+
+    Rows of maxima come one after the other, in pieces as tall as a window. A window is the end of one piece and the
+    beginning of the next: the maxima of all ends are kept, of each beginning only the last (van Herk 1992, Gil and
+    Werman 1993). Offsets count from the top of the block, and wrap around: the difference fits their dtype again. Every
+    row of a block is one of lanes at least.
+    """
+    geometry = to_fixed_tuple(numbers, 18)
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    block_rows, block_columns = block
+    row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
+    lanes, reach = lanes_in(x), (KW - 1) * dw
+    row_size = (block_columns * sw + reach) * inner + (2 * sw + 2) * lanes
+    step = block_columns * inner + lanes
+    room = np.empty(row_size + 64 * lanes + (KH + 1) * step, x.dtype)
+    won_room = offsets(argmax, len(room))
+    row, row_won = part(room, 0, row_size), part(won_room, 0, row_size)
+    cells, spare = onward(row, lanes), part(room, row_size, 64 * lanes)
+    beginning, beginning_won = onward(room, row_size + 64 * lanes), onward(won_room, row_size + 64 * lanes)
+    ends, ends_won = onward(beginning, step), onward(beginning_won, step)
+
+    for unit in range(start, stop):
+        rest, column_block = divmod(unit, column_blocks)
+        plane, row_block = divmod(rest, row_blocks)
+        oh, ow = row_block * block_rows, column_block * block_columns
+        out_rows, out_columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
+        top, left, count = oh - ph, ow * sw - pw, out_columns * inner
+        columns = (out_columns - 1) * sw + reach + 1
+        size, pitch = (1, columns, columns), (columns + sw - 1) // sw * inner
+        edges = windows_at_edges(left, out_columns, geometry)
+        for below in range(out_rows + KH - 1):
+            origin = ((plane * H + top + below) * W + left) * inner
+            lay_out(cells, x, origin, 4 * W * inner, top + below, left, size, H, W, inner, lowest, infinity)
+            along_rows(row, row_won, pitch, cells, spare, KW, sw, dw, inner)
+            at = below % KH
+            end, end_won = onward(ends, at * step), onward(ends_won, at * step)
+            larger(end, end_won, count, count, row, row_won, row, row_won, below * KW)
+            if at == 0:
+                larger(beginning, beginning_won, count, count, end, end_won, end, end_won, 0)
+            else:
+                larger(beginning, beginning_won, count, count, beginning, beginning_won, end, end_won, 0)
+
+            first = below - KH + 1
+            if first >= 0:
+                to = ((plane * OH + oh + first) * OW + ow) * inner
+                best, best_won = part(y, to, count), part(argmax, to, count)
+                a, a_won = onward(beginning, 0), onward(beginning_won, 0)
+                if at < KH - 1:
+                    a, a_won = onward(end, step), onward(end_won, step)
+                larger(best, best_won, count, count - lanes, a, a_won, beginning, beginning_won, -first * KW)
+                if argmax is not None:
+                    mend_padding(best, best_won, lowest, (0, top + first, left), edges, geometry, inner)
+                if infinity is not None:
+                    for i in range(count):
+                        best[i] = unkeyed(best[i], infinity)
+            if at == KH - 1:
+                for above in range(KH - 2, -1, -1):
+                    end, end_won = onward(ends, above * step), onward(ends_won, above * step)
+                    below_it, below_it_won = onward(end, step), onward(end_won, step)
+                    larger(end, end_won, count, count, end, end_won, below_it, below_it_won, 0)
 
 
 @kernel
