@@ -27,11 +27,11 @@ _PEAK = "from benchmarks.processes import memory_of; from benchmarks.rows import
 
 
 def _printed(code: str, **environment: str) -> list[float]:
-    """The numbers that a fresh interpreter prints."""
+    """The numbers that a fresh interpreter prints, which may keep bytecode, as that of an installed package is kept."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
+    variables = {**os.environ, **environment}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
 
 
