@@ -256,6 +256,7 @@ def _let_compare(operation, sign):
 _let_compare(operator.le, "<=")
 _let_compare(operator.eq, "==")
 _let_compare(operator.ne, "!=")
+_on_lanes(operator.and_, None, lambda builder, signed, a, b: builder.and_(a, b))
 _on_lanes(operator.add, lambda builder, a, b: builder.fadd(a, b), lambda builder, signed, a, b: builder.add(a, b))
 
 

@@ -50,6 +50,7 @@ from fastpool.backends.numba.scalars import (
 )
 
 ONE_SLICE = (1, 1, 0)
+MOST_BITS = 5  # taps of a row that are compared one by one where each has a bit
 BLOCK = 4096  # numbers in the rooms of one block: what stays in the caches closest to the core
 
 
@@ -271,6 +272,59 @@ def along_rows(out, won, count, cells, spare, taps, stride, dilation, inner):
 
 
 @inlined
+def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, stride, step, ahead):
+    """The maximum over the taps of windows that lie as the cells do in memory, one row behind the other.
+
+    In `real` each window has a bit for each tap that is a cell of its own row: what else is there counts as low, as do
+    what lies before the first of `counts` and from the second up to the third. What lies `ahead` is fetched.
+    """
+    (above, below, end), lanes, none = counts, lanes_in(out), beside(lows, np.uint8(0))
+    fill_lanes(out, 0, above, lows)
+    for i in range(0, below - above, lanes):
+        source, bit, bits = i * stride, beside(lows, np.uint8(1)), load_beside(lows, real, i)
+        best = where((bits & bit) != none, load_at(cells, source), lows)
+        for line in range(stride):
+            fetch(cells, source + line * lanes + ahead)
+        if won is None:
+            for tap in range(1, taps):
+                bit = bit + bit
+                best = maximum(best, where((bits & bit) != none, load_at(cells, source + tap * step), lows))
+        else:
+            number = won.dtype.type
+            best_won, offset = beside(best, number(0)), beside(best, number(0))
+            for tap in range(1, taps):
+                bit, offset = bit + bit, offset + beside(best, number(1))
+                value = where((bits & bit) != none, load_at(cells, source + tap * step), lows)
+                better = wins(value, best)
+                best, best_won = where(better, value, best), where(better, offset, best_won)
+            store(won, above + i, best_won)
+        store(out, above + i, best)
+    fill_lanes(out, below, end, lows)
+    if won is not None:
+        fill(part(won, 0, above), 0)
+        fill(part(won, below, end - below), 0)
+
+
+@inlined
+def taps_in_row(real, W, KW, sw, pw, dw, OW, inner):
+    """A bit for each tap of each window, row after row, that is a cell of its row."""
+    row, i, lanes = OW * inner, 0, lanes_in(real)
+    for ow in range(OW if len(real) > 0 else 0):
+        bits = 0
+        for kw in range(KW):
+            bits |= int(0 <= ow * sw + kw * dw - pw < W) << kw
+        for _ in range(inner):
+            real[i] = bits
+            i += 1
+    while row >= lanes and i + lanes <= len(real):
+        store(real, i, load(real, i - row))
+        i += lanes
+    while i < len(real):
+        real[i] = real[i - row]
+        i += 1
+
+
+@inlined
 def first_cell(starts, geometry):
     """The offset of the first real cell of a window that starts at these coordinates; 0 if it has none."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
@@ -325,6 +379,11 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
     along_size = min(KD, D) * (most_rows * most_columns * sw * inner + lanes) + reach_w * inner + 2 * sw * lanes
     spare_size = 64 * lanes if sw > 3 and inner == 1 else 0
     room = np.empty(along_size + spare_size + lanes, x.dtype)
+    # Windows that lie as their cells do are compared where these lie, whatever of a window hangs over an end of a row.
+    alike = OW * sw == W and block_columns == OW and (sw == 1 or (sw == 2 and inner == 1))
+    alike = alike and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
+    real = np.empty(most_rows * OW * inner + lanes if alike else 0, np.uint8)
+    taps_in_row(real, W, KW, sw, pw, dw, OW, inner)
     won_room = offsets(argmax, len(room))
     if argmax is not None:
         fill(won_room, 0)
@@ -350,16 +409,26 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
         out_origin, out_count = (((plane * OD + od) * OH + oh) * OW + ow) * inner, out_columns * inner
 
         # Where rows of cells lie in memory as they would be laid out, they are read there: up to whole lanes behind.
-        inside = left >= 0 and left + columns <= W and top >= 0 and top + rows <= H
-        end = origin + (slices - 1) * dd * slice_step + rows * row_step + reach_w * inner + 2 * sw * lanes
-        as_is = infinity is None and inside and end <= len(x)
+        first_row, end_row = min(max(-top, 0), rows), max(min(rows, H - top), 0)
+        first, last = origin + first_row * row_step, origin + (slices - 1) * dd * slice_step + end_row * row_step
+        readable = infinity is None and first >= 0 and last + reach_w * inner + 2 * sw * lanes <= len(x)
+        as_is = readable and left >= 0 and left + columns <= W and end_row - first_row == rows
         upright = as_is and KW == 1 and sw == 1
         as_is = as_is and (rows == 1 or (block_columns == OW and left == 0 and W % sw == 0))
-        pitch = (W // sw if as_is and rows > 1 else (columns + sw - 1) // sw) * inner
+        between_edges = alike and readable and not as_is
+        pitch = (W // sw if between_edges or (as_is and rows > 1) else (columns + sw - 1) // sw) * inner
         laid_step = rows * pitch * sw + lanes
         for one in range(0 if upright else slices):
             source = origin + one * dd * slice_step
             to, to_won = onward(along, one * laid_step), onward(along_won, one * laid_step)
+            if between_edges:
+                cells, lows = onward(x, source + first_row * row_step), beside(load(to, 0), lowest)
+                counts, step = (first_row * pitch, max(end_row, first_row) * pitch, rows * pitch), dw * inner
+                if sw == 1:
+                    largest_between_edges(load, to, to_won, counts, cells, real, lows, KW, 1, step, next_block)
+                else:
+                    largest_between_edges(every_second, to, to_won, counts, cells, real, lows, KW, 2, step, next_block)
+                continue
             cells = onward(to, lanes)
             if as_is:
                 cells = onward(x, source)
