@@ -1,0 +1,1 @@
+"""fastpool on Dask arrays."""
