@@ -295,6 +295,10 @@ def max_pool_backward(
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
     argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
+    if not window.tiles:
+        # Blocks may tile where the whole does not: there -0.0 would stay what it is, and not be added to 0.
+        dy = dy + arrays.native(dy.dtype).type(0)
+
     def arguments(spans: Sequence[Span]) -> tuple[Any, ...]:
         return tuple(span.cells for span in spans), *_of_block(window, spans)
 
@@ -336,7 +340,8 @@ def _largest(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     best, *places = parts[0]
     for y, *others in parts[1:]:
         nan, had_nan = y != y, best != best
-        better = ((y > best) | nan) & ~had_nan
+        with np.errstate(invalid="ignore"):  # ml_dtypes warns where a NaN is compared
+            better = ((y > best) | nan) & ~had_nan
         if places:
             better |= ((y == best) | (nan & had_nan)) & (others[0] < places[0])
             places = [np.where(better, others[0], places[0])]
@@ -418,9 +423,10 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
     argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
     n_chunks, c_chunks = _with_space(dy.chunks, (), data_format) if keepdims else dy.chunks
     size = _space(x_shape, data_format)
-    wanted = _with_space((n_chunks, c_chunks), ("auto",) * len(size), data_format)
     dtype = arrays.native(dy.dtype)
-    chunks = normalize_chunks(wanted, x_shape, dtype=dtype)
+    planes = max(n_chunks) or 1, max(c_chunks) or 1  # of a chunk; an empty one tells nothing of its size
+    auto = normalize_chunks((*planes, *("auto",) * len(size)), (*planes, *size), dtype=dtype)[2:]
+    chunks = _with_space((n_chunks, c_chunks), auto, data_format)
     name = f"global_max_pool_backward-{tokenize(dy.name, argmax.name, x_shape, data_format, backend)}"
     layer = {}
     starts = [_bounds(each) for each in _space(chunks, data_format)]
@@ -429,8 +435,6 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
         space = _space(at, data_format)
         begin = tuple(each[i] for each, i in zip(starts, space, strict=True))
         source = _with_space(at, (0,) * len(space) if keepdims else (), data_format)
-        if not keepdims:
-            source = _with_space(at, (), data_format)
         layer[name, *at] = (
             _to_part, (dy.name, *source), (argmax.name, *source), shape, begin, size, data_format, backend
         )  # fmt: skip
