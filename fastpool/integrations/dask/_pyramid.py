@@ -194,7 +194,10 @@ def _of_axes(name: str, given: Mapping[str, Any], axes: str) -> dict[str, Any]:
 def _each(name: str, value: Any, space: int) -> tuple[int, ...]:
     """An argument of the window for each space axis."""
     value = frozen(name, value)
-    return value if isinstance(value, tuple) else (value,) * space
+    each = value if isinstance(value, tuple) else (value,) * space
+    if len(each) != space:
+        raise ValueError(f"{name} must be one integer or {space}, one for each space axis, got {value!r}")
+    return each
 
 
 def _planned(shape: tuple[int, ...], levels: int, window: dict[str, Any], cell: Sequence[float]) -> list[_Level]:
