@@ -145,15 +145,15 @@ def ramp(block_info=None):
     return rows * 7 % 1013 + np.arange(left, right, dtype=np.float32) % 911
 
 
-LIMIT = 384 << 20
+LIMIT = 512 << 20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak")
 @pytest.mark.parametrize("cluster", [LIMIT], indirect=True)
 def test_an_array_larger_than_the_memory_of_all_workers(cluster):
-    n = 16384
-    x = da.map_blocks(ramp, chunks=((1024,) * 16,) * 2, meta=np.empty((0, 0), np.float32))
-    assert x.nbytes > 1.3 * 2 * LIMIT
+    n = 17 * 1024
+    x = da.map_blocks(ramp, chunks=((1024,) * 17,) * 2, meta=np.empty((0, 0), np.float32))
+    assert x.nbytes > 2 * LIMIT
     y = fp.max_pool2d(x, (3, 3), 2, 1)
     total, largest = cluster.gather(cluster.compute([y.sum(dtype=np.float64), y.max()]))
     rows = np.arange(n) * 7 % 1013
