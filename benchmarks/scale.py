@@ -4,7 +4,8 @@
 
 All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each CPU),
 and room for the result; they take turns, and the least time of each counts. Results are compared first. Memory is that of
-a process of its own, in which the chunks are made when they are asked for and the result is added up.
+a process of its own, in which the chunks are made when they are asked for and the result is given away, by
+`store(..., return_stored=True)`.
 """
 
 from __future__ import annotations
@@ -123,24 +124,35 @@ def swept(size: int, chunks: Sequence[int]) -> list[dict[str, Any]]:
     return told
 
 
+class Sink:
+    """Where results go."""
+
+    def __setitem__(self, where: Any, block: Any) -> None:
+        pass
+
+
 def beyond(name: str, library: str, size: int, chunk: int) -> float:
     """Bytes in memory at the peak, less those before, of a problem whose chunks are made as they are asked for."""
-    PROBLEMS[name][library](lazy_image(2 * chunk, chunk)).sum().compute()  # loads what a first call loads
+    run = PROBLEMS[name][library]
+    run(lazy_image(2 * chunk, chunk)).store(Sink(), lock=False, return_stored=True)  # loads what a first call loads
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _kilobytes("VmRSS")
-    PROBLEMS[name][library](lazy_image(size, chunk)).sum().compute()
+    run(lazy_image(size, chunk)).store(Sink(), lock=False, return_stored=True)
     return 1024 * (_kilobytes("VmHWM") - before)
 
 
 _BEYOND = "from benchmarks.scale import beyond; print(beyond({!r}, {!r}, {}, {}))"
 
 
-def memory(size: int, chunk: int) -> dict[str, dict[str, float]]:
-    """The same for all, each in its own process, in chunks; Linux alone tells."""
+def memory(size: int, chunk: int) -> dict[str, dict[str, list[float]]]:
+    """The same for all, each in its own process, in chunks, for two sizes of the image; Linux alone tells."""
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     return {
         name: {
-            library: _printed(_BEYOND.format(name, library, size, chunk), **environment)[0] / (4 * chunk**2)
+            library: [
+                _printed(_BEYOND.format(name, library, side, chunk), **environment)[0] / (4 * chunk**2)
+                for side in (size // 2, size)
+            ]
             for library in calls
         }
         for name, calls in PROBLEMS.items()
@@ -182,7 +194,8 @@ def threads(size: int, chunk: int) -> list[dict[str, Any]]:
         try:
             with patch(limit, lambda _, n=kernel_threads: at_most(n)):
                 run()
-                told.append({"threads of a kernel": kernel_threads, "threads": _at_once(run)} | least_times({"seconds": run}, 0))
+                counted = {"threads of a kernel": kernel_threads, "threads": _at_once(run)}
+                told.append(counted | least_times({"seconds": run}, 0))
         finally:
             fp.set_num_threads(None)
     return told
@@ -213,12 +226,12 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(f"{about['cpu']}, {about['cpus']} CPUs, {about['date']}, {about['versions']}", highlight=False)
     for problem in report["problems"]:
         title = f"{problem['name']} max of {problem['size']}² float32 in chunks of {problem['chunk']}²"
-        table = Table("", "seconds", "times fastpool's", "tasks", "peak, in chunks", title=title)
+        table = Table("", "seconds", "times fastpool's", "tasks", "peak, in chunks, of a quarter and of all", title=title)
         least = problem["seconds"]["fastpool"]
         for library, seconds in problem["seconds"].items():
             peak = report.get("memory", {}).get(problem["name"], {}).get(library)
             cells = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"][library])
-            table.add_row(library, *cells, "-" if peak is None else f"{peak:.1f}")
+            table.add_row(library, *cells, "-" if peak is None else " → ".join(f"{n:.1f}" for n in peak))
         console.print(table)
         if problem["wrong"]:
             console.print(f"[red]other results: {', '.join(problem['wrong'])}[/red]")

@@ -370,7 +370,8 @@ def _keys_of(region: tuple[slice, ...], target: Any) -> set[str]:
 
 
 def _quietly(title: str, left: int, marks: Any) -> None:
-    marks.compute()
+    # Not compute(): with one task behind all others Dask goes through the chunks in an order that keeps rows of them.
+    marks.persist()
 
 
 @contextmanager
@@ -396,7 +397,7 @@ def _shown(progress: bool) -> Iterator[Callable[[str, int, Any], None]]:
                         bar.advance(shown)
 
                 with Callback(posttask=advance):
-                    marks.compute()
+                    _quietly(title, left, marks)
                 return
             from distributed import as_completed, futures_of
 
