@@ -2,9 +2,9 @@
 
     python -m benchmarks.scale --json benchmarks/results/scale.json
 
-All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each CPU),
-and room for the result; they take turns, and the least time of each counts. Results are compared first. Memory is that of
-a process of its own, in which the chunks are made when they are asked for and the result is given away, by
+All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each
+CPU), and room for the result; they take turns, and the least time of each counts. Results are compared first. Memory is
+that of a process of its own, in which the chunks are made when they are asked for and the result is given away, by
 `store(..., return_stored=True)`.
 """
 
@@ -226,7 +226,9 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(f"{about['cpu']}, {about['cpus']} CPUs, {about['date']}, {about['versions']}", highlight=False)
     for problem in report["problems"]:
         title = f"{problem['name']} max of {problem['size']}² float32 in chunks of {problem['chunk']}²"
-        table = Table("", "seconds", "times fastpool's", "tasks", "peak, in chunks, of a quarter and of all", title=title)
+        table = Table(
+            "", "seconds", "times fastpool's", "tasks", "peak, in chunks, of a quarter and of all", title=title
+        )
         least = problem["seconds"]["fastpool"]
         for library, seconds in problem["seconds"].items():
             peak = report.get("memory", {}).get(problem["name"], {}).get(library)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, product
 from math import isfinite, prod
-from numbers import Real
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -58,9 +57,9 @@ def pyramid(
 ) -> list[da.Array]:
     """Write an array and ever smaller maxima of it to Zarr, each level max-pooled from the stored one before.
 
-    Called again after it was interrupted, with the same arguments, it goes on: finished levels are left as they are, and
-    so are finished chunks of the level that was being written, but for those that hold only zeros, which Zarr does not
-    store. A level has no metadata, so that no reader finds it, until all its chunks are there, and the group lists
+    Called again after it was interrupted, with the same arguments, it goes on: finished levels are left as they are,
+    and so are finished chunks of the level that was being written, but for those that hold only zeros, which Zarr does
+    not store. A level has no metadata, so that no reader finds it, until all its chunks are there, and the group lists
     finished levels alone. That the data of `array` are the same is not checked, nor that nobody else is writing.
 
     Parameters
@@ -75,8 +74,8 @@ def pyramid(
     store : str, path or Zarr store
         Where the group is, or is to be. Workers must reach it by the same name.
     axes : str
-        What each axis is: "yx" with "z", "c" and "t" before it as far as they are there, in the order "tczyx". It need not
-        be told for 2 or 5 axes, nor where kernel_size tells how many of them are space.
+        What each axis is: "yx" with "z", "c" and "t" before it as far as they are there, in the order "tczyx". It need
+        not be told for 2 or 5 axes, nor where kernel_size tells how many of them are space.
     scale : dict of str to float
         Size of a cell along each axis, 1 where none is told.
     units : dict of str to str
@@ -129,7 +128,7 @@ def pyramid(
         "ceil_mode": ceil_mode,
     }
     cell = _of_axes("scale", scale or {}, axes)
-    if not all(isinstance(size, Real) and isfinite(size) and size > 0 for size in cell.values()):
+    if not all(isinstance(size, (int, float)) and isfinite(size) and size > 0 for size in cell.values()):
         raise ValueError(f"scale must be positive for each axis, got {scale!r}")
     plan = _planned(array.shape, integer("levels", levels), window, [float(cell.get(axis, 1)) for axis in axes])
     options = _storage(array.dtype, axes, version, chunks, shards, compressors)

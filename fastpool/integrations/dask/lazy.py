@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise, product
 from math import isnan, prod
+from operator import getitem
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -94,10 +95,6 @@ def _part(chunk: Any, part: tuple[slice, ...]) -> Any:
     return chunk[part].copy()
 
 
-def _nth(results: tuple[Any, ...], n: int) -> Any:
-    return results[n]
-
-
 # Spans
 
 
@@ -161,7 +158,7 @@ def _pooled(window: Window, axis: int, chunks: Sequence[int]) -> list[Span]:
 
 
 def _spread(window: Window, axis: int, chunks: Sequence[int]) -> list[Span]:
-    """The same for the gradient, from chunks of windows: each takes all windows that touch it, and their other cells."""
+    """The same for the gradient, of chunks of windows: each takes all that touch it, and their other cells."""
     n, extent, stride, before, out = _along(window, axis)
     bounds = _bounds(_merged(chunks, -(-extent // stride)))
     spans = []
@@ -199,10 +196,9 @@ def _block(source: Any, name: str, spans: Sequence[Span], layer: dict[Any, Any])
             return [nested((*chunk, i), (*parts, part)) for i, part in spans[len(chunk)].takes]
         if not any(parts):
             return (source.name, *chunk)
-        whole = slice(None)
         ends = (f"{part.start}:{part.stop}" if part else ":" for part in parts)
         key = (name, *chunk, ",".join(ends))
-        layer[key] = (_part, (source.name, *chunk), tuple(part or whole for part in parts))
+        layer[key] = (_part, (source.name, *chunk), tuple(part or slice(None) for part in parts))
         return key
 
     block = nested((), ())
@@ -243,7 +239,7 @@ def _split(together: Any, chunks: Any, dtypes: Sequence[np.dtype]) -> tuple[Any,
     arrays_of_each = []
     for n, (which, dtype) in enumerate(zip(("y", "argmax"), dtypes, strict=True)):
         name = f"{which}-{together.name}"
-        layer = {(name, *at): (_nth, (together.name, *at), n) for at in product(*(range(len(c)) for c in chunks))}
+        layer = {(name, *at): (getitem, (together.name, *at), n) for at in product(*map(range, together.numblocks))}
         arrays_of_each.append(_array(name, layer, [together], chunks, _meta(together, dtype)))
     return tuple(arrays_of_each)
 
@@ -329,7 +325,8 @@ def _of_part(chunk, begin, size, data_format, return_argmax, backend) -> tuple[A
     if not return_argmax:
         return (found,)
     y, argmax = found
-    place, left, weight = 0, argmax.astype(np.int64), 1
+    place: Any = 0
+    left, weight = argmax.astype(np.int64), 1
     for n, first, whole_size in zip(_space(chunk.shape, data_format)[::-1], begin[::-1], size[::-1], strict=True):
         place, left, weight = place + (left % n + first) * weight, left // n, weight * whole_size
     return y, place
@@ -400,7 +397,9 @@ def _to_part(dy, argmax, shape, begin, size, data_format, backend) -> Any:
     if isinstance(argmax, np.ndarray) and argmax.size and argmax.max() >= prod(size):
         raise ValueError(f"argmax must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}")
     part = _space(shape, data_format)
-    place, left, inside, weight = 0, argmax.astype(np.int64), True, 1
+    place: Any = 0
+    inside: Any = True
+    left, weight = argmax.astype(np.int64), 1
     for n, first, whole_size in zip(part[::-1], begin[::-1], size[::-1], strict=True):
         at = left % whole_size - first
         inside, place = inside & (at >= 0) & (at < n), place + at * weight
@@ -435,9 +434,8 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
         space = _space(at, data_format)
         begin = tuple(each[i] for each, i in zip(starts, space, strict=True))
         source = _with_space(at, (0,) * len(space) if keepdims else (), data_format)
-        layer[name, *at] = (
-            _to_part, (dy.name, *source), (argmax.name, *source), shape, begin, size, data_format, backend
-        )  # fmt: skip
+        of_source = (dy.name, *source), (argmax.name, *source)
+        layer[name, *at] = (_to_part, *of_source, shape, begin, size, data_format, backend)
     return _array(name, layer, [dy, argmax], chunks, _meta(dy, ndim=len(chunks)))
 
 
@@ -453,11 +451,9 @@ def maxout(x, num_units, axis, grouping, return_argmax, out, backend) -> Any:
     pieces = x.shape[axis] // num_units
     window = Window.maxout(x.shape, num_units, axis, grouping)
     spans = [_as_they_are(chunks) for chunks in x.chunks]
-    bounds = _bounds(x.chunks[axis])
-    if grouping == "contiguous":  # a unit belongs to the chunk that has its first piece
-        bounds = [-(-b // pieces) for b in bounds]
-    else:  # the first pieces of all units come first
-        bounds = [min(b, num_units) for b in bounds]
+    # A unit belongs to the chunk that has its first piece.
+    contiguous = grouping == "contiguous"
+    bounds = [-(-b // pieces) if contiguous else min(b, num_units) for b in _bounds(x.chunks[axis])]
     spans[axis] = [
         Span(end - first, _takes(x.chunks[axis], *_of_units(first, end, num_units, pieces, grouping)))
         for first, end in pairwise(bounds)
@@ -524,7 +520,7 @@ def elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: 
     backend = _backend(backend, out)
     *others, last = inputs
     x = _read(last, inputs[last], floats_only=True)
-    given = [_beside(name, _read(name, inputs[name], True), x.shape, arrays.native(x.dtype), last, x) for name in others]
+    given = [_beside(name, inputs[name], x.shape, arrays.native(x.dtype), last, x) for name in others]
     axes = tuple(range(x.ndim))
     operands = [part for each in (*given, x) for part in (each, axes)]
     keywords = {"op": op, "extra": extra, "backend": backend}
