@@ -3,9 +3,9 @@
     python -m benchmarks.scale --json benchmarks/results/scale.json
 
 All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each
-CPU), and room for the result; they take turns, and the least time of each counts. Results are compared first. Memory is
-that of a process of its own, in which the chunks are made when they are asked for and the result is given away, by
-`store(..., return_stored=True)`.
+CPU), and room for the result; they take turns, and the least time of each counts. Results are compared first. A copy
+moves as many bytes as all must. Memory is that of a process of its own, in which the chunks are made when they are
+asked for and the result is given away, by `store(..., return_stored=True)`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.table import Table
 
 import fastpool as fp
 from benchmarks.processes import _kilobytes, _printed
-from benchmarks.timing import agree, least_times
+from benchmarks.timing import agree, copies, least_times
 from fastpool.__main__ import environment
 
 SIZE = 16384
@@ -105,7 +105,7 @@ def compared(name: str, size: int, chunk: int) -> dict[str, Any]:
         calls[library]()
         if not agree([out], [expected], exact=True):
             told["wrong"].append(library)
-    told["seconds"] = least_times(calls, 0)
+    told["seconds"] = least_times(calls | copies(x.nbytes + out.nbytes, os.cpu_count() or 1), 0)
     return told
 
 
@@ -232,7 +232,7 @@ def show(report: Mapping[str, Any]) -> None:
         least = problem["seconds"]["fastpool"]
         for library, seconds in problem["seconds"].items():
             peak = report.get("memory", {}).get(problem["name"], {}).get(library)
-            cells = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"][library])
+            cells = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"].get(library, "-"))
             table.add_row(library, *cells, "-" if peak is None else " → ".join(f"{n:.1f}" for n in peak))
         console.print(table)
         if problem["wrong"]:

@@ -1,5 +1,6 @@
 """Dask arrays: lazy, and the same bits as in memory, whatever the chunks."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -548,6 +549,21 @@ def test_chunks_of_another_library_stay_its_own(elsewhere):
 def test_fastpool_imports_no_dask():
     code = "import sys, fastpool as fp, numpy as np; fp.hard_swish(np.ones(3)); assert 'dask' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_dask_with_expressions_is_refused():
+    code = "import dask.array as da, fastpool as fp; fp.hard_swish(da.ones(3))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DASK_ARRAY__QUERY_PLANNING": "True"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if hasattr(da, "array_expr_enabled"):
+        assert "array.query-planning to False" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 def test_graphs_are_pickled():

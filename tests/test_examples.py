@@ -10,8 +10,14 @@ from doctests import ROOT, check, of_module, of_page
 import fastpool as fp
 
 # What is left out here needs a framework, and is run by the tests of its integration.
-ELSEWHERE = ("fastpool.backends.", "fastpool.__main__", "fastpool.integrations.keras", "fastpool.integrations.torch")
-GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md")
+ELSEWHERE = (
+    "fastpool.backends.",
+    "fastpool.__main__",
+    "fastpool.integrations.dask",
+    "fastpool.integrations.keras",
+    "fastpool.integrations.torch",
+)
+GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md", "docs/scale.md")
 
 
 def _docstrings():

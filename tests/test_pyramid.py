@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctests import check as check_example
+from doctests import of_module, of_page
 
 import fastpool as fp
 
@@ -278,3 +280,8 @@ def test_progress_reaches_the_end(tmp_path, capsys):
     assert "level 1 (50, 45)" in shown
     pyramid(image((9, 9)), 2, store=tmp_path / "y")
     assert capsys.readouterr().out == ""
+
+
+def test_the_examples_run_as_printed():
+    check_example(of_module("fastpool.integrations.dask._pyramid")["fastpool.integrations.dask._pyramid.pyramid"])
+    check_example(of_page("docs/scale.md"))

@@ -30,6 +30,11 @@ from fastpool.pooling import whole
 from fastpool.threads import at_most
 from fastpool.window import Window, check_shape
 
+if getattr(da, "array_expr_enabled", bool)():
+    raise NotImplementedError(
+        "fastpool makes graphs for Dask arrays, not expressions; set Dask's option array.query-planning to False"
+    )
+
 Cells = tuple[int, int]
 
 
