@@ -77,7 +77,7 @@ def in_chunks(a, name):
     return chunked(a, CHUNKS[name] if CHUNKS[name] else tuple(map(uneven, a.shape)))
 
 
-@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("chunks", [chunks for chunks in CHUNKS if chunks != "of 2"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in WINDOWS if name not in ("13 s1 p6", "large window", "channels 67")])
 def test_pooling_is_as_in_memory(name, layout, chunks):
@@ -145,7 +145,7 @@ def some_chunks(data, shape):
     return tuple(chunks)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(problems(), st.data())
 def test_any_window_over_any_chunks(problem, data):
     axes, shape, window, dtype = problem
