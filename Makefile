@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-FRAMEWORKS ?= keras jax tensorflow-cpu
+FRAMEWORKS ?= keras jax tensorflow-cpu ome-zarr-models
 BASE ?= main
 FACTOR ?= 1.25
 ROUNDS ?= 10
@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_colum
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.cuda-test $(VENV)/.torch $(VENV)/.frameworks
+test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks
 	$(BIN)/python -m pytest -q -n 2
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
@@ -47,7 +47,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.frameworks
+docs: $(VENV)/.docs $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 bench: $(VENV)/.bench

@@ -9,12 +9,14 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import chosen, kernel
-from fastpool.kinds import again
+from fastpool.kinds import again, lazy
 
 
 def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
     names, given = tuple(inputs), tuple(inputs.values())
+    if (graphs := lazy(given[-1])) is not None:
+        return graphs.elementwise(op, inputs, extra, out, backend)
     return again(_run, given, (op, names, extra, chosen(backend)), out)
 
 

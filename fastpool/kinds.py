@@ -281,6 +281,26 @@ class Cupy(Kind):
         return x, x.data.ptr
 
 
+class Dask(Kind):
+    """Arrays that have no numbers yet: functions that can wait for them hand over to `lazy`, the others refuse them."""
+
+    def holds(self, x: Any) -> bool:
+        return isinstance(x, getattr(self.library, "Array", ()))
+
+    def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
+        raise TypeError(
+            f"{name} must not be a Dask array here, which pooling, maxout and the activations take, all inputs being "
+            f"Dask arrays; give {name}.compute(), or call this function within dask.array.map_blocks"
+        )
+
+
+def lazy(x: Any) -> Any:
+    """The functions on Dask arrays, `fastpool.integrations.dask.lazy`, if `x` is one."""
+    if type(x) is np.ndarray or "dask.array" not in sys.modules or not _kind("dask.array").holds(x):
+        return None
+    return import_module("fastpool.integrations.dask.lazy")
+
+
 class Exported(Kind):
     """Whatever has `__cuda_array_interface__`: Numba's device arrays, and what is like them.
 
@@ -399,7 +419,7 @@ def _kind(name: str) -> Kind:
     return Exported(library) if name == "exported" else Dlpack(library)
 
 
-_LIBRARIES: dict[str, type[Kind]] = {"torch": Torch, "cupy": Cupy}
+_LIBRARIES: dict[str, type[Kind]] = {"torch": Torch, "cupy": Cupy, "dask.array": Dask}
 
 
 def kind_of(x: Any) -> Kind | None:

@@ -10,21 +10,21 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
-from fastpool.kinds import again
+from fastpool.kinds import again, lazy
 from fastpool.pooling import Prepared, PreparedBackward
 from fastpool.window import Window, check_shape, integer
 
 GROUPINGS = ("strided", "contiguous")
 
 
-def _checked_axis(axis: Any, ndim: int) -> int:
+def checked_axis(axis: Any, ndim: int) -> int:
     axis = integer("axis", axis)
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must be from {-ndim} to {ndim - 1} for an array of {ndim} axes, got {axis}")
     return axis % ndim
 
 
-def _check_grouping(grouping: Any) -> None:
+def check_grouping(grouping: Any) -> None:
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
 
@@ -47,22 +47,22 @@ def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096, typed=True)
 def _prepared(shape, dtype, backend, num_units, axis, grouping) -> Prepared | None:
-    axis = _checked_axis(axis, len(shape))
-    _check_grouping(grouping)
-    num_units = _checked_units(num_units, shape[axis])
+    axis = checked_axis(axis, len(shape))
+    check_grouping(grouping)
+    num_units = checked_units(num_units, shape[axis])
     window = Window.maxout(shape, num_units, axis, grouping)
     return Prepared.plan(window, window.batch, window.channels, dtype, backend)
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _prepared_backward(x_shape, dtype, backend, dy_shape, axis, grouping) -> PreparedBackward | None:
-    axis = _checked_axis(axis, len(x_shape))
-    _check_grouping(grouping)
-    window = Window.maxout(x_shape, _units_of(dy_shape, x_shape, axis), axis, grouping)
+    axis = checked_axis(axis, len(x_shape))
+    check_grouping(grouping)
+    window = Window.maxout(x_shape, units_of(dy_shape, x_shape, axis), axis, grouping)
     return PreparedBackward.plan(window, window.batch, window.channels, dtype, backend)
 
 
-def _units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) -> int:
+def units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) -> int:
     """How many units a gradient of this shape has."""
     units = dy_shape[axis] if len(dy_shape) == len(x_shape) else 0
     if units < 1 or dy_shape != _resized(x_shape, axis, units) or x_shape[axis] % units:
@@ -70,7 +70,7 @@ def _units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) ->
     return units
 
 
-def _checked_units(num_units: Any, features: int) -> int:
+def checked_units(num_units: Any, features: int) -> int:
     num_units = integer("num_units", num_units)
     if num_units < 1:
         raise ValueError(f"num_units must be positive, got {num_units}")
@@ -135,15 +135,17 @@ def maxout(
             prepared = None
         if prepared is not None:
             return prepared(x, return_argmax)
+    if (graphs := lazy(x)) is not None:
+        return graphs.maxout(x, num_units, axis, grouping, return_argmax, out, backend)
     return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, chosen(backend)), out)
 
 
 def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:
     x = arrays.read("x", given)
     max_pool = kernel("max_pool", backend, x.device)
-    axis = _checked_axis(axis, x.ndim)
-    _check_grouping(grouping)
-    num_units = _checked_units(num_units, x.shape[axis])
+    axis = checked_axis(axis, x.ndim)
+    check_grouping(grouping)
+    num_units = checked_units(num_units, x.shape[axis])
 
     order = arrays.memory_axes(x)
     source = arrays.dense(x, order)
@@ -217,16 +219,18 @@ def maxout_backward(
         dx = prepared and prepared(dy, argmax)
         if dx is not None:
             return dx
+    if (graphs := lazy(dy)) is not None:
+        return graphs.maxout_backward(dy, argmax, x_shape, axis, grouping, out, backend)
     return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, chosen(backend)), out)
 
 
 def _maxout_backward(given, argmax, x_shape, axis, grouping, backend, out) -> Any:
     x_shape = check_shape("x_shape", x_shape)
-    axis = _checked_axis(axis, len(x_shape))
-    _check_grouping(grouping)
+    axis = checked_axis(axis, len(x_shape))
+    check_grouping(grouping)
     dy = arrays.read("dy", given, floats_only=True)
     max_pool_backward = kernel("max_pool_backward", backend, dy.device)
-    num_units = _units_of(dy.shape, x_shape, axis)
+    num_units = units_of(dy.shape, x_shape, axis)
 
     order = arrays.memory_axes(dy)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)

@@ -11,22 +11,24 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
 from fastpool.indices import check_argmax, check_indices, positions_of_indices
-from fastpool.kinds import DeviceArray, again
+from fastpool.kinds import DeviceArray, again, lazy
 from fastpool.window import Padding, Window, check_layout, check_shape
 
 Size = int | tuple[int, ...]
 
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
+    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
     if out is None and type(x) is np.ndarray and x.flags.carray:
-        arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
         try:
             prepared = _prepared(axes, x.shape, x.dtype, chosen(backend), *arguments)
         except TypeError:  # lists cannot be looked up
             prepared = None
         if prepared is not None:
             return prepared(x, return_argmax)
-    static = axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, chosen(backend)
+    if (graphs := lazy(x)) is not None:
+        return graphs.max_pool(axes, x, *arguments, return_argmax, out, backend)
+    static = axes, *arguments, return_argmax, chosen(backend)
     return again(_pool_any, (x,), static, out)
 
 
@@ -138,8 +140,8 @@ def forward(x: Any, window: Window, return_argmax: bool, out: Any, backend: str 
 def _pool_backward(
     axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
+    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
     if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
-        arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
         try:
             prepared = _prepared_backward(axes, check_shape("x_shape", x_shape), dy.dtype, chosen(backend), *arguments)
         except TypeError:  # lists cannot be looked up
@@ -147,7 +149,9 @@ def _pool_backward(
         dx = prepared and prepared(dy, argmax)
         if dx is not None:
             return dx
-    static = axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, chosen(backend)
+    if (graphs := lazy(dy)) is not None:
+        return graphs.max_pool_backward(axes, dy, argmax, x_shape, *arguments, out, backend)
+    static = axes, x_shape, *arguments, chosen(backend)
     return again(_pool_backward_any, (dy, argmax), static, out)
 
 
@@ -432,7 +436,7 @@ def max_pool3d_backward(
     )
 
 
-def _whole(x_shape: tuple[int, ...], data_format: str) -> Window:
+def whole(x_shape: tuple[int, ...], data_format: str) -> Window:
     """The one window that covers all spatial axes of a batch."""
     check_layout(data_format)
     if not 3 <= len(x_shape) <= 5:
@@ -493,8 +497,10 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
+    if (graphs := lazy(x)) is not None:
+        return graphs.global_max_pool(x, data_format, keepdims, return_argmax, out, backend)
     given, x = x, arrays.read("x", x)
-    window = _whole(x.shape, data_format)
+    window = whole(x.shape, data_format)
     outs = tuple(_without_space("out", o, window, keepdims) for o in arrays.split_out(out, return_argmax))
     found = forward(x, window, return_argmax, outs if return_argmax else outs[0], backend, given)
     if keepdims:
@@ -543,8 +549,10 @@ def global_max_pool_backward(
     >>> fp.global_max_pool_backward(np.array([[5.0]]), argmax, (1, 1, 3))
     array([[[0., 5., 0.]]])
     """
+    if (graphs := lazy(dy)) is not None:
+        return graphs.global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, backend)
     x_shape = check_shape("x_shape", x_shape)
-    window = _whole(x_shape, data_format)
+    window = whole(x_shape, data_format)
     given, dy = dy, arrays.read("dy", dy, floats_only=True)
     dy = _without_space("dy", dy, window, keepdims)
     argmax = _without_space("argmax", arrays.read("argmax", argmax), window, keepdims)

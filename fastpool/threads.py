@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 from fastpool.window import integer
 
 _set: int | None = None
+_limit: ContextVar[int | None] = ContextVar("fastpool_threads", default=None)
 
 
 def _checked(name: str, n: Any) -> int:
@@ -42,7 +46,8 @@ def get_num_threads() -> int:
     >>> fp.get_num_threads() >= 1
     True
     """
-    return _set or _at_start()
+    threads, limit = _set or _at_start(), _limit.get()
+    return threads if limit is None else min(threads, limit)
 
 
 def set_num_threads(n: int | None) -> None:
@@ -65,3 +70,13 @@ def set_num_threads(n: int | None) -> None:
     """
     global _set
     _set = None if n is None else _checked("n", n)
+
+
+@contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Within the `with` block, calls in this thread (or task) use up to `n` threads each."""
+    token = _limit.set(n)
+    try:
+        yield
+    finally:
+        _limit.reset(token)

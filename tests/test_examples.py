@@ -10,8 +10,14 @@ from doctests import ROOT, check, of_module, of_page
 import fastpool as fp
 
 # What is left out here needs a framework, and is run by the tests of its integration.
-ELSEWHERE = ("fastpool.backends.", "fastpool.__main__", "fastpool.integrations.keras", "fastpool.integrations.torch")
-GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md")
+ELSEWHERE = (
+    "fastpool.backends.",
+    "fastpool.__main__",
+    "fastpool.integrations.dask",
+    "fastpool.integrations.keras",
+    "fastpool.integrations.torch",
+)
+GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md", "docs/scale.md")
 
 
 def _docstrings():
@@ -39,6 +45,7 @@ def test_the_example_runs_as_printed(name):
 PROGRAMS = {
     "deepnet_cnn.py": (("--epochs", "1", "--filters", "4"), "the losses are the same", "sklearn"),
     "maxout_digits.py": (("--epochs", "2"), "digits that it has not seen are read", "sklearn"),
+    "pyramid.py": (("--size", "1300"), "all levels are right", "zarr"),
     "torch_pools.py": (("--batch", "2", "--size", "32", "--runs", "1"), "outputs and gradients are the same", "torch"),
 }
 

@@ -62,7 +62,7 @@ def _load(name: str) -> ModuleType | str:
         return f"{type(error).__name__}: {error}; remedy: {_REMEDY.get(name, 'reinstall fastpool')}"
 
 
-def _check_name(name: Any, source: str) -> str:
+def check_name(name: Any, source: str) -> str:
     if not isinstance(name, str) or name not in _MODULES:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
     return name
@@ -105,7 +105,7 @@ def use_backend(name: str) -> Iterator[None]:
     ...     fp.max_pool1d([1, 3, 2, 5], 2)
     array([3, 5])
     """
-    _named(_check_name(name, "backend"))
+    _named(check_name(name, "backend"))
     token = _in_context.set(name)
     try:
         yield
@@ -123,7 +123,7 @@ def _named(name: str) -> ModuleType:
 @cache
 def _from_environment() -> str | None:
     name = os.environ.get("FASTPOOL_BACKEND")
-    return _check_name(name, "FASTPOOL_BACKEND") if name else None
+    return check_name(name, "FASTPOOL_BACKEND") if name else None
 
 
 @cache
@@ -150,7 +150,7 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
         name = "cuda"
     if name is None:
         return _default(op)
-    module = _named(_check_name(name, "backend"))
+    module = _named(check_name(name, "backend"))
     if not hasattr(module, op):
         have = [n for n in _MODULES if hasattr(_load(n), op)]
         raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}")

@@ -1,0 +1,288 @@
+"""fastpool on Dask beside what Dask has: coarsen, dask_image, and blocks by hand; times, chunk sizes, memory, threads.
+
+    python -m benchmarks.scale --json benchmarks/results/scale.json
+
+All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each
+CPU), and room for the result; they take turns, and the least time of each counts. Results are compared first. A copy
+moves as many bytes as all must. Memory is that of a process of its own, in which the chunks are made when they are
+asked for and the result is given away, by `store(..., return_stored=True)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dask
+import dask.array as da
+import dask_image.ndfilters
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import fastpool as fp
+from benchmarks.processes import _kilobytes, _printed
+from benchmarks.timing import agree, copies, least_times
+from fastpool.__main__ import environment
+
+SIZE = 16384
+CHUNK = 2048
+CHUNKS = (256, 512, 1024, 2048, 4096, 8192)
+BAR = 5  # times as fast as coarsen
+
+
+def _halved(x: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(n // 2 for n in chunks) for chunks in x.chunks)
+
+
+def _reshaped(block: np.ndarray) -> np.ndarray:
+    height, width = block.shape
+    return block.reshape(height // 2, 2, width // 2, 2).max((1, 3))
+
+
+def _four_slices(block: np.ndarray) -> np.ndarray:
+    rows = np.maximum(block[::2], block[1::2])
+    return np.maximum(rows[:, ::2], rows[:, 1::2])
+
+
+def _nine_slices(block: np.ndarray) -> np.ndarray:
+    """3x3 with stride 2, of a block with a cell more on each side."""
+    rows = np.maximum(np.maximum(block[:-2:2], block[1:-1:2]), block[2::2])
+    return np.maximum(np.maximum(rows[:, :-2:2], rows[:, 1:-1:2]), rows[:, 2::2])
+
+
+PROBLEMS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "2x2 s2": {
+        "fastpool": lambda x: fp.max_pool2d(x, (2, 2)),
+        "coarsen": lambda x: da.coarsen(np.max, x, {0: 2, 1: 2}),
+        "dask_image maximum_filter": lambda x: dask_image.ndfilters.maximum_filter(x, 2)[1::2, 1::2],
+        "map_blocks, reshape": lambda x: x.map_blocks(_reshaped, chunks=_halved(x), dtype=x.dtype),
+        "map_blocks, slices": lambda x: x.map_blocks(_four_slices, chunks=_halved(x), dtype=x.dtype),
+    },
+    "3x3 s2 p1": {
+        "fastpool": lambda x: fp.max_pool2d(x, (3, 3), 2, 1),
+        "dask_image maximum_filter": lambda x: dask_image.ndfilters.maximum_filter(x, 3)[::2, ::2],
+        "map_overlap, slices": lambda x: x.map_overlap(
+            _nine_slices, depth=1, boundary=-np.inf, trim=False, chunks=_halved(x), dtype=x.dtype
+        ),
+    },
+}
+
+
+def image(block_info: Any = None) -> np.ndarray:
+    """A chunk of an image of noise, that depends on where it is."""
+    rng = np.random.default_rng(block_info[None]["chunk-location"])
+    (top, bottom), (left, right) = block_info[None]["array-location"]
+    return rng.random((bottom - top, right - left), np.float32)
+
+
+def lazy_image(size: int, chunk: int) -> Any:
+    chunks = da.core.normalize_chunks(chunk, (size, size))
+    return da.map_blocks(image, chunks=chunks, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+
+
+def compared(name: str, size: int, chunk: int) -> dict[str, Any]:
+    """The least times of one problem, of all who take part."""
+    x = lazy_image(size, chunk).persist()
+    results = {library: call(x) for library, call in PROBLEMS[name].items()}
+    out = np.zeros(results["fastpool"].shape, np.float32)
+    expected = x.compute()
+    expected = fp.max_pool2d(expected, (2, 2)) if name == "2x2 s2" else fp.max_pool2d(expected, (3, 3), 2, 1)
+    told: dict[str, Any] = {"name": name, "size": size, "chunk": chunk, "wrong": []}
+    told["tasks"] = {library: len(y.__dask_optimize__(y.dask, y.__dask_keys__())) for library, y in results.items()}
+    calls = {}
+    for library, y in results.items():
+        calls[library] = lambda y=y: y.store(out, lock=False)
+        calls[library]()
+        if not agree([out], [expected], exact=True):
+            told["wrong"].append(library)
+    told["seconds"] = least_times(calls | copies(x.nbytes + out.nbytes, os.cpu_count() or 1), 0)
+    return told
+
+
+def swept(size: int, chunks: Sequence[int]) -> list[dict[str, Any]]:
+    """What the size of the chunks does: seconds to make the graph and to run it."""
+    told = []
+    for chunk in chunks:
+        x = lazy_image(size, chunk).persist()
+        out = np.zeros((size // 2, size // 2), np.float32)
+        calls = {
+            "graph": lambda x=x: fp.max_pool2d(x, (3, 3), 2, 1),
+            "2x2 s2": lambda x=x, out=out: fp.max_pool2d(x, (2, 2)).store(out, lock=False),
+            "3x3 s2 p1": lambda x=x, out=out: fp.max_pool2d(x, (3, 3), 2, 1).store(out, lock=False),
+        }
+        told.append({"chunk": chunk, "megabytes": 4e-6 * chunk**2, "chunks": x.npartitions} | least_times(calls, 0))
+    return told
+
+
+class Sink:
+    """Where results go."""
+
+    def __setitem__(self, where: Any, block: Any) -> None:
+        pass
+
+
+def beyond(name: str, library: str, size: int, chunk: int) -> float:
+    """Bytes in memory at the peak, less those before, of a problem whose chunks are made as they are asked for."""
+    run = PROBLEMS[name][library]
+    run(lazy_image(2 * chunk, chunk)).store(Sink(), lock=False, return_stored=True)  # loads what a first call loads
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _kilobytes("VmRSS")
+    run(lazy_image(size, chunk)).store(Sink(), lock=False, return_stored=True)
+    return 1024 * (_kilobytes("VmHWM") - before)
+
+
+_BEYOND = "from benchmarks.scale import beyond; print(beyond({!r}, {!r}, {}, {}))"
+
+
+def memory(size: int, chunk: int) -> dict[str, dict[str, list[float]]]:
+    """The same for all, each in its own process, in chunks, for two sizes of the image; Linux alone tells."""
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    return {
+        name: {
+            library: [
+                _printed(_BEYOND.format(name, library, side, chunk), **environment)[0] / (4 * chunk**2)
+                for side in (size // 2, size)
+            ]
+            for library in calls
+        }
+        for name, calls in PROBLEMS.items()
+    }
+
+
+def _at_once(run: Callable[[], Any]) -> int:
+    """The most threads of this process while something runs."""
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(1e-3):
+            most = max(most, len(os.listdir("/proc/self/task")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    done.set()
+    watcher.join()
+    return most - 1
+
+
+def threads(size: int, chunk: int) -> list[dict[str, Any]]:
+    """One thread for each kernel in a task, beside as many as a kernel takes elsewhere."""
+    told = []
+    x = lazy_image(size, chunk).persist()
+    out = np.zeros((size // 2, size // 2), np.float32)
+
+    def run() -> None:
+        fp.max_pool2d(x, (3, 3), 2, 1).store(out, lock=False)
+
+    limit = "fastpool.integrations.dask.lazy.at_most"
+    from fastpool.threads import at_most
+
+    before = fp.get_num_threads()
+    for kernel_threads in (1, before, 8):
+        fp.set_num_threads(kernel_threads)
+        try:
+            with patch(limit, lambda _, n=kernel_threads: at_most(n)):
+                run()
+                counted = {"threads of a kernel": kernel_threads, "threads": _at_once(run)}
+                told.append(counted | least_times({"seconds": run}, 0))
+        finally:
+            fp.set_num_threads(None)
+    return told
+
+
+def machine() -> dict[str, Any]:
+    about = environment()
+    names = ("dask", "dask-image", "distributed", "scipy", "numpy", "numba", "zarr")
+    versions = {name: metadata.version(name) for name in names if _installed(name)}
+    return {key: about[key] for key in ("cpu", "cpus", "system", "python", "fastpool")} | {
+        "date": date.today().isoformat(),
+        "load": os.getloadavg()[0],
+        "versions": versions,
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def show(report: Mapping[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    about = report["machine"]
+    console.print(f"{about['cpu']}, {about['cpus']} CPUs, {about['date']}, {about['versions']}", highlight=False)
+    for problem in report["problems"]:
+        title = f"{problem['name']} max of {problem['size']}² float32 in chunks of {problem['chunk']}²"
+        table = Table(
+            "", "seconds", "times fastpool's", "tasks", "peak, in chunks, of a quarter and of all", title=title
+        )
+        least = problem["seconds"]["fastpool"]
+        for library, seconds in problem["seconds"].items():
+            peak = report.get("memory", {}).get(problem["name"], {}).get(library)
+            cells = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"].get(library, "-"))
+            table.add_row(library, *cells, "-" if peak is None else " → ".join(f"{n:.1f}" for n in peak))
+        console.print(table)
+        if problem["wrong"]:
+            console.print(f"[red]other results: {', '.join(problem['wrong'])}[/red]")
+    table = Table("chunk", "MB", "chunks", "ms to make the graph", "2x2 s2, s", "3x3 s2 p1, s", title="chunk sizes")
+    for row in report["sweep"]:
+        cells = str(row["chunk"]), f"{row['megabytes']:.1f}", str(row["chunks"]), f"{row['graph'] * 1e3:.1f}"
+        table.add_row(*cells, f"{row['2x2 s2']:.3f}", f"{row['3x3 s2 p1']:.3f}")
+    console.print(table)
+    table = Table("threads of a kernel", "of the process, at most", "seconds", title="threads, 3x3 s2 p1")
+    for row in report["threads"]:
+        table.add_row(str(row["threads of a kernel"]), str(row["threads"]), f"{row['seconds']:.3f}")
+    console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=SIZE, help="of the image's side")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="of a chunk's side, in the comparison")
+    parser.add_argument("--parts", default="problems,sweep,memory,threads", help="what to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add to FILE what was measured")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and show; the exit status is 1 if a result was wrong, or coarsen less than 5 times as slow."""
+    args = _parser().parse_args(argv)
+    report: dict[str, Any] = {"problems": [], "sweep": [], "threads": []}
+    if args.json and args.json.exists():
+        report |= json.loads(args.json.read_text(encoding="utf-8"))
+    report["machine"] = machine()
+    with dask.config.set(scheduler="threads", num_workers=os.cpu_count()):
+        for part in args.parts.split(","):
+            if part == "problems":
+                report[part] = [compared(name, args.size, args.chunk) for name in PROBLEMS]
+            elif part == "sweep":
+                report[part] = swept(args.size, [chunk for chunk in CHUNKS if chunk <= args.size])
+            elif part == "memory":
+                report[part] = memory(args.size, args.chunk)
+            elif part == "threads":
+                report[part] = threads(args.size, args.chunk)
+            else:
+                raise SystemExit(f"no part {part!r}; there are problems, sweep, memory, threads")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    show(report)
+    pairs = [p["seconds"] for p in report["problems"] if "coarsen" in p["seconds"]]
+    slow = any(seconds["coarsen"] < BAR * seconds["fastpool"] for seconds in pairs)
+    return int(slow or any(p["wrong"] for p in report["problems"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""fastpool on Dask arrays, larger than memory and larger than one machine.
+
+`max_pool1d`, `max_pool2d`, `max_pool3d`, `global_max_pool`, `maxout`, `hard_swish` and `swish`, and the gradient of
+each, take Dask arrays and give lazy ones, of the same bits as in memory. `pyramid` writes multiscale pyramids.
+"""
+
+from typing import Any
+
+__all__ = ["pyramid"]
+
+
+def __getattr__(name: str) -> Any:
+    # Pyramids need Zarr, which pooling a Dask array must not ask for.
+    if name != "pyramid":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastpool.integrations.dask._pyramid import pyramid
+
+    return pyramid
