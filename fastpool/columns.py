@@ -41,6 +41,8 @@ def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
 
 
 def _fill(fill_value: Any, dtype: np.dtype) -> Any:
+    if type(fill_value) is int and fill_value == 0:
+        return dtype.type(0)
     given = np.asarray(fill_value)
     exact = given.ndim == 0 and arrays.supported(given.dtype)
     if exact and arrays.is_float(dtype):
@@ -120,7 +122,8 @@ def im2col(
         cols = arrays.within(room, room, shape)
     inside = arrays.channels_inside(x, window)
     if cols.canonical.size:
-        run(arrays.canonical(x, window, inside, window.size), window, value, _indexed(cols.canonical, window, order))
+        cells, columns = arrays.canonical(x, window, inside, window.size), _indexed(cols.canonical, window, order)
+        run(cells, window, value, columns, out is None)
     return arrays.as_given(cols.done(), given, out)
 
 

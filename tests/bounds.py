@@ -148,13 +148,10 @@ def maxout_problem(rng, end, dtype):
 def columns_problem(rng, end, dtype):
     axes = int(rng.choice([1, 2, 2, 3]))
     space, window = a_window(rng, axes)
-    space = tuple(min(s, 30) if s >= 30 else s for s in space)
-    window["kernel_size"], window["padding"] = (
-        tuple(min(k, 3, s) for k, s in zip(window["kernel_size"], space, strict=True)),
-        1,
-    )
-    window["dilation"] = 1
     del window["ceil_mode"]
+    # Mostly in many blocks, and past the caches, as only large arrays are.
+    numba_backend.MOST_LAID, numba_backend.LARGE = int(rng.choice([1, 60, 500, 1 << 14])), int(rng.choice([0, 1 << 25]))
+    numba_backend._column_plan.cache_clear()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
     window |= {"data_format": layout, "order": str(rng.choice(["unfold", "gemm", "windows"]))}

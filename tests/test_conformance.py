@@ -3,7 +3,8 @@
 import mmap
 import tempfile
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -302,6 +303,59 @@ def test_far_padding_and_dilation_do_not_overflow(backend):
     np.testing.assert_array_equal(argmax, [[1, 0]])
     dx = fp.max_pool1d_backward(np.array([[1.0, 2.0]]), argmax, x.shape, 2, far, (far,), far, backend=backend)
     np.testing.assert_array_equal(dx, [[3.0, 0.0, 0.0]])
+
+
+# Small arrays in the blocks, and with the stores, of large ones.
+
+
+of_numba = pytest.mark.skipif(
+    "numba" not in BACKENDS or not fp.backends()["numba"].available, reason="is about Numba's kernels"
+)
+
+
+@of_numba
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("most_laid", [1, 200, 1 << 14])
+def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch):
+    numba = import_module("fastpool.backends.numba")
+    monkeypatch.setattr(numba, "MOST_LAID", most_laid)
+    monkeypatch.setattr(numba, "LARGE", 0)
+    monkeypatch.setattr(numba, "_column_plan", lru_cache(numba._column_plan.__wrapped__))
+    rng = np.random.default_rng(3)
+    for width in WIDTHS:
+        for kernel, stride, padding, dilation in (
+            (1, 1, 0, 1),
+            (3, 1, 1, 1),
+            ((2, 3), 2, 2, 1),
+            (3, (3, 1), (1, 4), 2),
+            ((2, 1), (1, 9), 3, 1),
+            ((2, 3), (2, 3), 7, (7, 3)),
+        ):
+            window = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+            call = {**window, "order": order, "data_format": layout}
+            dtype = np.dtype([np.float32, np.uint8, np.float16, np.float64][width % 4])
+            x = laid_out(rng.integers(-9, 10, (2, 3, 11, width)).astype(dtype), layout)
+            try:
+                expected = fp.im2col(x, **call, fill_value=7, backend="numpy")
+            except ValueError:
+                continue  # the window does not fit
+            out = np.full_like(expected, 99)
+            np.testing.assert_array_equal(fp.im2col(x, **call, fill_value=7, out=out, backend="numba"), expected)
+            back = fp.col2im(out, x.shape, **call, backend="numba")
+            np.testing.assert_array_equal(back, fp.col2im(out, x.shape, **call, backend="numpy"))
+
+
+@of_numba
+@pytest.mark.parametrize("order", ["unfold", "gemm"])
+def test_columns_of_windows_far_apart_need_no_room(order):
+    x, far = np.arange(1.0, 13).reshape(2, 1, 2, 3), 2**40
+    window = {"kernel_size": 2, "stride": far, "padding": far, "dilation": far, "order": order}
+    cols = fp.im2col(x, **window, fill_value=-1, backend="numba")
+    np.testing.assert_array_equal(cols, fp.im2col(x, **window, fill_value=-1, backend="naive"))
+    np.testing.assert_array_equal(
+        fp.col2im(cols, x.shape, **window, backend="numba"), fp.col2im(cols, x.shape, **window, backend="naive")
+    )
 
 
 @pytest.mark.parametrize("block_bytes", [1, 700, 5000], ids="blocks of {} bytes".format)

@@ -52,6 +52,16 @@ MOST_KEPT = 1 << 19
 # Sums that a thread adds up at once, where windows let it: what stays in its second cache.
 MOST_SUMS = 1 << 17
 
+# Numbers of columns that are laid out at once, or sums that these are added to: what stays in the second cache.
+MOST_LAID = 1 << 14
+
+# Strides of so many cells have the sums of each phase side by side.
+MOST_PHASES = 8
+
+# Columns of more bytes do not stay in the last cache: they are written past it, unless their pages have just been made
+# and so lie in it.
+LARGE = 1 << 25
+
 FLOAT16_INFINITY, BFLOAT16_INFINITY = np.int16(0x7C00), np.int16(0x7F80)
 
 
@@ -277,30 +287,62 @@ def _movable(a):
 
 def _column_steps(cols):
     """The columns flat as they lie in memory, and how far apart images, channels, taps and positions are there."""
-    steps = tuple(s // cols.itemsize for s in cols.strides)
-    in_memory = sorted(range(4), key=lambda axis: -steps[axis])
+    in_memory, steps = _axes_in_memory(cols.strides, cols.itemsize)
     return cols.transpose(in_memory).reshape(-1), steps
 
 
-@_launched
-def im2col(x, window, fill_value, cols):
-    inside, plane = x.shape[4] > 1, window.size[0] * window.size[1] * window.size[2]
-    channels = window.channels
+@lru_cache(maxsize=1024)
+def _axes_in_memory(strides, itemsize):
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis]), tuple(s // itemsize for s in strides)
+
+
+@lru_cache(maxsize=1024)
+def _column_plan(window, inside, inner):
+    """The steps in x from image to image, channel to channel and cell to cell; blocks and units of im2col and col2im.
+
+    A block is so many rows and columns: of windows, with as many taps down and along at once, all unless they reach
+    too far; of cells, with as many phases of the stride to a column.
+    """
+    D, H, W, _, KH, KW, _, sh, sw, _, _, pw, _, dh, dw, OD, OH, OW = window.numbers
+    channels, plane = window.channels, D * H * W
     x_steps = (plane * channels, 1, channels) if inside else (plane * channels, plane, 1)
+    planes = channels * (1 if inner > 1 else window.batch)
+
+    along, beyond = KW, (KW - 1) * dw
+    columns = min(max(MOST_LAID // (inner * max(KW, sw)), 2 * beyond // sw, 1), OW)
+    if (columns * sw + beyond) * inner > 8 * MOST_LAID:
+        along, beyond, columns = 1, 0, min(max(MOST_LAID // (inner * sw), 1), OW)
+    laid = max(columns * along, columns * sw + beyond) * inner  # numbers for a row of windows
+    down, below = KH if along == KW else 1, (KH - 1) * dh // sh
+    rows = min(max(MOST_LAID // laid, 2 * below, 1), OH)
+    if (rows + below) * laid > 8 * MOST_LAID:
+        down, rows = 1, min(max(MOST_LAID // laid, 1), OH)
+    windows = (rows, columns, down, along), planes * OD * -(-OH // rows) * -(-OW // columns)
+
+    phases = sw if sw <= MOST_PHASES else 1
+    all_columns = (pw + W - 1) // phases + 1 - pw // phases
+    columns = min(max(MOST_LAID // (inner * phases), 1), all_columns)
+    rows = min(max(MOST_LAID // ((inner * columns + 16) * phases), 1), H)
+    cells = (rows, columns, phases), planes * D * -(-H // rows) * -(-all_columns // columns)
+    return x_steps, windows, cells
+
+
+@_launched
+def im2col(x, window, fill_value, cols, fresh=True):
     flat, cols_steps = _column_steps(_movable(cols))
-    units = channels * window.volume * (1 if cols_steps[3] > 1 else window.batch)
-    value = _movable(np.array([fill_value], cols.dtype))[0]
-    arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.batch, channels)
-    return columns.im2col, units, x.nbytes + cols.nbytes, *arguments
+    x_steps, (block, units), _ = _column_plan(window, x.shape[4] > 1, cols_steps[3])
+    value, streams = _movable(np.array([fill_value], cols.dtype))[0], cols.nbytes > LARGE and not fresh
+    arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.channels, block)
+    return columns.im2col, units, x.nbytes + cols.nbytes, *arguments, streams
 
 
 @_launched
 def col2im(cols, window, dx):
     flat, cols_steps = _column_steps(cols)
-    rows = dx.shape[0] * window.size[0] * window.size[1]
-    infinity, inner = _kind(dx.dtype).infinity, dx.shape[4]
-    arguments = (_flat(flat), _flat(dx), infinity, window.numbers, cols_steps, window.channels, inner)
-    return columns.col2im, rows, dx.nbytes + cols.nbytes, *arguments
+    x_steps, _, (block, units) = _column_plan(window, dx.shape[4] > 1, cols_steps[3])
+    kind = _kind(dx.dtype)
+    arguments = (_flat(flat), _flat(dx), kind.infinity, kind.sums, window.numbers, x_steps, cols_steps)
+    return columns.col2im, units, dx.nbytes + cols.nbytes, *arguments, window.channels, block
 
 
 @_launched

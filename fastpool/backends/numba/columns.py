@@ -5,189 +5,277 @@ from numba import types
 from numba.extending import overload
 
 from fastpool.backends.numba.compilation import INLINED, inlined, kernel
-from fastpool.backends.numba.lanes import beside, evens, first_of, lanes_in, load, store, where
-from fastpool.backends.numba.pool import fill, fill_lanes
-from fastpool.backends.numba.scalars import narrowed, onward, part, room_for_sums, widened
+from fastpool.backends.numba.lanes import (
+    beside,
+    evens,
+    fence,
+    first_of,
+    lanes_in,
+    lay_row,
+    load,
+    store,
+    stream,
+    to_line,
+    where,
+)
+from fastpool.backends.numba.pool import fill_lanes
+from fastpool.backends.numba.scalars import narrow_row, narrow_zipped, narrowed, onward, part, widened
 
 
 @inlined
-def covered(tap, stride, before, dilation, size, out):
-    """From which window on, and before which, a tap lies on real cells."""
-    start = tap * dilation - before
-    first = 0 if start >= 0 else (-start + stride - 1) // stride
-    end = 0 if start >= size else (size - 1 - start) // stride + 1
-    return min(first, out), max(min(end, out), min(first, out))
+def copy_run(to, cells, count, streams):
+    """Copy `count` numbers in whole lines; what lies at either end of those by lanes that overlap them, or one by one.
+
+    A line that is streamed must not be touched by any other store.
+    """
+    first, last = to_line(to, 0), count - lanes_in(to)
+    if streams or last < 0:
+        first = min(first, count)
+        for i in range(first):
+            to[i] = cells[i]
+        while first <= last:
+            stream(to, first, load(cells, first))
+            first += lanes_in(to)
+        for i in range(first, count):
+            to[i] = cells[i]
+    else:
+        store(to, 0, load(cells, 0))
+        while first < last:
+            store(to, first, load(cells, first))
+            first += lanes_in(to)
+        store(to, last, load(cells, last))
 
 
 @inlined
-def put(column, step, value, begin, end):
-    if begin < end:
-        to = onward(column, begin * step)
-        for i in range(end - begin):
-            to[i * step] = value
+def lay_cells(cells, x, source, image_step, cell_step, inner, begin, end, rest, around):
+    """The cells of a row from `begin` to `end`, each of `inner` images."""
+    if cell_step == 1 and inner == 1:
+        lay_row(cells, 0, x, source, begin, end, rest, around, 0)
+    else:
+        for image in range(inner):
+            to, row = onward(cells, begin * inner + image), onward(x, source + image * image_step + begin * cell_step)
+            for w in range(end - begin):
+                to[np.uint64(w * inner)] = row[np.uint64(w * cell_step)]
 
 
 @inlined
-def put_cells(column, step, begin, end, cells, cell_step):
-    """A run of cells into a column."""
-    to = onward(column, begin * step)
-    for i in range(end - begin):
-        to[np.uint64(i * step)] = cells[np.uint64(i * cell_step)]
-
-
-@inlined
-def put_row(row, count, begin, end, cells, cell_step, fill_value):
-    """The same in whole lanes, with what surrounds the cells in a row; what spills over is written again later."""
-    i, lanes = begin, lanes_in(row)
-    value = beside(load(row, 0), fill_value)
-    fill_lanes(row, 0, begin, value)
-    while i < end:
-        source = (i - begin) * cell_step
-        a = load(cells, source)
-        store(row, i, evens(a, load(cells, source + lanes)) if cell_step == 2 else a)
-        i += lanes
-    fill_lanes(row, end, count, value)
+def lay_windows(to, cells, count, step, inner):
+    """One cell of each of `count` windows, `step` cells apart."""
+    lanes = lanes_in(to)
+    if step == 1:
+        for i in range(0, count * inner, lanes):
+            store(to, i, load(cells, i))
+    elif step == 2 and inner == 1:
+        for i in range(0, count, lanes):
+            store(to, i, evens(load(cells, 2 * i), load(cells, 2 * i + lanes)))
+    else:
+        for image in range(inner):
+            row, source = onward(to, image), onward(cells, image)
+            for window in range(count):
+                row[np.uint64(window * inner)] = source[np.uint64(window * step * inner)]
 
 
 @kernel
-def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, images, channels, start, stop):
-    """Units are taps of channels of images, or where the images lie inside the columns, taps of channels."""
+def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, streams, start, stop):
+    """Units are channels of blocks of windows of one image, or of all where images lie inside the columns.
+
+    A block is so many rows and columns, and so many taps down and along them at once. Its cells are laid out with their
+    padding, if they do not lie so in x; then, for each tap along a row, one cell of every window, side by side. There
+    the column of each tap is one run of numbers, some rows behind that of the tap above it.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     image_step, channel_step, cell_step = x_steps
-    into_image, into_channel, into_tap, into_position = cols_steps
-    taps = KD * KH * KW
+    into_image, into_channel, into_tap, inner = cols_steps
+    block_rows, block_columns, taps_down, taps_along = block
+    row_blocks, column_blocks = -(-OH // block_rows), -(-OW // block_columns)
+    lanes, below, beyond = lanes_in(x), (taps_down - 1) * dh // sh, (taps_along - 1) * dw
+    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * inner + 6 * lanes
+    laid_size = (block_rows + below) * block_columns * inner + lanes
+    room = np.empty(cells_size + taps_along * laid_size, x.dtype)
+    around = beside(load(room, 0), fill_value)
     for unit in range(start, stop):
-        rest, tap = divmod(unit, taps)
-        first, channel = divmod(rest, channels)
-        last = first + 1
-        if into_position > 1:
-            first, last = 0, images
-        kd, kh, kw = tap // (KH * KW), tap // KW % KH, tap % KW
-        begin, end = covered(kw, sw, pw, dw, W, OW)
-        w = begin * sw - pw + kw * dw
-        step, lanes = sw * cell_step, lanes_in(x)
-        spills_to = first * into_image + channel * into_channel + tap * into_tap + OD * OH * OW
-        for od in range(OD):
-            d = od * sd - pd + kd * dd
-            for oh in range(OH):
-                h = oh * sh - ph + kh * dh
-                real = 0 <= d < D and 0 <= h < H and end > begin
-                column = channel * into_channel + tap * into_tap + (od * OH + oh) * OW * into_position
-                source = channel * channel_step + ((d * H + h) * W + w) * cell_step
-                for image in range(first, last):
-                    at, cell = image * into_image + column, image * image_step + source
-                    into = onward(cols, at)
-                    whole = into_position == 1 and at + OW + lanes <= spills_to
-                    if whole and not real:
-                        put_row(into, OW, 0, 0, x, 1, fill_value)
-                    elif whole and step <= 2 and cell + (end - begin + 2 * lanes) * step <= len(x):
-                        put_row(into, OW, begin, end, onward(x, cell), step, fill_value)
-                    elif real:
-                        put(into, into_position, fill_value, 0, begin)
-                        cells = onward(x, image * image_step + source)
-                        put_cells(into, into_position, begin, end, cells, step)
-                        put(into, into_position, fill_value, end, OW)
-                    else:
-                        put(into, into_position, fill_value, 0, OW)
+        laid = part(room, cells_size, taps_along * laid_size)
+        rest, channel = divmod(unit, channels)
+        rest, column_block = divmod(rest, column_blocks)
+        rest, row_block = divmod(rest, row_blocks)
+        image, od = divmod(rest, OD)
+        oh, ow = row_block * block_rows, column_block * block_columns
+        rows, columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
+        from_channel = image * image_step + channel * channel_step
+        into_block = image * into_image + channel * into_channel + ((od * OH + oh) * OW + ow) * inner
+        for first_tap in range(0, KD * KH * KW, taps_down * taps_along):
+            kd, kh, kw = first_tap // (KH * KW), first_tap // KW % KH, first_tap % KW
+            d, left, width = od * sd - pd + kd * dd, ow * sw - pw + kw * dw, (columns - 1) * sw + beyond + 1
+            begin, end = max(-left, 0), min(W - left, width)
+            rest = first_of(around, (end - begin) % lanes)
+            for phase in range(min(sh, (taps_down - 1) * dh + 1)):
+                top = oh * sh - ph + kh * dh + phase
+                first, last = max(-top + sh - 1, 0) // sh, min((H - top + sh - 1) // sh, rows + below)
+                if not 0 <= d < D:
+                    first, last = 0, 0
+                source, next_row = from_channel + ((d * H + top) * W + left) * cell_step, sh * W * cell_step
+                behind = source + (rows + below - 1) * next_row + width + 2 * lanes
+                if (
+                    begin + first == 0
+                    and end == width
+                    and last == rows + below
+                    and cell_step * inner == 1
+                    and behind <= len(x)
+                ):
+                    cells, pitch = onward(x, source), next_row
+                else:
+                    cells, pitch = part(room, 0, cells_size), width * inner
+                    fill_lanes(cells, 0, (rows + below) * pitch, around)
+                    for row in range(first, last):
+                        to, at = onward(cells, row * pitch), source + row * next_row
+                        lay_cells(to, x, at, image_step, cell_step, inner, begin, end, rest, around)
+                windows, next_along, run, next_run = cells, dw * inner, columns * inner, pitch
+                if taps_down > 1 or sw > 1:
+                    windows, next_along, next_run = laid, laid_size, run
+                    for along in range(taps_along):
+                        for row in range(rows + below):
+                            to = onward(laid, along * laid_size + row * run)
+                            lay_windows(to, onward(cells, row * pitch + along * dw * inner), columns, sw, inner)
+                for down in range(taps_down):
+                    above, other = (down * dh, 0) if sh == 1 else divmod(down * dh, sh)
+                    if other == phase:
+                        for along in range(taps_along):
+                            into = into_block + (first_tap + down * KW + along) * into_tap
+                            source, whole = along * next_along + above * next_run, run
+                            if next_run == run and columns == OW:
+                                whole = rows * run
+                            for _ in range(0, rows * run, whole):
+                                copy_run(onward(cols, into), onward(windows, source), whole, streams)
+                                into, source = into + OW * inner, source + next_run
+    if streams:
+        fence()
+
+
+def add_rows(total, to_next, step, cols, from_next, rows, count, inner, infinity):
+    """Add rows of columns, so far from one to the next, to sums: `inner` numbers of each of `count` windows.
+
+    The windows' sums are `step` apart. Zeros may be added to what lies behind a row.
+    """
+
+
+@overload(add_rows, jit_options=INLINED)
+def _add_rows(total, to_next, step, cols, from_next, rows, count, inner, infinity):
+    has_lanes = isinstance(infinity, types.NoneType)
+
+    def add_rows(total, to_next, step, cols, from_next, rows, count, inner, infinity):
+        to = source = done = 0
+        if has_lanes and step == inner:
+            lanes = lanes_in(total)
+            numbers, zeros = count * inner, beside(load(total, 0), total.dtype.type(0))
+            whole = numbers // lanes * lanes
+            rest = first_of(zeros, numbers - whole)
+            while done < rows and source + whole + lanes <= len(cols):
+                i = 0
+                while i < whole:
+                    store(total, to + i, load(total, to + i) + load(cols, source + i))
+                    i += lanes
+                if i < numbers:
+                    store(total, to + i, load(total, to + i) + where(rest, load(cols, source + i), zeros))
+                to, source, done = to + to_next, source + from_next, done + 1
+        length, apart = (count * inner, 0) if step == inner else (inner, step)
+        for _ in range(done, rows):
+            for at in range(0, count * inner, length):
+                sums, column = onward(total, to + at // inner * apart), onward(cols, source + at)
+                for i in range(length):
+                    sums[i] += widened(column[i], infinity)
+            to, source = to + to_next, source + from_next
+
+    return add_rows
 
 
 @inlined
-def add_cells(total, total_step, column, step, count, infinity):
-    if total_step == 1 and step == 1:
-        for i in range(count):
-            total[i] += widened(column[i], infinity)
-    else:
-        for i in range(count):
-            total[i * total_step] += widened(column[i * step], infinity)
+def spread_cells(dx, step, cells, cell_step, count, infinity):
+    for i in range(count):
+        dx[np.uint64(i * step)] = narrowed(cells[np.uint64(i * cell_step)], infinity)
 
 
-def add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
-    """A row of cells by lanes, each the sum over all taps of windows one cell apart; False if it cannot be done so."""
-
-
-@overload(add_in_lanes, jit_options=INLINED)
-def _add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
-    if not isinstance(infinity, types.NoneType):
-        return lambda into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity: False
-
-    def add_in_lanes(into, spare, cols, rows, count, taps, tap_step, dilation, before, OW, infinity):
-        lanes = lanes_in(into)
-        for i in range(0, len(into), lanes):
-            total = beside(load(spare, 0), into.dtype.type(0))
-            for row in range(count):
-                for tap in range(taps):
-                    first = i + before - tap * dilation
-                    begin, end, at = -first, OW - first, rows[row] + tap * tap_step + first
-                    if begin >= lanes or end <= 0:
-                        continue
-                    if at < 0 or at + lanes > len(cols):
-                        for lane in range(max(begin, 0), min(end, lanes)):
-                            spare[lane] = cols[at + lane]
-                        column = load(spare, 0)
-                    else:
-                        column = load(cols, at)
-                    if begin <= 0 and end >= lanes:
-                        total = total + column
-                    else:
-                        sums = where(first_of(total, end), total + column, total)
-                        total = where(first_of(total, begin), total, sums)
-            if i + lanes <= len(into):
-                store(into, i, total)
-            else:
-                store(spare, 0, total)
-                for lane in range(len(into) - i):
-                    into[i + lane] = spare[lane]
-        return True
-
-    return add_in_lanes
+@inlined
+def first_at(tap, stride, place):
+    """The first window, from the very first on, whose tap lies not before a place; both counted from the padding."""
+    return max(place - tap + stride - 1, 0) // stride
 
 
 @kernel
-def col2im(cols, dx, infinity, geometry, cols_steps, channels, inner, start, stop):
-    """Units are rows of dx: each gathers from all taps of all windows that cover it, in order of the taps."""
+def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, block, start, stop):
+    """Units are channels of blocks of cells, rows by columns, of one image or of all, as in `im2col`.
+
+    A column is a cell of each phase of the stride, so that a row of windows adds to neighbours; or, as strides of many
+    cells have it, of one phase. The sums stay in the caches while the columns of all taps come in, in their order.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    from_image, from_channel, from_tap, from_position = cols_steps
-    spare, rows = np.empty(lanes_in(dx), dx.dtype), np.empty(KD * KH, np.int64)
+    image_step, channel_step, cell_step = x_steps
+    from_image, from_channel, from_tap, inner = cols_steps
+    block_rows, block_columns, phases = block
+    before, apart = pw // phases, sw // phases
+    all_columns = (pw + W - 1) // phases + 1 - before
+    row_blocks, column_blocks = -(-H // block_rows), -(-all_columns // block_columns)
+    lanes = lanes_in(sums)
+    pitch = block_columns * inner + lanes  # zeros added behind a row are no part of the next: that would have to wait
+    room = np.empty(block_rows * phases * pitch + 2 * lanes, sums.dtype)
+    zeros = beside(load(room, 0), sums.dtype.type(0))
     for unit in range(start, stop):
-        plane, row = divmod(unit, D * H)
-        d, h = divmod(row, H)
-        into = part(dx, unit * W * inner, W * inner)
-        if sw * inner == 1 and from_position == 1:
-            image, channel = divmod(plane, channels)
-            count = 0
-            for kd in range(KD):
-                od, between = divmod(d + pd - kd * dd, sd)
-                for kh in range(KH):
-                    oh, beside_rows = divmod(h + ph - kh * dh, sh)
-                    if between == 0 and 0 <= od < OD and beside_rows == 0 and 0 <= oh < OH:
-                        at = image * from_image + channel * from_channel + (kd * KH + kh) * KW * from_tap
-                        rows[count] = at + (od * OH + oh) * OW
-                        count += 1
-            if add_in_lanes(into, spare, cols, rows, count, KW, from_tap, dw, pw, OW, infinity):
-                continue
-        total = room_for_sums(into, infinity)
-        fill(total, 0)
+        total = part(room, 0, len(room))
+        rest, channel = divmod(unit, channels)
+        rest, column_block = divmod(rest, column_blocks)
+        rest, row_block = divmod(rest, row_blocks)
+        image, d = divmod(rest, D)
+        h0, q0 = row_block * block_rows, before + column_block * block_columns
+        h1, q1 = min(h0 + block_rows, H), min(q0 + block_columns, before + all_columns)
+        fill_lanes(total, 0, (h1 - h0) * phases * pitch, zeros)
         for kd in range(KD):
             od, between = divmod(d + pd - kd * dd, sd)
             if between != 0 or not 0 <= od < OD:
                 continue
             for kh in range(KH):
-                oh, between = divmod(h + ph - kh * dh, sh)
-                if between != 0 or not 0 <= oh < OH:
-                    continue
+                oh0, oh1 = first_at(kh * dh, sh, h0 + ph), min(first_at(kh * dh, sh, h1 + ph), OH)
+                row = oh0 * sh + kh * dh - ph - h0
                 for kw in range(KW):
-                    begin, end = covered(kw, sw, pw, dw, W, OW)
-                    if end <= begin:
+                    beyond, phase = divmod(kw * dw, phases)
+                    ow0, ow1 = first_at(beyond, apart, q0), min(first_at(beyond, apart, q1), OW)
+                    if ow0 >= ow1:
                         continue
-                    w = begin * sw - pw + kw * dw
-                    tap = (kd * KH + kh) * KW + kw
-                    for c in range(inner):
-                        image, channel = divmod(plane * inner + c, channels)
-                        at = image * from_image + channel * from_channel + tap * from_tap
-                        column = onward(cols, at + ((od * OH + oh) * OW + begin) * from_position)
-                        add_cells(
-                            onward(total, w * inner + c), sw * inner, column, from_position, end - begin, infinity
+                    to = (row * phases + phase) * pitch + (ow0 * apart + beyond - q0) * inner
+                    source = image * from_image + channel * from_channel + ((kd * KH + kh) * KW + kw) * from_tap
+                    source += ((od * OH + oh0) * OW + ow0) * inner
+                    add_rows(
+                        onward(total, to),
+                        sh * phases * pitch,
+                        apart * inner,
+                        onward(cols, source),
+                        OW * inner,
+                        oh1 - oh0,
+                        ow1 - ow0,
+                        inner,
+                        infinity,
+                    )
+        first, last = max(q0 * phases - pw, 0), min(q1 * phases - pw, W)
+        first_phase = first + pw - q0 * phases
+        plane = image * image_step + channel * channel_step + d * H * W * cell_step
+        for h in range(h0, h1):
+            to, row = plane + (h * W + first) * cell_step, (h - h0) * phases * pitch
+            limit = plane + h1 * W if column_blocks == 1 else to + last - first
+            if phases == 1 and cell_step * inner == 1:
+                narrow_row(dx, to, limit, onward(total, row), last - first, infinity)
+            elif phases == 2 and cell_step * inner == 1:
+                one, other = onward(total, row), onward(total, row + pitch)
+                if first_phase == 1:
+                    one, other = other, onward(one, 1)
+                narrow_zipped(dx, to, limit, one, other, last - first, infinity)
+            else:
+                for w in range(min(phases, last - first)):
+                    q, phase = divmod(first_phase + w, phases)
+                    for i in range(inner):
+                        cells = onward(total, row + phase * pitch + q * inner + i)
+                        spread_cells(
+                            onward(dx, to + w * cell_step + i * image_step),
+                            phases * cell_step,
+                            cells,
+                            inner,
+                            (last - first - w - 1) // phases + 1,
+                            infinity,
                         )
-        if infinity is not None:
-            for i in range(len(into)):
-                into[i] = narrowed(total[i], infinity)

@@ -91,6 +91,48 @@ def store(typing_context, run, at, lanes):
 
 
 @intrinsic
+def stream(typing_context, run, at, lanes):
+    """The same past the caches, which spares the read of what is overwritten. The place must begin a line, `to_line`.
+
+    Nobody else need see it before a `fence`.
+    """
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        stored = builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=BYTES)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    if run.dtype != lanes.dtype:
+        return None
+    return types.void(run, types.intp, lanes), generate
+
+
+@intrinsic
+def to_line(typing_context, run, at):
+    """How many numbers there are from a place of a run to where the next line of the caches begins."""
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        before = builder.neg(builder.ptrtoint(pointer, args[1].type))
+        rest = builder.and_(before, ir.Constant(before.type, BYTES - 1))
+        return builder.udiv(rest, ir.Constant(rest.type, run.dtype.bitwidth // 8))
+
+    return types.intp(run, types.intp), generate
+
+
+@intrinsic
+def fence(typing_context):
+    """What was streamed before is seen by whoever sees what is written after."""
+
+    def generate(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def fetch(typing_context, run, at):
     """Have what lies at a place of a run, or beyond its end, brought close: it will be read soon."""
 
