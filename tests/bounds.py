@@ -150,7 +150,7 @@ def columns_problem(rng, end, dtype):
     space, window = a_window(rng, axes)
     del window["ceil_mode"]
     # Mostly in many blocks, and past the caches, as only large arrays are.
-    numba_backend.MOST_LAID, numba_backend.LARGE = int(rng.choice([1, 60, 500, 1 << 14])), int(rng.choice([0, 1 << 25]))
+    numba_backend.MOST_LAID, numba_backend.LARGE = int(rng.choice([1, 60, 500, 1 << 15])), int(rng.choice([0, 1 << 25]))
     numba_backend._column_plan.cache_clear()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)

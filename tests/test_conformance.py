@@ -316,7 +316,7 @@ of_numba = pytest.mark.skipif(
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
-@pytest.mark.parametrize("most_laid", [1, 200, 1 << 14])
+@pytest.mark.parametrize("most_laid", [1, 200, 1 << 15])
 def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch):
     numba = import_module("fastpool.backends.numba")
     monkeypatch.setattr(numba, "MOST_LAID", most_laid)

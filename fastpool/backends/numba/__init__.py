@@ -53,7 +53,7 @@ MOST_KEPT = 1 << 19
 MOST_SUMS = 1 << 17
 
 # Numbers of columns that are laid out at once, or sums that these are added to: what stays in the second cache.
-MOST_LAID = 1 << 14
+MOST_LAID = 1 << 15
 
 # Strides of so many cells have the sums of each phase side by side.
 MOST_PHASES = 8
@@ -310,12 +310,12 @@ def _column_plan(window, inside, inner):
 
     along, beyond = KW, (KW - 1) * dw
     columns = min(max(MOST_LAID // (inner * max(KW, sw)), 2 * beyond // sw, 1), OW)
-    if (columns * sw + beyond) * inner > 8 * MOST_LAID:
+    if (columns * sw + beyond) * inner > 4 * MOST_LAID:
         along, beyond, columns = 1, 0, min(max(MOST_LAID // (inner * sw), 1), OW)
     laid = max(columns * along, columns * sw + beyond) * inner  # numbers for a row of windows
     down, below = KH if along == KW else 1, (KH - 1) * dh // sh
     rows = min(max(MOST_LAID // laid, 2 * below, 1), OH)
-    if (rows + below) * laid > 8 * MOST_LAID:
+    if (rows + below) * laid > 4 * MOST_LAID:
         down, rows = 1, min(max(MOST_LAID // laid, 1), OH)
     windows = (rows, columns, down, along), planes * OD * -(-OH // rows) * -(-OW // columns)
 

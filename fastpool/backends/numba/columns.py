@@ -68,11 +68,13 @@ def lay_windows(to, cells, count, step, inner):
     elif step == 2 and inner == 1:
         for i in range(0, count, lanes):
             store(to, i, evens(load(cells, 2 * i), load(cells, 2 * i + lanes)))
+    elif inner == 1:
+        for i in range(count):
+            to[i] = cells[np.uint64(i * step)]
     else:
-        for image in range(inner):
-            row, source = onward(to, image), onward(cells, image)
-            for window in range(count):
-                row[np.uint64(window * inner)] = source[np.uint64(window * step * inner)]
+        for window in range(count):
+            for i in range(0, inner, lanes):
+                store(to, window * inner + i, load(cells, window * step * inner + i))
 
 
 @kernel
