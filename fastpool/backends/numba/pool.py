@@ -517,12 +517,13 @@ def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, blo
     step = block_columns * inner + lanes
     room = np.empty(row_size + 64 * lanes + (KH + 1) * step, x.dtype)
     won_room = offsets(argmax, len(room))
-    row, row_won = part(room, 0, row_size), part(won_room, 0, row_size)
-    cells, spare = onward(row, lanes), part(room, row_size, 64 * lanes)
-    beginning, beginning_won = onward(room, row_size + 64 * lanes), onward(won_room, row_size + 64 * lanes)
-    ends, ends_won = onward(beginning, step), onward(beginning_won, step)
 
     for unit in range(start, stop):
+        # Parts keep no room alive: they are taken where the room is still to be used.
+        row, row_won = part(room, 0, row_size), part(won_room, 0, row_size)
+        cells, spare = onward(row, lanes), part(room, row_size, 64 * lanes)
+        beginning, beginning_won = onward(room, row_size + 64 * lanes), onward(won_room, row_size + 64 * lanes)
+        ends, ends_won = onward(beginning, step), onward(beginning_won, step)
         rest, column_block = divmod(unit, column_blocks)
         plane, row_block = divmod(rest, row_blocks)
         oh, ow = row_block * block_rows, column_block * block_columns
@@ -810,7 +811,10 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
                 for kh in range(KH):
                     row, tap = ((rest * KD + kd) * H + oh * KH + kh) * width, (kd * KH + kh) * KW
                     to = row + begin * KW * inner
-                    limit = (stop * KH * width if KD == 1 and piece == OW else row + width) - to
+                    end = (
+                        (rest * KD + kd) * H + min(stop - rest * OH, OH) * KH
+                    ) * width  # of rows to come in its slice
+                    limit = (end if piece == OW else row + width) - to
                     if KW == 1:
                         put_won(onward(dx, to), limit, dy, argmax, source, count * inner, tap)
                     elif inner == 1 and (KW <= 4 or KW == 8):
