@@ -30,10 +30,10 @@ def _run(*arguments: Any) -> Any:
         arrays.like(name, a, x.shape, dtype, names[-1], x)
     room = None if out is None else arrays.check_out(out, x.shape, dtype, (x, *read[:-1]), given)
     if room is None and all(type(a) is np.ndarray and a.flags.carray and a.dtype == dtype for a in read):
-        y = np.empty(x.shape, dtype)
+        plain = np.empty(x.shape, dtype)
         if x.size:
-            run(*(a.reshape(-1) for a in read), *extra, y.reshape(-1))
-        return arrays.as_given(y, given)
+            run(*(a.reshape(-1) for a in read), *extra, plain.reshape(-1))
+        return arrays.as_given(plain, given)
 
     order = arrays.memory_axes(x)
     flat = [arrays.dense(a, order).reshape(-1) for a in read]
