@@ -123,7 +123,7 @@ def im2col(
     inside = arrays.channels_inside(x, window)
     if cols.canonical.size:
         cells, columns = arrays.canonical(x, window, inside, window.size), _indexed(cols.canonical, window, order)
-        run(cells, window, value, columns, out is None)
+        run(cells, window, value, columns, fresh=out is None)
     return arrays.as_given(cols.done(), given, out)
 
 

@@ -11,7 +11,7 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
   whether the argmax fits, and tells; or None
 - `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
 - `max_unpool(y, indices, x)`: indices int64 inside each plane, -1 for none; the last of several wins
-- `im2col(x, window, fill_value, cols, fresh=True)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap,
+- `im2col(x, window, fill_value, cols, *, fresh=True)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap,
   position]; it is not `fresh` where it is the caller's `out`, most of which has been written to before
 - `check()`, if it likes: raises an error that says why it cannot run here
 - `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`

@@ -135,7 +135,7 @@ def _grouped(x, cols, window):
         yield from zip(x[:, :, None], cols[:, :, None], strict=True)
 
 
-def im2col(x, window, fill_value, cols, fresh=True):
+def im2col(x, window, fill_value, cols, *, fresh=True):
     fill_bits = int(_bits(np.asarray(fill_value, x.dtype)))
     for part, its_cols in _grouped(_bits(x), _bits(cols), window):
         _columns.gather(part, _geometry(window), fill_bits, its_cols)

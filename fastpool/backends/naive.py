@@ -75,7 +75,7 @@ def _planes(x, window):
             yield n, c, x[n, ..., c]
 
 
-def im2col(x, window, fill_value, cols, fresh=True):
+def im2col(x, window, fill_value, cols, *, fresh=True):
     for n, c, plane in _planes(x, window):
         cols[n, c] = fill_value
         for at, position in enumerate(np.ndindex(window.out)):

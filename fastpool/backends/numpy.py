@@ -99,7 +99,7 @@ def max_unpool(y, indices, x):
     x[...] = _from_planes(planes, x)
 
 
-def im2col(x, window, fill_value, cols, fresh=True):
+def im2col(x, window, fill_value, cols, *, fresh=True):
     cols[...] = _take(_by_plane(x), window, fill_value).reshape(cols.shape)
 
 

@@ -242,7 +242,7 @@ def _steps(cols):
 
 
 @travelling(1)
-def im2col(x, window, fill_value, cols, fresh=True):
+def im2col(x, window, fill_value, cols, *, fresh=True):
     numbers, sizes = _numbers(window)
     channels, plane = window.channels, prod(window.size)
     wide = is_wide(x.size, cols.size, *numbers, *sizes, *_extents(window))

@@ -201,14 +201,14 @@ def travelling(outputs: int):
     """Make an op on device arrays one that also takes NumPy arrays: they go to the card, its last ones come back."""
 
     def decorate(op):
-        def run(*arguments):
+        def run(*arguments, **options):
             if not isinstance(arguments[0], np.ndarray):
-                return op(*arguments)
+                return op(*arguments, **options)
             moved = list(arguments)
             for i, a in enumerate(arguments):
                 if isinstance(a, np.ndarray):
                     moved[i] = _moved(a, i < len(arguments) - outputs)
-            result = op(*moved)
+            result = op(*moved, **options)
             if not SIMULATED:
                 for i in range(len(arguments) - outputs, len(arguments)):
                     if isinstance(arguments[i], np.ndarray):

@@ -103,8 +103,8 @@ def _launched(plan):
     """Make a backend's function of one that says which kernel to run over how many units, and with what."""
 
     @wraps(plan)
-    def run(*arguments):
-        launch(*plan(*arguments))
+    def run(*arguments, **options):
+        launch(*plan(*arguments, **options))
 
     run.plan = plan
     return run
@@ -330,7 +330,7 @@ def _column_plan(window, inside, inner):
 
 
 @_launched
-def im2col(x, window, fill_value, cols, fresh=True):
+def im2col(x, window, fill_value, cols, *, fresh=True):
     flat, cols_steps = _column_steps(_movable(cols))
     x_steps, (block, units), _ = _column_plan(window, x.shape[4] > 1, cols_steps[3])
     value, streams = _movable(np.array([fill_value], cols.dtype))[0], cols.nbytes > LARGE and not fresh
