@@ -16,15 +16,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import dask
-import dask.array as da
-import dask_image.ndfilters
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +31,11 @@ import fastpool as fp
 from benchmarks.processes import _kilobytes, _printed
 from benchmarks.timing import agree, copies, least_times
 from fastpool.__main__ import environment
+
+with suppress(ImportError):  # whoever lists what can be measured imports this as well
+    import dask
+    import dask.array as da
+    import dask_image.ndfilters
 
 SIZE = 16384
 CHUNK = 2048
@@ -260,6 +263,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and show; the exit status is 1 if a result was wrong, or coarsen less than 5 times as slow."""
     args = _parser().parse_args(argv)
+    if not util.find_spec("dask_image"):
+        sys.exit('dask_image is not installed: pip install "fastpool[bench]"')
     report: dict[str, Any] = {"problems": [], "sweep": [], "threads": []}
     if args.json and args.json.exists():
         report |= json.loads(args.json.read_text(encoding="utf-8"))
