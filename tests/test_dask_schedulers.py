@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,15 +167,39 @@ def test_an_array_larger_than_the_memory_of_all_workers(cluster):
     assert max(peaks.values()) < LIMIT
 
 
-def test_a_pyramid_by_worker_processes(cluster, tmp_path, capsys):
+def slow(block):
+    time.sleep(0.05)
+    return block
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_pyramid_by_worker_processes(progress, cluster, tmp_path, capsys):
     pytest.importorskip("zarr", "3.1.3")
     pytest.importorskip("rich")
     from fastpool.integrations.dask import pyramid
 
     x = values((120, 130), np.uint8)
-    source = da.from_array(x, chunks=30)
-    levels = pyramid(source, 3, 3, 2, 1, store=Path(tmp_path) / "x", chunks=(16, 16), progress=True)
+    source = da.from_array(x, chunks=30).map_blocks(slow)  # whoever does not wait for it finds zeros
+    levels = pyramid(source, 3, 3, 2, 1, store=Path(tmp_path) / "x", chunks=(16, 16), progress=progress)
     for level in levels:
         np.testing.assert_array_equal(level.compute(), x)
         x = fp.max_pool2d(x, (3, 3), 2, 1)
-    assert "level 2 (30, 33)" in capsys.readouterr().out
+    assert ("level 2 (30, 33)" in capsys.readouterr().out) == progress
+
+
+def broken(block, block_info=None):
+    if block_info[0]["chunk-location"] == (1, 1):
+        raise RuntimeError("this chunk cannot be read")
+    return block
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_chunk_that_fails_on_a_worker_fails_the_pyramid(progress, cluster, tmp_path):
+    pytest.importorskip("zarr", "3.1.3")
+    pytest.importorskip("rich")
+    from fastpool.integrations.dask import pyramid
+
+    source = da.from_array(values((64, 64), np.uint8), chunks=32).map_blocks(broken, dtype=np.uint8)
+    with pytest.raises(RuntimeError, match="this chunk cannot be read"):
+        pyramid(source, 2, store=Path(tmp_path) / "x", chunks=(32, 32), progress=progress)
+    assert not list(tmp_path.glob("x/*/zarr.json"))  # no level

@@ -369,8 +369,9 @@ def _keys_of(region: tuple[slice, ...], target: Any) -> set[str]:
 
 
 def _quietly(title: str, left: int, marks: Any) -> None:
-    # Not compute(): with one task behind all others Dask goes through the chunks in an order that keeps rows of them.
-    marks.persist()
+    # persist() first: with one task behind all others Dask goes through the chunks in an order that keeps rows of them.
+    # On a cluster it is back at once: compute() then waits, and raises what went wrong.
+    marks.persist().compute()
 
 
 @contextmanager
