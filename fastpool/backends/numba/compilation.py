@@ -18,6 +18,7 @@ from pathlib import Path
 
 import llvmlite
 import numba
+from numba import types
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
@@ -122,6 +123,7 @@ def inlined(function):
     """Compile a function for kernels to call, and only for them: no code of its own is made of it."""
     dispatcher = numba.njit(**INLINED)(function)
     _only_inside(dispatcher)
+    _once_for_all_constants(dispatcher)
     return dispatcher
 
 
@@ -146,3 +148,20 @@ def _only_inside(dispatcher):
 
     compiler._customize_flags, compiler._compile_core = customize_flags, compile_core
     dispatcher.add_overload = add_overload
+
+
+def _once_for_all_constants(dispatcher):
+    """Spare Numba a function's types for each constant that it is called with."""
+    resolve = dispatcher.get_call_template
+
+    def get_call_template(args, kws):
+        return resolve(map(_any_of_its_kind, args), {name: _any_of_its_kind(kind) for name, kind in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
+
+
+def _any_of_its_kind(kind):
+    """The type of all integers in place of that of one constant: LLVM sees the constant where the call is inlined."""
+    if isinstance(kind, types.BaseTuple):
+        return types.Tuple([_any_of_its_kind(one) for one in kind])
+    return types.unliteral(kind)

@@ -9,9 +9,9 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.compilation import inlined
 
 BYTES = 64
 
@@ -45,16 +45,16 @@ def _load(dtype, count):
     return Lanes(dtype, count), generate
 
 
-def lanes_in(run):
+@intrinsic
+def lanes_in(typing_context, run):
     """How many numbers of a run's dtype go into lanes."""
 
+    def generate(context, builder, signature, args):
+        # A product that is read from the array, not a constant, keeps LLVM from unrolling every loop over lanes.
+        itemsize = context.make_array(run)(context, builder, args[0]).itemsize
+        return builder.mul(itemsize, ir.Constant(itemsize.type, BYTES // (run.dtype.bitwidth // 8) ** 2))
 
-@overload(lanes_in, jit_options=INLINED)
-def _lanes_in(run):
-    # A product that is read from the array, not a constant, keeps LLVM from unrolling every loop over lanes.
-    size = run.dtype.bitwidth // 8
-    factor = BYTES // size**2
-    return lambda run: run.itemsize * factor
+    return types.intp(run), generate
 
 
 @intrinsic
@@ -270,20 +270,21 @@ store_won_2, store_won_3, store_won_4, store_won_8 = map(_store_won, (2, 3, 4, 8
 def _on_lanes(operation, of_floats, of_integers, compares=False):
     """Let an operator of Python's work on lanes, one by one."""
 
-    @intrinsic
-    def apply(typing_context, a, b):
-        def generate(context, builder, signature, args):
-            if isinstance(a.dtype, types.Float):
-                return of_floats(builder, *args)
-            return of_integers(builder, isinstance(a.dtype, types.Integer) and a.dtype.signed, *args)
+    @type_callable(operation)
+    def type_operation(context):
+        def of_lanes(a, b):
+            if isinstance(a, Lanes) and a == b:
+                return Lanes(types.boolean if compares else a.dtype, a.count)
+            return None
 
-        return Lanes(types.boolean if compares else a.dtype, a.count)(a, b), generate
+        return of_lanes
 
-    @overload(operation)
-    def _operation(a, b):
-        if isinstance(a, Lanes) and a == b:
-            return lambda a, b: apply(a, b)
-        return None
+    @lower_builtin(operation, Lanes, Lanes)
+    def generate(context, builder, signature, args):
+        number = signature.args[0].dtype
+        if isinstance(number, types.Float):
+            return of_floats(builder, *args)
+        return of_integers(builder, isinstance(number, types.Integer) and number.signed, *args)
 
 
 def _let_compare(operation, sign):

@@ -8,6 +8,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.lanes import (
+    BYTES,
     beside,
     evens,
     every_fifth,
@@ -308,20 +309,13 @@ def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, st
 @inlined
 def taps_in_row(real, W, KW, sw, pw, dw, OW, inner):
     """A bit for each tap of each window, row after row, that is a cell of its row."""
-    row, i, lanes = OW * inner, 0, lanes_in(real)
+    row, lanes = OW * inner, lanes_in(real)
     for ow in range(OW if len(real) > 0 else 0):
-        bits = 0
-        for kw in range(KW):
-            bits |= int(0 <= ow * sw + kw * dw - pw < W) << kw
-        for _ in range(inner):
-            real[i] = bits
-            i += 1
-    while row >= lanes and i + lanes <= len(real):
+        first = first_tap(ow * sw - pw, dw)
+        end = max(after_last_tap(ow * sw - pw, KW, dw, W), first)
+        fill_lanes(real, ow * inner, (ow + 1) * inner, beside(load(real, 0), np.uint8((1 << end) - (1 << first))))
+    for i in range(row, len(real) - lanes, min(row, lanes)):
         store(real, i, load(real, i - row))
-        i += lanes
-    while i < len(real):
-        real[i] = real[i - row]
-        i += 1
 
 
 @inlined
@@ -382,7 +376,7 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
     # Windows that lie as their cells do are compared where these lie, whatever of a window hangs over an end of a row.
     alike = OW * sw == W and block_columns == OW and (sw == 1 or (sw == 2 and inner == 1))
     alike = alike and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
-    real = np.empty(most_rows * OW * inner + lanes if alike else 0, np.uint8)
+    real = np.empty(most_rows * OW * inner + BYTES if alike else 0, np.uint8)
     taps_in_row(real, W, KW, sw, pw, dw, OW, inner)
     won_room = offsets(argmax, len(room))
     if argmax is not None:
