@@ -38,7 +38,7 @@ __all__ = [
 # Windows of more cells add their gradients to dx one by one; of fewer, cells gather theirs, in vectors, tap after tap.
 # The former is fast where neighbouring windows, which add to the same cells, need not wait for each other, since there
 # are other planes or channels to go on with. Two-byte floats are slow to gather: their sums are kept in float32.
-MOST_GATHERED, MOST_GATHERED_BESIDE_OTHERS = 32, 9
+MOST_GATHERED, MOST_GATHERED_BESIDE_OTHERS = 32, 32
 
 # Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
 MOST_ROOM = 1 << 24
@@ -235,16 +235,23 @@ def _backward_call(window, outer, inner, dtype):
 
 @lru_cache(maxsize=1024)
 def _backward_plan(window, outer, inner):
-    """As `_forward_plan`, for blocks of cells: rows by columns, these in strides."""
+    """As `_forward_plan`, for blocks of cells: rows by columns, these in strides; and whether windows are alike."""
     numbers = _as_one_plane(window, outer)
-    D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, _ = numbers
+    D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, OW = numbers
     planes, back_h, back_w = outer * window.size[1] // H * D, (KH - 1) * dh // sh, (KW - 1) * dw // sw
     all_rows, all_columns, slices = -(-(H + ph) // sh), -(-(W + pw) // sw), (KD - 1) * dd // sd + 1
     columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
     pitch = (columns + back_w) * inner
     rows = min(max(pool.BLOCK // (pitch * sw * sh), back_h, 1), all_rows)
     room = max(slices * (rows + back_h), rows * sh * sw) * pitch
-    return _as_array(numbers), (rows, columns), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
+    alike = columns == all_columns and all(map(_fills, *(numbers[i : i + 3] for i in range(0, 18, 3))))
+    return _as_array(numbers), (rows, columns, int(alike)), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
+
+
+def _fills(size, kernel, stride, padding, dilation, out):
+    """Whether windows along an axis start up to its end, a stride from it at most, and each has a cell."""
+    some_before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
+    return size <= out * stride and (out - 1) * stride - padding < size and some_before
 
 
 def _backward_tiles(window, inner):

@@ -132,21 +132,26 @@ def fence(typing_context):
     return types.void(), generate
 
 
-@intrinsic
-def fetch(typing_context, run, at):
-    """Have what lies at a place of a run, or beyond its end, brought close: it will be read soon."""
+def _fetch(to_write):
+    """A function that has what lies at a place of a run, or beyond its end, brought close."""
 
-    def generate(context, builder, signature, args):
-        small = ir.IntType(32)
-        pointer = builder.bitcast(
-            _pointer(context, builder, signature.args[0], args[0], args[1]), ir.IntType(8).as_pointer()
-        )
-        kind = ir.FunctionType(ir.VoidType(), (pointer.type, small, small, small))
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, small(0), small(2), small(1)])
-        return context.get_dummy_value()
+    @intrinsic
+    def fetch(typing_context, run, at):
+        def generate(context, builder, signature, args):
+            small = ir.IntType(32)
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), (pointer.type, small, small, small))
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [pointer, small(to_write), small(2), small(1)])
+            return context.get_dummy_value()
 
-    return types.void(run, types.intp), generate
+        return types.void(run, types.intp), generate
+
+    return fetch
+
+
+fetch, fetch_to_write = _fetch(0), _fetch(1)
 
 
 @intrinsic

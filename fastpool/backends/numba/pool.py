@@ -15,6 +15,7 @@ from fastpool.backends.numba.lanes import (
     every_second,
     every_third,
     fetch,
+    fetch_to_write,
     first_of,
     lanes_in,
     lay_row,
@@ -33,6 +34,7 @@ from fastpool.backends.numba.scalars import (
     after_last_window,
     first_tap,
     first_window,
+    in_place_of,
     key,
     maximum,
     narrow_row,
@@ -612,15 +614,17 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
 
 
 @inlined
-def gather(total, slopes, winners, count, origin, sources, taps, begin, end):
+def gather(total, slopes, winners, count, origin, sources, taps, begin, end, dx, to):
     """Each cell's sum of the gradients of the windows that it won, window after window: two times as many lanes."""
     lanes = lanes_in(total)
     for i in range(0, count, 2 * lanes):
         low = beside(load(total, 0), total.dtype.type(0))
         high = low
+        fetch_to_write(dx, to + i)
+        fetch_to_write(dx, to + i + lanes)
         tap = begin
         while tap < end:
-            source = origin + i - sources[tap]
+            source = origin + i - sources[np.uint64(tap)]
             named = load_beside(low, taps, tap)
             low_won = load_beside(low, winners, source) == named
             high_won = load_beside(low, winners, source + lanes) == named
@@ -644,20 +648,24 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
 
     The cells of one phase of the stride are covered by the same taps, so that they are one run, with the row of
     windows behind each that reach into it. Last tap first: gradients arrive in the row-major order of the windows.
+
+    Where windows are `alike` they are asked where they lie. What a cell then takes for a window across an edge is one
+    at the other end of a row, or in the next plane: no tap of it that is a cell of its own lies where the cell asks.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    block_rows, block_columns = block
+    block_rows, block_columns, alike = block
     all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
     row_blocks, column_blocks = -(-all_rows // block_rows), -(-all_columns // block_columns)
     back_h, back_w, most_slices = (KH - 1) * dh // sh, (KW - 1) * dw // sw, (KD - 1) * dd // sd + 1
-    lanes = lanes_in(sums)
-    pitch = block_columns + back_w
-    slice_size, phase_size = (block_rows + back_h) * pitch * inner, block_rows * pitch * inner + 2 * lanes
+    lanes, taps_of_all = lanes_in(sums), KD * KH * KW * lanes_in(sums)
+    laid_pitch, plane_of_windows = block_columns + back_w, OH * OW * inner
+    slice_size = (block_rows + back_h) * laid_pitch * inner
+    phase_size = ((block_rows - 1) * max(laid_pitch, OW if alike else 0) + laid_pitch) * inner + 2 * lanes
     slopes_size = most_slices * slice_size + back_w * inner + 4 * lanes
     room = np.empty(slopes_size + sh * sw * phase_size + 2 * lanes, sums.dtype)
-    offset_room = np.empty(slopes_size + KD * KH * KW * lanes, argmax.dtype)
-    sources, phase_begins = np.empty(KD * KH * KW * lanes, np.int64), np.empty(sh * sw + 1, np.int64)
+    offset_room = np.empty(slopes_size + taps_of_all, argmax.dtype)
+    sources, phase_begins = np.empty(taps_of_all, np.int64), np.empty(sh * sw + 1, np.int64)
     # Up to here dx belongs to this call: where its rows are whole, its units lie one behind the other.
     rows_before = max(min(stop % row_blocks * block_rows * sh - ph, H), 0)
     limit = (stop // row_blocks * H + rows_before) * W * inner
@@ -671,40 +679,56 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
         plane, d = divmod(rest, D)
         first_row, first_column = row_block * block_rows, column_block * block_columns
         rows, columns = min(block_rows, all_rows - first_row), min(block_columns, all_columns - first_column)
+
+        at = plane * OD * plane_of_windows + (first_row * OW + first_column) * inner
+        before = at + max((d + pd - (KD - 1) * dd) // sd, 0) * plane_of_windows - (back_h * OW + back_w) * inner
+        end = at + min((d + pd) // sd, OD - 1) * plane_of_windows + ((rows - 1) * OW + columns) * inner
+        as_is = alike and infinity is None and before >= 0 and end + 2 * lanes <= len(dy)
+        pitch, slice_step, origin = laid_pitch, slice_size, (back_h * laid_pitch + back_w) * inner
+        if as_is:
+            slopes, winners = in_place_of(slopes, dy), onward(argmax, 0)
+            pitch, slice_step, origin = OW, plane_of_windows, at
         slices = 0
-        for kd in range(KD - 1, -1, -1):
+        for kd in range(KD - 1, -1 if not as_is else KD - 1, -1):
             od, between = divmod(d + pd - kd * dd, sd)
             if between == 0 and 0 <= od < OD:
                 top, left = first_row - back_h, first_column - back_w
-                origin = (((plane * OD + od) * OH + top) * OW + left) * inner
+                source = (((plane * OD + od) * OH + top) * OW + left) * inner
                 to, to_won = onward(slopes, slices * slice_size), onward(winners, slices * slice_size)
                 size = rows + back_h, columns + back_w, pitch
-                lay_out_windows(to, to_won, dy, argmax, origin, top, left, size, OH, OW, inner, infinity)
+                lay_out_windows(to, to_won, dy, argmax, source, top, left, size, OH, OW, inner, infinity)
                 slices += 1
-        if planned != d:
+        if planned != 2 * d + as_is:
             # Which windows, how far back, cover the cells of each phase of the stride, and with which tap.
-            found, planned = 0, d
+            found, planned = 0, 2 * d + as_is
             for phase in range(sh * sw):
                 phase_begins[phase], one = found, 0
                 for kd in range(KD - 1, -1, -1):
                     od, between = divmod(d + pd - kd * dd, sd)
                     if between != 0 or not 0 <= od < OD:
                         continue
+                    to_slice = (od if as_is else one) * slice_step
                     for kh in range(KH - 1, -1, -1):
                         for kw in range(KW - 1, -1, -1):
                             if kh * dh % sh * sw + kw * dw % sw == phase:
-                                sources[found] = (kh * dh // sh * pitch + kw * dw // sw) * inner - one * slice_size
+                                sources[found] = (kh * dh // sh * pitch + kw * dw // sw) * inner - to_slice
                                 tap = argmax.dtype.type((kd * KH + kh) * KW + kw)
-                                store(taps, found, beside(load(slopes, 0), tap))
+                                store(taps, found, beside(load(cells, 0), tap))
                                 found += lanes
                     one += 1
             phase_begins[sh * sw] = found
 
+        to, count = ((plane * D + d) * H + first_row * sh) * W * inner, ((rows - 1) * pitch + columns) * inner
         for phase in range(sh * sw):
-            total, origin = onward(cells, phase * phase_size), (back_h * pitch + back_w) * inner
+            total = onward(cells, phase * phase_size)
             begin, end = phase_begins[phase], phase_begins[phase + 1]
-            gather(total, slopes, winners, rows * pitch * inner, origin, sources, taps, begin, end)
+            gather(total, slopes, winners, count, origin, sources, taps, begin, end, dx, to + phase * count)
 
+        if as_is and sh == sw == 1 and OW == W:  # sums lie as the cells do
+            first, end = max(first_row - ph, 0), min(first_row + rows - ph, H)
+            at, to = ((first + ph - first_row) * pitch + pw) * inner, ((plane * D + d) * H + first) * W * inner
+            narrow_row(dx, to, limit, onward(cells, at), (end - first) * W * inner, infinity)
+            continue
         w0 = first_column * sw - pw
         w1 = min(w0 + columns * sw, W)
         w0 = max(w0, 0)
@@ -827,14 +851,31 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
 
 
 @inlined
-def any_outside(argmax, lows, highs, taps_behind, kernel):
+def tap_along(offset, number, behind, kernel):
+    """The tap of an offset along one axis, where so many taps lie `behind` each: in float, which vectors divide by."""
+    offset = number(offset) + number(0.5)  # the half makes up for what the quotients are rounded by
+    return np.floor(offset * (number(1) / number(behind))) - (
+        np.floor(offset * (number(1) / number(behind * kernel))) * number(kernel)
+    )
+
+
+@inlined
+def any_outside(argmax, lows, highs, behind, kernel):
     """Whether the tap along one axis of any offset lies below its low bound, or not below its high one."""
-    number, outside = lows.dtype.type, False
-    inner, outer = number(1) / number(taps_behind), number(1) / number(taps_behind * kernel)
+    outside = False
     for i in range(len(argmax)):
-        offset = number(argmax[i]) + number(0.5)  # the half makes up for what the quotients are rounded by
-        tap = np.floor(offset * inner) - np.floor(offset * outer) * number(kernel)
+        tap = tap_along(argmax[i], lows.dtype.type, behind, kernel)
         outside |= (tap < lows[i]) | (tap >= highs[i])
+    return outside
+
+
+@inlined
+def any_outside_of(argmax, step, low, high, number, behind, kernel):
+    """The same for every step-th offset, and the same bounds for all."""
+    outside = False
+    for i in range(0, len(argmax), step):
+        tap = tap_along(argmax[np.uint64(i)], number, behind, kernel)
+        outside |= (tap < low) | (tap >= high)
     return outside
 
 
@@ -859,8 +900,8 @@ def is_real(offset, starts, geometry):
 def misplaced(argmax, found, numbers, inner, start, stop):
     """Whether any argmax names no cell of its window, or one of padding. Units are planes.
 
-    First axis by axis, for many windows at once: a small plane, a row, or the channels of a cell. Where an offset then
-    looks wrong, as it does where a window has no real cell, each window is asked.
+    First axis by axis: the windows that leave the input, or for many windows at once where most do. Where an offset
+    then looks wrong, as it does where a window has no real cell, each window is asked.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
@@ -871,33 +912,40 @@ def misplaced(argmax, found, numbers, inner, start, stop):
     if most >= KD * KH * KW:
         found[0] = 1
         return
-    taken = plane if plane <= BLOCK else (inner if inner >= 32 else row)
-    lows, highs = room_for_bounds(argmax, taken), room_for_bounds(argmax, taken)
+    period = plane if plane <= BLOCK else row
+    lows, highs = room_for_bounds(argmax, period), room_for_bounds(argmax, period)
+    number, suspect = lows.dtype.type, False
     for axis in range(3):
         size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
         before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
         taps_behind = KH * KW if axis == 0 else (KW if axis == 1 else 1)
         behind = OH * row if axis == 0 else (row if axis == 1 else inner)  # numbers with one position along the axis
-        if not (leaves(-before, kernel, dilation, size) or leaves((out - 1) * stride - before, kernel, dilation, size)):
-            continue
-        for at in range(0, taken if behind < taken else 0, behind):
-            first = at // behind % out * stride - before
-            fill(part(lows, at, behind), first_tap(first, dilation))
-            fill(part(highs, at, behind), after_last_tap(first, kernel, dilation, size))
-        for at in range(0, len(run), taken):
-            if behind >= taken:
-                first = at // behind % out * stride - before
-                if not leaves(first, kernel, dilation, size):
-                    continue
-                fill(part(lows, 0, taken), first_tap(first, dilation))
-                fill(part(highs, 0, taken), after_last_tap(first, kernel, dilation, size))
-            if any_outside(part(run, at, taken), lows, highs, taps_behind, kernel):
-                for i in range(at, at + taken):
-                    rest, ow = divmod(i // inner, OW)
-                    rest, oh = divmod(rest, OH)
-                    if not is_real(run[i], (rest % OD * sd - pd, oh * sh - ph, ow * sw - pw), geometry):
-                        found[0] = 1
-                        return
+        leaving = 0
+        for one in range(out):
+            leaving += leaves(one * stride - before, kernel, dilation, size)
+        by_itself = 8 * leaving < out or behind >= 32
+        for one in range(out if leaving > 0 else 0):
+            first = one * stride - before
+            if not leaves(first, kernel, dilation, size) and by_itself:
+                continue
+            low, high = number(first_tap(first, dilation)), number(after_last_tap(first, kernel, dilation, size))
+            if by_itself and behind == 1:
+                suspect |= any_outside_of(onward(run, one), out, low, high, number, taps_behind, kernel)
+                continue
+            for at in range(one * behind, len(run) if by_itself else period, out * behind):
+                if by_itself:
+                    suspect |= any_outside_of(part(run, at, behind), 1, low, high, number, taps_behind, kernel)
+                else:
+                    fill(part(lows, at, behind), low)
+                    fill(part(highs, at, behind), high)
+        for at in range(0, len(run) if leaving > 0 and not by_itself else 0, period):
+            suspect |= any_outside(part(run, at, period), lows, highs, taps_behind, kernel)
+    for i in range(len(run) if suspect else 0):
+        rest, ow = divmod(i // inner, OW)
+        rest, oh = divmod(rest, OH)
+        if not is_real(run[i], (rest % OD * sd - pd, oh * sh - ph, ow * sw - pw), geometry):
+            found[0] = 1
+            return
 
 
 @inlined

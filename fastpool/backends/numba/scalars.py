@@ -265,6 +265,17 @@ def _room_for_sums(into, infinity):
     return lambda into, infinity: np.empty(len(into), np.float32)
 
 
+def in_place_of(sums, run):
+    """A run of gradients where they lie, instead of a run of them laid out, if both are of one dtype."""
+
+
+@overload(in_place_of)
+def _in_place_of(sums, run):
+    if sums == run:
+        return lambda sums, run: run
+    return lambda sums, run: sums
+
+
 def room_for_bounds(argmax, count):
     """Room for `count` numbers that calculate with offsets exactly: float32 for those of up to two bytes."""
 
