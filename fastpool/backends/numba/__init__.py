@@ -219,8 +219,8 @@ def _backward_call(window, outer, inner, dtype):
     """As `_forward_call`."""
     kind = _kind(dtype)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    if window.tiles:
-        arguments = _as_array(window.numbers), inner
+    if _side_by_side(window) and (inner > 1 or window.kernel[2] in (1, 2, 3, 4, 5, 8)):
+        arguments = _as_array(_as_one_plane(window, outer)), inner
         return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
     numbers, block, room, units = _backward_plan(window, outer, inner)
     tile, tiles = _backward_tiles(window, inner)
@@ -231,6 +231,12 @@ def _backward_call(window, outer, inner, dtype):
         return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, _as_array(window.numbers), inner, tile)
     arguments = kind.infinity, kind.sums, numbers, inner, block
     return pool.max_pool_backward_by_taps, units, nbytes, arguments
+
+
+def _side_by_side(window):
+    """Whether no two windows share a cell, with none between them, and no window leaves the input."""
+    axes = zip(window.size, window.out, window.kernel, window.stride, window.before, window.dilation, strict=True)
+    return all(n >= o * k > 0 == b and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
 
 
 @lru_cache(maxsize=1024)

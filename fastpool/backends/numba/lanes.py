@@ -269,7 +269,7 @@ def _store_won(pieces):
     return store_won
 
 
-store_won_2, store_won_3, store_won_4, store_won_8 = map(_store_won, (2, 3, 4, 8))
+store_won_2, store_won_3, store_won_4, store_won_5, store_won_8 = map(_store_won, (2, 3, 4, 5, 8))
 
 
 def _on_lanes(operation, of_floats, of_integers, compares=False):

@@ -26,6 +26,7 @@ from fastpool.backends.numba.lanes import (
     store_won_2,
     store_won_3,
     store_won_4,
+    store_won_5,
     store_won_8,
     where,
 )
@@ -775,79 +776,75 @@ def won_by(slopes, argmax, at, tap):
 
 
 @inlined
-def put_won(dx, limit, dy, argmax, source, count, tap):
-    """The gradients that one tap won, from `source` on; in whole lanes, which may spill over up to `limit`."""
-    i, lanes = 0, lanes_in(dy)
-    end = min(count + lanes - 1, limit, len(dy) - source) - lanes
-    while i <= end:
-        store(dx, i, won_by(dy, argmax, source + i, tap))
-        i += lanes
-    while i < count:
-        dx[i] = dy[source + i] if argmax[source + i] == tap else dy.dtype.type(0)
-        i += 1
-
-
-@inlined
-def put_won_side_by_side(dx, limit, dy, argmax, source, count, tap, taps):
-    """The same for taps that lie side by side: 2, 3, 4 or 8 of them."""
-    i, lanes = 0, lanes_in(dy)
-    end = min(count + lanes - 1, limit // taps, len(dy) - source) - lanes
-    while i <= end:
-        slopes = load(dy, source + i)
-        winners, first = load_beside(slopes, argmax, source + i), argmax.dtype.type(tap)
-        if taps == 2:
-            store_won_2(dx, 2 * i, slopes, winners, first)
-        elif taps == 3:
-            store_won_3(dx, 3 * i, slopes, winners, first)
-        elif taps == 4:
-            store_won_4(dx, 4 * i, slopes, winners, first)
-        else:
-            store_won_8(dx, 8 * i, slopes, winners, first)
-        i += lanes
-    while i < count:
-        for t in range(taps):
-            dx[taps * i + t] = dy[source + i] if argmax[source + i] == tap + t else dy.dtype.type(0)
-        i += 1
+def put_won_side_by_side(dx, to, dy, argmax, source, tap, taps):
+    """Lanes of gradients, each beside 0 for those of 2, 3, 4, 5 or 8 neighbouring taps that did not win."""
+    slopes = load(dy, source)
+    winners, first = load_beside(slopes, argmax, source), argmax.dtype.type(tap)
+    if taps == 2:
+        store_won_2(dx, to, slopes, winners, first)
+    elif taps == 3:
+        store_won_3(dx, to, slopes, winners, first)
+    elif taps == 4:
+        store_won_4(dx, to, slopes, winners, first)
+    elif taps == 5:
+        store_won_5(dx, to, slopes, winners, first)
+    else:
+        store_won_8(dx, to, slopes, winners, first)
 
 
 @kernel
 def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
-    """Units are rows of windows that tile their input, so that each cell is of one window: its gradient, or 0.
+    """Units are rows of windows side by side, so that each cell is of one window: its gradient, or 0; or of none.
 
-    Whole lanes are written, and spill over, as long as what comes behind is written later.
+    Rows are written in whole lanes: what spills over the end of one is written again with the next.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    lanes, width = lanes_in(dy), W * inner
-    piece = min(OW, max(BLOCK // inner, 1))
-    spare = np.empty(piece + lanes, dy.dtype)
+    lanes, width, covered, zero = lanes_in(dy), W * inner, OW * KW * inner, dy.dtype.type(0)
+    run = inner if KW > 1 and inner > 1 else OW * inner  # so many gradients are read one after the other
+    lanes_beyond = -run % lanes
+    beyond = lanes_beyond * (KW if inner == 1 else 1)
     for unit in range(start, stop):
         rest, oh = divmod(unit, OH)
-        for begin in range(0, OW, piece):
-            count, source = min(piece, OW - begin), (unit * OW + begin) * inner
-            for kd in range(KD):
-                for kh in range(KH):
-                    row, tap = ((rest * KD + kd) * H + oh * KH + kh) * width, (kd * KH + kh) * KW
-                    to = row + begin * KW * inner
-                    end = (
-                        (rest * KD + kd) * H + min(stop - rest * OH, OH) * KH
-                    ) * width  # of rows to come in its slice
-                    limit = (end if piece == OW else row + width) - to
-                    if KW == 1:
-                        put_won(onward(dx, to), limit, dy, argmax, source, count * inner, tap)
-                    elif inner == 1 and (KW <= 4 or KW == 8):
-                        put_won_side_by_side(onward(dx, to), limit, dy, argmax, source, count, tap, KW)
-                    elif inner == 1:
-                        for kw in range(KW):
-                            put_won(spare, len(spare), dy, argmax, source, count, tap + kw)
-                            cells = onward(dx, to + kw)
-                            for i in range(count):
-                                cells[np.uint64(i * KW)] = spare[i]
-                    else:
-                        for cell in range(count * KW):
-                            ow, kw = divmod(cell, KW)
-                            at, here = cell * inner, source + ow * inner
-                            put_won(onward(dx, to + at), limit - at, dy, argmax, here, inner, tap + kw)
+        plane, od = divmod(rest, OD)
+        first_slice, source = plane * D + od * KD, unit * OW * inner
+        readable = source + OW * inner + lanes_beyond <= len(dy)
+        row, limit = (first_slice * H + oh * KH) * width, (first_slice * H + min(stop - rest * OH, OH) * KH) * width
+        kh = 0
+        for tap in range(0, KD * KH * KW, KW):
+            i, cell = 0, 0
+            if not readable or row + covered + beyond > limit:
+                while cell < covered:
+                    ow, kw = divmod(cell // inner, KW)
+                    at = source + ow * inner + cell % inner
+                    dx[row + cell] = dy[at] if argmax[at] == tap + kw else zero
+                    cell += 1
+            elif KW == 1:
+                while i < run:
+                    store(dx, row + i, won_by(dy, argmax, source + i, tap))
+                    i += lanes
+            elif inner == 1:
+                while i < run:
+                    put_won_side_by_side(dx, row + i * KW, dy, argmax, source + i, tap, KW)
+                    i += lanes
+            else:
+                while cell < OW * KW:
+                    ow, kw = divmod(cell, KW)
+                    i = 0
+                    while i < run:
+                        at = source + ow * inner + i
+                        store(dx, row + cell * inner + i, won_by(dy, argmax, at, tap + kw))
+                        i += lanes
+                    cell += 1
+            for i in range(row + covered, row + width):
+                dx[i] = zero
+            row, kh = row + width, kh + 1
+            if kh == KH:
+                kh, row, limit = 0, row + (H - KH) * width, limit + H * width
+        if oh == OH - 1:
+            for one in range(KD if od < OD - 1 else D - od * KD):
+                covered_rows = OH * KH if one < KD else 0
+                fill(part(dx, ((first_slice + one) * H + covered_rows) * width, (H - covered_rows) * width), zero)
 
 
 @inlined
