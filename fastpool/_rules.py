@@ -22,14 +22,17 @@ def precedes(value, offset, best, won):
 def half_key(bits, infinity):
     """The bits of a two-byte float (as int16) as an int16 that sorts like the float, every NaN on top.
 
-    `infinity` is the format's +inf in bits: 0x7C00 for float16, 0x7F80 for bfloat16.
+    The zeros are equal, and so both become the positive one. `infinity` is the format's +inf in bits: 0x7C00 for
+    float16, 0x7F80 for bfloat16.
     """
-    magnitude = bits & 0x7FFF
-    return 0x7FFF if magnitude > infinity else bits ^ ((bits >> 15) & 0x7FFF)
+    if (bits & 0x7FFF) > infinity:
+        return 0x7FFF
+    sorted_bits = bits ^ ((bits >> 15) & 0x7FFF)
+    return sorted_bits + (sorted_bits == -1)
 
 
 def half_bits(key):
-    """The bits that `half_key` came from, the NaNs as one."""
+    """The bits that `half_key` came from, the NaNs as one, and the zeros."""
     return key ^ ((key >> 15) & 0x7FFF)
 
 

@@ -35,6 +35,19 @@ def test_agrees_with_the_specification(case, dtype, layout, backend):
     case.check(case.run(dtype, layout, backend), case.expected(dtype, layout), backend)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_zeros_of_either_sign_are_equal(dtype, backend):
+    x = np.array([[[-0.0, 0.0, 0.0, -0.0, -1, -0.0] * 20]], dtype)
+    _, argmax = fp.max_pool1d(x, 2, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(argmax, [[[0, 0, 1] * 20]])
+    y, argmax = fp.max_pool2d(x.reshape(1, 1, 5, 24), 3, 1, 1, return_argmax=True, backend=backend)
+    expected, winners = fp.max_pool2d(x.reshape(1, 1, 5, 24), 3, 1, 1, return_argmax=True, backend="naive")
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(argmax, winners)
+    _, argmax = fp.maxout(x[:, 0], 60, axis=1, return_argmax=True, backend=backend)
+    np.testing.assert_array_equal(argmax, fp.maxout(x[:, 0], 60, axis=1, return_argmax=True, backend="naive")[1])
+
+
 # Kernels work on lanes, 16 to 64 numbers side by side: every length of a row up to beyond the longest of them.
 
 WIDTHS = range(1, 20, 3) if SIMULATED else range(1, 71)

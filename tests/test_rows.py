@@ -37,6 +37,65 @@ def test_rows_of_every_length_give_what_numpy_gives(kernel, stride, padding, dty
             assert pools_as_numpy_does(x, (2, kernel), (1, stride), (0, padding))
 
 
+SIDE_BY_SIDE = [(1, 1, 0, 1), (2, 2, 0, 1), ((3, 2), (3, 2), 0, 1), *((k, k, 0, 1) for k in (3, 4, 5, 7, 8, 11))]
+OVERLAPPING = [
+    *((3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), (5, 2, 2, 1), (4, 1, 2, 1), (4, 2, 1, 1), (3, 3, 1, 1), (5, 3, 2, 1)),
+    *(((3, 2), (1, 3), (1, 1), 1), ((2, 3), (2, 1), (0, 1), 1), (3, 1, 2, 2), (3, 2, 1, 2), (2, 1, 0, 1), (3, 2, 0, 1)),
+]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [*SIDE_BY_SIDE, *OVERLAPPING])
+def test_gradients_of_rows_of_every_length(kernel, stride, padding, dilation, dtype, layout):
+    for width in WIDTHS:
+        x = laid_out(values((2, 3, 11 + width % 7, width), dtype), layout)
+        window = kernel, stride, padding, dilation
+        if np.min(np.broadcast_to(width + 2 * np.array(padding) - (np.array(kernel) - 1) * dilation, 2)) <= 0:
+            continue
+        y, argmax = fp.max_pool2d(x, *window, data_format=layout, return_argmax=True, backend="numpy")
+        dy = (values(y.shape, "int32") % 5).astype(dtype)  # whose sums are exact in any order
+        expected = fp.max_pool2d_backward(dy, argmax, x.shape, *window, data_format=layout, backend="numpy")
+        dx = np.full(x.shape, np.nan, dtype)
+        fp.max_pool2d_backward(dy, argmax, x.shape, *window, data_format=layout, out=dx)
+        np.testing.assert_array_equal(dx, expected, f"{width} wide")
+
+
+@pytest.mark.parametrize("size", [(4, 6, 8), (5, 7, 9), (2, 3, 40), (3, 2, 17)])
+@pytest.mark.parametrize("window", [((2, 3, 2), None, 0), (2, 2, 0), (3, 2, 1), (3, 1, 1), ((1, 3, 2), (1, 2, 1), 1)])
+def test_gradients_of_volumes_with_cells_that_no_window_covers(window, size):
+    if np.any(np.array(size) + 2 * window[2] < window[0]):
+        pytest.skip("a window larger than the volume")
+    x = values((2, 3, *size), "float32")
+    y, argmax = fp.max_pool3d(x, *window, return_argmax=True, backend="numpy")
+    dy = (values(y.shape, "int32") % 5).astype("float32")
+    dx = np.full(x.shape, np.nan, "float32")
+    fp.max_pool3d_backward(dy, argmax, x.shape, *window, out=dx)
+    np.testing.assert_array_equal(dx, fp.max_pool3d_backward(dy, argmax, x.shape, *window, backend="numpy"))
+
+
+@pytest.mark.parametrize("index", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (13, 1, 6), ((3, 1), 1, (1, 0))]
+)
+def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride, padding, index):
+    for size, inner in (((9, 10), 1), ((9, 10), 2), ((40, 37), 1), ((20, 300), 1), ((10, 12), 40), ((70, 80), 1)):
+        window = fp.window.Window.plan(2, size, kernel, stride, padding)
+        _, kh, kw = window.kernel
+        _, argmax = fp.max_pool2d(values(size, "float32"), kernel, stride, padding, return_argmax=True)
+        argmax = np.stack([argmax[None, None]] * inner, -1)[[0] * 3].astype(index)
+        assert numba.argmax_fits(argmax, window)
+        for oh in {0, 1, 2, argmax.shape[2] - 1}:
+            for ow in {0, 1, argmax.shape[3] // 2, argmax.shape[3] - 1}:
+                for tap in range(0, kh * kw + 1, 1 if kh * kw < 30 else 7):
+                    wrong = argmax.copy()
+                    wrong[-1, 0, oh, ow, -1] = tap
+                    h = oh * window.stride[1] - window.before[1] + tap // kw
+                    w = ow * window.stride[2] - window.before[2] + tap % kw
+                    real = tap < kh * kw and 0 <= h < size[0] and 0 <= w < size[1]
+                    assert numba.argmax_fits(wrong, window) == real, (size, inner, oh, ow, tap)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize(

@@ -266,7 +266,12 @@ def half_keys(int16_t[::1] a, int infinity):
     with nogil:
         for i in range(a.shape[0]):
             b = a[i]
-            a[i] = <int16_t>(0x7FFF if (b & 0x7FFF) > infinity else b ^ ((b >> 15) & 0x7FFF))
+            if (b & 0x7FFF) > infinity:
+                b = 0x7FFF
+            else:
+                b ^= (b >> 15) & 0x7FFF
+                b += b == -1
+            a[i] = <int16_t>b
 
 
 def half_bits(int16_t[::1] a):

@@ -251,7 +251,12 @@ def _backward_plan(window, outer, inner):
     rows = min(max(pool.BLOCK // (pitch * sw * sh), back_h, 1), all_rows)
     room = max(slices * (rows + back_h), rows * sh * sw) * pitch
     alike = columns == all_columns and all(map(_fills, *(numbers[i : i + 3] for i in range(0, 18, 3))))
-    return _as_array(numbers), (rows, columns, int(alike)), room, planes * -(-all_rows // rows) * -(-all_columns // columns)
+    return (
+        _as_array(numbers),
+        (rows, columns, int(alike)),
+        room,
+        planes * -(-all_rows // rows) * -(-all_columns // columns),
+    )
 
 
 def _fills(size, kernel, stride, padding, dilation, out):

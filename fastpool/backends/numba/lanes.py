@@ -176,6 +176,25 @@ def where(typing_context, mask, a, b):
 
 
 @intrinsic
+def keys_of_halves(typing_context, lanes, infinity):
+    """The bits of two-byte floats as integers that sort like them, as `half_key` does of one."""
+
+    def generate(context, builder, signature, args):
+        bits, vector = args[0], args[0].type
+        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+        largest = ir.Constant(vector, [0x7FFF] * lanes.count)
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[1], ir.Constant(ir.IntType(32), 0))
+        infinities = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), order)
+        is_nan = builder.icmp_signed(">", builder.and_(bits, largest), infinities)
+        sign = builder.ashr(bits, ir.Constant(vector, [15] * lanes.count))
+        keys = builder.xor(bits, builder.and_(sign, largest))
+        is_zero = builder.icmp_signed("==", keys, ir.Constant(vector, [-1] * lanes.count))
+        return builder.select(is_nan, largest, builder.select(is_zero, ir.Constant(vector, None), keys))
+
+    return lanes(lanes, types.int16), generate
+
+
+@intrinsic
 def first_of(typing_context, lanes, count):
     """A mask of the first `count` lanes; of none, or of all, beyond either end."""
 

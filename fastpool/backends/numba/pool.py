@@ -37,6 +37,7 @@ from fastpool.backends.numba.scalars import (
     first_window,
     in_place_of,
     key,
+    keyed,
     maximum,
     narrow_row,
     narrow_zipped,
@@ -276,7 +277,7 @@ def along_rows(out, won, count, cells, spare, taps, stride, dilation, inner):
 
 
 @inlined
-def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, stride, step, ahead):
+def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, stride, step, infinity, ahead):
     """The maximum over the taps of windows that lie as the cells do in memory, one row behind the other.
 
     In `real` each window has a bit for each tap that is a cell of its own row: what else is there counts as low, as do
@@ -286,19 +287,21 @@ def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, st
     fill_lanes(out, 0, above, lows)
     for i in range(0, below - above, lanes):
         source, bit, bits = i * stride, beside(lows, np.uint8(1)), load_beside(lows, real, i)
-        best = where((bits & bit) != none, load_at(cells, source), lows)
+        best = where((bits & bit) != none, keyed(load_at(cells, source), infinity), lows)
         for line in range(stride):
             fetch(cells, source + line * lanes + ahead)
         if won is None:
             for tap in range(1, taps):
                 bit = bit + bit
-                best = maximum(best, where((bits & bit) != none, load_at(cells, source + tap * step), lows))
+                value = keyed(load_at(cells, source + tap * step), infinity)
+                best = maximum(best, where((bits & bit) != none, value, lows))
         else:
             number = won.dtype.type
             best_won, offset = beside(best, number(0)), beside(best, number(0))
             for tap in range(1, taps):
                 bit, offset = bit + bit, offset + beside(best, number(1))
-                value = where((bits & bit) != none, load_at(cells, source + tap * step), lows)
+                value = keyed(load_at(cells, source + tap * step), infinity)
+                value = where((bits & bit) != none, value, lows)
                 better = wins(value, best)
                 best, best_won = where(better, value, best), where(better, offset, best_won)
             store(won, above + i, best_won)
@@ -408,8 +411,8 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
         # Where rows of cells lie in memory as they would be laid out, they are read there: up to whole lanes behind.
         first_row, end_row = min(max(-top, 0), rows), max(min(rows, H - top), 0)
         first, last = origin + first_row * row_step, origin + (slices - 1) * dd * slice_step + end_row * row_step
-        readable = infinity is None and first >= 0 and last + reach_w * inner + 2 * sw * lanes <= len(x)
-        as_is = readable and left >= 0 and left + columns <= W and end_row - first_row == rows
+        readable = first >= 0 and last + reach_w * inner + 2 * sw * lanes <= len(x)
+        as_is = readable and infinity is None and left >= 0 and left + columns <= W and end_row - first_row == rows
         upright = as_is and KW == 1 and sw == 1
         as_is = as_is and (rows == 1 or (block_columns == OW and left == 0 and W % sw == 0))
         between_edges = alike and readable and not as_is
@@ -422,9 +425,13 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
                 cells, lows = onward(x, source + first_row * row_step), beside(load(to, 0), lowest)
                 counts, step = (first_row * pitch, max(end_row, first_row) * pitch, rows * pitch), dw * inner
                 if sw == 1:
-                    largest_between_edges(load, to, to_won, counts, cells, real, lows, KW, 1, step, next_block)
+                    largest_between_edges(
+                        load, to, to_won, counts, cells, real, lows, KW, 1, step, infinity, next_block
+                    )
                 else:
-                    largest_between_edges(every_second, to, to_won, counts, cells, real, lows, KW, 2, step, next_block)
+                    largest_between_edges(
+                        every_second, to, to_won, counts, cells, real, lows, KW, 2, step, infinity, next_block
+                    )
                 continue
             cells = onward(to, lanes)
             if as_is:

@@ -9,7 +9,18 @@ from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
 from fastpool.backends.numba.compilation import INLINED, inlined
-from fastpool.backends.numba.lanes import Lanes, beside, lanes_in, lay_row, load, load_beside, store, zip_high, zip_low
+from fastpool.backends.numba.lanes import (
+    Lanes,
+    beside,
+    keys_of_halves,
+    lanes_in,
+    lay_row,
+    load,
+    load_beside,
+    store,
+    zip_high,
+    zip_low,
+)
 
 wins = inlined(_rules.wins)
 half_key = inlined(_rules.half_key)
@@ -131,6 +142,17 @@ def key(value, infinity):
     if infinity is None:
         return value
     return np.int16(half_key(value, infinity))
+
+
+def keyed(lanes, infinity):
+    """`key` of each of some lanes."""
+
+
+@overload(keyed, jit_options=INLINED)
+def _keyed(lanes, infinity):
+    if isinstance(infinity, types.NoneType):
+        return lambda lanes, infinity: lanes
+    return lambda lanes, infinity: keys_of_halves(lanes, infinity)
 
 
 @inlined
