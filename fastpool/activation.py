@@ -11,13 +11,30 @@ from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.kinds import again, lazy
 
+PLAIN = frozenset(map(np.dtype, ("f2", "f4", "f8")))  # what needs no more than a look
 
-def _elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> Any:
+
+def _elementwise(
+    op: str, names: tuple[str, ...], given: tuple[Any, ...], extra: tuple[float, ...], out: Any, backend: str | None
+) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
-    names, given = tuple(inputs), tuple(inputs.values())
-    if (graphs := lazy(given[-1])) is not None:
-        return graphs.elementwise(op, inputs, extra, out, backend)
+    x = given[-1]
+    if out is None and _is_plain(x) and (len(given) == 1 or all(_is_plain(a) and _alike(a, x) for a in given[:-1])):
+        y = np.empty(x.shape, x.dtype)
+        if x.size:
+            kernel(op, backend)(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
+        return y
+    if (graphs := lazy(x)) is not None:
+        return graphs.elementwise(op, dict(zip(names, given, strict=True)), extra, out, backend)
     return again(_run, given, (op, names, extra, chosen(backend)), out)
+
+
+def _is_plain(a: Any) -> bool:
+    return type(a) is np.ndarray and a.dtype in PLAIN and a.flags.carray
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape
 
 
 def _run(*arguments: Any) -> Any:
@@ -29,12 +46,6 @@ def _run(*arguments: Any) -> Any:
     for name, a in zip(names[:-1], read[:-1], strict=True):
         arrays.like(name, a, x.shape, dtype, names[-1], x)
     room = None if out is None else arrays.check_out(out, x.shape, dtype, (x, *read[:-1]), given)
-    if room is None and all(type(a) is np.ndarray and a.flags.carray and a.dtype == dtype for a in read):
-        plain = np.empty(x.shape, dtype)
-        if x.size:
-            run(*(a.reshape(-1) for a in read), *extra, plain.reshape(-1))
-        return arrays.as_given(plain, given)
-
     order = arrays.memory_axes(x)
     flat = [arrays.dense(a, order).reshape(-1) for a in read]
     if room is None:
@@ -83,7 +94,7 @@ def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = N
     >>> fp.hard_swish(np.array([-4.0, 0.0, 1.5, 4.0]))
     array([0.   , 0.   , 1.125, 4.   ])
     """
-    return _elementwise("hard_swish", {"x": x}, (), out, backend)
+    return _elementwise("hard_swish", ("x",), (x,), (), out, backend)
 
 
 def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -111,7 +122,7 @@ def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backe
     >>> fp.hard_swish_backward(np.ones(3), np.array([-4.0, 0.0, 4.0]))
     array([0. , 0.5, 1. ])
     """
-    return _elementwise("hard_swish_backward", {"dy": dy, "x": x}, (), out, backend)
+    return _elementwise("hard_swish_backward", ("dy", "x"), (dy, x), (), out, backend)
 
 
 def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -141,7 +152,7 @@ def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: 
     >>> fp.swish(np.array([0.0, 100.0]))
     array([  0., 100.])
     """
-    return _elementwise("swish", {"x": x}, (_checked_beta(beta),), out, backend)
+    return _elementwise("swish", ("x",), (x,), (_checked_beta(beta),), out, backend)
 
 
 def swish_backward(
@@ -171,4 +182,4 @@ def swish_backward(
     >>> fp.swish_backward(np.ones(2), np.array([0.0, 100.0]))
     array([0.5, 1. ])
     """
-    return _elementwise("swish_backward", {"dy": dy, "x": x}, (_checked_beta(beta),), out, backend)
+    return _elementwise("swish_backward", ("dy", "x"), (dy, x), (_checked_beta(beta),), out, backend)

@@ -222,7 +222,7 @@ def _backward_call(window, outer, inner, dtype):
     if _side_by_side(window) and (inner > 1 or window.kernel[2] in (1, 2, 3, 4, 5, 8)):
         arguments = _as_array(_as_one_plane(window, outer)), inner
         return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
-    numbers, block, room, units = _backward_plan(window, outer, inner)
+    numbers, block, room, units = _backward_plan(window, outer, inner, not is_half(dtype))
     tile, tiles = _backward_tiles(window, inner)
     most = MOST_GATHERED
     if inner > 3 or (outer > 3 and tiles == 1):
@@ -240,23 +240,23 @@ def _side_by_side(window):
 
 
 @lru_cache(maxsize=1024)
-def _backward_plan(window, outer, inner):
+def _backward_plan(window, outer, inner, calculable):
     """As `_forward_plan`, for blocks of cells: rows by columns, these in strides; and whether windows are alike."""
     numbers = _as_one_plane(window, outer)
-    D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, OW = numbers
+    D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, _ = numbers
     planes, back_h, back_w = outer * window.size[1] // H * D, (KH - 1) * dh // sh, (KW - 1) * dw // sw
     all_rows, all_columns, slices = -(-(H + ph) // sh), -(-(W + pw) // sw), (KD - 1) * dd // sd + 1
-    columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
-    pitch = (columns + back_w) * inner
-    rows = min(max(pool.BLOCK // (pitch * sw * sh), back_h, 1), all_rows)
-    room = max(slices * (rows + back_h), rows * sh * sw) * pitch
-    alike = columns == all_columns and all(map(_fills, *(numbers[i : i + 3] for i in range(0, 18, 3))))
-    return (
-        _as_array(numbers),
-        (rows, columns, int(alike)),
-        room,
-        planes * -(-all_rows // rows) * -(-all_columns // columns),
-    )
+    alike = calculable and all(map(_fills, *(numbers[axes : axes + 3] for axes in range(0, 18, 3))))
+    if alike:  # a block costs no more than its cells
+        columns = min(max(pool.BLOCK // (inner * sw * sh), 1), all_columns)
+        rows = columns // all_columns * pool.BLOCK // (all_columns * inner * sw * sh)
+    else:
+        columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
+        rows = max(pool.BLOCK // ((columns + back_w) * inner * sw * sh), back_h)
+    rows = min(max(rows, 1), all_rows)
+    room = max(slices * (rows + back_h), rows * sh * sw) * (columns + back_w) * inner
+    units = planes * -(-all_rows // rows) * -(-all_columns // columns)
+    return _as_array(numbers), (rows, columns, int(alike)), room, units
 
 
 def _fills(size, kernel, stride, padding, dilation, out):

@@ -56,6 +56,19 @@ def maximum(typing_context, a, b):
     return None
 
 
+@intrinsic
+def times_plus(typing_context, a, b, c):
+    """a * b + c, rounded once where the machine can."""
+
+    def generate(context, builder, signature, args):
+        kind = args[0].type
+        function = ir.FunctionType(kind, (kind, kind, kind))
+        name = f"llvm.fmuladd.{kind.intrinsic_name}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
+
+    return a(a, a, a), generate
+
+
 def _same_bits(source, target):
     """A function that takes the bits of one type for another's."""
 
@@ -88,16 +101,16 @@ def _exponential(z):
         def exponential(z):
             z = maximum(z, np.float32(-104))
             rounding = np.float32(12582912)  # 1.5 * 2**23: what is added to it loses its fraction
-            shifted = z * np.float32(1.4426950408889634) + rounding
+            shifted = times_plus(z, np.float32(1.4426950408889634), rounding)
             n = shifted - rounding
-            r = (z - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
+            r = times_plus(n, np.float32(2.12194440e-4), times_plus(n, np.float32(-0.693359375), z))
             p = np.float32(1 / 5040)
-            p = p * r + np.float32(1 / 720)
-            p = p * r + np.float32(1 / 120)
-            p = p * r + np.float32(1 / 24)
-            p = p * r + np.float32(1 / 6)
-            p = p * r + np.float32(0.5)
-            p = p * r * r + r + np.float32(1)
+            p = times_plus(p, r, np.float32(1 / 720))
+            p = times_plus(p, r, np.float32(1 / 120))
+            p = times_plus(p, r, np.float32(1 / 24))
+            p = times_plus(p, r, np.float32(1 / 6))
+            p = times_plus(p, r, np.float32(0.5))
+            p = times_plus(p * r, r, r) + np.float32(1)
             power = np.int32(bits_of_float(shifted)) - np.int32(0x4B400000)
             half = np.int32(power >> 1)
             low = float_of_bits(np.uint32((half + np.int32(127)) << 23))
@@ -108,22 +121,22 @@ def _exponential(z):
     def exponential(z):
         z = maximum(z, np.float64(-746))
         rounding = np.float64(6755399441055744)  # 1.5 * 2**52
-        shifted = z * 1.4426950408889634 + rounding
+        shifted = times_plus(z, 1.4426950408889634, rounding)
         n = shifted - rounding
-        r = (z - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+        r = times_plus(n, -1.9082149292705877e-10, times_plus(n, -0.6931471803691238, z))
         p = 1 / 6227020800
-        p = p * r + 1 / 479001600
-        p = p * r + 1 / 39916800
-        p = p * r + 1 / 3628800
-        p = p * r + 1 / 362880
-        p = p * r + 1 / 40320
-        p = p * r + 1 / 5040
-        p = p * r + 1 / 720
-        p = p * r + 1 / 120
-        p = p * r + 1 / 24
-        p = p * r + 1 / 6
-        p = p * r + 0.5
-        p = p * r * r + r + 1
+        p = times_plus(p, r, 1 / 479001600)
+        p = times_plus(p, r, 1 / 39916800)
+        p = times_plus(p, r, 1 / 3628800)
+        p = times_plus(p, r, 1 / 362880)
+        p = times_plus(p, r, 1 / 40320)
+        p = times_plus(p, r, 1 / 5040)
+        p = times_plus(p, r, 1 / 720)
+        p = times_plus(p, r, 1 / 120)
+        p = times_plus(p, r, 1 / 24)
+        p = times_plus(p, r, 1 / 6)
+        p = times_plus(p, r, 0.5)
+        p = times_plus(p * r, r, r) + 1
         power = np.int64(bits_of_float64(shifted)) - np.int64(0x4338000000000000)
         half = np.int64(power >> 1)
         low = float64_of_bits(np.uint64((half + 1023) << 52))
