@@ -38,7 +38,7 @@ __all__ = [
 # Windows of more cells add their gradients to dx one by one; of fewer, cells gather theirs, in vectors, tap after tap.
 # The former is fast where neighbouring windows, which add to the same cells, need not wait for each other, since there
 # are other planes or channels to go on with. Two-byte floats are slow to gather: their sums are kept in float32.
-MOST_GATHERED, MOST_GATHERED_BESIDE_OTHERS = 32, 32
+MOST_GATHERED = 32
 
 # Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
 MOST_ROOM = 1 << 24
@@ -224,10 +224,8 @@ def _backward_call(window, outer, inner, dtype):
         return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
     numbers, block, room, units = _backward_plan(window, outer, inner, not is_half(dtype))
     tile, tiles = _backward_tiles(window, inner)
-    most = MOST_GATHERED
-    if inner > 3 or (outer > 3 and tiles == 1):
-        most = 0 if is_half(dtype) else MOST_GATHERED_BESIDE_OTHERS
-    if window.volume > most or room > MOST_ROOM:
+    beside_others = inner > 3 or (outer > 3 and tiles == 1)
+    if window.volume > MOST_GATHERED or (is_half(dtype) and beside_others) or room > MOST_ROOM:
         return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, _as_array(window.numbers), inner, tile)
     arguments = kind.infinity, kind.sums, numbers, inner, block
     return pool.max_pool_backward_by_taps, units, nbytes, arguments

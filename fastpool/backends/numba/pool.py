@@ -677,7 +677,7 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
     # Up to here dx belongs to this call: where its rows are whole, its units lie one behind the other.
     rows_before = max(min(stop % row_blocks * block_rows * sh - ph, H), 0)
     limit = (stop // row_blocks * H + rows_before) * W * inner
-    planned = -1
+    planned = -1, -1, False
 
     for unit in range(start, stop):
         slopes, cells = part(room, 0, slopes_size), onward(room, slopes_size)
@@ -688,34 +688,40 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
         first_row, first_column = row_block * block_rows, column_block * block_columns
         rows, columns = min(block_rows, all_rows - first_row), min(block_columns, all_columns - first_column)
 
-        at = plane * OD * plane_of_windows + (first_row * OW + first_column) * inner
-        before = at + max((d + pd - (KD - 1) * dd) // sd, 0) * plane_of_windows - (back_h * OW + back_w) * inner
-        end = at + min((d + pd) // sd, OD - 1) * plane_of_windows + ((rows - 1) * OW + columns) * inner
-        as_is = alike and infinity is None and before >= 0 and end + 2 * lanes <= len(dy)
+        # The slices of windows that reach this one of cells, first to last, are those of certain taps, last to first.
+        first_kd, last_kd, first_od = KD, -1, 0
+        for kd in range(KD):
+            od, between = divmod(d + pd - kd * dd, sd)
+            if between == 0 and 0 <= od < OD:
+                first_kd, last_kd, first_od = min(first_kd, kd), kd, od
+        at = (plane * OD + first_od) * plane_of_windows + (first_row * OW + first_column) * inner
+        end = at + (last_kd - first_kd) * dd // sd * plane_of_windows + ((rows - 1) * OW + columns) * inner
+        readable = at >= (back_h * OW + back_w) * inner and end + 2 * lanes <= len(dy)
+        as_is = alike and infinity is None and readable
         pitch, slice_step, origin = laid_pitch, slice_size, (back_h * laid_pitch + back_w) * inner
         if as_is:
             slopes, winners = in_place_of(slopes, dy), onward(argmax, 0)
             pitch, slice_step, origin = OW, plane_of_windows, at
         slices = 0
-        for kd in range(KD - 1, -1 if not as_is else KD - 1, -1):
-            od, between = divmod(d + pd - kd * dd, sd)
-            if between == 0 and 0 <= od < OD:
+        for kd in range(last_kd, last_kd if as_is else first_kd - 1, -1):
+            further, between = divmod((last_kd - kd) * dd, sd)
+            if between == 0:
                 top, left = first_row - back_h, first_column - back_w
-                source = (((plane * OD + od) * OH + top) * OW + left) * inner
+                source = (((plane * OD + first_od + further) * OH + top) * OW + left) * inner
                 to, to_won = onward(slopes, slices * slice_size), onward(winners, slices * slice_size)
                 size = rows + back_h, columns + back_w, pitch
                 lay_out_windows(to, to_won, dy, argmax, source, top, left, size, OH, OW, inner, infinity)
                 slices += 1
-        if planned != 2 * d + as_is:
+        if planned != (first_kd, last_kd, as_is):
             # Which windows, how far back, cover the cells of each phase of the stride, and with which tap.
-            found, planned = 0, 2 * d + as_is
+            found, planned = 0, (first_kd, last_kd, as_is)
             for phase in range(sh * sw):
                 phase_begins[phase], one = found, 0
-                for kd in range(KD - 1, -1, -1):
-                    od, between = divmod(d + pd - kd * dd, sd)
-                    if between != 0 or not 0 <= od < OD:
+                for kd in range(last_kd, first_kd - 1, -1):
+                    further, between = divmod((last_kd - kd) * dd, sd)
+                    if between != 0:
                         continue
-                    to_slice = (od if as_is else one) * slice_step
+                    to_slice = (further if as_is else one) * slice_step
                     for kh in range(KH - 1, -1, -1):
                         for kw in range(KW - 1, -1, -1):
                             if kh * dh % sh * sw + kw * dw % sw == phase:
@@ -803,7 +809,8 @@ def put_won_side_by_side(dx, to, dy, argmax, source, tap, taps):
 def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
     """Units are rows of windows side by side, so that each cell is of one window: its gradient, or 0; or of none.
 
-    Rows are written in whole lanes: what spills over the end of one is written again with the next.
+    Rows are written in whole lanes: what spills over the end of one is written again with the next, or else the last
+    lanes overlap those before.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
@@ -820,7 +827,9 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
         kh = 0
         for tap in range(0, KD * KH * KW, KW):
             i, cell = 0, 0
-            if not readable or row + covered + beyond > limit:
+            whole = readable and row + covered + beyond <= limit
+            last = run if whole else run - lanes
+            if not whole and run < lanes:
                 while cell < covered:
                     ow, kw = divmod(cell // inner, KW)
                     at = source + ow * inner + cell % inner
@@ -828,10 +837,12 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
                     cell += 1
             elif KW == 1:
                 while i < run:
+                    i = min(i, last)
                     store(dx, row + i, won_by(dy, argmax, source + i, tap))
                     i += lanes
             elif inner == 1:
                 while i < run:
+                    i = min(i, last)
                     put_won_side_by_side(dx, row + i * KW, dy, argmax, source + i, tap, KW)
                     i += lanes
             else:
@@ -839,6 +850,7 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
                     ow, kw = divmod(cell, KW)
                     i = 0
                     while i < run:
+                        i = min(i, last)
                         at = source + ow * inner + i
                         store(dx, row + cell * inner + i, won_by(dy, argmax, at, tap + kw))
                         i += lanes
