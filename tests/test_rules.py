@@ -403,7 +403,7 @@ def seen(monkeypatch):
     """The first array that each kernel is handed, with the specification as the backend."""
     arrays = []
 
-    def spy(op, backend, device):
+    def spy(op, backend, device="cpu"):
         def run(x, *rest, **options):
             arrays.append(x)
             return getattr(naive, op)(x, *rest, **options)

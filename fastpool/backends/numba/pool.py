@@ -445,10 +445,14 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
         if sh == 1 and KH > 4 and not upright:
             weight = KH - double(along, along_won, along, slices * laid_step, KH, step, KW)
             taps, step, weight = 2, weight * step, weight * KW
-        for row in range(out_rows):
+        # Where rows of maxima lie as those of y do, all of them are one.
+        lines, line = out_rows, out_count
+        if sh == 1 and not upright and pitch == OW * inner and column_blocks == 1:
+            lines, line = 1, out_rows * out_count
+        for row in range(lines):
             to = out_origin + row * OW * inner
             row_limit = limit if column_blocks == 1 else to + out_count
-            count, whole = out_count if slices > 0 else 0, to + out_count + lanes <= row_limit
+            count, whole = line if slices > 0 else 0, to + line + lanes <= row_limit
             last, narrow = count if whole else count - lanes, not whole and count < lanes
             best, best_won = part(tail, 0, lanes), part(tail_won, 0, lanes)
             if narrow:
@@ -738,7 +742,7 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
             begin, end = phase_begins[phase], phase_begins[phase + 1]
             gather(total, slopes, winners, count, origin, sources, taps, begin, end, dx, to + phase * count)
 
-        if as_is and sh == sw == 1 and OW == W:  # sums lie as the cells do
+        if as_is and sh == sw == column_blocks == 1 and OW == W:  # sums lie as the cells do
             first, end = max(first_row - ph, 0), min(first_row + rows - ph, H)
             at, to = ((first + ph - first_row) * pitch + pw) * inner, ((plane * D + d) * H + first) * W * inner
             narrow_row(dx, to, limit, onward(cells, at), (end - first) * W * inner, infinity)
