@@ -361,6 +361,14 @@ def mend_padding(best, won, lowest, starts, edges, geometry, inner):
             won[i] = first_cell((d, h, left + i // inner * sw), geometry)
 
 
+@inlined
+def any_equal(run, value):
+    found = False
+    for i in range(len(run)):
+        found |= run[i] == value
+    return found
+
+
 @kernel
 def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop):
     """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
@@ -476,14 +484,19 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
                 if argmax is not None:
                     argmax[to + i] = best_won[i]
         edges = windows_at_edges(left, out_columns, geometry)
-        for row in range(out_rows):
+        over_edges = edges[0] > 0 or edges[1] < out_columns or leaves(d0, KD, dd, D)
+        over_edges = over_edges or leaves(top, KH, dh, H) or leaves(top + (out_rows - 1) * sh, KH, dh, H)
+        mend = argmax is not None and slices > 0 and over_edges
+        if mend and column_blocks == 1:
+            mend = any_equal(part(y, out_origin, out_rows * out_count), lowest)
+        for row in range(out_rows if mend or slices == 0 or infinity is not None else 0):
             to = out_origin + row * OW * inner
             best, best_won = part(y, to, out_count), part(argmax, to, out_count)
             if slices == 0:
                 fill(best, lowest)
-            if argmax is not None:
-                if slices == 0:
+                if argmax is not None:
                     fill(best_won, 0)
+            if argmax is not None and mend:
                 mend_padding(best, best_won, lowest, (d0, top + row * sh, left), edges, geometry, inner)
             if infinity is not None:
                 for i in range(out_count):
