@@ -25,10 +25,8 @@ def half_key(bits, infinity):
     The zeros are equal, and so both become the positive one. `infinity` is the format's +inf in bits: 0x7C00 for
     float16, 0x7F80 for bfloat16.
     """
-    if (bits & 0x7FFF) > infinity:
-        return 0x7FFF
     sorted_bits = bits ^ ((bits >> 15) & 0x7FFF)
-    return sorted_bits + (sorted_bits == -1)
+    return 0x7FFF if (bits & 0x7FFF) > infinity else sorted_bits + (sorted_bits == -1)
 
 
 def half_bits(key):

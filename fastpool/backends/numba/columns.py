@@ -11,7 +11,6 @@ from fastpool.backends.numba.lanes import (
     fence,
     first_of,
     lanes_in,
-    lay_row,
     load,
     store,
     stream,
@@ -19,7 +18,7 @@ from fastpool.backends.numba.lanes import (
     where,
 )
 from fastpool.backends.numba.pool import fill_lanes
-from fastpool.backends.numba.scalars import narrow_row, narrow_zipped, narrowed, onward, part, widened
+from fastpool.backends.numba.scalars import lay_row, narrow_row, narrow_zipped, narrowed, onward, part, widened
 
 
 @inlined
@@ -50,7 +49,7 @@ def copy_run(to, cells, count, streams):
 def lay_cells(cells, x, source, image_step, cell_step, inner, begin, end, rest, around):
     """The cells of a row from `begin` to `end`, each of `inner` images."""
     if cell_step == 1 and inner == 1:
-        lay_row(cells, 0, x, source, begin, end, rest, around, 0)
+        lay_row(cells, 0, x, source, begin, end, rest, around, None, 0)
     else:
         for image in range(inner):
             to, row = onward(cells, begin * inner + image), onward(x, source + image * image_step + begin * cell_step)

@@ -11,8 +11,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from fastpool.backends.numba.compilation import inlined
-
 BYTES = 64
 
 
@@ -325,24 +323,3 @@ _let_compare(operator.eq, "==")
 _let_compare(operator.ne, "!=")
 _on_lanes(operator.and_, None, lambda builder, signed, a, b: builder.and_(a, b))
 _on_lanes(operator.add, lambda builder, a, b: builder.fadd(a, b), lambda builder, signed, a, b: builder.add(a, b))
-
-
-@inlined
-def lay_row(cells, to, x, source, begin, end, rest, around, ahead):
-    """Copy x[source + begin : source + end] beside cells[to]; `around` in the lanes behind. Where to go on behind them.
-
-    `rest` are the lanes that the last ones have of the row. What lies `ahead` is fetched.
-    """
-    i, lanes = begin, lanes_in(x)
-    while i + lanes <= end:
-        store(cells, to + i, load(x, source + i))
-        fetch(x, source + i + ahead)
-        i += lanes
-    if i < end and source + i + lanes <= len(x):
-        store(cells, to + i, where(rest, load(x, source + i), around))
-        fetch(x, source + i + ahead)
-        i += lanes
-    while i < end:
-        cells[to + i] = x[source + i]
-        i += 1
-    return i

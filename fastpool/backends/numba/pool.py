@@ -18,7 +18,6 @@ from fastpool.backends.numba.lanes import (
     fetch_to_write,
     first_of,
     lanes_in,
-    lay_row,
     load,
     load_beside,
     odds,
@@ -38,6 +37,7 @@ from fastpool.backends.numba.scalars import (
     in_place_of,
     key,
     keyed,
+    lay_row,
     maximum,
     narrow_row,
     narrow_zipped,
@@ -230,13 +230,7 @@ def lay_out(cells, x, origin, ahead, top, left, size, H, W, inner, lowest, infin
         to, source, i = row * pitch * inner, origin + row * W * inner, 0
         if 0 <= top + row < H:
             fill_lanes(cells, to, to + begin, lows)
-            if infinity is None:
-                i = lay_row(cells, to, x, source, begin, end, rest, lows, ahead)
-            else:
-                row_of_x, row_of_cells = part(x, source + begin, end - begin), part(cells, to + begin, end - begin)
-                for i in range(len(row_of_x)):
-                    row_of_cells[i] = key(row_of_x[i], infinity)
-                i = end
+            i = lay_row(cells, to, x, source, begin, end, rest, lows, infinity, ahead)
         fill_lanes(cells, to + i, to + columns * inner, lows)
 
 

@@ -12,12 +12,13 @@ from fastpool.backends.numba.compilation import INLINED, inlined
 from fastpool.backends.numba.lanes import (
     Lanes,
     beside,
+    fetch,
     keys_of_halves,
     lanes_in,
-    lay_row,
     load,
     load_beside,
     store,
+    where,
     zip_high,
     zip_low,
 )
@@ -177,6 +178,27 @@ def unkeyed(value, infinity):
 
 
 @inlined
+def lay_row(cells, to, x, source, begin, end, rest, around, infinity, ahead):
+    """The keys of x[source + begin : source + end] beside cells[to], then `around`; where to go on behind their lanes.
+
+    `rest` are the lanes that the last ones have of the row. What lies `ahead` is fetched.
+    """
+    i, lanes = begin, lanes_in(x)
+    while i + lanes <= end:
+        store(cells, to + i, keyed(load(x, source + i), infinity))
+        fetch(x, source + i + ahead)
+        i += lanes
+    if i < end and source + i + lanes <= len(x):
+        store(cells, to + i, where(rest, keyed(load(x, source + i), infinity), around))
+        fetch(x, source + i + ahead)
+        i += lanes
+    while i < end:
+        cells[to + i] = key(x[source + i], infinity)
+        i += 1
+    return i
+
+
+@inlined
 def widened(value, infinity):
     """A number as one to calculate with: two-byte floats as float32."""
     if infinity is None:
@@ -221,7 +243,7 @@ def _widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
     if isinstance(infinity, types.NoneType):
 
         def widen_row(slopes, to, dy, source, begin, end, rest, around, infinity):
-            return lay_row(slopes, to, dy, source, begin, end, rest, around, 0)
+            return lay_row(slopes, to, dy, source, begin, end, rest, around, None, 0)
 
         return widen_row
 
