@@ -37,7 +37,7 @@ GPU_PYTHON ?= $(PYTHON)
 gpu:
 	FASTPOOL_TEST_CUDA=1 $(GPU_PYTHON) -m pytest -q tests/test_conformance.py tests/test_rules.py -p no:benchmark -o addopts=
 	$(GPU_PYTHON) -m pytest -q tests/test_gpu.py -p no:benchmark -o addopts=
-	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
+	if command -v compute-sanitizer; then for tool in memcheck racecheck initcheck; do \
 		compute-sanitizer --tool $$tool --error-exitcode 9 $(GPU_PYTHON) -m pytest -q tests/test_gpu.py -p no:benchmark \
 			-o addopts= -k "specification and numba and float32 and not wide" || exit 1; done; fi
 	$(GPU_PYTHON) -m benchmarks.gpu --json benchmarks/results/gpu.json
