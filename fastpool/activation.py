@@ -19,7 +19,7 @@ def _elementwise(
 ) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
     x = given[-1]
-    if out is None and _is_plain(x) and (len(given) == 1 or all(_is_plain(a) and _alike(a, x) for a in given[:-1])):
+    if out is None and _is_plain(x) and all(_is_plain(a) and _alike(a, x) for a in given[:-1]):
         y = np.empty(x.shape, x.dtype)
         if x.size:
             kernel(op, backend)(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))

@@ -232,10 +232,13 @@ class Window:
         return tuple(b > 0 or end for b, end in zip(self.before, ends, strict=True))  # type: ignore[return-value]
 
     @cached_property
-    def tiles(self) -> bool:
-        """Whether every cell lies in exactly one window, and no window leaves the input."""
+    def side_by_side(self) -> bool:
+        """Whether no two windows share a cell nor have one between them, and none leaves the input.
+
+        A rest of cells may lie behind the last window of an axis.
+        """
         axes = zip(self.size, self.out, self.kernel, self.stride, self.before, self.dilation, strict=True)
-        return all(n == o * k and b == 0 and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
+        return all(n >= o * k and b == 0 and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
 
     @cached_property
     def first_cells(self) -> np.ndarray:

@@ -167,6 +167,18 @@ def test_any_window_over_any_chunks(problem, data):
     np.testing.assert_array_equal(bits(dx.compute()), bits(expected))
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 7])
+@pytest.mark.parametrize("chunks", [5, 8, 23])
+def test_the_sign_of_a_zero_gradient_is_as_in_memory(chunks, kernel):
+    x = values((1, 2, 23, 22), np.float32)
+    y, argmax = fp.max_pool2d(x, kernel, return_argmax=True)
+    dy = np.full_like(y, -0.0)
+    expected = fp.max_pool2d_backward(dy, argmax, x.shape, kernel)
+    lazy = fp.max_pool2d(da.from_array(x, chunks=chunks), kernel, return_argmax=True)[1]
+    dx = fp.max_pool2d_backward(da.from_array(dy, chunks=chunks), lazy, x.shape, kernel)
+    np.testing.assert_array_equal(bits(dx.compute()), bits(expected))
+
+
 # Whole planes
 
 

@@ -118,9 +118,8 @@ def max_pool(x, window, y, argmax):
 
 def prepared_max_pool(window, outer, inner, dtype):
     kernel, units, nbytes, constants = _forward_call(window, outer, inner, dtype)
-    if (
-        _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows
-    ):  # planned for the threads of the moment
+    # Tall windows are planned for the threads of the moment.
+    if _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows:
         return None
 
     def run(x, y, argmax):
@@ -219,7 +218,7 @@ def _backward_call(window, outer, inner, dtype):
     """As `_forward_call`."""
     kind = _kind(dtype)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    if _side_by_side(window) and (inner > 1 or window.kernel[2] in (1, 2, 3, 4, 5, 8)):
+    if window.side_by_side and (inner > 1 or window.kernel[2] in pool.TAPS_SIDE_BY_SIDE):
         arguments = _as_array(_as_one_plane(window, outer)), inner
         return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
     numbers, block, room, units = _backward_plan(window, outer, inner, not is_half(dtype))
@@ -229,12 +228,6 @@ def _backward_call(window, outer, inner, dtype):
         return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, _as_array(window.numbers), inner, tile)
     arguments = kind.infinity, kind.sums, numbers, inner, block
     return pool.max_pool_backward_by_taps, units, nbytes, arguments
-
-
-def _side_by_side(window):
-    """Whether no two windows share a cell, with none between them, and no window leaves the input."""
-    axes = zip(window.size, window.out, window.kernel, window.stride, window.before, window.dilation, strict=True)
-    return all(n >= o * k > 0 == b and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
 
 
 @lru_cache(maxsize=1024)
@@ -247,7 +240,7 @@ def _backward_plan(window, outer, inner, calculable):
     alike = calculable and all(map(_fills, *(numbers[axes : axes + 3] for axes in range(0, 18, 3))))
     if alike:  # a block costs no more than its cells
         columns = min(max(pool.BLOCK // (inner * sw * sh), 1), all_columns)
-        rows = columns // all_columns * pool.BLOCK // (all_columns * inner * sw * sh)
+        rows = pool.BLOCK // (columns * inner * sw * sh) if columns == all_columns else 1
     else:
         columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
         rows = max(pool.BLOCK // ((columns + back_w) * inner * sw * sh), back_h)

@@ -152,15 +152,18 @@ def _fetch(to_write):
 fetch, fetch_to_write = _fetch(0), _fetch(1)
 
 
+def _in_each(builder, number, count):
+    unknown = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
+    one = builder.insert_element(unknown, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, unknown, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count))
+
+
 @intrinsic
 def beside(typing_context, lanes, number):
     """A number in as many lanes as `lanes` has."""
 
     def generate(context, builder, signature, args):
-        vector = context.get_value_type(signature.return_type)
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[1], ir.Constant(ir.IntType(32), 0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
-        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), order)
+        return _in_each(builder, args[1], lanes.count)
 
     return Lanes(number, lanes.count)(lanes, number), generate
 
@@ -179,11 +182,8 @@ def keys_of_halves(typing_context, lanes, infinity):
 
     def generate(context, builder, signature, args):
         bits, vector = args[0], args[0].type
-        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
         largest = ir.Constant(vector, [0x7FFF] * lanes.count)
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[1], ir.Constant(ir.IntType(32), 0))
-        infinities = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), order)
-        is_nan = builder.icmp_signed(">", builder.and_(bits, largest), infinities)
+        is_nan = builder.icmp_signed(">", builder.and_(bits, largest), _in_each(builder, args[1], lanes.count))
         sign = builder.ashr(bits, ir.Constant(vector, [15] * lanes.count))
         keys = builder.xor(bits, builder.and_(sign, largest))
         is_zero = builder.icmp_signed("==", keys, ir.Constant(vector, [-1] * lanes.count))
@@ -198,10 +198,7 @@ def first_of(typing_context, lanes, count):
 
     def generate(context, builder, signature, args):
         numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes.count), list(range(lanes.count)))
-        unknown = ir.Constant(numbers.type, ir.Undefined)
-        one = builder.insert_element(unknown, args[1], ir.Constant(ir.IntType(32), 0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
-        return builder.icmp_signed("<", numbers, builder.shuffle_vector(one, unknown, order))
+        return builder.icmp_signed("<", numbers, _in_each(builder, args[1], lanes.count))
 
     return Lanes(types.boolean, lanes.count)(lanes, types.int64), generate
 
@@ -262,10 +259,7 @@ def _store_won(pieces):
             _, at, lanes, winners, first = args
             count = signature.args[2].count
             unknown = ir.Constant(winners.type, ir.Undefined)
-            one = builder.insert_element(unknown, first, ir.Constant(ir.IntType(32), 0))
-            firsts = builder.shuffle_vector(
-                one, unknown, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
-            )
+            firsts = _in_each(builder, first, count)
             for piece in range(pieces):
                 lane_and_tap = [divmod(piece * count + i, pieces) for i in range(count)]
                 order = ir.Constant(ir.VectorType(ir.IntType(32), count), [lane for lane, _ in lane_and_tap])

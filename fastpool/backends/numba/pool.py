@@ -56,6 +56,7 @@ from fastpool.backends.numba.scalars import (
 
 ONE_SLICE = (1, 1, 0)
 MOST_BITS = 5  # taps of a row that are compared one by one where each has a bit
+TAPS_SIDE_BY_SIDE = 1, 2, 3, 4, 5, 8  # in a row: those whose gradients one store puts side by side
 BLOCK = 4096  # numbers in the rooms of one block: what stays in the caches closest to the core
 
 
@@ -335,11 +336,10 @@ def leaves(start, kernel, dilation, size):
 
 
 @inlined
-def windows_at_edges(left, columns, geometry):
-    """The windows of a row, the first at column `left`, that leave its ends: those up to `begin`, and from `end` on."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    begin = min((max(-left, 0) + sw - 1) // sw, columns)
-    return begin, max(min((W - (KW - 1) * dw - left + sw - 1) // sw, columns), begin)
+def windows_at_edges(start, out, kernel, stride, dilation, size):
+    """The windows along an axis, the first at `start`, that leave it: those up to `begin`, and from `end` on."""
+    begin = min((max(-start, 0) + stride - 1) // stride, out)
+    return begin, max(min((size - (kernel - 1) * dilation - start + stride - 1) // stride, out), begin)
 
 
 @inlined
@@ -477,7 +477,7 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
                 y[to + i] = best[i]
                 if argmax is not None:
                     argmax[to + i] = best_won[i]
-        edges = windows_at_edges(left, out_columns, geometry)
+        edges = windows_at_edges(left, out_columns, KW, sw, dw, W)
         over_edges = edges[0] > 0 or edges[1] < out_columns or leaves(d0, KD, dd, D)
         over_edges = over_edges or leaves(top, KH, dh, H) or leaves(top + (out_rows - 1) * sh, KH, dh, H)
         mend = argmax is not None and slices > 0 and over_edges
@@ -546,7 +546,7 @@ def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, blo
         top, left, count = oh - ph, ow * sw - pw, out_columns * inner
         columns = (out_columns - 1) * sw + reach + 1
         size, pitch = (1, columns, columns), (columns + sw - 1) // sw * inner
-        edges = windows_at_edges(left, out_columns, geometry)
+        edges = windows_at_edges(left, out_columns, KW, sw, dw, W)
         for below in range(out_rows + KH - 1):
             origin = ((plane * H + top + below) * W + left) * inner
             lay_out(cells, x, origin, 4 * W * inner, top + below, left, size, H, W, inner, lowest, infinity)
@@ -708,7 +708,7 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
         at = (plane * OD + first_od) * plane_of_windows + (first_row * OW + first_column) * inner
         end = at + (last_kd - first_kd) * dd // sd * plane_of_windows + ((rows - 1) * OW + columns) * inner
         readable = at >= (back_h * OW + back_w) * inner and end + 2 * lanes <= len(dy)
-        as_is = alike and infinity is None and readable
+        as_is = alike and readable
         pitch, slice_step, origin = laid_pitch, slice_size, (back_h * laid_pitch + back_w) * inner
         if as_is:
             slopes, winners = in_place_of(slopes, dy), onward(argmax, 0)
@@ -866,8 +866,7 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
                         store(dx, row + cell * inner + i, won_by(dy, argmax, at, tap + kw))
                         i += lanes
                     cell += 1
-            for i in range(row + covered, row + width):
-                dx[i] = zero
+            fill(part(dx, row + covered, width - covered), zero)
             row, kh = row + width, kh + 1
             if kh == KH:
                 kh, row, limit = 0, row + (H - KH) * width, limit + H * width
@@ -947,14 +946,13 @@ def misplaced(argmax, found, numbers, inner, start, stop):
         before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
         taps_behind = KH * KW if axis == 0 else (KW if axis == 1 else 1)
         behind = OH * row if axis == 0 else (row if axis == 1 else inner)  # numbers with one position along the axis
-        leaving = 0
-        for one in range(out):
-            leaving += leaves(one * stride - before, kernel, dilation, size)
-        by_itself = 8 * leaving < out or behind >= 32
-        for one in range(out if leaving > 0 else 0):
+        begin, end = windows_at_edges(-before, out, kernel, stride, dilation, size)
+        leaving = begin + out - end
+        # Few positions, or such as have many numbers each, are looked at one by one; else a pattern of bounds is.
+        by_itself = 8 * leaving < out or behind >= min(period, 32)
+        for edge in range(leaving if by_itself or leaving == 0 else out):
+            one = edge + end - begin if by_itself and edge >= begin else edge
             first = one * stride - before
-            if not leaves(first, kernel, dilation, size) and by_itself:
-                continue
             low, high = number(first_tap(first, dilation)), number(after_last_tap(first, kernel, dilation, size))
             if by_itself and behind == 1:
                 suspect |= any_outside_of(onward(run, one), out, low, high, number, taps_behind, kernel)

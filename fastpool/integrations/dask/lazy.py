@@ -296,8 +296,8 @@ def max_pool_backward(
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
     argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
-    if not window.tiles:
-        # Blocks may tile where the whole does not: there -0.0 would stay what it is, and not be added to 0.
+    if not window.side_by_side:
+        # The windows of a block may be where those of the whole are not: there -0.0 would stay, and not be added to 0.
         dy = dy + arrays.native(dy.dtype).type(0)
 
     def arguments(spans: Sequence[Span]) -> tuple[Any, ...]:
