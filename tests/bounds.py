@@ -1,8 +1,9 @@
 """Kernels on arrays that end, or begin, where memory does: python bounds.py [SEED] [PROBLEMS].
 
-Each array, and the scratch of each kernel, lies flush against a page that may be neither read nor written, so that a step
-too far ends the process; the problem printed last is the one. In every second problem the units of a call are done in pieces, the last piece first,
-so that what a piece writes beyond its own end stays and is seen.
+Each array, and in every second problem the scratch of each kernel, lies flush against a page that may be neither read
+nor written, so that a step too far ends the process; the problem printed last is the one. In every second problem the
+units of a call are done in pieces, the last piece first, so that what a piece writes beyond its own end stays and is
+seen.
 """
 
 import ctypes

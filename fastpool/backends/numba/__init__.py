@@ -41,9 +41,11 @@ __all__ = [
 MOST_GATHERED = 32
 
 # Elements that a thread packs at once: windows that reach further are read in place, cell by cell. From the second
-# number on, blocks are made smaller; from the third on, windows are read in place that lie as vectors do and do not share
-# a cell with more than some others.
-MOST_PACKED, LESS_PACKED, MUCH_PACKED, MOST_READS = 1 << 22, 1 << 20, 1 << 17, 4
+# number on, blocks are made smaller; from the third on, windows that share few cells are read in place.
+MOST_PACKED, LESS_PACKED, MUCH_PACKED = 1 << 22, 1 << 20, 1 << 17
+
+# How often cells are read at most by windows that share few of them. A two-byte float becomes a key each time.
+MOST_READS, MOST_READS_OF_HALF = 4, 1
 
 # Elements of scratch up to which cells gather their gradients: beyond, strides are far above the window, or rows long.
 MOST_GATHER_SCRATCH = 1 << 18
@@ -148,30 +150,28 @@ def prepared_max_pool(window, outer, inner, dtype):
 
 
 def _forward_call(window, outer, inner, dtype, index):
-    """The kernel for arrays of these dtypes, `index` that of the argmax or None; how many units it has; the bytes that it
-    moves, and those of scratch for a thread; and what it takes behind the arrays."""
+    """How arrays of these dtypes are pooled, `index` that of the argmax or None: the kernel; how many units it has; the
+    bytes that it moves, and those of scratch for a thread; and what it takes behind the arrays."""
     kind, widths = _kind(dtype), (dtype.itemsize, 0 if index is None else index.itemsize)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
     tall = _tall_plan(window, outer, inner, get_num_threads())
-    numbers, block, units = tall or _forward_plan(window, outer, inner)
-    arguments = kind.infinity, kind.lowest, _as_array(numbers), inner
-    if block is None:
+    numbers, block, units = tall or _forward_plan(window, outer, inner, dtype.itemsize, is_half(dtype))
+    arguments = kind.infinity, kind.lowest, _as_array(numbers), inner, block
+    if isinstance(block, int):
         return pool.max_pool_direct, units, nbytes, pool.direct_scratch(*widths)[-1], arguments
     kernel, scratch = pool.max_pool, pool.max_pool_scratch
     if tall is not None:
         kernel, scratch = pool.max_pool_of_tall_windows, pool.tall_scratch
-    return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], (*arguments, block)
+    return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], arguments
 
 
 @lru_cache(maxsize=1024)
-def _forward_plan(window, outer, inner):
-    """The geometry; the windows to pack at once (rows by columns), or None where they are read in place; the units."""
+def _forward_plan(window, outer, inner, itemsize, half):
+    """The geometry; the windows to take at once, rows by columns where they are packed, else so many of a row that are
+    read in place; and how many units."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, _, sh, sw, _, _, _, _, dh, dw, OD, OH, OW = numbers
     planes, reach_h, reach_w = outer * window.out[1] // OH * OD, (KH - 1) * dh, (KW - 1) * dw
-    rarely_read = window.volume * window.positions <= MOST_READS * prod(window.size)
-    in_vectors = inner >= BYTES or (dw == 1 and KW >= BYTES)
-    most = MUCH_PACKED if rarely_read and in_vectors else MOST_PACKED
     # Scratch stays in the caches closest to the core, but blocks overlap little: much of a block is not its halo.
     for halos_h, halos_w in ((3, 2), (1, 1)):
         columns = min(max(pool.BLOCK // (inner * sw), halos_w * reach_w // sw, 1), OW)
@@ -179,10 +179,15 @@ def _forward_plan(window, outer, inner):
         block = pool.BLOCK if reach_h < sh else 8 * pool.BLOCK
         rows = min(max(block // (pitch * sw * sh * inner), halos_h * reach_h // sh, 1), OH)
         packed = min(KD, D) * ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
-        if packed <= min(most, LESS_PACKED):
+        if packed <= LESS_PACKED:
             break
-    if packed > most:
-        return numbers, None, planes * OH
+    # Packing pays where windows share cells, or have no vectors of their own.
+    lanes, most_reads = BYTES // itemsize, MOST_READS_OF_HALF if half else MOST_READS
+    vectors = inner >= lanes or (inner == dw == 1 and lanes <= KW)
+    shares_few = vectors and window.volume * window.positions <= most_reads * prod(window.size)
+    if packed > MOST_PACKED or (shares_few and (packed > MUCH_PACKED or inner > 1 or OW == 1)):
+        columns = min(max(8 * pool.BLOCK // (window.volume * inner), 1), OW)
+        return numbers, columns, planes * OH * -(-OW // columns)
     return numbers, (rows, columns), planes * -(-OH // rows) * -(-OW // columns)
 
 
@@ -263,8 +268,8 @@ def _backward_call(window, outer, inner, dtype):
 
 @lru_cache(maxsize=1024)
 def _backward_plan(window, outer, inner, calculable):
-    """The geometry; blocks of cells: rows by columns, in strides, and whether windows are alike; the elements of scratch;
-    and the units."""
+    """The geometry; blocks of cells: rows by columns, in strides, and whether windows are alike; the elements of
+    scratch; and the units."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, _ = numbers
     planes, back_h, back_w = outer * window.size[1] // H * D, (KH - 1) * dh // sh, (KW - 1) * dw // sw

@@ -42,6 +42,8 @@ from fastpool.backends.numba.scalars import (
     first_tap,
     first_window,
     in_place_of,
+    itemsize_of,
+    jitable,
     key,
     keyed,
     lay_row,
@@ -49,8 +51,6 @@ from fastpool.backends.numba.scalars import (
     narrow_row,
     narrow_zipped,
     narrowed,
-    itemsize_of,
-    jitable,
     onward,
     part,
     precedes,
@@ -377,7 +377,10 @@ def any_equal(run, value):
 
 @jitable
 def compares_in_place(geometry, inner, block):
-    """Whether windows lie as their cells do: they are compared there, whatever of a window hangs over an end of a row."""
+    """Whether windows lie as their cells do.
+
+    They are compared there, whatever of a window hangs over an end of a row.
+    """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     same_pitch = OW * sw == W and block[1] == OW and (sw == 1 or (sw == 2 and inner == 1))
     return same_pitch and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
@@ -705,25 +708,27 @@ def direct_scratch(itemsize, argmax_itemsize):
 
 
 @kernel
-def max_pool_direct(x, y, argmax, infinity, lowest, numbers, inner, scratch, start, stop):
-    """Units are rows of windows. Each window is read where it lies, cell by cell or neighbours in vectors.
+def max_pool_direct(x, y, argmax, infinity, lowest, numbers, inner, columns, scratch, start, stop):
+    """Units are so many windows of a row. Each is read where it lies, cell by cell or neighbours in vectors.
 
-    For windows that are too large to be packed, or that do not overlap and so gain nothing from it.
+    For windows that are too large to be packed, or share so few cells that they gain nothing from it.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     lanes, (offsets_begin, _) = lanes_in(x), direct_scratch(x.itemsize, itemsize_of(argmax))
     values, offsets = carve(scratch, 0, lanes, x), carve(scratch, offsets_begin, lanes, argmax)
+    column_blocks = -(-OW // columns)
     for unit in range(start, stop):
-        rest, oh = divmod(unit, OH)
+        row, column_block = divmod(unit, column_blocks)
+        rest, oh = divmod(row, OH)
         plane, od = divmod(rest, OD)
         d0, h0 = od * sd - pd, oh * sh - ph
         over_d = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
         over_h = first_tap(h0, dh), after_last_tap(h0, KH, dh, H)
-        for ow in range(OW):
+        for ow in range(column_block * columns, min((column_block + 1) * columns, OW)):
             w0 = ow * sw - pw
             taps = over_d, over_h, (first_tap(w0, dw), after_last_tap(w0, KW, dw, W))
-            origin, to = (((plane * D + d0) * H + h0) * W + w0) * inner, (unit * OW + ow) * inner
+            origin, to = (((plane * D + d0) * H + h0) * W + w0) * inner, (row * OW + ow) * inner
             first = first_cell((d0, h0, w0), geometry)
             channel = 0
             while inner >= lanes and channel < inner:
@@ -1195,9 +1200,9 @@ def backward_scratch(geometry, inner, tile, argmax_itemsize, sums_itemsize):
 
 @kernel
 def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, start, stop):
-    """Units are tiles of dx, rows by columns: whole rows, or a piece of one. Each is zeroed, then every window that can
-    reach it adds to it, in order.
+    """Units are tiles of dx, rows by columns: whole rows, or a piece of one.
 
+    Each is zeroed, then every window that can reach it adds to it, in order.
     For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
     each would wait for the one before: so the loop inside goes over channels, or over some planes, where cells differ.
     """

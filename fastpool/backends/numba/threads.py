@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock, Thread, local
 
 import numpy as np
@@ -265,10 +266,8 @@ class _Helper:
     def wake(self) -> None:
         """See to it that it watches the mailbox, or soon will: only the helper itself says that it is awake again."""
         if self.asleep:
-            try:
+            with suppress(RuntimeError):  # it has been called and is waking up
                 self.call.release()
-            except RuntimeError:  # it has been called and is waking up
-                pass
 
     def sleep(self) -> None:
         self.asleep = True
@@ -382,9 +381,7 @@ def _run_shared(kernel, units, nbytes, scratch_bytes, arguments, threads) -> boo
     except MemoryError:
         return False
     address, team = _address(kernel, arguments), _team
-    try:
+    with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
         team.wake(threads - 1)
-    except RuntimeError:  # an interpreter that is shutting down starts no more threads
-        pass
     chunks = min(max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES)), units, MOST_CHUNKS)
     return share(team.mailbox, address, arguments, scratch_bytes, units, chunks, threads - 1) == ALL_DONE
