@@ -121,18 +121,18 @@ def _launched(plan):
 @_launched
 def max_pool(x, window, y, argmax):
     index = None if argmax is None else argmax.dtype
-    *call, constants = _forward_call(window, x.shape[0], x.shape[4], x.dtype, index)
+    *call, constants = _forward_call(window, x.shape[0], x.shape[4], x.dtype, index, get_num_threads())
     return *call, _flat(x), _flat(y), None if argmax is None else argmax.reshape(-1), *constants
 
 
 def prepared_max_pool(window, outer, inner, dtype):
-    kernel, units, nbytes, scratch_bytes, constants = _forward_call(window, outer, inner, dtype, None)
+    kernel, units, nbytes, scratch_bytes, constants = _forward_call(window, outer, inner, dtype, None, 1)
     # Tall windows are planned for the threads of the moment.
     if _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows:
         return None
     with_argmax = 0
     if window.volume <= 1 << 32:
-        with_argmax = _forward_call(window, outer, inner, dtype, window.argmax_dtype)[3]
+        with_argmax = _forward_call(window, outer, inner, dtype, window.argmax_dtype, 1)[3]
 
     def run(x, y, argmax):
         if argmax is None:
@@ -149,12 +149,13 @@ def prepared_max_pool(window, outer, inner, dtype):
     return run if nbytes >= PARALLEL_BYTES else run_alone
 
 
-def _forward_call(window, outer, inner, dtype, index):
+@lru_cache(maxsize=1024)
+def _forward_call(window, outer, inner, dtype, index, threads):
     """How arrays of these dtypes are pooled, `index` that of the argmax or None: the kernel; how many units it has; the
     bytes that it moves, and those of scratch for a thread; and what it takes behind the arrays."""
     kind, widths = _kind(dtype), (dtype.itemsize, 0 if index is None else index.itemsize)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    tall = _tall_plan(window, outer, inner, get_num_threads())
+    tall = _tall_plan(window, outer, inner, threads)
     numbers, block, units = tall or _forward_plan(window, outer, inner, dtype.itemsize, is_half(dtype))
     arguments = kind.infinity, kind.lowest, _as_array(numbers), inner, block
     if isinstance(block, int):
@@ -165,7 +166,6 @@ def _forward_call(window, outer, inner, dtype, index):
     return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], arguments
 
 
-@lru_cache(maxsize=1024)
 def _forward_plan(window, outer, inner, itemsize, half):
     """The geometry; the windows to take at once, rows by columns where they are packed, else so many of a row that are
     read in place; and how many units."""
@@ -197,7 +197,6 @@ def _as_array(numbers):
     return np.array(numbers, np.int64)
 
 
-@lru_cache(maxsize=1024)
 def _tall_plan(window, outer, inner, threads):
     """As `_forward_plan`, where many tall windows lie one row apart; else None."""
     (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
@@ -247,6 +246,7 @@ def prepared_max_pool_backward(window, outer, inner, dtype):
     return run
 
 
+@lru_cache(maxsize=1024)
 def _backward_call(window, outer, inner, dtype):
     """As `_forward_call`."""
     kind, half, index = _kind(dtype), is_half(dtype), window.argmax_dtype.itemsize
@@ -266,7 +266,6 @@ def _backward_call(window, outer, inner, dtype):
     return pool.max_pool_backward_by_taps, units, nbytes, scratch_bytes, arguments
 
 
-@lru_cache(maxsize=1024)
 def _backward_plan(window, outer, inner, calculable):
     """The geometry; blocks of cells: rows by columns, in strides, and whether windows are alike; the elements of
     scratch; and the units."""
@@ -322,9 +321,14 @@ def _fits(argmax, window, outer, inner):
 
 
 def _check_call(argmax, window, outer, inner, found):
-    _, scratch_bytes = pool.check_scratch(window.numbers, inner, argmax.itemsize)
+    scratch_bytes, numbers = _check_plan(window, inner, argmax.itemsize)
     # It calculates on a byte about as long as others take to move eight.
-    return pool.misplaced, outer, 8 * argmax.nbytes, scratch_bytes, argmax, found, _as_array(window.numbers), inner
+    return pool.misplaced, outer, 8 * argmax.nbytes, scratch_bytes, argmax, found, numbers, inner
+
+
+@lru_cache(maxsize=1024)
+def _check_plan(window, inner, itemsize):
+    return pool.check_scratch(window.numbers, inner, itemsize)[1], _as_array(window.numbers)
 
 
 @_launched
