@@ -374,6 +374,10 @@ def test_the_operator_keeps_pytorchs_contract(name):
     torch.library.opcheck(operator, OPERATORS[name])
 
 
+def test_importing_the_operators_does_not_import_the_compiler(python):
+    python("-c", "import sys, fastpool.integrations.torch; assert 'torch._dynamo' not in sys.modules")
+
+
 def network():
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),

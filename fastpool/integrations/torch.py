@@ -131,7 +131,7 @@ def _is_transformed(t: Tensor) -> bool:
 
 
 class _Constants:
-    """All arguments of an operator that are not tensors, as one argument: `vmap` counts each item of a list as one."""
+    """All arguments of an operator that are not tensors, as one argument: `vmap` counts each item of a list."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.values = values
@@ -181,12 +181,12 @@ def _differentiable(
             grads = grads if isinstance(grads, tuple) else (grads,)
             return *grads[: len(ctx.needs_input_grad) - 1], None
 
-    transformed = torch.compiler.disable(Transformed.apply)  # its compiler would leave out the tangent
-
     def call(*inputs: Any) -> Any:
         tensors = [value for value in inputs if isinstance(value, Tensor)]  # they come first
         if any(map(_is_transformed, tensors)):
-            return transformed(*tensors, _Constants(inputs[len(tensors) :]))
+            if torch.compiler.is_compiling():  # which leaves what raises uncompiled
+                raise NotImplementedError("torch.compile(fullgraph=True) takes no forward-mode gradients of fastpool's")
+            return Transformed.apply(*tensors, _Constants(inputs[len(tensors) :]))
         return operator(*inputs)
 
     return call
