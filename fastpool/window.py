@@ -79,6 +79,8 @@ def _same_pairs(
 
 def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: int, ceil_mode: bool) -> int:
     before, after = pad
+    if n + before + after > LARGEST_SIZE or extent > LARGEST_SIZE:
+        raise ValueError(f"{name}: an axis of {n} with padding {pad} and windows of {extent} cells overflows")
     room = n + before + after - extent
     out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode:  # the last window must start inside the input or its leading padding
@@ -187,6 +189,20 @@ class Window:
     def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
         """Maxout as pooling along one axis of a contiguous array: the pieces of a unit are its window."""
         return _grouped(x_shape, num_units, axis, grouping)
+
+    def of_rows(self, images: int, start: int, stop: int) -> Window | None:
+        """Some rows of these windows of images, over the rows of input that they cover; None if that is padding alone.
+
+        Channels first, whatever the whole is.
+        """
+        return _of_rows(self, images, start, stop)
+
+    def covered_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """The first row of input that the windows of some rows cover, and the one behind the last."""
+        first = start * self.stride[1] - self.before[1]
+        end = (stop - 1) * self.stride[1] - self.before[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+        top = max(first, 0)
+        return top, max(min(end, self.size[1]), top)
 
     @cached_property
     def volume(self) -> int:
@@ -372,6 +388,19 @@ def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape,
         spatial_axes=axes,
         channel_axis=channel_axis,
     )
+
+
+@lru_cache(maxsize=1024)
+def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None:
+    top, bottom = whole.covered_rows(start, stop)
+    if top == bottom:
+        return None
+    # Planned anew, the rows would have more windows wherever the whole leaves cells over.
+    pads = ((top - start * whole.stride[1] + whole.before[1],) * 2, (whole.before[2],) * 2)
+    size, out = (bottom - top, whole.size[2]), (stop - start, whole.out[2])
+    shape = (images, whole.channels, *size)
+    kernel, stride, dilation = whole.kernel[1:], whole.stride[1:], whole.dilation[1:]
+    return _window(images, whole.channels, size, kernel, stride, pads, dilation, out, shape, 1)
 
 
 @lru_cache(maxsize=1024)
