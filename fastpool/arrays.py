@@ -57,6 +57,8 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
     """`x` as a plain NumPy array or a device array of a supported dtype, or a TypeError; sequences are made one."""
     if type(x) is not np.ndarray and not isinstance(x, DeviceArray):
         x = _as_numpy(name, x)
+    if x.dtype.metadata is not None and isinstance(x, np.ndarray):
+        x = x.view(_plain(x.dtype))
     dtype = x.dtype
     if floats_only:
         if not (is_float(dtype) and supported(dtype)):
@@ -121,7 +123,13 @@ def place(a: Array) -> str:
 
 
 def native(dtype: np.dtype) -> np.dtype:
-    return dtype if dtype.isnative else dtype.newbyteorder("=")
+    """NumPy's own dtype of this type: in native byte order, and without the metadata that somebody may have added."""
+    return np.dtype(dtype.type)
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    """A dtype without metadata."""
+    return native(dtype) if dtype.isnative else native(dtype).newbyteorder("S")
 
 
 def _dense(x: Any, shape: tuple[int, ...] | None = None) -> Any:
@@ -205,13 +213,23 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
-    if native(out.dtype) != dtype:
+    if out.dtype != dtype and native(out.dtype) != dtype:
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if any(overlap(out, x) for x in inputs):
-        raise ValueError("out must not share memory with an input; give an array of its own")
+    for x in inputs:
+        if overlap(out, x):
+            raise ValueError("out must not share memory with an input; give an array of its own")
     return out
+
+
+def contiguous_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...]) -> np.ndarray | None:
+    """`out` for a result of NumPy arrays, checked; None where a kernel cannot write to it as it lies.
+
+    Kernels write to what is contiguous, aligned and native.
+    """
+    check_out(out, shape, dtype, inputs, inputs[0])
+    return out if type(out) is np.ndarray and out.flags.carray and out.dtype == dtype else None
 
 
 def overlap(a: Any, b: Any) -> bool:
@@ -219,8 +237,8 @@ def overlap(a: Any, b: Any) -> bool:
     if isinstance(a, DeviceArray):
         (low, high), (start, end) = a.extent(), b.extent()
         return low < end and start < high
-    try:
-        return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
+    try:  # of most arrays the first and last addresses tell
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
