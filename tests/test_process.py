@@ -263,6 +263,14 @@ print(first_call(interrupted))
         assert python("-c", WORK + FAILING + code, str(moment), FASTPOOL_BACKEND="numba") == "True\n"
 
 
+@needs_numba
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_torture(python):
+    """`make torture` goes on for minutes."""
+    seconds = os.environ.get("FASTPOOL_TORTURE_SECONDS", "10")
+    assert "all right" in python("tests/torture.py", "0", seconds, timeout=900 + int(seconds), FASTPOOL_BACKEND=None)
+
+
 @pytest.fixture
 def flaky(monkeypatch, tmp_path):
     """A backend that imports a part of itself and then fails as it is told; and how often it was tried."""

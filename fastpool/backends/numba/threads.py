@@ -263,9 +263,10 @@ def _address(kernel: Callable[..., None], arguments: tuple) -> int:
     """Where the kernel that is compiled for such arguments lies."""
     key = (kernel, *map(_kind, arguments))
     if key not in _addresses:
-        kernel(*arguments, 0, 0)
-        compiled = kernel.overloads[tuple(typeof(a) for a in (*arguments, 0, 0))]
-        _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+        with global_compiler_lock:  # llvmlite has a lock of its own, which a fork does not wait for
+            kernel(*arguments, 0, 0)
+            compiled = kernel.overloads[tuple(typeof(a) for a in (*arguments, 0, 0))]
+            _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
     return _addresses[key]
 
 
