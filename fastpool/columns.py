@@ -35,6 +35,7 @@ def _shape(window: Window, order: str) -> tuple[int, ...]:
 def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
     """The columns as [image, channel, tap, position]: a view."""
     n, c, k, p = window.batch, window.channels, window.volume, window.positions
+    cols = cols.reshape(cols.size)  # an axis of size 1 may have any stride, and keeps it in an array of the same shape
     if order == "gemm":
         return cols.reshape(c, k, p, n).transpose(3, 0, 1, 2)
     return cols.reshape(n, c, k, p)

@@ -380,6 +380,16 @@ def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
     assert not fits(argmax, window)
 
 
+@pytest.mark.parametrize("taps", [2**16, 2**31, 2**32 - 1, 2**32])
+def test_gradients_of_windows_as_long_as_an_argmax_can_count_arrive(taps):
+    """Those of 2**32 taps along an axis divided by 2**32 as a number of 32 bits, which is 0."""
+    x, window = np.arange(6, dtype=np.float32), {"stride": 1, "padding": taps // 2}
+    y, argmax = fp.max_pool1d(x, taps, **window, return_argmax=True)
+    np.testing.assert_array_equal(y, np.full(7 - taps % 2, 5))
+    dx = fp.max_pool1d_backward(np.ones_like(y), argmax, x.shape, taps, **window)
+    np.testing.assert_array_equal(dx, [0, 0, 0, 0, 0, y.size])
+
+
 def test_a_gradient_that_does_not_fit_raises():
     argmax = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match=r"dy must have the shape \(2, 2\).*got \(2, 3\)"):
@@ -454,6 +464,31 @@ def test_any_other_array_is_copied_once(monkeypatch):
     finally:
         tracemalloc.stop()
     assert x.nbytes < peak < 1.1 * x.nbytes
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 1), (1, 4, 5, 3), (1, 1, 5, 1), (1, 1, 1, 1), (2, 1, 5, 1)], ids=str)
+def test_columns_of_one_window_may_have_any_stride_along_axes_of_one(shape, backend):
+    """Such an axis may have any stride, which was believed: cells beside the arrays were read and written."""
+    n, c, k, positions = shape
+    x_shape, window = (n, c, k + positions - 1), {"kernel_size": (k,), "order": "windows", "backend": backend}
+    columns = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for axis in (a for a in range(4) if shape[a] == 1):
+        strides = list(columns.strides)
+        strides[axis] = 4 * 12345
+        odd = np.lib.stride_tricks.as_strided(columns, shape, strides)
+        np.testing.assert_array_equal(
+            fp.col2im(odd, x_shape, **window), fp.col2im(columns, x_shape, **(window | {"backend": "naive"}))
+        )
+        x, memory = np.arange(1, np.prod(x_shape) + 1, dtype=np.float32).reshape(x_shape), np.zeros(shape, np.float32)
+        fp.im2col(x, **window, out=np.lib.stride_tricks.as_strided(memory, shape, strides))
+        np.testing.assert_array_equal(memory, fp.im2col(x, **(window | {"backend": "naive"})))
+
+
+def test_columns_written_before_others_leave_these_alone(backend):
+    memory = np.zeros((1, 4, 6), np.float32)
+    out = np.moveaxis(memory[:, :2], 0, -1)
+    fp.im2col(np.ones((2, 6), np.float32), (6,), order="windows", out=out, backend=backend)
+    np.testing.assert_array_equal(memory[0], [[1] * 6, [1] * 6, [0] * 6, [0] * 6])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
