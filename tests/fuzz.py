@@ -39,10 +39,15 @@ except ImportError:
 
 BACKENDS = [name for name in ("numba", "cython", "numpy") if fp.backends()[name].available]
 # The first cases take few dtypes, since each is compiled for on its own where no compiled kernels are kept.
-DTYPES = (*map(np.dtype, ("f4", "u1", "f2", "f8")), *BFLOAT16, *map(np.dtype, ("i4", "?", "i8", "i1", "u2", "u4", "i2", "u8")))
+DTYPES = (
+    *map(np.dtype, ("f4", "u1", "f2", "f8")),
+    *BFLOAT16,
+    *map(np.dtype, ("i4", "?", "i8", "i1", "u2", "u4", "i2", "u8")),
+)
 FLOATS = tuple(d for d in DTYPES if d.kind == "f" or d in BFLOAT16)
 CASES_PER_DTYPE = 60
 MOST_CELLS = 1 << 17
+MOST_PADDED = 1 << 20
 TIMEOUT = 150
 
 POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
@@ -113,7 +118,9 @@ def a_size(rng, longest):
 def a_geometry(rng, axes, small):
     """Spatial sizes and the arguments of a window."""
     longest = {1: 900, 2: 70, 3: 14}[axes] if not small else {1: 40, 2: 9, 3: 5}[axes]
-    way = rng.choice(["usual"] * 10 + ["large", "far apart", "leaping", "padded", "string"] * 2 + ["tall", "tall", "huge"])
+    way = rng.choice(
+        ["usual"] * 10 + ["large", "far apart", "leaping", "padded", "string"] * 2 + ["tall", "tall", "huge"]
+    )
     space = [a_size(rng, longest) for _ in range(axes)]
     kernel = [int(rng.integers(1, 6))] * axes if rng.random() < 0.6 else [int(k) for k in rng.integers(1, 10, axes)]
     stride: Any = [int(s) for s in rng.integers(1, 6, axes)] if rng.random() < 0.5 else list(kernel)
@@ -149,19 +156,18 @@ def a_geometry(rng, axes, small):
         padding[-2:] = [(int(rng.integers(0, 5)),) * 2, (int(rng.integers(0, 5)), int(rng.integers(0, 5)))]
         stride[-2:] = [int(rng.integers(1, 3)), int(rng.choice([1, 1, 2]))]
         space[:-2] = [1] * (axes - 2)
-    if way == "string":
-        padding = str(rng.choice(["valid", "same", "same_lower"]))
-    else:
-        padding = tuple(padding)
+    padding = str(rng.choice(["valid", "same", "same_lower"])) if way == "string" else tuple(padding)
     window: dict[str, Any] = {
         "kernel_size": tuple(kernel), "stride": tuple(stride), "padding": padding, "dilation": tuple(dilation)
     }  # fmt: skip
     return space, window
 
 
-def a_window(rng, axes, *, small, most_taps, ceil=True):
-    """A shape (N, C, *S) in a layout and a window that fits, with the plan that it has."""
+def a_window(rng, axes, backend, *, small, most_taps, ceil=True):
+    """A shape in a layout and a window that fits, with its plan and the backend to compare with."""
+    usual_taps = most_taps
     while True:
+        most_taps = usual_taps
         space, options = a_geometry(rng, axes, small)
         if ceil:
             options["ceil_mode"] = bool(rng.random() < 0.3)
@@ -180,8 +186,18 @@ def a_window(rng, axes, *, small, most_taps, ceil=True):
         planes = window.batch * window.channels
         if planes * window.positions > MOST_CELLS or window.positions * window.volume > 1 << 19:
             continue
+        # NumPy's makes the padding, and one reaches far where taps lie far apart.
+        far = prod(
+            (o - 1) * s + (k - 1) * d + 1
+            for o, s, k, d in zip(window.out, window.stride, window.kernel, window.dilation, strict=True)
+        )
+        if far > MOST_PADDED:
+            if backend == "numpy":
+                continue
+            most_taps = min(most_taps, taps_for(True))
         if planes * window.positions * window.volume <= most_taps or not planes:
-            return shape, {**simplified(rng, options), "data_format": layout}, window
+            other = reference(backend, small or far > MOST_PADDED)
+            return shape, {**simplified(rng, options), "data_format": layout}, window, other
 
 
 def simplified(rng, options):
@@ -192,7 +208,9 @@ def simplified(rng, options):
             value = value[0]
             if isinstance(value, tuple):
                 value = value[0] if value[0] == value[1] else options[name]
-        short[name] = list(value) if isinstance(value, tuple) and name == "kernel_size" and rng.random() < 0.1 else value
+        short[name] = (
+            list(value) if isinstance(value, tuple) and name == "kernel_size" and rng.random() < 0.1 else value
+        )
     return short
 
 
@@ -211,12 +229,12 @@ def taps_for(small):
 def a_pool(rng, case, backend, small):
     axes = int(rng.choice([1, 2, 2, 2, 3]))
     dtype = a_dtype(rng, case)
-    shape, options, _ = a_window(rng, axes, small=small, most_taps=taps_for(small))
-    return axes, dtype, shape, options, values(rng, shape, dtype), reference(backend, small)
+    shape, options, _, other = a_window(rng, axes, backend, small=small, most_taps=taps_for(small))
+    return axes, shape, options, values(rng, shape, dtype), other
 
 
 def pool(rng, case, backend, small):
-    axes, _, _, options, x, other = a_pool(rng, case, backend, small)
+    axes, _, options, x, other = a_pool(rng, case, backend, small)
     wants = bool(rng.random() < 0.6)
 
     def expected(x):
@@ -227,7 +245,7 @@ def pool(rng, case, backend, small):
 
 
 def pool_backward(rng, case, backend, small):
-    axes, dtype, shape, options, x, other = a_pool(rng, case, backend, small)
+    axes, shape, options, x, other = a_pool(rng, case, backend, small)
     y, argmax = POOLS[axes](x, **options, return_argmax=True, backend=other)
     dy = gradients(rng, y.shape, a_dtype(rng, case, FLOATS))
 
@@ -315,18 +333,18 @@ def maxout_backward(rng, case, backend, small):
     return Call(run, (dy, argmax), options, expected, f"maxout_backward of {shape}", fixed=(1,))
 
 
-def a_column_window(rng, small):
+def a_column_window(rng, backend, small):
     axes = int(rng.choice([1, 2, 2, 3]))
     most = 4_000 if small else 1 << 18
     while True:
-        shape, options, window = a_window(rng, axes, small=small, most_taps=most, ceil=False)
+        shape, options, window, other = a_window(rng, axes, backend, small=small, most_taps=most, ceil=False)
         if window.channel_axis is not None and len(shape) == axes + 2:
-            return shape, options | {"order": str(rng.choice(["unfold", "gemm", "windows"]))}
+            return shape, options | {"order": str(rng.choice(["unfold", "gemm", "windows"]))}, other
 
 
 def im2col(rng, case, backend, small):
-    shape, options = a_column_window(rng, small)
-    dtype, other = a_dtype(rng, case), reference(backend, small)
+    shape, options, other = a_column_window(rng, backend, small)
+    dtype = a_dtype(rng, case)
     if rng.random() < 0.5:
         options["fill_value"] = (
             bool(rng.random() < 0.5) if dtype.kind == "b"
@@ -340,8 +358,8 @@ def im2col(rng, case, backend, small):
 
 
 def col2im(rng, case, backend, small):
-    shape, options = a_column_window(rng, small)
-    dtype, other = a_dtype(rng, case, tuple(d for d in DTYPES if d.kind != "b")), reference(backend, small)
+    shape, options, other = a_column_window(rng, backend, small)
+    dtype = a_dtype(rng, case, tuple(d for d in DTYPES if d.kind != "b"))
     like = fp.im2col(np.zeros(shape, "u1"), **options, backend=other)
     cols = values(rng, like.shape, dtype) if dtype.kind in "iu" else gradients(rng, like.shape, dtype)
 
@@ -354,20 +372,20 @@ def col2im(rng, case, backend, small):
     return Call(run, (cols,), options, expected, f"col2im to {shape}")
 
 
-def an_argmax(rng, case, small):
+def an_argmax(rng, case, backend, small):
     """A small or large pool with what it chose, in a shape with batch and channels, by a backend not under test."""
     while True:
         axes = int(rng.choice([1, 2, 2, 3]))
-        shape, options, window = a_window(rng, axes, small=small, most_taps=taps_for(small))
+        shape, options, window, other = a_window(rng, axes, backend, small=small, most_taps=taps_for(small))
         if len(shape) == axes + 2 and window.positions * window.volume <= 1 << 16:
             break
     x = values(rng, shape, a_dtype(rng, case))
-    y, argmax = POOLS[axes](x, **options, return_argmax=True, backend="numpy")
+    y, argmax = POOLS[axes](x, **options, return_argmax=True, backend=other)
     return axes, shape, options, window, y, argmax
 
 
 def positions(argmax, window):
-    """Where each winner lies in its plane, (N, C, *windows) with the channels first; -1 for windows of padding alone."""
+    """Where each winner lies in its plane, (N, C, windows); -1 for windows of padding alone."""
     if window.channel_axis == argmax.ndim - 1:
         argmax = np.moveaxis(argmax, -1, 1)
     planes = argmax.reshape(window.batch, window.channels, window.positions).astype(object)
@@ -383,7 +401,7 @@ def positions(argmax, window):
 
 
 def indices(rng, case, backend, small):
-    _, shape, options, window, _, argmax = an_argmax(rng, case, True)
+    _, shape, options, window, _, argmax = an_argmax(rng, case, backend, True)
     convention = str(rng.choice(CONVENTIONS))
 
     def run(argmax, *, backend, **more):
@@ -407,12 +425,13 @@ def indices(rng, case, backend, small):
         return made.reshape(argmax.shape), argmax
 
     return Call(
-        run, (argmax,), options | {"convention": convention}, expected, f"indices of {shape}", takes_out=False, fixed=(0,)
+        run, (argmax,), options | {"convention": convention}, expected, f"indices of {shape}",
+        takes_out=False, fixed=(0,),
     )  # fmt: skip
 
 
 def unpool(rng, case, backend, small):
-    axes, shape, options, window, y, argmax = an_argmax(rng, case, True)
+    axes, shape, options, window, y, argmax = an_argmax(rng, case, backend, True)
     convention = str(rng.choice(CONVENTIONS))
     if convention == "chainer" and (max(window.dilation) > 1 or isinstance(options["padding"], str)):
         convention = "torch"
@@ -459,9 +478,9 @@ def activation(rng, case, backend, small):
     return Call(op, (dy, x) if name.endswith("backward") else (x,), options, expected, name, eps=16)
 
 
-def a_convolution(rng, case):
+def a_convolution(rng, case, backend):
     while True:
-        shape, options, window = a_window(rng, 2, small=False, most_taps=1 << 16, ceil=False)
+        shape, options, window, _ = a_window(rng, 2, backend, small=False, most_taps=1 << 16, ceil=False)
         if len(shape) == 4 and window.channels and window.volume < 2000 and window.channels * window.volume < 5000:
             break
     groups = int(rng.choice([g for g in (1, 2, 3, 5) if window.channels % g == 0]))
@@ -487,7 +506,9 @@ def convolved(x, w, window, groups, dy=None):
         c_in = [k for k, c in enumerate(cols) if 0 <= c < x.shape[3]]
         if not r_in or not c_in:
             continue
-        from_x = np.ix_(range(window.batch), range(groups), range(per_group), [rows[k] for k in r_in], [cols[k] for k in c_in])
+        from_x = np.ix_(
+            range(window.batch), range(groups), range(per_group), [rows[k] for k in r_in], [cols[k] for k in c_in]
+        )
         to_y = np.ix_(range(window.batch), range(groups), range(filters), r_in, c_in)
         if dy is None:
             y[to_y] += np.einsum("ngchw,gfc->ngfhw", xg[from_x], wg[..., i, j])
@@ -498,7 +519,7 @@ def convolved(x, w, window, groups, dy=None):
 
 
 def conv2d(rng, case, backend, small):
-    x, w, options, window = a_convolution(rng, case)
+    x, w, options, window = a_convolution(rng, case, backend)
     arrays = (x, w, rng.integers(-2, 3, w.shape[0]).astype(x.dtype)) if rng.random() < 0.5 else (x, w)
     last = options["data_format"] == "channels_last"
 
@@ -513,7 +534,7 @@ def conv2d(rng, case, backend, small):
 
 
 def conv2d_backward(rng, case, backend, small):
-    x, w, options, window = a_convolution(rng, case)
+    x, w, options, window = a_convolution(rng, case, backend)
     last = options["data_format"] == "channels_last"
     y_shape = (window.batch, w.shape[0], *window.out[1:])
     dy = rng.integers(-2, 3, (y_shape[0], *y_shape[2:], y_shape[1]) if last else y_shape).astype(x.dtype)
@@ -638,12 +659,15 @@ def check_equal(got, expected, eps):
 
 def check_memory(memory):
     where = memory.changed()
-    assert where is None, f"a byte beside a result, or of an input, was written: byte {where} from where its array begins"
+    assert where is None, (
+        f"a byte beside a result, or of an input, was written: byte {where} from where its array begins"
+    )
 
 
 def shown(a):
-    more = "".join(f" {name}" for name, has in (("read-only", not a.flags.writeable), ("unaligned", not a.flags.aligned)) if has)
-    return f"{a.dtype.newbyteorder('=').name if a.dtype.isnative else 'swapped ' + a.dtype.name}{a.shape} strides {a.strides}{more}"
+    order = "" if a.dtype.isnative else "swapped "
+    more = ("" if a.flags.writeable else " read-only") + ("" if a.flags.aligned else " unaligned")
+    return f"{order}{a.dtype.name}{a.shape} strides {a.strides}{more}"
 
 
 def run_case(machine, seed, case, backend=None, op=None, say=print):
@@ -666,7 +690,9 @@ def run_case(machine, seed, case, backend=None, op=None, say=print):
         memory.rng, memory.pattern = rng, int(rng.choice(PATTERNS))
         try:
             plain = rng.random() < 0.3
-            arrays = [arranged(rng, memory, a, plain=plain, repeats=i not in call.fixed) for i, a in enumerate(call.arrays)]
+            arrays = [
+                arranged(rng, memory, a, plain=plain, repeats=i not in call.fixed) for i, a in enumerate(call.arrays)
+            ]
             options = call.options | {"backend": backend}
             say(f"{call.description} {', '.join(map(shown, arrays))} {options} {way}")
             machine.set_way(rng, "alone")
@@ -748,12 +774,14 @@ def refuse(rng, call, arrays, options):
     before = [np.array(r) for r in tupled(options.get("out", ())) if isinstance(r, np.ndarray)]
     try:
         call.run(*arrays, **options)
-    except REFUSALS as error:
-        assert str(error), f"refused without a word: {what}"
+    except REFUSALS:
+        pass
     else:
         raise AssertionError(f"accepted: {what}")
     after = [r for r in tupled(options.get("out", ())) if isinstance(r, np.ndarray)]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(before, after, strict=True)), f"refused, but out was written: {what}"
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(before, after, strict=True)), (
+        f"refused, but out was written: {what}"
+    )
 
 
 # The child, which runs cases and tells of each before it begins, and the parent
@@ -824,7 +852,8 @@ def parent(options):
                 if not busy and is_over():
                     break
             hangs = lines.hangs
-            process.kill() if busy and hangs or is_over() else None
+            if hangs or is_over():
+                process.kill()
             process.stdout.close()
             code = process.wait()
             if busy:

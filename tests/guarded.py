@@ -53,9 +53,7 @@ class Region:
         self.written[...] = False
         if written is not None and written.size:
             offset = written.__array_interface__["data"][0] - (self.base + PAGE)
-            mask = np.ndarray(
-                (*written.shape, written.itemsize), bool, self.written, offset, (*written.strides, 1)
-            )
+            mask = np.ndarray((*written.shape, written.itemsize), bool, self.written, offset, (*written.strides, 1))
             mask[...] = True
 
     def changed(self):
