@@ -6,12 +6,16 @@ import sys
 import pytest
 from conftest import ROOT
 
+import fastpool as fp
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closes pages as Linux does")
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
 
 
 @pytest.mark.parametrize("backend", ["numba", "cython", "numpy"])
 def test_random_calls_are_right_and_stay_inside_their_arrays(backend, python):
+    if not fp.backends()[backend].available:
+        pytest.skip(fp.backends()[backend].reason)
     cases = os.environ.get("FASTPOOL_FUZZ_CASES", "150")
     arguments = "--seed", "0", "--cases", cases, "--backend", backend
     assert f"{cases} passed, 0 failed" in python("tests/fuzz.py", *arguments, timeout=900, **ENVIRONMENT)
