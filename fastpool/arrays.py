@@ -9,6 +9,8 @@ Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -331,3 +333,14 @@ def memory_axes(x: Any) -> tuple[int, ...]:
 def dense(x: Any, axes: tuple[int, ...]) -> Any:
     """`x` with its axes in the order `axes`, C-contiguous and native: a view if its memory allows, else one copy."""
     return _dense(x.transpose(axes))
+
+
+def boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut a C-contiguous array into contiguous parts of `most` items, or of one row if that is more."""
+    axis = next((i for i in range(len(shape)) if prod(shape[i + 1 :]) <= most), len(shape) - 1)
+    step = max(most // max(prod(shape[axis + 1 :]), 1), 1)
+    whole = tuple(slice(0, n) for n in shape[axis + 1 :])
+    for index in np.ndindex(*shape[:axis]):
+        before = tuple(slice(i, i + 1) for i in index)
+        for start in range(0, shape[axis], step):
+            yield (*before, slice(start, min(start + step, shape[axis])), *whole)

@@ -13,7 +13,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, check_shape, spatial_axes
+from fastpool.window import Padding, Window, along, check_shape, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
@@ -39,56 +39,50 @@ def check_argmax(argmax: Any, window: Window, backend: str | None = "numpy") -> 
 
 
 def _unfold_axes(a: np.ndarray, window: Window) -> np.ndarray:
-    """An array of the shape of y as (N, C, OD, OH, OW)."""
+    """An array of the shape of y as (N, C, OD, OH, OW): a view."""
     if window.channel_axis is not None:
         a = np.moveaxis(a, window.channel_axis, -1 - window.spatial_axes)
     return a.reshape(window.batch, window.channels, *window.out)
 
 
-def _fold_axes(a: np.ndarray, window: Window) -> np.ndarray:
-    """What `_unfold_axes` unfolded, in the shape of y again."""
-    if window.channel_axis is None:
-        return a.reshape(window.y_shape)
-    leading = len(window.y_shape) - window.spatial_axes - 1
-    channels_first = a.reshape((window.batch,) * leading + (window.channels,) + window.out[3 - window.spatial_axes :])
-    return np.moveaxis(channels_first, leading, window.channel_axis)
+# Indices are converted in blocks, which are slices of (N, C, OD, OH, OW): int64 has eight times the bytes of an argmax.
+BLOCK = 1 << 16
 
 
-def _along(values: Any, axis: int) -> np.ndarray:
-    """One value for each window along an axis, shaped to meet (N, C, OD, OH, OW)."""
-    return values.reshape([-1 if axis == i else 1 for i in range(3)])
+def _starts(window: Window, axis: int, block: tuple[slice, ...]) -> np.ndarray:
+    windows = block[2 + axis]
+    starts = np.arange(windows.start, windows.stop) * window.stride[axis] - window.before[axis]
+    return along(starts, axis)
 
 
-def _padding_alone(window: Window) -> np.ndarray:
-    """Which windows of a plane cover no real cell, (OD, OH, OW)."""
-    alone = np.zeros(window.out, bool)
+def _padding_alone(window: Window, block: tuple[slice, ...]) -> np.ndarray:
+    """Which windows of a block cover no real cell, (OD, OH, OW)."""
+    alone: Any = False
     for axis in range(3):
-        taps = window.taps(axis)
-        alone |= _along(((taps < 0) | (taps >= window.size[axis])).all(axis=1), axis)
+        first, end = window.real_taps(axis, block[2 + axis])
+        alone = alone | along(first >= end, axis)
     return alone
 
 
-def _positions_of_offsets(offsets: np.ndarray, window: Window) -> np.ndarray:
-    """Offsets (N, C, OD, OH, OW) inside windows as row-major positions inside planes; -1 for padding alone."""
-    _countable(prod(window.size))
+def _positions_of_offsets(offsets: np.ndarray, window: Window, block: tuple[slice, ...]) -> np.ndarray:
+    """Offsets inside the windows of a block as row-major positions inside planes; -1 for padding alone."""
+    offsets = offsets.astype(np.int64)
     flat = np.zeros(offsets.shape, np.int64)
     for axis in range(3):
         tap = offsets // window.volume_behind(axis) % window.kernel[axis]
-        start = np.arange(window.out[axis]) * window.stride[axis] - window.before[axis]
-        flat = flat * window.size[axis] + _along(start, axis) + tap * window.dilation[axis]
-    return np.where(_padding_alone(window), -1, flat)
+        flat = flat * window.size[axis] + _starts(window, axis, block) + tap * window.dilation[axis]
+    return np.where(_padding_alone(window, block), -1, flat)
 
 
-def _offsets_of_positions(positions: np.ndarray, window: Window) -> np.ndarray:
+def _offsets_of_positions(positions: np.ndarray, window: Window, block: tuple[slice, ...]) -> np.ndarray:
     """The inverse of `_positions_of_offsets`; ValueError for a position that its window does not cover."""
     rest, offsets, fits = positions, np.zeros(positions.shape, np.int64), np.ones(positions.shape, bool)
     for axis in (2, 1, 0):
         rest, cell = np.divmod(rest, window.size[axis])
-        start = np.arange(window.out[axis]) * window.stride[axis] - window.before[axis]
-        tap, between = np.divmod(cell - _along(start, axis), window.dilation[axis])
+        tap, between = np.divmod(cell - _starts(window, axis, block), window.dilation[axis])
         fits &= (tap >= 0) & (tap < window.kernel[axis]) & (between == 0)
         offsets += tap * window.volume_behind(axis)
-    alone = np.broadcast_to(_padding_alone(window), fits.shape)
+    alone = np.broadcast_to(_padding_alone(window, block), fits.shape)
     wrong = np.where(alone, positions != -1, ~fits)
     if wrong.any():
         raise ValueError(
@@ -105,18 +99,24 @@ def _countable(cells: int) -> int:
     return cells
 
 
-def _numbering(window: Window, convention: Any) -> tuple[int, int, np.ndarray | int]:
-    """How a convention counts: (cells in its range, factor, base), index = position * factor + base of the channel."""
-    plane, channel = _countable(prod(window.size)), np.arange(window.channels)[:, None, None, None]
+def _limit(window: Window, convention: Any) -> int:
+    """How far a convention counts."""
+    plane = _countable(prod(window.size))
+    planes = {"torch": 1, "tensorflow": window.channels, "onnx": window.batch * window.channels}
+    if convention not in planes:
+        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
+    return _countable(plane * planes[convention])
+
+
+def _numbering(window: Window, convention: str, block: tuple[slice, ...]) -> tuple[int, np.ndarray | int]:
+    """How a convention counts in a block: (factor, base), index = position * factor + base of the channel."""
+    images, channels = (np.arange(some.start, some.stop) for some in block[:2])
     if convention == "torch":
-        return plane, 1, 0
+        return 1, 0
     if convention == "tensorflow":
-        return _countable(plane * window.channels), window.channels, channel
-    if convention == "onnx":
-        image = np.arange(window.batch)[:, None, None, None, None]
-        limit = _countable(plane * window.channels * window.batch)
-        return limit, 1, (image * window.channels + channel) * plane
-    raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
+        return window.channels, channels[:, None, None, None]
+    planes = images[:, None] * window.channels + channels
+    return 1, planes[:, :, None, None, None] * prod(window.size)
 
 
 def check_indices(indices: Any, window: Window, convention: Any) -> None:
@@ -129,29 +129,38 @@ def check_indices(indices: Any, window: Window, convention: Any) -> None:
         raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
 
 
+def _not_of_its_plane(index: Any, limit: int, convention: str) -> ValueError:
+    return ValueError(
+        f"indices must name cells of their own plane, from 0 below {limit} as {convention} counts, got {index}"
+    )
+
+
 def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.ndarray:
     """A framework's indices, in the shape of y, as positions inside planes; -1 for none. Checked."""
     check_indices(indices, window, convention)
     if indices.dtype.kind == "u" and indices.size and indices.max() >= 2**63:
         raise ValueError(f"indices must name cells of their own plane, got {indices.max()}, beyond an int64")
-    unfolded = _unfold_axes(indices.astype(np.int64), window)
-    if convention == "chainer":
-        limit, wrong = window.volume, (unfolded < 0) | (unfolded >= window.volume)
-        if not wrong.any():
-            check_argmax(unfolded.astype(window.argmax_dtype).reshape(-1, *window.out, 1), window)
-            positions = _positions_of_offsets(unfolded, window)
-    else:
-        limit, factor, base = _numbering(window, convention)
-        positions, remainder = np.divmod(unfolded - base, factor)
-        none = unfolded == -1
-        wrong = ~none & ((remainder != 0) | (positions < 0) | (positions >= prod(window.size)))
-        positions = np.where(none, -1, positions)
-    if wrong.any():
-        raise ValueError(
-            f"indices must name cells of their own plane, from 0 below {limit} as {convention} counts, "
-            f"got {unfolded[wrong][0]}"
-        )
-    return _fold_axes(positions, window)
+    positions = np.empty(window.y_shape, np.int64)
+    given, found = _unfold_axes(indices, window), _unfold_axes(positions, window)
+    limit = window.volume if convention == "chainer" else _limit(window, convention)
+    if convention == "chainer" and indices.size:
+        least, most = indices.min(), indices.max()
+        if least < 0 or most >= limit:
+            raise _not_of_its_plane(least if least < 0 else most, limit, convention)
+        check_argmax(given.astype(window.argmax_dtype).reshape(-1, *window.out, 1), window)
+    for block in arrays.boxes(given.shape, BLOCK):
+        some = given[block].astype(np.int64)
+        if convention == "chainer":
+            found[block] = _positions_of_offsets(some, window, block)
+            continue
+        factor, base = _numbering(window, convention, block)
+        cells, remainder = np.divmod(some - base, factor)
+        none = some == -1
+        wrong = ~none & ((remainder != 0) | (cells < 0) | (cells >= prod(window.size)))
+        if wrong.any():
+            raise _not_of_its_plane(some[wrong][0], limit, convention)
+        found[block] = np.where(none, -1, cells)
+    return positions
 
 
 def _in_main_memory(name: str, a: Any) -> None:
@@ -218,13 +227,18 @@ def argmax_to_indices(
     given = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
-    offsets = _unfold_axes(argmax, window).astype(np.int64)
-    check_argmax(_unfold_axes(argmax, window).reshape(-1, *window.out, 1), window)
+    offsets = _unfold_axes(argmax, window)
+    check_argmax(offsets.reshape(-1, *window.out, 1), window)
     if convention == "chainer":
-        return arrays.as_given(_fold_axes(offsets, window), given)
-    _, factor, base = _numbering(window, convention)
-    positions = _positions_of_offsets(offsets, window)
-    return arrays.as_given(_fold_axes(np.where(positions < 0, -1, positions * factor + base), window), given)
+        return arrays.as_given(argmax.astype(np.int64), given)
+    _limit(window, convention)
+    indices = np.empty(window.y_shape, np.int64)
+    found = _unfold_axes(indices, window)
+    for block in arrays.boxes(offsets.shape, BLOCK):
+        factor, base = _numbering(window, convention, block)
+        positions = _positions_of_offsets(offsets[block], window, block)
+        found[block] = np.where(positions < 0, -1, positions * factor + base)
+    return arrays.as_given(indices, given)
 
 
 def indices_to_argmax(
@@ -270,5 +284,8 @@ def indices_to_argmax(
     given, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
     positions = _unfold_axes(positions_of_indices(indices, window, convention), window)
-    offsets = _offsets_of_positions(positions, window).astype(window.argmax_dtype)
-    return arrays.as_given(_fold_axes(offsets, window), given)
+    argmax = np.empty(window.y_shape, window.argmax_dtype)
+    found = _unfold_axes(argmax, window)
+    for block in arrays.boxes(positions.shape, BLOCK):
+        found[block] = _offsets_of_positions(positions[block], window, block)
+    return arrays.as_given(argmax, given)

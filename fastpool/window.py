@@ -72,6 +72,11 @@ def _pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     return tuple((p, p) for p in _per_axis("padding", padding, axes, 0))
 
 
+def _check_padding_word(padding: str) -> None:
+    if padding not in ("valid", "same", "same_lower"):
+        raise ValueError(f"padding must be 'valid', 'same', 'same_lower' or integers, got {padding!r}")
+
+
 def _same_pairs(
     padding: str, size: Sequence[int], extent: Sequence[int], stride: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:
@@ -133,7 +138,9 @@ def frozen_window(
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of ints, none negative."""
-    if type(shape) is tuple and {*map(type, shape)} == {int} and min(shape) >= 0:  # as it mostly is: ten times as fast
+    if (
+        type(shape) is tuple and {*map(type, shape)} == {int} and min(shape) >= 0 and prod(shape) <= LARGEST_SIZE
+    ):  # as it mostly is
         return shape
     shape = frozen(name, shape)
     if not isinstance(shape, tuple):
@@ -141,6 +148,8 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     sizes = tuple(integer(name, n) for n in shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"{name} must not be negative in any axis, got {sizes}")
+    if prod(sizes) > LARGEST_SIZE:
+        raise ValueError(f"{name} is too large for any array, got {sizes}")
     return sizes
 
 
@@ -153,6 +162,11 @@ def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
             "give batch and channels, or kernel_size as a tuple"
         )
     return axes
+
+
+def along(values: np.ndarray, axis: int) -> np.ndarray:
+    """One value for each window along an axis, shaped to meet (..., OD, OH, OW)."""
+    return values.reshape([-1 if axis == i else 1 for i in range(3)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,20 +293,28 @@ class Window:
         axes = zip(self.size, self.out, self.kernel, self.stride, self.before, self.dilation, strict=True)
         return all(n >= o * k and b == 0 and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)
 
-    @cached_property
-    def first_cells(self) -> np.ndarray:
-        """Offset of the first tap on a real cell of each window, (OD, OH, OW), and 0 for windows of padding alone."""
-        first: list[Any] = []
-        alive: list[Any] = []
-        for axis in range(3):
-            taps = self.taps(axis)
-            inside = (taps >= 0) & (taps < self.size[axis])
-            first.append(inside.argmax(axis=1))
-            alive.append(inside.any(axis=1))
-        (d, h, w), (da, ha, wa) = first, alive
-        _, kh, kw = self.kernel
-        offsets = (d[:, None, None] * kh + h[:, None]) * kw + w
-        return np.where(da[:, None, None] & ha[:, None] & wa, offsets, 0)
+    @property
+    def all_windows(self) -> tuple[slice, slice, slice]:
+        """All windows of a plane, by axis."""
+        return tuple(slice(0, n) for n in self.out)  # type: ignore[return-value]
+
+    def real_taps(self, axis: int, windows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The first tap that is a cell, and one past the last, of some windows along an axis.
+
+        Of a window of padding alone, the first is not below the last.
+        """
+        starts = np.arange(windows.start, windows.stop) * self.stride[axis] - self.before[axis]
+        step, last = self.dilation[axis], self.size[axis] - 1
+        return np.maximum(-(starts // step), 0), np.minimum((last - starts) // step + 1, self.kernel[axis])
+
+    def first_cells(self, d: slice, h: slice, w: slice) -> np.ndarray:
+        """Offset of the first tap on a real cell of some windows, (d, h, w), and 0 for windows of padding alone."""
+        offsets: Any = 0
+        alive: Any = True
+        for axis, windows in enumerate((d, h, w)):
+            first, end = (along(taps, axis) for taps in self.real_taps(axis, windows))
+            offsets, alive = offsets * self.kernel[axis] + first, alive & (first < end)
+        return np.where(alive, offsets, 0)
 
 
 def plan_anew(
@@ -313,8 +335,7 @@ def plan_anew(
     batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, check_layout(data_format))
 
     if isinstance(padding, str):
-        if padding not in ("valid", "same", "same_lower"):
-            raise ValueError(f"padding must be 'valid', 'same', 'same_lower' or integers, got {padding!r}")
+        _check_padding_word(padding)
         pads = ((0, 0),) * axes if padding == "valid" else _same_pairs(padding, size, extent, stride)
         ceil_mode = ceil_mode and padding == "valid"
     else:
@@ -345,6 +366,7 @@ def _spread(
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     if isinstance(padding, str) and padding != "valid":
+        _check_padding_word(padding)
         if output_shape is None:
             raise ValueError(f"output_shape must be given with padding {padding!r}, which fits several shapes")
         padding = "valid"

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
+from fastpool.arrays import boxes, is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
 
@@ -26,17 +26,6 @@ def _bits(a):
 def _planes(a):
     """(outer, D, H, W, inner) as (outer, cells, inner)."""
     return a.reshape(a.shape[0], prod(a.shape[1:4]), a.shape[4])
-
-
-def _boxes(shape, most):
-    """Slices that cut a C-contiguous array into contiguous parts of `most` items, or of one row if that is more."""
-    axis = next((i for i in range(len(shape)) if prod(shape[i + 1 :]) <= most), len(shape) - 1)
-    step = max(most // max(prod(shape[axis + 1 :]), 1), 1)
-    whole = tuple(slice(0, n) for n in shape[axis + 1 :])
-    for index in np.ndindex(*shape[:axis]):
-        ahead = tuple(slice(i, i + 1) for i in index)
-        for start in range(0, shape[axis], step):
-            yield (*ahead, slice(start, min(start + step, shape[axis])), *whole)
 
 
 def _geometry(window):
@@ -58,7 +47,6 @@ def max_pool(x, window, y, argmax):
     low, half = lowest(x.dtype), is_half(x.dtype)
     infinity = 0x7F80 if is_bfloat16(x.dtype) else 0x7C00
     low_bits = int(_bits(np.asarray(low)))
-    first = window.first_cells if any(window.leaves_input) else np.zeros(window.out, np.uint8)
     numbers = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
@@ -66,7 +54,7 @@ def max_pool(x, window, y, argmax):
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN, inner), y.size)
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
     room = np.empty(taps * cells, numbers)
-    for box in _boxes(y.shape[:4], cells // max(inner, 1)):
+    for box in boxes(y.shape[:4], cells // max(inner, 1)):
         outer, *positions = box
         geometry = _geometry_of(window, positions)
         best = y[box]
@@ -75,7 +63,7 @@ def max_pool(x, window, y, argmax):
         if half:
             _columns.half_keys(best, infinity)
         if argmax is not None:
-            argmax[box] = first[tuple(positions)][..., None]
+            argmax[box] = window.first_cells(*positions)[..., None] if any(window.leaves_input) else 0
             winner = argmax[box].reshape(-1)
 
         for tap in range(0, window.volume, taps):
@@ -103,7 +91,7 @@ def max_pool_backward(dy, argmax, window, dx):
         _columns.scatter(dy, argmax, _geometry(window), reach, planes)
         return
     plane = max(prod(dx.shape[1:]) * 4, 1)
-    for (some,) in _boxes(dx.shape[:1], max(BLOCK_BYTES // plane, 1)):
+    for (some,) in boxes(dx.shape[:1], max(BLOCK_BYTES // plane, 1)):
         total = np.empty(planes[some].shape, np.float32)
         _columns.scatter(dy[some].astype(np.float32), argmax[some], _geometry(window), reach, total)
         planes[some] = total
@@ -149,7 +137,7 @@ def col2im(cols, window, dx):
         if not half:
             _columns.add_up(its_cols, _geometry(window), x)
             continue
-        for box in _boxes(x.shape[:2], max(BLOCK_BYTES // (window.volume * window.positions * 4), 1)):
+        for box in boxes(x.shape[:2], max(BLOCK_BYTES // (window.volume * window.positions * 4), 1)):
             total = np.empty(x[box].shape, sum_dtype(dx.dtype))
             _columns.add_up(its_cols[box].astype(total.dtype), _geometry(window), total)
             x[box] = total

@@ -5,9 +5,13 @@ It holds every window at once, so it takes as many times the memory of its input
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
-from fastpool.arrays import lowest, sum_dtype
+from fastpool.arrays import boxes, lowest, sum_dtype
+
+BLOCK = 1 << 18  # elements of an argmax that are looked at at once
 
 
 def _cells(window, width):
@@ -58,7 +62,7 @@ def max_pool(x, window, y, argmax):
     if any(window.leaves_input):
         real = _take(np.ones((1, *window.size), bool), window, False)[0]
         won_by_padding = ~np.take_along_axis(real, winner, axis=0)
-        winner = np.where(won_by_padding, window.first_cells.reshape(-1), winner)
+        winner = np.where(won_by_padding, window.first_cells(*window.all_windows).reshape(-1), winner)
     best = np.take_along_axis(cols, winner[:, None], axis=1)
     y[...] = _from_planes(best, y)
     if argmax is not None:
@@ -80,14 +84,16 @@ def argmax_fits(argmax, window):
     for axis in range(3):
         if not window.leaves_input[axis]:
             continue
-        taps = window.taps(axis)
-        padded = (taps < 0) | (taps >= window.size[axis])
-        for position in np.flatnonzero(padded.any(axis=1)):
-            row = np.take(argmax, position, axis=axis + 1)
-            tap = row // window.volume_behind(axis) % window.kernel[axis]
-            first = np.take(window.first_cells, position, axis=axis)[None, ..., None]
-            if (padded[position][tap] & (row != first)).any():
-                return False
+        first, end = window.real_taps(axis, window.all_windows[axis])
+        for position in np.flatnonzero((first > 0) | (end < window.kernel[axis])):
+            windows = list(window.all_windows)
+            windows[axis] = slice(position, position + 1)
+            for box in boxes(argmax.shape[:1], max(BLOCK // max(prod(argmax.shape[1:]), 1), 1)):
+                row = argmax[(*box, *windows)].astype(np.int64)
+                tap = row // window.volume_behind(axis) % window.kernel[axis]
+                outside = (tap < first[position]) | (tap >= end[position])
+                if (outside & (row != window.first_cells(*windows)[..., None])).any():
+                    return False
     return True
 
 
