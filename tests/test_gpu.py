@@ -6,12 +6,14 @@ from importlib.util import find_spec
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import require_backend
 from specimens import CASES, LAYOUTS, POOLS, POOLS_BACKWARD, SIMULATED, of_each_op, values
 
 import fastpool as fp
 
-if SIMULATED or not fp.backends()["cuda"].available:
-    pytest.skip(f"needs a card: {fp.backends()['cuda'].reason or 'this is the simulator'}", allow_module_level=True)
+if SIMULATED:
+    pytest.skip("needs a GPU: this is the simulator", allow_module_level=True)
+require_backend("cuda", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
