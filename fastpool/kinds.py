@@ -66,8 +66,10 @@ class DeviceArray:
         more = (self.kind, self.owner, self.device, self.pointer, shape, strides, self.dtype, self._writeable)
         return DeviceArray(*more)
 
-    def transpose(self, axes: Sequence[int]) -> DeviceArray:
-        return self.view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
+    def transpose(self, *axes: Any) -> DeviceArray:
+        """A view with its axes in another order, which is one sequence or several integers."""
+        order = axes if isinstance(axes[0], int) else axes[0]
+        return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """Another shape of a contiguous array; of any, one that differs in axes of 1."""

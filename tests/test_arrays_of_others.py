@@ -144,9 +144,28 @@ def test_what_lies_on_a_card_takes_no_other_backend(card, x):
 # Tensors that lie on a card
 
 
+F32 = np.dtype(np.float32)
+
+
 def _cases():
+    """Every op with every option in one dtype, and a call of each op in others."""
+    for case in CASES:
+        if case.dtypes:
+            yield case, F32 if F32 in case.dtypes else case.dtypes[0]
     for case in of_each_op():
-        yield from ((case, d) for d in case.dtypes if str(d) in ("float32", "bfloat16", "uint8"))
+        yield from ((case, d) for d in case.dtypes if str(d) in ("bfloat16", "uint8"))
+
+
+def agree(case, got, expected, dtype):
+    """Tensors with what the specification gives; the products of a convolution are PyTorch's."""
+    assert all(type(g) is torch.Tensor for g in each(got))
+    arrays = tuple(map(array, each(got)))
+    if case.name.startswith("conv2d"):
+        eps = float(ml_dtypes.finfo(dtype).eps)
+        for a, b in zip(arrays, each(expected), strict=True):
+            np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
+    else:
+        case.check(arrays if isinstance(expected, tuple) else arrays[0], expected, "cuda")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -155,15 +174,61 @@ def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card
     expected = case.expected(dtype, layout)
     inputs = [tensor(a) for a in case.arrays(dtype, layout)]
     for _ in range(2):  # planned, and then repeated
-        got = case.call(*inputs, layout, backend=None)
-        assert all(type(g) is torch.Tensor for g in each(got))
-        arrays = tuple(map(array, each(got)))
-        if case.name.startswith("conv2d"):
-            eps = float(ml_dtypes.finfo(dtype).eps)
-            for a, b in zip(arrays, each(expected), strict=True):
-                np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
-        else:
-            case.check(arrays if isinstance(expected, tuple) else arrays[0], expected, "cuda")
+        agree(case, case.call(*inputs, layout, backend=None), expected, dtype)
+
+
+def every_second(t):
+    """A tensor in every second element, along every axis, of a larger one."""
+    room = torch.ones([2 * n for n in t.shape], dtype=t.dtype)[(slice(None, None, 2),) * t.dim()]
+    return room.copy_(t)
+
+
+def last_axis_first(t):
+    """A tensor whose last axis is its outermost in memory."""
+    return t.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+MEMORY = {"every second element": every_second, "last axis first": last_axis_first}
+# A case of each op, but of the columns one in each order.
+OPS = {case.name: case for case in of_each_op()} | {
+    case.name: case for case in CASES if case.kernel in ("im2col", "col2im") and " 3 p1 " in f" {case.name} "
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", OPS)
+def test_arrays_of_any_strides_on_a_card_are_read(name, memory, layout, card):
+    case = OPS[name]
+    inputs = [MEMORY[memory](tensor(a)) for a in case.arrays(F32, layout)]
+    for _ in range(2):
+        agree(case, case.call(*inputs, layout, backend=None), case.expected(F32, layout), F32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", [name for name, case in OPS.items() if case.name != "conv2d_backward"])
+def test_every_op_writes_into_out_of_any_strides_on_a_card(name, memory, layout, card):
+    case, expected = OPS[name], OPS[name].expected(F32, layout)
+    rooms = tuple(MEMORY[memory](torch.ones_like(tensor(e))) for e in each(expected))
+    inputs = map(tensor, case.arrays(F32, layout))
+    got = case.call(*inputs, layout, backend=None, out=rooms if isinstance(expected, tuple) else rooms[0])
+    assert all(g is room for g, room in zip(each(got), rooms, strict=True))
+    agree(case, tuple(r.contiguous() for r in rooms) if isinstance(expected, tuple) else rooms[0], expected, F32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_global_pooling_on_a_card_agrees_with_the_specification(layout, card):
+    x = np.random.default_rng(0).integers(-9, 10, (2, 3, 7, 6)).astype(np.float32)
+    expected = fp.global_max_pool(x, data_format=layout, return_argmax=True, backend="naive")
+    dx = fp.global_max_pool_backward(expected[0], expected[1], x.shape, data_format=layout, backend="naive")
+    for _ in range(2):
+        y, argmax = fp.global_max_pool(tensor(x), data_format=layout, return_argmax=True)
+        np.testing.assert_array_equal(array(y), expected[0])
+        np.testing.assert_array_equal(array(argmax), expected[1])
+        np.testing.assert_array_equal(array(fp.global_max_pool(tensor(x), data_format=layout)), expected[0])
+        got = fp.global_max_pool_backward(y, argmax, x.shape, data_format=layout)
+        np.testing.assert_array_equal(array(got), dx)
 
 
 def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):
