@@ -303,15 +303,15 @@ class FakeNvml:
     def __call__(self, name):
         return self
 
-    def nvmlInit_v2(self):  # noqa: N802
+    def nvmlInit_v2(self):
         self.open = True
         return 0
 
-    def nvmlDeviceGetCount_v2(self, count):  # noqa: N802
+    def nvmlDeviceGetCount_v2(self, count):
         count._obj.value = self.devices
         return 0
 
-    def nvmlShutdown(self):  # noqa: N802
+    def nvmlShutdown(self):
         self.open = False
 
 
