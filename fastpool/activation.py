@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from fastpool import arrays
 from fastpool.backends import chosen, kernel
 from fastpool.kinds import again, lazy
 
-PLAIN = frozenset(map(np.dtype, ("f2", "f4", "f8")))  # what needs no more than a look
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+# What needs no more than a look, as NumPy's own.
+PLAIN = {dtype: dtype for dtype in map(np.dtype, ("f2", "f4", "f8"))}
 
 
 def _elementwise(
@@ -19,11 +22,15 @@ def _elementwise(
 ) -> Any:
     """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
     x = given[-1]
-    if out is None and _is_plain(x) and all(_is_plain(a) and _alike(a, x) for a in given[:-1]):
-        y = np.empty(x.shape, x.dtype)
-        if x.size:
-            kernel(op, backend)(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
-        return y
+    if _is_plain(x) and all(_is_plain(a) and _alike(a, x) for a in given[:-1]):
+        if extra:
+            _check_extra(extra, x.dtype)
+        dtype = PLAIN[x.dtype]
+        y = np.empty(x.shape, dtype) if out is None else arrays.contiguous_out(out, x.shape, dtype, given[::-1])
+        if y is not None:
+            if x.size:
+                kernel(op, backend)(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
+            return y
     if (graphs := lazy(x)) is not None:
         return graphs.elementwise(op, dict(zip(names, given, strict=True)), extra, out, backend)
     return again(_run, given, (op, names, extra, chosen(backend)), out)
@@ -43,6 +50,7 @@ def _run(*arguments: Any) -> Any:
     x, given = read[-1], inputs[-1]
     run = kernel(op, backend, x.device)
     dtype = arrays.native(x.dtype)
+    _check_extra(extra, dtype)
     for name, a in zip(names[:-1], read[:-1], strict=True):
         arrays.like(name, a, x.shape, dtype, names[-1], x)
     room = None if out is None else arrays.check_out(out, x.shape, dtype, (x, *read[:-1]), given)
@@ -62,9 +70,20 @@ def _run(*arguments: Any) -> Any:
 def _checked_beta(beta: Any) -> float:
     if isinstance(beta, (bool, np.bool_)) or not isinstance(beta, (int, float, np.integer, np.floating)):
         raise TypeError(f"beta must be a number, got {beta!r}")
-    if not isfinite(beta):
+    try:
+        number = float(beta)
+    except OverflowError:
+        number = inf
+    if not isfinite(number):
         raise ValueError(f"beta must be finite, got {beta!r}")
-    return float(beta)
+    return number
+
+
+def _check_extra(extra: tuple[float, ...], dtype: np.dtype) -> None:
+    """Refuse what overflows where a dtype is computed: infinity times 0 is no number."""
+    for beta in extra:
+        if abs(beta) > LARGEST_FLOAT32 and arrays.sum_dtype(dtype).itemsize == 4:
+            raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
 
 
 def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -132,6 +151,7 @@ def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: 
     ----------
     x : array of any shape; float16, bfloat16, float32 or float64
     beta : float
+        Finite where it is used: in float64 for float64, in float32 for all others.
     out, backend
         As in `hard_swish`.
 
@@ -143,7 +163,7 @@ def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: 
     Raises
     ------
     TypeError, ValueError
-        For a dtype that is not floating, or a beta that is not a finite number.
+        For a dtype that is not floating, or a beta that is not a number, or not finite where it is used.
 
     Examples
     --------

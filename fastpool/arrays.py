@@ -57,6 +57,8 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
     """`x` as a plain NumPy array or a device array of a supported dtype, or a TypeError; sequences are made one."""
     if type(x) is not np.ndarray and not isinstance(x, DeviceArray):
         x = _as_numpy(name, x)
+    if x.dtype.metadata is not None and isinstance(x, np.ndarray):
+        x = x.view(_plain(x.dtype))
     dtype = x.dtype
     if floats_only:
         if not (is_float(dtype) and supported(dtype)):
@@ -65,7 +67,13 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
         raise TypeError(
             f"{name} must be bool, an integer, float16, bfloat16 (ml_dtypes), float32 or float64, got {dtype}"
         )
-    return x
+    return _zeros_and_ones(x) if dtype.kind == "b" and isinstance(x, np.ndarray) else x
+
+
+def _zeros_and_ones(x: np.ndarray) -> np.ndarray:
+    """A bool array whose bytes are 0 and 1: kernels compare bytes, and to NumPy any but 0 is True."""
+    stored = x.view(np.uint8)
+    return x if x.size == 0 or stored.max() <= 1 else stored != 0
 
 
 def _as_numpy(name: str, x: Any) -> Array:
@@ -121,7 +129,13 @@ def place(a: Array) -> str:
 
 
 def native(dtype: np.dtype) -> np.dtype:
-    return dtype if dtype.isnative else dtype.newbyteorder("=")
+    """NumPy's own dtype of this type: in native byte order, and without the metadata that somebody may have added."""
+    return np.dtype(dtype.type)
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    """A dtype without metadata."""
+    return native(dtype) if dtype.isnative else native(dtype).newbyteorder("S")
 
 
 def _dense(x: Any, shape: tuple[int, ...] | None = None) -> Any:
@@ -138,12 +152,31 @@ def channels_inside(x: Any, window: Window) -> bool:
     axis = window.channel_axis
     if axis is None or window.channels == 1:
         return False
-    if x.flags.c_contiguous:
-        return axis == x.ndim - 1
     space = [a for a in range(x.ndim) if a != axis][-window.spatial_axes :]
     # An axis of one cell may have any stride, so the last that has more decides.
     last = next((a for a in reversed(space) if x.shape[a] > 1), None)
-    return last is not None and abs(x.strides[axis]) < abs(x.strides[last])
+    if last is None:
+        return _strides_of_channels_last(x, window)
+    if x.flags.c_contiguous:
+        return axis == x.ndim - 1
+    return abs(x.strides[axis]) < abs(x.strides[last])
+
+
+def _strides_of_channels_last(x: Any, window: Window) -> bool:
+    """Whether the strides alone, those of axes of one cell too, say that the channels lie behind the spatial axes.
+
+    It is the rule by which PyTorch chooses the memory format of results (ATen's `suggest_memory_format`).
+    """
+    axis: int = window.channel_axis  # type: ignore[assignment]
+    others = [a for a in range(x.ndim) if a != axis]
+    batch = others[: -window.spatial_axes]
+    least = 0
+    for a in (axis, *reversed(others)):
+        # One channel of images of one cell, where all strides are the same, may be either: it counts as channels first.
+        if x.strides[a] < least or (a in batch and least == x.strides[axis]):
+            return False
+        least = x.strides[a] * x.shape[a]
+    return x.strides[axis] > 0
 
 
 def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
@@ -205,13 +238,23 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
-    if native(out.dtype) != dtype:
+    if out.dtype != dtype and native(out.dtype) != dtype:
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if any(overlap(out, x) for x in inputs):
-        raise ValueError("out must not share memory with an input; give an array of its own")
+    for x in inputs:
+        if overlap(out, x):
+            raise ValueError("out must not share memory with an input; give an array of its own")
     return out
+
+
+def contiguous_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...]) -> np.ndarray | None:
+    """`out` for a result of NumPy arrays, checked; None where a kernel cannot write to it as it lies.
+
+    Kernels write to what is contiguous, aligned and native.
+    """
+    check_out(out, shape, dtype, inputs, inputs[0])
+    return out if type(out) is np.ndarray and out.flags.carray and out.dtype == dtype else None
 
 
 def overlap(a: Any, b: Any) -> bool:
@@ -219,8 +262,8 @@ def overlap(a: Any, b: Any) -> bool:
     if isinstance(a, DeviceArray):
         (low, high), (start, end) = a.extent(), b.extent()
         return low < end and start < high
-    try:
-        return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
+    try:  # of most arrays the first and last addresses tell
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -254,7 +297,13 @@ def target(
     planes = _planes(window, inside, size)
     if out is None:
         last = window.channel_axis == len(shape) - 1
-        if inside == last or window.channels == 1:
+        if window.channels == 1:  # in memory there is no difference, but PyTorch gives its results such strides
+            inside = last or (
+                window.spatial_axes > 1
+                and source.ndim == len(shape) == window.spatial_axes + 2
+                and _strides_of_channels_last(source, window)
+            )
+        if inside == last:
             fresh = empty(shape, dtype, source)
             return Target(fresh, fresh.reshape(planes), None)
         fresh = empty(planes, dtype, source)

@@ -8,15 +8,9 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import kernel
-from fastpool.window import Padding, Window, check_shape, spatial_axes
+from fastpool.window import Padding, Window, check_shape, one_of, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
-
-
-def _checked_order(order: Any) -> str:
-    if order not in ORDERS:
-        raise ValueError(f"order must be 'unfold', 'gemm' or 'windows', got {order!r}")
-    return order
 
 
 def _shape(window: Window, order: str) -> tuple[int, ...]:
@@ -35,6 +29,7 @@ def _shape(window: Window, order: str) -> tuple[int, ...]:
 def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
     """The columns as [image, channel, tap, position]: a view."""
     n, c, k, p = window.batch, window.channels, window.volume, window.positions
+    cols = cols.reshape(cols.size)  # an axis of size 1 may have any stride, and keeps it in an array of the same shape
     if order == "gemm":
         return cols.reshape(c, k, p, n).transpose(3, 0, 1, 2)
     return cols.reshape(n, c, k, p)
@@ -44,18 +39,24 @@ def _fill(fill_value: Any, dtype: np.dtype) -> Any:
     if type(fill_value) is int and fill_value == 0:
         return dtype.type(0)
     given = np.asarray(fill_value)
-    exact = given.ndim == 0 and arrays.supported(given.dtype)
-    if exact and arrays.is_float(dtype):
-        value = given.astype(dtype)[()]
-    elif exact:
-        try:
-            value = np.array(fill_value, dtype)[()]
-            exact = bool(value == fill_value)
-        except (OverflowError, ValueError):
-            exact = False
-    if not exact:
-        raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}")
+    value = _held(given, dtype, fill_value) if given.ndim == 0 and arrays.supported(given.dtype) else None
+    if value is None:
+        advice = "; float(fill_value) would be rounded" if arrays.is_float(dtype) else ""
+        raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}{advice}")
     return value
+
+
+def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
+    """A number as one of this dtype; None if it would overflow, or be rounded without being a Python float."""
+    number = float(given) if arrays.is_float(given.dtype) else int(given)
+    if not arrays.is_float(dtype):
+        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return dtype.type(int(number)) if least <= number <= most and int(number) == number else None
+    with np.errstate(over="ignore"):
+        value = given.astype(dtype)[()]
+    if isinstance(fill_value, float) and not isinstance(fill_value, np.generic):
+        return value if np.isfinite(value) or not np.isfinite(number) else None
+    return value if float(value) == number or number != number else None
 
 
 def im2col(
@@ -84,7 +85,8 @@ def im2col(
         - "gemm": (C*KH*KW, L*N), the position first and the image inside it, as deepnet and cs231n
         - "windows": (N, C, KH, KW, OH, OW), as Chainer
     fill_value : number
-        What stands in the padding.
+        What stands in the padding. A Python float is rounded to the dtype of a floating `x`, as in NumPy's arithmetic;
+        all else must be a value that the dtype of `x` holds: integers, NumPy's scalars, any number for integers.
     out : array of the shape and dtype of the result
 
     Returns
@@ -108,7 +110,7 @@ def im2col(
     """
     given, x = x, arrays.read("x", x)
     run = kernel("im2col", backend, x.device)
-    _checked_order(order)
+    order = one_of("order", order, ORDERS)
     axes = spatial_axes(x.shape, kernel_size)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, False, data_format)
     dtype = arrays.native(x.dtype)
@@ -174,7 +176,7 @@ def col2im(
     run = kernel("col2im", backend, cols.device)
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
-    _checked_order(order)
+    order = one_of("order", order, ORDERS)
     x_shape = check_shape("x_shape", x_shape)
     axes = spatial_axes(x_shape, kernel_size)
     window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, False, data_format)

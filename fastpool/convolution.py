@@ -26,22 +26,11 @@ class _Block:
     __slots__ = ("image_count", "images", "positions", "rows_in", "rows_out", "taps", "window")
 
     def __init__(self, whole: Window, images: slice, rows_out: slice) -> None:
-        _, height, width = whole.size
-        _, before, before_w = whole.before
-        _, step, step_w = whole.stride
-        start = rows_out.start * step - before
-        stop = (rows_out.stop - 1) * step - before + (whole.kernel[1] - 1) * whole.dilation[1] + 1
-        top, bottom = max(start, 0), min(stop, height)
-        end_w = (whole.out[2] - 1) * step_w - before_w + (whole.kernel[2] - 1) * whole.dilation[2] + 1
         self.images, self.image_count = images, images.stop - images.start
-        self.rows_in, self.rows_out = slice(top, max(bottom, top)), rows_out
+        self.rows_in, self.rows_out = slice(*whole.covered_rows(rows_out.start, rows_out.stop)), rows_out
         self.positions = (rows_out.stop - rows_out.start) * whole.out[2]
         self.taps = whole.channels * whole.volume
-        self.window = None
-        if top < bottom:
-            shape = (self.image_count, whole.channels, bottom - top, width)
-            padding = ((top - start, stop - bottom), (before_w, max(end_w - width, 0)))
-            self.window = Window.plan(2, shape, whole.kernel[1:], whole.stride[1:], padding, whole.dilation[1:])
+        self.window = whole.of_rows(self.image_count, rows_out.start, rows_out.stop)
 
 
 def _blocks(window: Window, itemsize: int) -> Iterator[_Block]:

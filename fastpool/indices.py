@@ -5,6 +5,7 @@ An argmax is an offset inside its window, so it needs no more than a byte and do
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ def _padding_alone(window: Window) -> np.ndarray:
 
 def _positions_of_offsets(offsets: np.ndarray, window: Window) -> np.ndarray:
     """Offsets (N, C, OD, OH, OW) inside windows as row-major positions inside planes; -1 for padding alone."""
+    _countable(prod(window.size))
     flat = np.zeros(offsets.shape, np.int64)
     for axis in range(3):
         tap = offsets // window.volume_behind(axis) % window.kernel[axis]
@@ -96,16 +98,24 @@ def _offsets_of_positions(positions: np.ndarray, window: Window) -> np.ndarray:
     return np.where(alone, 0, offsets)
 
 
+def _countable(cells: int) -> int:
+    """A number of cells, which indices in int64 must be able to name."""
+    if cells > 2**63:
+        raise ValueError(f"x_shape must have no more cells than an index in int64 can name, 2**63, got {cells}")
+    return cells
+
+
 def _numbering(window: Window, convention: Any) -> tuple[int, int, np.ndarray | int]:
     """How a convention counts: (cells in its range, factor, base), index = position * factor + base of the channel."""
-    plane, channel = int(np.prod(window.size)), np.arange(window.channels)[:, None, None, None]
+    plane, channel = _countable(prod(window.size)), np.arange(window.channels)[:, None, None, None]
     if convention == "torch":
         return plane, 1, 0
     if convention == "tensorflow":
-        return plane * window.channels, window.channels, channel
+        return _countable(plane * window.channels), window.channels, channel
     if convention == "onnx":
         image = np.arange(window.batch)[:, None, None, None, None]
-        return plane * window.channels * window.batch, 1, (image * window.channels + channel) * plane
+        limit = _countable(plane * window.channels * window.batch)
+        return limit, 1, (image * window.channels + channel) * plane
     raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
 
 
@@ -122,6 +132,8 @@ def check_indices(indices: Any, window: Window, convention: Any) -> None:
 def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.ndarray:
     """A framework's indices, in the shape of y, as positions inside planes; -1 for none. Checked."""
     check_indices(indices, window, convention)
+    if indices.dtype.kind == "u" and indices.size and indices.max() >= 2**63:
+        raise ValueError(f"indices must name cells of their own plane, got {indices.max()}, beyond an int64")
     unfolded = _unfold_axes(indices.astype(np.int64), window)
     if convention == "chainer":
         limit, wrong = window.volume, (unfolded < 0) | (unfolded >= window.volume)
@@ -132,7 +144,7 @@ def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.nd
         limit, factor, base = _numbering(window, convention)
         positions, remainder = np.divmod(unfolded - base, factor)
         none = unfolded == -1
-        wrong = ~none & ((remainder != 0) | (positions < 0) | (positions >= np.prod(window.size)))
+        wrong = ~none & ((remainder != 0) | (positions < 0) | (positions >= prod(window.size)))
         positions = np.where(none, -1, positions)
     if wrong.any():
         raise ValueError(
@@ -190,7 +202,7 @@ def argmax_to_indices(
     Raises
     ------
     ValueError
-        For an argmax that does not come from this window.
+        For an argmax that does not come from this window, and where a cell's index would be 2**63 or more.
 
     Examples
     --------

@@ -214,8 +214,10 @@ class Torch(Kind):
 
     def from_numpy(self, a: np.ndarray, like: Any) -> Any:
         if a.dtype.kind == "V":
-            return self.library.from_numpy(a.view(np.int16)).view(self.library.bfloat16)
-        return self.library.from_numpy(a)
+            x = self.library.from_numpy(a.view(np.int16)).view(self.library.bfloat16)
+        else:
+            x = self.library.from_numpy(a)
+        return x if a.size else x.new_empty(a.shape)  # NumPy's empty arrays have strides of 0
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
         x = self.library.empty(shape, dtype=getattr(self.library, dtype.name), device=like.owner.device)

@@ -23,7 +23,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
 from fastpool.convolution import conv2d, conv2d_backward
-from fastpool.maxout import maxout, maxout_backward
+from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
 from fastpool.window import Padding, Window, check_shape, integer
 
@@ -304,8 +304,7 @@ class Maxout(Layer):
         num_units = checked_count("num_units", num_units)
         if dims[0] % num_units:
             raise ValueError(f"the channels of X_dim ({dims[0]}) must be a multiple of num_units ({num_units})")
-        if grouping not in ("strided", "contiguous"):
-            raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
+        grouping = check_grouping(grouping)
         super().__init__(dims, (num_units, *dims[1:]))
         self._num_units, self._grouping, self._backend = num_units, grouping, backend
 

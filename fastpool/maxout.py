@@ -12,7 +12,7 @@ from fastpool.backends import chosen, kernel
 from fastpool.indices import check_argmax
 from fastpool.kinds import again, lazy
 from fastpool.pooling import Prepared, PreparedBackward
-from fastpool.window import Window, check_shape, integer
+from fastpool.window import Window, check_shape, integer, one_of
 
 GROUPINGS = ("strided", "contiguous")
 
@@ -24,9 +24,8 @@ def checked_axis(axis: Any, ndim: int) -> int:
     return axis % ndim
 
 
-def check_grouping(grouping: Any) -> None:
-    if grouping not in GROUPINGS:
-        raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
+def check_grouping(grouping: Any) -> str:
+    return one_of("grouping", grouping, GROUPINGS)
 
 
 def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
@@ -48,7 +47,6 @@ def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
 @lru_cache(maxsize=4096, typed=True)
 def _prepared(shape, dtype, backend, num_units, axis, grouping) -> Prepared | None:
     axis = checked_axis(axis, len(shape))
-    check_grouping(grouping)
     num_units = checked_units(num_units, shape[axis])
     window = Window.maxout(shape, num_units, axis, grouping)
     return Prepared.plan(window, window.batch, window.channels, dtype, backend)
@@ -57,7 +55,6 @@ def _prepared(shape, dtype, backend, num_units, axis, grouping) -> Prepared | No
 @lru_cache(maxsize=4096, typed=True)
 def _prepared_backward(x_shape, dtype, backend, dy_shape, axis, grouping) -> PreparedBackward | None:
     axis = checked_axis(axis, len(x_shape))
-    check_grouping(grouping)
     window = Window.maxout(x_shape, units_of(dy_shape, x_shape, axis), axis, grouping)
     return PreparedBackward.plan(window, window.batch, window.channels, dtype, backend)
 
@@ -128,23 +125,23 @@ def maxout(
     >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
     (array([5, 6]), array([1, 2], dtype=uint8))
     """
-    if out is None and type(x) is np.ndarray and x.flags.carray:
-        try:
-            prepared = _prepared(x.shape, x.dtype, chosen(backend), num_units, axis, grouping)
-        except TypeError:  # what cannot be looked up
-            prepared = None
-        if prepared is not None:
-            return prepared(x, return_argmax)
+    if not (type(num_units) is type(axis) is int and type(grouping) is str and grouping in GROUPINGS):
+        num_units, axis, grouping = integer("num_units", num_units), integer("axis", axis), check_grouping(grouping)
+    backend = chosen(backend)
+    if type(x) is np.ndarray and x.flags.carray:
+        prepared = _prepared(x.shape, x.dtype, backend, num_units, axis, grouping)
+        result = prepared and prepared(x, return_argmax, out)
+        if result is not None:
+            return result
     if (graphs := lazy(x)) is not None:
         return graphs.maxout(x, num_units, axis, grouping, return_argmax, out, backend)
-    return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, chosen(backend)), out)
+    return again(_maxout, (x,), (num_units, axis, grouping, bool(return_argmax), backend), out)
 
 
 def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:
     x = arrays.read("x", given)
     max_pool = kernel("max_pool", backend, x.device)
     axis = checked_axis(axis, x.ndim)
-    check_grouping(grouping)
     num_units = checked_units(num_units, x.shape[axis])
 
     order = arrays.memory_axes(x)
@@ -210,24 +207,20 @@ def maxout_backward(
     >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
     array([ 0., 20., 10.,  0.])
     """
-    if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
-        try:
-            shape = check_shape("x_shape", x_shape)
-            prepared = _prepared_backward(shape, dy.dtype, chosen(backend), dy.shape, axis, grouping)
-        except TypeError:  # what cannot be looked up
-            prepared = None
-        dx = prepared and prepared(dy, argmax)
+    x_shape, axis, grouping = check_shape("x_shape", x_shape), integer("axis", axis), check_grouping(grouping)
+    backend = chosen(backend)
+    if type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
+        prepared = _prepared_backward(x_shape, dy.dtype, backend, dy.shape, axis, grouping)
+        dx = prepared and prepared(dy, argmax, out)
         if dx is not None:
             return dx
     if (graphs := lazy(dy)) is not None:
         return graphs.maxout_backward(dy, argmax, x_shape, axis, grouping, out, backend)
-    return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, chosen(backend)), out)
+    return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, backend), out)
 
 
 def _maxout_backward(given, argmax, x_shape, axis, grouping, backend, out) -> Any:
-    x_shape = check_shape("x_shape", x_shape)
     axis = checked_axis(axis, len(x_shape))
-    check_grouping(grouping)
     dy = arrays.read("dy", given, floats_only=True)
     max_pool_backward = kernel("max_pool_backward", backend, dy.device)
     num_units = units_of(dy.shape, x_shape, axis)

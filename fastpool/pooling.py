@@ -12,23 +12,22 @@ from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
 from fastpool.indices import check_argmax, check_indices, positions_of_indices
 from fastpool.kinds import DeviceArray, again, lazy
-from fastpool.window import Padding, Window, check_layout, check_shape
+from fastpool.window import Padding, Window, check_layout, check_shape, frozen_window
 
 Size = int | tuple[int, ...]
 
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
-    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    if out is None and type(x) is np.ndarray and x.flags.carray:
-        try:
-            prepared = _prepared(axes, x.shape, x.dtype, chosen(backend), *arguments)
-        except TypeError:  # lists cannot be looked up
-            prepared = None
-        if prepared is not None:
-            return prepared(x, return_argmax)
+    arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    backend = chosen(backend)
+    if type(x) is np.ndarray and x.flags.carray:
+        prepared = _prepared(axes, x.shape, x.dtype, backend, *arguments)
+        result = prepared and prepared(x, return_argmax, out)
+        if result is not None:
+            return result
     if (graphs := lazy(x)) is not None:
         return graphs.max_pool(axes, x, *arguments, return_argmax, out, backend)
-    static = axes, *arguments, return_argmax, chosen(backend)
+    static = axes, *arguments, bool(return_argmax), backend
     return again(_pool_any, (x,), static, out)
 
 
@@ -46,15 +45,25 @@ class Prepared(NamedTuple):
     run: Callable[[np.ndarray, np.ndarray, np.ndarray | None], None]
     y_shape: tuple[int, ...]
     dtype: np.dtype
-    argmax_dtype: np.dtype
+    window: Window
 
-    def __call__(self, x: np.ndarray, return_argmax: bool) -> Any:
-        y = np.empty(self.y_shape, self.dtype)
+    def __call__(self, x: np.ndarray, return_argmax: bool, out: Any) -> Any:
+        """None for an `out` that the kernel cannot write to."""
+        run, shape, dtype, window = self
+        y = argmax = None
+        if out is not None:
+            y, argmax = arrays.split_out(out, return_argmax)
+        y = np.empty(shape, dtype) if y is None else arrays.contiguous_out(y, shape, dtype, (x,))
+        if y is None:
+            return None
         if not return_argmax:
-            self.run(x, y, None)
+            run(x, y, None)
             return y
-        argmax = np.empty(self.y_shape, self.argmax_dtype)
-        self.run(x, y, argmax)
+        dtype = window.argmax_dtype
+        argmax = np.empty(shape, dtype) if argmax is None else arrays.contiguous_out(argmax, shape, dtype, (x, y))
+        if argmax is None:
+            return None
+        run(x, y, argmax)
         return y, argmax
 
     @staticmethod
@@ -63,8 +72,9 @@ class Prepared(NamedTuple):
         prepare = getattr(backend_for("max_pool", backend), "prepared_max_pool", None)
         if prepare is None or not (dtype.isnative and arrays.supported(dtype) and outer * inner):
             return None
+        dtype = arrays.native(dtype)
         run = prepare(window, outer, inner, dtype)
-        return run and Prepared(run, window.y_shape, dtype, window.argmax_dtype)
+        return run and Prepared(run, window.y_shape, dtype, window)
 
 
 class PreparedBackward(NamedTuple):
@@ -76,38 +86,36 @@ class PreparedBackward(NamedTuple):
     dtype: np.dtype
     argmax_dtype: np.dtype
 
-    def __call__(self, dy: np.ndarray, argmax: np.ndarray) -> np.ndarray | None:
-        """None for what does not fit, which is then refused by those who say why."""
+    def __call__(self, dy: np.ndarray, argmax: np.ndarray, out: Any) -> np.ndarray | None:
+        """None for what does not fit, which is then refused by those who say why, and as `Prepared`."""
         if dy.shape != self.y_shape or argmax.shape != self.y_shape or argmax.dtype != self.argmax_dtype:
             return None
-        dx = np.empty(self.x_shape, self.dtype)
-        return dx if self.run(dy, argmax, dx) else None
+        shape, dtype = self.x_shape, self.dtype
+        dx = np.empty(shape, dtype) if out is None else arrays.contiguous_out(out, shape, dtype, (dy, argmax))
+        return dx if dx is not None and self.run(dy, argmax, dx) else None
 
     @staticmethod
     def plan(window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None) -> PreparedBackward | None:
         prepare = getattr(backend_for("max_pool_backward", backend), "prepared_max_pool_backward", None)
         if prepare is None or not (dtype.isnative and arrays.is_float(dtype) and outer * inner):
             return None
+        dtype = arrays.native(dtype)
         run = prepare(window, outer, inner, dtype)
         return run and PreparedBackward(run, window.x_shape, window.y_shape, dtype, window.argmax_dtype)
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _prepared(axes, shape, dtype, backend, *arguments) -> Prepared | None:
-    planned = _planned(axes, shape, *arguments)
-    return planned and Prepared.plan(*planned, dtype, backend)
+    return Prepared.plan(*_planned(axes, shape, *arguments), dtype, backend)
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _prepared_backward(axes, shape, dtype, backend, *arguments) -> PreparedBackward | None:
-    planned = _planned(axes, shape, *arguments)
-    return planned and PreparedBackward.plan(*planned, dtype, backend)
+    return PreparedBackward.plan(*_planned(axes, shape, *arguments), dtype, backend)
 
 
-def _planned(axes, shape, *arguments) -> tuple[Window, int, int] | None:
+def _planned(axes, shape, *arguments) -> tuple[Window, int, int]:
     """A window with how many planes lie before and numbers inside its cells, for C-contiguous arrays."""
-    if tuple in map(type, arguments):  # a tuple may hold what is only equal to an integer
-        return None
     window = Window.plan(axes, shape, *arguments)
     if window.channels > 1 and window.channel_axis == len(shape) - 1:
         return window, window.batch, window.channels
@@ -140,25 +148,22 @@ def forward(x: Any, window: Window, return_argmax: bool, out: Any, backend: str 
 def _pool_backward(
     axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
-    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    if out is None and type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
-        try:
-            prepared = _prepared_backward(axes, check_shape("x_shape", x_shape), dy.dtype, chosen(backend), *arguments)
-        except TypeError:  # lists cannot be looked up
-            prepared = None
-        dx = prepared and prepared(dy, argmax)
+    arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    x_shape, backend = check_shape("x_shape", x_shape), chosen(backend)
+    if type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
+        prepared = _prepared_backward(axes, x_shape, dy.dtype, backend, *arguments)
+        dx = prepared and prepared(dy, argmax, out)
         if dx is not None:
             return dx
     if (graphs := lazy(dy)) is not None:
         return graphs.max_pool_backward(axes, dy, argmax, x_shape, *arguments, out, backend)
-    static = axes, x_shape, *arguments, chosen(backend)
+    static = axes, x_shape, *arguments, backend
     return again(_pool_backward_any, (dy, argmax), static, out)
 
 
 def _pool_backward_any(
     dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend, out
 ) -> Any:
-    x_shape = check_shape("x_shape", x_shape)
     window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, dy = dy, arrays.read("dy", dy, floats_only=True)
     return backward(dy, argmax, window, out, backend, given)
@@ -438,7 +443,7 @@ def max_pool3d_backward(
 
 def whole(x_shape: tuple[int, ...], data_format: str) -> Window:
     """The one window that covers all spatial axes of a batch."""
-    check_layout(data_format)
+    data_format = check_layout(data_format)
     if not 3 <= len(x_shape) <= 5:
         raise ValueError(
             f"x must have a batch, a channel and one to three spatial axes, as (N, C, H, W), got shape {x_shape}"

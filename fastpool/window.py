@@ -21,7 +21,9 @@ LARGEST_SIZE = 2**62
 
 
 def integer(name: str, value: Any) -> int:
-    """`value` as an int, or a TypeError that names it."""
+    """`value` as exactly an int, or a TypeError that names it."""
+    if type(value) is int:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
@@ -31,9 +33,14 @@ def integer(name: str, value: Any) -> int:
 
 
 def frozen(name: str, value: Any) -> Any:
-    """Integers, and sequences of them as tuples, so that a plan can be looked up by its arguments."""
-    if value is None or isinstance(value, (str, bool, np.bool_)):
+    """What a plan may be looked up by: exactly int, str or None, or a tuple of these; else a TypeError that names it.
+
+    Anything else that equals an integer may change, or equal another one, between two calls.
+    """
+    if value is None or type(value) is int:
         return value
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Sequence):
@@ -79,6 +86,8 @@ def _same_pairs(
 
 def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: int, ceil_mode: bool) -> int:
     before, after = pad
+    if n + before + after > LARGEST_SIZE or extent > LARGEST_SIZE:
+        raise ValueError(f"{name}: an axis of {n} with padding {pad} and windows of {extent} cells overflows")
     room = n + before + after - extent
     out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode:  # the last window must start inside the input or its leading padding
@@ -91,9 +100,35 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
     return out
 
 
-def check_layout(data_format: Any) -> None:
-    if data_format not in LAYOUTS:
-        raise ValueError(f"data_format must be 'channels_first' or 'channels_last', got {data_format!r}")
+def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
+    """`value` as exactly a str, which must be one of these words."""
+    if isinstance(value, str):
+        word = value if type(value) is str else str.__str__(value)
+        if word in words:
+            return word
+    *others, last = map(repr, words)
+    raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def check_layout(data_format: Any) -> str:
+    return one_of("data_format", data_format, LAYOUTS)
+
+
+def frozen_window(
+    kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, data_format: Any
+) -> tuple[Any, Any, Any, Any, bool, str]:
+    """The arguments of a pool as `frozen` gives them: plans of every kind are looked up by these alone."""
+    if not (
+        type(kernel_size) is type(padding) is type(dilation) is int
+        and (stride is None or type(stride) is int)
+        and type(data_format) is str
+    ):  # integers, as they mostly are, pass without a call
+        kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
+        padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
+        data_format = check_layout(data_format)
+    if type(ceil_mode) is not bool:
+        raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
+    return kernel_size, stride, padding, dilation, ceil_mode, data_format
 
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -153,18 +188,8 @@ class Window:
         data_format: str = "channels_first",
     ) -> Window:
         """Windows that slide over the last `axes` spatial axes of an array of `x_shape`."""
-        if type(kernel_size) is not int:
-            kernel_size = frozen("kernel_size", kernel_size)
-        if type(stride) is not int:
-            stride = frozen("stride", stride)
-        if type(padding) is not int:
-            padding = frozen("padding", padding)
-        if type(dilation) is not int:
-            dilation = frozen("dilation", dilation)
-        if type(ceil_mode) is not bool:
-            raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
-        check_layout(data_format)
-        return _sliding(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+        arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
+        return _sliding(axes, x_shape, *arguments)
 
     @staticmethod
     def unpool(
@@ -177,7 +202,7 @@ class Window:
         data_format: str,
     ) -> Window:
         """Windows whose winners are `y_shape`, in an array of `output_shape` (all axes, or the spatial ones)."""
-        check_layout(data_format)
+        data_format = check_layout(data_format)
         if output_shape is not None:
             output_shape = check_shape("output_shape", output_shape)
         arguments = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
@@ -187,6 +212,20 @@ class Window:
     def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
         """Maxout as pooling along one axis of a contiguous array: the pieces of a unit are its window."""
         return _grouped(x_shape, num_units, axis, grouping)
+
+    def of_rows(self, images: int, start: int, stop: int) -> Window | None:
+        """Some rows of these windows of images, over the rows of input that they cover; None if that is padding alone.
+
+        Channels first, whatever the whole is.
+        """
+        return _of_rows(self, images, start, stop)
+
+    def covered_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """The first row of input that the windows of some rows cover, and the one behind the last."""
+        first = start * self.stride[1] - self.before[1]
+        end = (stop - 1) * self.stride[1] - self.before[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+        top = max(first, 0)
+        return top, max(min(end, self.size[1]), top)
 
     @cached_property
     def volume(self) -> int:
@@ -271,7 +310,7 @@ def plan_anew(
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     dilation = _per_axis("dilation", dilation, axes, 1)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, data_format)
+    batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, check_layout(data_format))
 
     if isinstance(padding, str):
         if padding not in ("valid", "same", "same_lower"):
@@ -372,6 +411,19 @@ def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape,
         spatial_axes=axes,
         channel_axis=channel_axis,
     )
+
+
+@lru_cache(maxsize=1024)
+def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None:
+    top, bottom = whole.covered_rows(start, stop)
+    if top == bottom:
+        return None
+    # Planned anew, the rows would have more windows wherever the whole leaves cells over.
+    pads = ((top - start * whole.stride[1] + whole.before[1],) * 2, (whole.before[2],) * 2)
+    size, out = (bottom - top, whole.size[2]), (stop - start, whole.out[2])
+    shape = (images, whole.channels, *size)
+    kernel, stride, dilation = whole.kernel[1:], whole.stride[1:], whole.dilation[1:]
+    return _window(images, whole.channels, size, kernel, stride, pads, dilation, out, shape, 1)
 
 
 @lru_cache(maxsize=1024)

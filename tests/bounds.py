@@ -1,8 +1,9 @@
 """Kernels on arrays that end, or begin, where memory does: python bounds.py [SEED] [PROBLEMS].
 
-Each array lies flush against a page that may be neither read nor written, so that a step too far ends the process; the
-problem printed last is the one. In every second problem the units of a call are done in pieces, the last piece first,
-so that what a piece writes beyond its own end stays and is seen.
+Each array, and in every second problem the scratch of each kernel, lies flush against a page that may be neither read
+nor written, so that a step too far ends the process; the problem printed last is the one. In every second problem the
+units of a call are done in pieces, the last piece first, so that what a piece writes beyond its own end stays and is
+seen.
 """
 
 import ctypes
@@ -44,10 +45,10 @@ def flush(shape, dtype, end, content=None):
 
 
 def last_piece_first(rng):
-    def run(kernel, units, nbytes, *arguments):
+    def run(kernel, units, nbytes, scratch_bytes, *arguments):
         cuts = sorted({0, units, *rng.integers(0, units + 1, 3).tolist()})
         for start, stop in reversed(list(pairwise(cuts))):
-            kernel(*arguments, start, stop)
+            kernel(*arguments, flush(scratch_bytes, "u1", True), start, stop)
 
     return run
 

@@ -73,6 +73,32 @@ def test_layers_are_configured_from_what_they_tell():
     assert HardSwish.from_config(HardSwish(name="h").get_config()).name == "h"
 
 
+def steps_of_a_sentence(*more):
+    """A model whose last layer averages the steps that are not masked, and what comes out of the one before."""
+    tokens = keras.Input((5,), dtype="int32")
+    steps = layers.Embedding(9, 8, mask_zero=True)(tokens)
+    for layer in more:
+        steps = layer(steps)
+    return keras.Model(tokens, [steps, layers.GlobalAveragePooling1D()(steps)])
+
+
+@pytest.mark.parametrize("grouping", ["strided", "contiguous"])
+def test_a_mask_goes_through_maxout_and_hard_swish(grouping):
+    model = steps_of_a_sentence(
+        layers.Dense(8), Maxout(4, grouping=grouping), HardSwish(), layers.Activation(hard_swish)
+    )
+    tokens = np.array([[3, 1, 2, 0, 0], [5, 0, 0, 0, 0]], "int32")
+    steps, averages = model.predict(tokens, verbose=0)
+    for sentence, average, length in zip(steps, averages, (3, 1), strict=True):
+        np.testing.assert_allclose(average, sentence[:length].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_maxout_over_the_steps_says_that_it_drops_their_mask():
+    x = layers.Embedding(9, 3, mask_zero=True)(ops.convert_to_tensor(np.array([[3, 1, 2, 0]], "int32")))
+    with pytest.warns(UserWarning, match=r"Maxout over axis 1 drops the mask of shape \(1, 4\), which has that axis"):
+        Maxout(2, axis=1)(x)
+
+
 def small_model():
     return keras.Sequential(
         [

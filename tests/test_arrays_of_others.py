@@ -4,6 +4,7 @@ Without a card, tensors in main memory stand in for those on one: Numba's simula
 """
 
 from importlib import import_module
+from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -96,6 +97,40 @@ def test_a_tensor_keeps_its_dtype(x, dtype):
     y = fp.max_pool2d(x, 2)
     assert y.dtype == dtype
     assert torch.equal(y.float(), F.max_pool2d(x.float(), 2))
+
+
+def test_a_tensor_that_names_a_size_is_read_at_every_call(x):
+    size, units = torch.tensor(1), torch.tensor(2)
+    for array in (x, x.numpy()):
+        for number in (1, 2):
+            size.fill_(number)
+            units.fill_(2 * number)
+            assert fp.max_pool2d(array, size).shape == fp.max_pool2d(array, number).shape
+            assert fp.maxout(array, units, 1).shape == fp.maxout(array, 2 * number, 1).shape
+
+
+IN_MEMORY = {
+    "channels first": lambda *s: torch.randn(s),
+    "channels last": lambda n, c, *s: torch.randn(n, *s, c).movedim(-1, 1),
+    "a slice of channels last": lambda n, c, *s: torch.randn(n, *s, c + 2).movedim(-1, 1)[:, :c],
+    "rows of a slice of channels first": lambda *s: torch.randn(*s[:-1], s[-1] + 2)[..., : s[-1]],
+}
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("memory", IN_MEMORY)
+def test_results_of_any_shape_have_the_strides_that_pytorch_gives_its_own(memory, axes):
+    """An axis of one element may have any stride, and PyTorch tells memory formats from them."""
+    pool, theirs = ((fp.max_pool2d, F.max_pool2d), (fp.max_pool3d, F.max_pool3d))[axes - 2]
+    for shape in product((1, 2, 0), (1, 3), *((1, 4),) * axes):
+        x = IN_MEMORY[memory](*shape)
+        for window in ((1, 1, 0), (2, 1, 1), (shape[2:], 1, 0)):
+            if axes == 3 and shape[0] == 0:
+                continue  # PyTorch refuses it
+            expected = theirs(x, *window)
+            y, argmax = pool(x, *window, return_argmax=True)
+            assert torch.equal(y, expected)
+            assert y.stride() == argmax.stride() == expected.stride(), (shape, x.stride(), window)
 
 
 def test_convolution_takes_tensors(x):

@@ -1,5 +1,6 @@
 """No kernel touches memory beside its arrays: see bounds.py, which ends in a crash if one does."""
 
+import ast
 import os
 import sys
 
@@ -29,17 +30,38 @@ def test_a_step_too_far_would_be_seen(end, step, python):
     assert "Segmentation" in python("-X", "faulthandler", "-c", code.format(step), fails=True, **environment)
 
 
-def test_rooms_are_kept_until_they_are_used_no_more(python):
-    """Every freed room of a page or more is unmapped at once, so that a kernel that still uses it ends the process."""
-    code = """
-import numpy as np, fastpool as fp
-x = np.random.default_rng(0).standard_normal((2, 3, 80, 700), np.float32)
-for kernel, stride in ((3, 1), (3, 2), (13, 1), (2, 2), (5, 3), (7, 4)):
-    y, argmax = fp.max_pool2d(x, kernel, stride, kernel // 2, return_argmax=True)
-    fp.max_pool2d(x, kernel, stride, kernel // 2)
-    fp.max_pool2d_backward(y, argmax, x.shape, kernel, stride, kernel // 2)
-    columns = fp.im2col(x[:1, :1], kernel, stride, kernel // 2)
-    fp.col2im(columns, (1, 1, 80, 700), kernel, stride, kernel // 2)
-print("all right")
+GUARDED = """
+import bounds, numpy as np, fastpool as fp
+bounds.numba_backend.launch = bounds.last_piece_first(np.random.default_rng(0))
+bounds.numba_backend.new_scratch = lambda nbytes: bounds.flush(nbytes, "u1", True)
 """
-    assert "all right" in python("-c", code, MALLOC_MMAP_THRESHOLD_="4096", FASTPOOL_BACKEND=None)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'fp.max_pool2d(np.zeros((1, 40, 263, 65), "f4"), (9, 256), 1, data_format="channels_last")',
+        'fp.max_pool2d(np.zeros((40, 1600), "f4"), (9, 2), 1, (0, 25_000_000), (1, 50_000_000))',
+        'fp.max_pool2d(np.zeros((1, 40, 600, 9), "f4"), (9, 3), 1, (4, 1), data_format="channels_last")',
+    ],
+    ids=["a long reach of many channels", "taps far apart", "short rows"],
+)
+def test_tall_windows_stay_inside_their_scratch(call, python):
+    """Maxima along a row were taken past the last whole window, beyond the scratch of the row."""
+    environment = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
+    assert python("-c", f"{GUARDED}\nprint({call}.shape)", **environment).startswith("(")
+
+
+KERNELS = ("pool", "columns", "elementwise", "scalars", "lanes")
+
+
+@pytest.mark.parametrize("module", KERNELS)
+def test_kernels_allocate_nothing(module):
+    """Their scratch comes from the caller, so that nothing is lost, or half done, where there is no memory."""
+    source = (ROOT / "fastpool" / "backends" / "numba" / f"{module}.py").read_text()
+    called = {
+        node.func.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+    }
+    assert not called & {"empty", "empty_like", "zeros", "zeros_like", "ones", "full", "arange", "array", "copy"}

@@ -119,4 +119,4 @@ def test_the_warm_up_takes_every_kernel_but_the_one_for_the_largest_reach():
         for value in vars(module).values()
         if isinstance(getattr(value, "_cache", None), KernelCache)
     }
-    assert ours - warm == {"max_pool_by_cells"}
+    assert ours - warm == {"max_pool_direct"}

@@ -22,7 +22,9 @@ def test_the_stages_take_the_maximum_of_any_number_of_values(count, seed):
 
 @pytest.mark.parametrize("shape", [(2, 3, 13, 11), (3, 13, 11), (13, 11)], ids=str)
 @pytest.mark.parametrize(
-    ("kernel_size", "stride"), [(1, None), (1, 2), (2, None), (3, 2), ((3, 4), (2, 1)), (5, 5), (11, None)], ids=str
+    ("kernel_size", "stride"),
+    [(1, None), (1, 2), (2, None), (3, 2), ((3, 4), (2, 1)), (5, 5), (11, None), (9, 7)],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
 def test_any_window_equals_pooling_up_to_rounding(shape, kernel_size, stride, dtype):

@@ -22,6 +22,8 @@ WINDOWS = [
     {"kernel_size": 3, "stride": 2, "dilation": 2, "ceil_mode": True},
     {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)},
 ]
+# PyTorch's make_dual warns of PyTorch's own decompositions.
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")),
     reason="torch.compile needs a C++ compiler",
@@ -70,6 +72,74 @@ def test_whole_numbers_pool(dtype):
     y = ft.max_pool2d(x, 2)
     assert y.dtype == x.dtype
     np.testing.assert_array_equal(y.numpy(), fp.max_pool2d(x.numpy(), 2))
+
+
+def volumes(*shape):
+    return draws(*shape, memory_format=torch.channels_last_3d)
+
+
+def images(*shape):
+    return draws(*shape, memory_format=torch.channels_last)
+
+
+LAID_OUT = {
+    "images": (2, images(2, 6, 8, 10)),
+    "channels of images": (2, images(2, 6, 8, 10)[:, 1:4]),
+    "every second channel": (2, images(2, 6, 8, 10)[:, ::2]),
+    "one channel of many": (2, images(2, 6, 8, 10)[:, :1]),
+    "one channel": (2, images(2, 1, 8, 10)),
+    "rows of images": (2, images(2, 6, 8, 10)[:, :, ::2]),
+    "columns of images": (2, images(2, 6, 8, 10)[..., 2:]),
+    "every second image": (2, images(4, 6, 8, 10)[::2]),
+    "one image": (2, images(1, 6, 8, 10)),
+    "one window an image": (2, images(2, 6, 2, 2)),
+    "one window, one channel": (2, images(2, 1, 2, 2)),
+    "an image repeated": (2, images(1, 6, 8, 10).expand(3, 6, 8, 10)),
+    "a channel repeated": (2, draws(2, 1, 8, 10).expand(2, 6, 8, 10)),
+    "rows repeated": (2, images(2, 6, 1, 10).expand(2, 6, 8, 10)),
+    "no images": (2, images(0, 6, 8, 10)),
+    "an image without batch": (2, images(2, 6, 8, 10)[0]),
+    "channels first": (2, draws(2, 6, 8, 10)[:, :3]),
+    "batch inside": (2, draws(8, 10, 6, 2).permute(3, 2, 0, 1)),
+    "columns before rows": (2, draws(2, 6, 10, 8).transpose(2, 3)),
+    "volumes": (3, volumes(2, 6, 4, 8, 10)),
+    "channels of volumes": (3, volumes(2, 6, 4, 8, 10)[:, :4]),
+    "planes of volumes": (3, volumes(2, 6, 4, 8, 10)[:, :, ::2]),
+    "a volume repeated": (3, volumes(1, 6, 4, 8, 10).expand(2, 6, 4, 8, 10)),
+    "a volume without batch": (3, volumes(2, 6, 4, 8, 10)[0]),
+    "a volume without batch, channels first": (3, draws(2, 6, 4, 8, 10)[0, ::2]),
+}
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_results_have_the_strides_of_pytorchs(name):
+    axes, x = LAID_OUT[name]
+    leaf, their_leaf = x.detach().requires_grad_(), x.detach().requires_grad_()
+    got = [POOLS[axes](x, 2), *POOLS[axes](x, 2, return_indices=True), POOLS[axes](leaf, 2)]
+    expected = [THEIRS[axes](x, 2), *THEIRS[axes](x, 2, return_indices=True), THEIRS[axes](their_leaf, 2)]
+    for g, e in zip(got, expected, strict=True):
+        assert torch.equal(g, e)
+        assert g.stride() == e.stride()
+    dy = torch.randn(got[0].shape)
+    (dx,), (their_dx,) = torch.autograd.grad(got[-1], leaf, dy), torch.autograd.grad(expected[-1], their_leaf, dy)
+    assert torch.equal(dx, their_dx)
+    if name not in ("a volume without batch", "one window, one channel"):  # where PyTorch asks x, and this the argmax
+        assert dx.stride() == their_dx.stride()
+
+
+def test_a_slice_of_an_unbatched_volume_keeps_its_channels_last():
+    x = volumes(2, 6, 4, 8, 10)[0, :4]  # PyTorch gives contiguous ones
+    y = ft.max_pool3d(x, 2)
+    assert torch.equal(y, F.max_pool3d(x, 2))
+    assert y.stride() == (1, 80, 20, 4)
+    x = images(6, 4, 8, 10)  # which PyTorch refuses, since an image would have its channels last
+    assert torch.equal(ft.max_pool3d(x, 2), F.max_pool3d(x.contiguous(), 2))
+
+
+def test_maxout_and_hard_swish_keep_the_channels_of_a_slice_last():
+    x = images(2, 6, 8, 10)[:, :4]
+    assert ft.maxout(x, 2, 1).stride() == (160, 1, 20, 2)
+    assert ft.hard_swish(x).stride() == F.hardswish(x).stride() == (320, 1, 40, 4)
 
 
 @pytest.mark.parametrize("padding", ["same", "same_lower", "valid", 5, [(0, 1), (2, 0)], ((4, 4), (0, 0))], ids=str)
@@ -173,6 +243,91 @@ def test_first_and_second_derivatives_agree_with_finite_differences(name):
     assert torch.autograd.gradgradcheck(squared, x)
 
 
+TWINS = {
+    "pool": (lambda x: ft.max_pool2d(x, 3, 2, 1), lambda x: F.max_pool2d(x, 3, 2, 1)),
+    "pool, channels last": (
+        lambda x: ft.max_pool2d(x.movedim(1, -1).contiguous().movedim(-1, 1), 2),
+        lambda x: F.max_pool2d(x, 2),
+    ),
+    "pool of signals": (lambda x: ft.max_pool1d(x[0], 3, 1, 1, 2), lambda x: F.max_pool1d(x[0], 3, 1, 1, 2)),
+    "pool of volumes": (lambda x: ft.max_pool3d(x, 2), lambda x: F.max_pool3d(x, 2)),
+    "maxout": (lambda x: ft.maxout(x, 2, 1), lambda x: x.unflatten(1, (-1, 2)).amax(1)),
+    "maxout, contiguous": (lambda x: ft.maxout(x, 3, -1, "contiguous"), lambda x: x.unflatten(-1, (3, -1)).amax(-1)),
+    "hard_swish": (lambda x: ft.hard_swish(x / 16 - 3.01), lambda x: F.hardswish(x / 16 - 3.01)),
+}
+
+
+def _tangent_of_a_dual(f, x, t):
+    with torch.autograd.forward_ad.dual_level():
+        return torch.autograd.forward_ad.unpack_dual(f(torch.autograd.forward_ad.make_dual(x, t))).tangent
+
+
+def _cubes(f):
+    return lambda x: (f(x) ** 3).sum()
+
+
+TRANSFORMS = {
+    "jvp": lambda f, x, t: torch.func.jvp(f, (x,), (t,))[1],
+    "jvp without grad mode": lambda f, x, t: torch.no_grad()(torch.func.jvp)(f, (x,), (t,))[1],
+    "dual": _tangent_of_a_dual,
+    "dual that requires grad": lambda f, x, t: _tangent_of_a_dual(f, x.clone().requires_grad_(), t).detach(),
+    "jacfwd": lambda f, x, t: torch.func.jacfwd(f)(x),
+    "grad": lambda f, x, t: torch.func.grad(_cubes(f))(x),
+    "jvp of grad": lambda f, x, t: torch.func.jvp(torch.func.grad(_cubes(f)), (x,), (t,))[1],
+    "grad of jvp": lambda f, x, t: torch.func.grad(_cubes(lambda a: torch.func.jvp(f, (a,), (t,))[1] * f(a)))(x),
+    "jvp of jvp": lambda f, x, t: torch.func.jvp(
+        lambda a: torch.func.jvp(lambda b: f(b) ** 3, (a,), (t,))[1], (x,), (t,)
+    )[1],
+    "jvp of vmap": lambda f, x, t: torch.func.jvp(torch.func.vmap(f), (x[None],), (t[None],))[1],
+    "vmap of jvp": lambda f, x, t: torch.func.vmap(lambda a, b: torch.func.jvp(f, (a,), (b,))[1])(x[None], t[None]),
+    "hessian": lambda f, x, t: torch.func.hessian(_cubes(f))(x),
+}
+
+
+@forward_mode
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap calls operators once for each item
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", TWINS)
+def test_forward_mode_and_function_transforms_agree_with_pytorchs(name, transform):
+    x = draws(2, 4, 4, 6, dtype=torch.float64)
+    t = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got, expected = (TRANSFORMS[transform](f, x, t) for f in TWINS[name])
+    assert expected.count_nonzero() > 0
+    torch.testing.assert_close(got, expected)
+
+
+@forward_mode
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_tangent_has_the_dtype_of_the_values(dtype):
+    x = torch.randn(1, 2, 6, 6).to(getattr(torch, dtype))
+    for ours, theirs in ((lambda x: ft.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 2)), (ft.hard_swish, F.hardswish)):
+        got, expected = (torch.func.jvp(f, (x,), (torch.ones_like(x),)) for f in (ours, theirs))
+        for g, e in zip(got, expected, strict=True):
+            torch.testing.assert_close(g, e)
+
+
+@forward_mode
+def test_a_window_of_padding_alone_has_the_tangent_zero():
+    x = draws(1, 1, 2, 2)
+    y, t = torch.func.jvp(lambda a: ft.max_pool2d(a, 1, 1, 2), (x,), (torch.ones_like(x),))
+    assert torch.equal(t, y.isfinite().to(t.dtype))
+    indices = torch.func.jvp(lambda a: ft.max_pool2d(a, 2, return_indices=True), (x,), (x,), has_aux=True)[2]
+    assert torch.equal(indices, F.max_pool2d(x, 2, return_indices=True)[1])
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of itself
+def test_a_compiled_forward_mode_gradient_is_right_or_refused():
+    x, t = draws(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    for ours, theirs in ((lambda a: ft.max_pool2d(a, 2), lambda a: F.max_pool2d(a, 2)), (ft.hard_swish, F.hardswish)):
+        derivative = lambda a, b, f=ours: torch.func.jvp(f, (a,), (b,))[1]  # noqa: E731
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(derivative)(x, t), torch.func.jvp(theirs, (x,), (t,))[1])
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            torch.compile(derivative, fullgraph=True)(x, t)
+
+
 def test_windows_of_padding_alone_give_the_lowest_value_and_no_gradient():
     x = draws(1, 1, 2, 2, dtype=torch.float64).requires_grad_()
     y = ft.max_pool2d(x, 1, 1, 2)
@@ -217,6 +372,10 @@ OPERATORS = dict(_operator_cases())
 def test_the_operator_keeps_pytorchs_contract(name):
     operator = getattr(torch.ops.fastpool, name.split("-")[0]).default
     torch.library.opcheck(operator, OPERATORS[name])
+
+
+def test_importing_the_operators_does_not_import_the_compiler(python):
+    python("-c", "import sys, fastpool.integrations.torch; assert 'torch._dynamo' not in sys.modules")
 
 
 def network():
@@ -287,6 +446,41 @@ def test_every_pooling_layer_of_a_model_is_replaced_and_no_other():
     assert type(model[1][0]) is ft.MaxPool1d
     assert not model[0].training
     assert type(ft.replace_max_pools(nn.MaxPool3d(2))) is ft.MaxPool3d
+
+
+def test_a_pool_in_several_places_is_replaced_by_one_in_all():
+    pool = nn.MaxPool2d(2)
+    block = nn.Sequential(pool, nn.ReLU())
+    model = nn.ModuleDict({"first": pool, "blocks": nn.ModuleList([block, block]), "last": nn.Sequential(pool, pool)})
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    ft.replace_max_pools(model)
+    places = [model["first"], model["blocks"][0][0], model["blocks"][1][0], *model["last"]]
+    assert {type(place) for place in places} == {ft.MaxPool2d}
+    assert len(set(places)) == 1
+    assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
+    assert type(pool) is nn.MaxPool2d, "a layer that another model may hold is left alone"
+
+
+def test_hooks_and_attributes_of_a_pool_are_kept_and_hooks_can_be_removed():
+    calls = []
+    model = nn.Sequential(nn.MaxPool2d(2)).eval()
+    model[0].note = "kept"
+    handles = [
+        model[0].register_forward_pre_hook(lambda module, args: calls.append("before")),
+        model[0].register_forward_hook(lambda module, args, kwargs, y: y + 1, with_kwargs=True),
+        model[0].register_full_backward_hook(lambda module, dx, dy: calls.append("gradient")),
+    ]
+    ft.replace_max_pools(model)
+    assert model[0].note == "kept"
+    assert not model[0].training
+    x = draws(1, 1, 4, 4).requires_grad_()
+    assert torch.equal(model(x), F.max_pool2d(x, 2) + 1)
+    model(x).sum().backward()
+    assert calls == ["before", "before", "gradient"]
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(model(x), F.max_pool2d(x, 2))
+    assert len(calls) == 3
 
 
 def test_the_layer_of_maxout_says_what_it_is():

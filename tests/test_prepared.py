@@ -1,6 +1,8 @@
 """Contiguous arrays take a way of their own, where plans are looked up. Nobody may notice but by the time."""
 
 import threading
+from collections import namedtuple
+from enum import IntEnum
 
 import ml_dtypes
 import numpy as np
@@ -17,10 +19,15 @@ def pool(x, kernel_size=2, *arguments, **more):
     return fp.max_pool2d(x, kernel_size, *arguments, **more)
 
 
+def every_other(a):
+    """An array of this shape and dtype that is not contiguous."""
+    return np.empty((*a.shape, 2), a.dtype)[..., 0]
+
+
 def on_the_usual_way(call, x, *arguments, **more):
-    """The same call with an array of the caller's to write into, which is never looked up."""
+    """The same call with an array of the caller's to write into that no kernel can fill as it lies."""
     like = call(np.array(x), *arguments, **{**more, "backend": "naive"})
-    out = tuple(map(np.empty_like, like)) if isinstance(like, tuple) else np.empty_like(like)
+    out = tuple(map(every_other, like)) if isinstance(like, tuple) else every_other(like)
     return call(x, *arguments, **more, out=out)
 
 
@@ -33,10 +40,19 @@ def same(got, expected):
 
 @pytest.fixture
 def looked_up(monkeypatch):
-    """How many calls took that way."""
+    """How many calls took that way to their end."""
     count = []
-    usual = pooling.Prepared.__call__
-    monkeypatch.setattr(pooling.Prepared, "__call__", lambda self, *given: count.append(1) or usual(self, *given))
+
+    def spy(usual):
+        def call(self, *given):
+            result = usual(self, *given)
+            count.extend([1] if result is not None else [])
+            return result
+
+        return call
+
+    for plan in (pooling.Prepared, pooling.PreparedBackward):
+        monkeypatch.setattr(plan, "__call__", spy(plan.__call__))
     return count
 
 
@@ -49,9 +65,32 @@ def test_contiguous_arrays_are_looked_up_and_others_are_not(looked_up):
         for x in (X[..., ::2], np.asfortranarray(X), X.astype(">f4"), X.astype(np.float16)):
             pool(x)
             fp.maxout(x, 1)
-        pool(X, out=np.empty((2, 3, 3, 4), np.float32))
-        fp.maxout(X, 4, out=np.empty((2, 3, 6, 4), np.float32))
+        pool(X, out=every_other(np.empty((2, 3, 3, 4), np.float32)))
+        fp.maxout(X, 4, out=np.empty((2, 3, 6, 4), ">f4"))
         assert len(looked_up) == 2
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_a_contiguous_out_is_filled_on_that_way_too(looked_up):
+    with fp.use_backend("numba"):
+        for call, backward in (
+            (pool, lambda *a, **k: fp.max_pool2d_backward(*a, 2, **k)),
+            (fp.maxout, maxout_backward),
+        ):
+            y, argmax = call(X, 2, return_argmax=True)
+            dx = backward(y, argmax, X.shape)
+            looked_up.clear()
+            outs = np.zeros_like(y), np.ones_like(argmax)
+            assert all(a is b for a, b in zip(call(X, 2, return_argmax=True, out=outs), outs, strict=True))
+            same(outs, (y, argmax))
+            alone = np.zeros_like(y)
+            assert call(X, 2, out=alone) is alone
+            got = call(X, 2, return_argmax=True, out=(None, outs[1]))
+            assert got[1] is outs[1]
+            out = np.full_like(X, 7)
+            assert backward(y, argmax, X.shape, out=out) is out
+            same((alone, got[0], out), (y, y, dx))
+            assert len(looked_up) == 4
 
 
 @pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
@@ -182,7 +221,7 @@ REFUSED = {
 def test_errors_are_those_of_the_usual_way(name):
     accepted, refused = REFUSED[name]
     with pytest.raises((TypeError, ValueError)) as usual:
-        refused(X, out=np.empty(0))
+        refused(np.repeat(X, 2, -1)[..., ::2], out=np.empty(0))
     for _ in range(2):
         accepted(X)
         with pytest.raises((TypeError, ValueError)) as looked_up:
@@ -190,6 +229,106 @@ def test_errors_are_those_of_the_usual_way(name):
         assert type(looked_up.value) is type(usual.value)
         assert str(looked_up.value) == str(usual.value)
         assert not str(looked_up.value).startswith("out must")
+
+
+# A plan is looked up by what the arguments are at this call, not by what they equal or were.
+
+
+class Changing:
+    """An index that is another number each time."""
+
+    def __init__(self, *numbers):
+        self.numbers = iter(numbers)
+
+    def __index__(self):
+        return next(self.numbers)
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
+
+class Word(str):
+    """A word that takes itself for any other."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+class Two(IntEnum):
+    TWO = 2
+
+
+Pair = namedtuple("Pair", "height, width")
+
+
+@pytest.mark.parametrize("where", ["kernel_size", "stride", "padding", "dilation"])
+def test_an_index_that_changes_is_read_at_every_call(where, backend):
+    arguments = {"kernel_size": 3, "stride": 1, "padding": 2, "dilation": 1}
+    index = Changing(1, 2)
+    for value in (1, 2):
+        expected = pool(X, **{**arguments, where: value}, backend=backend)
+        same([pool(X, **{**arguments, where: index}, backend=backend)], [expected])
+
+
+def test_maxout_reads_an_index_that_changes_at_every_call(backend):
+    units, axis = Changing(1, 2), Changing(3, 2)
+    for number, along in ((1, 3), (2, 2)):
+        same([fp.maxout(X, units, axis, backend=backend)], [fp.maxout(X, number, along, backend=backend)])
+
+
+def test_an_array_or_a_list_that_changes_is_read_at_every_call(backend):
+    for size in (np.array([1, 1]), [1, 1]):
+        for number in (1, 2):
+            size[0] = number
+            same([pool(X, size, backend=backend)], [pool(X, (number, 1), backend=backend)])
+
+
+def test_what_equals_an_integer_in_a_tuple_of_any_kind_is_refused_after_the_integer_too(backend):
+    for pair in (tuple, Pair._make):
+        same([pool(X, pair((2, 2)), backend=backend)], [pool(X, 2, backend=backend)])
+        for wrong in ((2.0, 2), (2, np.float32(2)), (True, 2)):
+            with pytest.raises(TypeError, match="kernel_size must be an integer, got"):
+                pool(X, pair(wrong), backend=backend)
+
+
+def test_integers_of_any_kind_are_integers(backend):
+    expected = pool(X, 2, backend=backend), fp.maxout(X, 2, 1 + 2, backend=backend)
+    for two in (Two.TWO, np.int8(2), np.uint64(2), np.array(2)):
+        same((pool(X, two, backend=backend), fp.maxout(X, two, backend=backend)), expected)
+        same([pool(X, (two, 2), backend=backend)], expected[:1])
+
+
+def test_a_word_that_equals_another_is_what_it_spells(backend):
+    first, last = (pool(X, 2, data_format=layout, backend=backend) for layout in ("channels_first", "channels_last"))
+    same([pool(X, 2, data_format=Word("channels_last"), backend=Word(backend))], [last])
+    same([pool(X, 2, data_format=Word("channels_first"), backend=backend)], [first])
+    contiguous = fp.maxout(X, 2, grouping="contiguous", backend=backend)
+    same([fp.maxout(X, 2, grouping=Word("contiguous"), backend=backend)], [contiguous])
+    for wrong in ({"data_format": Word("NHWC")}, {"padding": Word("some")}, {"backend": Word("torch")}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            pool(X, 2, **{"backend": backend, **wrong})
+
+
+def test_the_metadata_of_a_dtype_does_not_reach_a_result(backend):
+    """Equal dtypes are looked up as one."""
+    marked = np.dtype(np.float32, metadata={"unit": "of somebody else"})
+    shape = (1, 2, 5, 7)  # of no other test, so that the marked one is met first
+    for dtype in (marked, np.float32, marked.newbyteorder("S")):
+        x = values(shape, np.float32).astype(dtype)
+        y, argmax = pool(x, return_argmax=True, backend=backend)
+        z, piece = fp.maxout(x, 1, return_argmax=True, backend=backend)
+        dy = np.ones(y.shape, np.float32).astype(dtype)
+        results = [y, z, fp.max_pool2d_backward(dy, argmax, shape, 2, backend=backend)]
+        results.append(fp.maxout_backward(z.astype(dtype), piece, shape, backend=backend))
+        results += [fp.im2col(x, 2, backend=backend), fp.global_max_pool(x, backend=backend)]
+        results.append(fp.max_unpool2d(y, np.zeros(y.shape, int), 2, output_shape=shape, backend="numpy"))
+        results += [fp.hard_swish(x, backend="numpy"), fp.swish_backward(np.ones_like(x), x, backend="numpy")]
+        assert all(r.dtype == np.float32 and r.dtype.metadata is None for r in results)
 
 
 @pytest.mark.parametrize("call", [pool, lambda x, **more: fp.maxout(x, 2, **more)], ids=["pool", "maxout"])
@@ -323,7 +462,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_as_on_the_usual_way(name, dtype, backend):
     x = values((2, 3, 6, 8), dtype)
-    _, _, expected = gradients(*GRADIENTS[name], x, out=np.empty_like(x), backend=backend)
+    _, _, expected = gradients(*GRADIENTS[name], x, out=every_other(x), backend=backend)
     for _ in range(2):
         same([gradients(*GRADIENTS[name], x, backend=backend)[2]], [expected])
 
@@ -345,7 +484,7 @@ def test_gradients_that_do_not_fit_are_refused_as_on_the_usual_way(name, backend
     }
     for arguments in wrong.values():
         with pytest.raises((TypeError, ValueError)) as usual:
-            backward(*arguments, out=np.empty(X.shape, X.dtype), backend=backend)
+            backward(*arguments, out=every_other(X), backend=backend)
         for _ in range(2):
             with pytest.raises((TypeError, ValueError)) as looked_up:
                 backward(*arguments, backend=backend)

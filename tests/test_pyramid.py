@@ -190,6 +190,131 @@ def test_killed_again_and_again_it_finishes_with_the_same_result(version, schedu
     assert not [torn for torn in store.rglob("*.partial") if len(torn.relative_to(store).parts) > 2]
 
 
+KILLED = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import dask, dask.array as da, numpy as np, zarr
+from fastpool.integrations.dask import _folders, pyramid
+
+folder, way = Path(sys.argv[1]), sys.argv[2]
+store, pristine = folder / "x", folder / "pristine"
+old, new = (np.random.default_rng(seed).integers(1, 200, (12, 12)).astype(np.uint8) for seed in (0, 1))
+
+if way == "renamed":
+    _folders._exchanged = lambda a, b: False
+if way == "deleted":
+    _folders.replaceable = lambda folder: False
+
+
+def write(x, to=store, **more):
+    with dask.config.set(scheduler="synchronous"):
+        return pyramid(da.from_array(x, chunks=8), 2, store=to, chunks=(8, 8), backend="numpy", **more)
+
+
+def of(x):
+    return [x, x.reshape(6, 2, 6, 2).max((1, 3))]
+
+
+def seen():
+    "What a reader finds: whose levels, all of them, or how it can tell that they are not complete."
+    try:
+        group = zarr.open_group(store, mode="r")
+    except FileNotFoundError:
+        return "no group"
+    listed = group.attrs.get("ome", {}).get("multiscales", [{"datasets": []}])[0]["datasets"]
+    if len(listed) < 2:
+        return f"{len(listed)} levels"
+    whose = [name for name, x in (("old", old), ("new", new)) if all(map(np.array_equal, of(x), map(group.get, "01")))]
+    return whose[0] if whose else "MIXED"
+
+
+def in_a_child(function):
+    "The exit status, and what it returned."
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(tell, json.dumps(function()).encode())
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    os.close(tell)
+    with os.fdopen(told) as pipe:
+        text = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text and json.loads(text)
+
+
+def prepare():
+    write(old, pristine)
+    if way == "half deleted":
+        (pristine / "zarr.json").unlink()
+        (pristine / "0/c/0/0").unlink()
+
+
+def killed_at(count):
+    def watch(event, arguments):
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            inside = str(arguments[0]).startswith(str(folder)) or isinstance(arguments[-1], int) and arguments[-1] >= 0
+            count -= inside
+            if count < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def run():
+        for place in folder.glob("x*"):
+            shutil.rmtree(place)
+        shutil.copytree(pristine, store)
+        sys.addaudithook(watch)
+        write(new, overwrite=True)
+
+    return run
+
+
+def again(overwrite):
+    def run():
+        try:
+            write(new, overwrite=overwrite)
+        except ValueError as error:
+            return str(error)
+        return [seen(), sorted(place.name for place in folder.glob("x*"))]
+
+    return run
+
+
+assert in_a_child(prepare)[0] == 0
+for count in range(0, 10000, int(sys.argv[3])):
+    status, _ = in_a_child(killed_at(count))
+    overwrite = count % 2 == 0
+    print(json.dumps([overwrite, status, in_a_child(seen)[1], in_a_child(again(overwrite))[1]]), flush=True)
+    if status == 0:
+        break
+"""
+
+
+INCOMPLETE = ("0 levels", "1 levels")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("way", ["exchanged", "renamed", "deleted", "half deleted"])
+def test_overwriting_is_killed_at_any_moment_and_no_old_data_pass_for_new(way, tmp_path, python):
+    # Every third write is one to be killed at; the call after it overwrites in every other case.
+    outcomes = [json.loads(line) for line in python("-c", KILLED, str(tmp_path), way, "3").splitlines()]
+    assert outcomes[-1][1:3] == [0, "new"]
+    assert len(outcomes) > 15
+    whole = {"old", "new"}
+    allowed = {"exchanged": whole, "renamed": {*whole, "no group"}, "deleted": {*whole, "no group", *INCOMPLETE}}
+    for overwrite, _, seen, result in outcomes:
+        assert seen in allowed.get(way, {"new", "no group", *INCOMPLETE})
+        if overwrite:
+            assert result == ["new", ["x"]], "nothing is left beside it"
+        elif "outside any group" in result:
+            assert way == "half deleted"
+        else:
+            assert result[0] == ("old" if seen == "old" else "new")
+
+
 def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
     x = image((100, 90)) + 1
     computed = []
@@ -214,6 +339,121 @@ def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
     computed.clear()
     check(pyramid(source, 2, **plan), expected_levels(x, 2, fp.max_pool2d, (2, 2)))
     assert computed == [], "a finished pyramid reads nothing of its source"
+
+
+class Torn(Exception):
+    """What stands for a kill in stores that live in memory."""
+
+
+@pytest.fixture(params=["memory", "fsspec"])
+def other_store(request):
+    """A store that is no local folder, and what deletes keys in it."""
+    if request.param == "memory":
+        return zarr.storage.MemoryStore(), zarr.storage.MemoryStore
+    pytest.importorskip("fsspec")
+    return "memory://other_store/x", zarr.storage.FsspecStore
+
+
+def test_in_other_stores_what_an_interrupted_deletion_leaves_is_deleted(other_store, monkeypatch):
+    store, kind = other_store
+    old, new = image((30, 20)), image((30, 20))[::-1]
+    plan = {"store": store, "chunks": (8, 8)}
+    pyramid(old, 3, **plan)
+    deleted = []
+
+    async def tear(self, prefix):
+        if deleted:
+            raise Torn
+        deleted.append(prefix)
+        await delete_dir(self, prefix)
+
+    delete_dir = kind.delete_dir
+    monkeypatch.setattr(kind, "delete_dir", tear)
+    with pytest.raises(Torn):
+        pyramid(new, 3, **plan, overwrite=True)
+    monkeypatch.undo()
+    group = zarr.open_group(store, mode="r")
+    assert dict(group.attrs) == {"fastpool": "being deleted"}
+    check(pyramid(new, 3, **plan), expected_levels(new, 3, fp.max_pool2d, 2))
+    check(pyramid(old, 2, **plan, overwrite=True), expected_levels(old, 2, fp.max_pool2d, 2))
+    assert sorted(zarr.open_group(store, mode="r")) == ["0", "1"]
+
+
+def test_a_store_that_does_not_delete_is_not_written_to(monkeypatch):
+    store = zarr.storage.MemoryStore()
+    pyramid(image((30, 20)), 2, store=store)
+
+    async def nothing(self, prefix):
+        """As fsspec does where a name looks like a pattern."""
+
+    monkeypatch.setattr(zarr.storage.MemoryStore, "delete_dir", nothing)
+    with pytest.raises(RuntimeError, match="store still holds 0, 1 after their deletion; delete them by hand"):
+        pyramid(image((30, 20)), 2, store=store, overwrite=True)
+
+
+def test_a_pyramid_of_the_other_version_is_replaced(tmp_path):
+    x = image((30, 20))
+    for store in (tmp_path / "x", zarr.storage.MemoryStore()):
+        pyramid(x, 3, store=store, version="0.4")
+        check(pyramid(x, 2, store=store, overwrite=True), expected_levels(x, 2, fp.max_pool2d, 2))
+        check(pyramid(x, 3, store=store, version="0.4", overwrite=True), expected_levels(x, 3, fp.max_pool2d, 2))
+        assert sorted(zarr.open_group(store, mode="r")) == ["0", "1", "2"]
+
+
+def test_a_failed_replacement_leaves_the_old_pyramid_and_nothing_else(tmp_path):
+    x = image((30, 20))
+
+    def fail(block):
+        raise Torn
+
+    pyramid(x, 2, store=tmp_path / "x")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(Torn):
+        pyramid(da.from_array(x).map_blocks(fail, dtype=x.dtype), 2, store=tmp_path / "x", overwrite=True)
+    check(pyramid(x, 2, store=tmp_path / "x"), expected_levels(x, 2, fp.max_pool2d, 2))
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["link", "x"]
+    pyramid(x + 1, 2, store=str(tmp_path / "link"), overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    check(pyramid(x, 2, store=tmp_path / "x"), expected_levels(x + 1, 2, fp.max_pool2d, 2))
+
+
+def test_levels_outside_any_group_are_replaced_only_on_request(tmp_path):
+    x = image((30, 20))
+    pyramid(x + 1, 4, store=tmp_path / "x", chunks=(8, 8))
+    (tmp_path / "x" / "zarr.json").unlink()
+    (tmp_path / "x" / "0" / "zarr.json").unlink()
+    with pytest.raises(ValueError, match=r"store holds 0, 1, 2, 3 outside any group.*overwrite=True"):
+        pyramid(x, 2, store=tmp_path / "x", chunks=(8, 8))
+    assert not (tmp_path / "x" / "zarr.json").exists()
+    zarr.open_group(tmp_path / "x", mode="a")  # chunks without metadata are no members of it
+    with pytest.raises(ValueError, match="no pyramid of fastpool's"):
+        pyramid(x, 2, store=tmp_path / "x", chunks=(8, 8))
+    levels = pyramid(x, 3, store=tmp_path / "x", chunks=(8, 8), overwrite=True)
+    check(levels, expected_levels(x, 3, fp.max_pool2d, 2))
+    assert sorted(zarr.open_group(tmp_path / "x", mode="r")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_store_that_is_an_array_is_refused(zarr_format, overwrite, tmp_path):
+    zarr.create_array(tmp_path / "x", shape=(4,), chunks=(2,), dtype="u1", zarr_format=zarr_format)[:] = 7
+    with pytest.raises(ValueError, match="store holds an array, and no group; give another store"):
+        pyramid(image((30, 20)), 2, store=tmp_path / "x", overwrite=overwrite)
+    assert zarr.open_array(tmp_path / "x")[0] == 7
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(ValueError, match="store must be a folder or a name for one, got the file"):
+        pyramid(image((30, 20)), 2, store=tmp_path / "file", overwrite=overwrite)
+
+
+def test_chunks_of_unknown_size_are_to_be_computed_first(tmp_path):
+    x = da.from_array(image((30, 20)), chunks=8)
+    x = x[x[:, 0] > 5]
+    with pytest.raises(
+        ValueError, match=r"array has chunks of unknown size, .*call array\.compute_chunk_sizes\(\) first"
+    ):
+        pyramid(x, 2, store=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    assert len(pyramid(x.compute_chunk_sizes(), 2, store=tmp_path / "x")) == 2
 
 
 def test_a_store_that_holds_something_else_is_refused(tmp_path):

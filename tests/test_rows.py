@@ -110,13 +110,13 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
 def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, dtype, monkeypatch):
     monkeypatch.setattr(numba, "LEAST_WIDE", 64)
     monkeypatch.setattr(numba, "MOST_KEPT", 1)
-    numba._tall_plan.cache_clear()
+    numba._forward_call.cache_clear()
     try:
         for windows in (194, 195, 255, 259, 383):
             x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
             plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
             inner = 3 if layout == "channels_last" else 1
-            (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, 2)
+            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, 2)
             assert columns < plan.out[2], "blocks that end inside of a row"
             room = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
             y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=room)
@@ -126,13 +126,13 @@ def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, 
             np.testing.assert_array_equal(y, expected[0])
             np.testing.assert_array_equal(argmax, expected[1])
     finally:
-        numba._tall_plan.cache_clear()
+        numba._forward_call.cache_clear()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
-    (rows, _), units = numba._tall_plan(window, 1, 1, threads)
+    _, (rows, _), units = numba._tall_plan(window, 1, 1, threads)
     assert units >= threads
     assert rows >= 65
     fp.set_num_threads(threads)

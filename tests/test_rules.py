@@ -164,6 +164,22 @@ def test_the_first_nan_beats_everything(dtype, sign, backend):
         assert np.isnan(y[0, 0]) == (window != (1, 2))
 
 
+def test_bytes_of_a_bool_other_than_1_are_true(backend):
+    """As NumPy has it; a kernel that compares bytes would let the largest win."""
+    x = np.array([[0, 1, 2, 255], [0, 0, 128, 1]], np.uint8).view(bool)
+    clean = np.array([[False, True, True, True], [False, False, True, True]])
+    for call in (
+        lambda x: fp.max_pool2d(x, (2, 4), return_argmax=True, backend=backend),
+        lambda x: fp.max_pool2d(x[:, ::-1], (1, 2), return_argmax=True, backend=backend),
+        lambda x: fp.maxout(x, 1, return_argmax=True, backend=backend),
+        lambda x: (fp.im2col(x[None, None], 2, backend=backend),),
+        lambda x: (fp.max_unpool2d(x, np.arange(8).reshape(2, 4), 1, backend=backend),),
+    ):
+        for got, expected in zip(call(x), call(clean), strict=True):
+            np.testing.assert_array_equal(got.view(np.uint8), expected.view(np.uint8))
+    assert x.view(np.uint8).max() == 255
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_negative_zero_ties_with_zero_whichever_wins(dtype, backend):
     x = np.array([[-0.0, 0.0, -0.0, -1.0]], dtype)
@@ -243,6 +259,27 @@ def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, backend):
         np.testing.assert_array_equal(x.ravel(), dy[::-1])
 
 
+def test_a_fill_value_is_held_as_it_is_or_rounded_where_it_is_a_float_of_python(backend):
+    if not has(backend, "im2col"):
+        pytest.skip(f"{backend} has no im2col")
+    for dtype, value, expected in (
+        (np.float32, 0.1, np.float32(0.1)),
+        (np.float16, 0.1, np.float16(0.1)),
+        (np.float16, np.float64(0.5), 0.5),
+        (np.float32, np.float16(0.1), np.float16(0.1)),
+        (np.float32, 2**24, 2**24),
+        (np.float32, -np.inf, -np.inf),
+        (np.float16, np.nan, np.nan),
+        (BFLOAT16, 1.5, 1.5),
+        (np.uint64, 2**64 - 1, 2**64 - 1),
+        (np.uint8, 255.0, 255),
+        (np.int64, np.uint64(2**63 - 1), 2**63 - 1),
+        (bool, 1, True),
+    ):
+        cols = fp.im2col(np.zeros((1, 1, 1), dtype), (1,), padding=1, fill_value=value, backend=backend)
+        np.testing.assert_array_equal(cols, np.array([[[expected, 0, expected]]], dtype))
+
+
 def test_integer_columns_wrap_around(backend):
     cols = np.full((1, 2, 2), 200, np.uint8)
     np.testing.assert_array_equal(fp.col2im(cols, (1, 1, 3), 2, backend=backend), [[[200, 144, 200]]])
@@ -262,6 +299,24 @@ def test_gradient_and_argmax_dtypes_are_never_cast():
         fp.conv2d(np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2)))
 
 
+# Convolution
+
+
+def test_a_convolution_leaves_over_the_cells_behind_its_last_window(backend):
+    if not has(backend, "im2col"):
+        pytest.skip(f"{backend} has no im2col")
+    x, w = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2), np.ones((1, 2, 1, 1), np.float32)
+    y = fp.conv2d(x, w, stride=2, backend=backend)
+    np.testing.assert_array_equal(y, (x[:, :1, :1, :1] + x[:, 1:, :1, :1]))
+    last = fp.conv2d(np.moveaxis(x, 1, -1), w, stride=2, data_format="channels_last", backend=backend)
+    np.testing.assert_array_equal(np.moveaxis(last, -1, 1), y)
+    dx, dw, db = fp.conv2d_backward(y, x, w, stride=2, backend=backend)
+    np.testing.assert_array_equal(dx[:, :, :1, :1], np.broadcast_to(y, (2, 2, 1, 1)))
+    assert np.count_nonzero(dx) == np.count_nonzero(dx[:, :, :1, :1])
+    np.testing.assert_array_equal(dw, (x[:, :, :1, :1] * y).sum(0, keepdims=True))
+    np.testing.assert_array_equal(db, y.sum(keepdims=True).reshape(1))
+
+
 # The argmax
 
 
@@ -273,6 +328,16 @@ def test_gradient_and_argmax_dtypes_are_never_cast():
 def test_argmax_takes_the_fewest_bytes(kernel_size, dtype):
     argmax = fp.max_pool2d(np.zeros(kernel_size, bool), kernel_size, return_argmax=True, backend="numpy")[1]
     assert argmax.dtype == dtype
+
+
+@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
+def test_a_window_larger_than_any_argmax_names_is_refused_only_where_the_argmax_is_asked_for():
+    """numba alone takes it in the time that the cells take, not the taps."""
+    size, padding = 2**33, 2**32
+    for x in (np.arange(4.0), np.arange(8.0)[::2]):
+        np.testing.assert_array_equal(fp.max_pool1d(x, size, padding=padding, backend="numba"), x.max(keepdims=True))
+        with pytest.raises(ValueError, match="more than an argmax in uint32 can name"):
+            fp.max_pool1d(x, size, padding=padding, return_argmax=True, backend="numba")
 
 
 def test_argmax_is_the_row_major_offset_in_the_window(backend):
@@ -380,6 +445,16 @@ def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
     assert not fits(argmax, window)
 
 
+@pytest.mark.parametrize("taps", [2**16, 2**31, 2**32 - 1, 2**32])
+def test_gradients_of_windows_as_long_as_an_argmax_can_count_arrive(taps):
+    """Those of 2**32 taps along an axis divided by 2**32 as a number of 32 bits, which is 0."""
+    x, window = np.arange(6, dtype=np.float32), {"stride": 1, "padding": taps // 2}
+    y, argmax = fp.max_pool1d(x, taps, **window, return_argmax=True)
+    np.testing.assert_array_equal(y, np.full(7 - taps % 2, 5))
+    dx = fp.max_pool1d_backward(np.ones_like(y), argmax, x.shape, taps, **window)
+    np.testing.assert_array_equal(dx, [0, 0, 0, 0, 0, y.size])
+
+
 def test_a_gradient_that_does_not_fit_raises():
     argmax = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match=r"dy must have the shape \(2, 2\).*got \(2, 3\)"):
@@ -456,6 +531,31 @@ def test_any_other_array_is_copied_once(monkeypatch):
     assert x.nbytes < peak < 1.1 * x.nbytes
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5, 1), (1, 4, 5, 3), (1, 1, 5, 1), (1, 1, 1, 1), (2, 1, 5, 1)], ids=str)
+def test_columns_of_one_window_may_have_any_stride_along_axes_of_one(shape, backend):
+    """Such an axis may have any stride, which was believed: cells beside the arrays were read and written."""
+    n, c, k, positions = shape
+    x_shape, window = (n, c, k + positions - 1), {"kernel_size": (k,), "order": "windows", "backend": backend}
+    columns = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for axis in (a for a in range(4) if shape[a] == 1):
+        strides = list(columns.strides)
+        strides[axis] = 4 * 12345
+        odd = np.lib.stride_tricks.as_strided(columns, shape, strides)
+        np.testing.assert_array_equal(
+            fp.col2im(odd, x_shape, **window), fp.col2im(columns, x_shape, **(window | {"backend": "naive"}))
+        )
+        x, memory = np.arange(1, np.prod(x_shape) + 1, dtype=np.float32).reshape(x_shape), np.zeros(shape, np.float32)
+        fp.im2col(x, **window, out=np.lib.stride_tricks.as_strided(memory, shape, strides))
+        np.testing.assert_array_equal(memory, fp.im2col(x, **(window | {"backend": "naive"})))
+
+
+def test_columns_written_before_others_leave_these_alone(backend):
+    memory = np.zeros((1, 4, 6), np.float32)
+    out = np.moveaxis(memory[:, :2], 0, -1)
+    fp.im2col(np.ones((2, 6), np.float32), (6,), order="windows", out=out, backend=backend)
+    np.testing.assert_array_equal(memory[0], [[1] * 6, [1] * 6, [0] * 6, [0] * 6])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_result_lies_in_memory_as_the_input_does(layout, backend):
     first = np.ones((2, 3, 4, 6))
@@ -484,13 +584,16 @@ OUT_CALLS = {
 }
 
 
-@pytest.fixture
-def numpy_backend():
-    with fp.use_backend("numpy"):
+@pytest.fixture(params=["numpy", "numba"])
+def planned_or_not(request):
+    """numba's pools of contiguous arrays are looked up, with `out` too; numpy's are not."""
+    if not fp.backends()[request.param].available:
+        pytest.skip(fp.backends()[request.param].reason)
+    with fp.use_backend(request.param):
         yield
 
 
-@pytest.mark.usefixtures("numpy_backend")
+@pytest.mark.usefixtures("planned_or_not")
 @pytest.mark.parametrize("op", OUT_CALLS)
 class TestOut:
     def room(self, op):
@@ -524,13 +627,20 @@ class TestOut:
             OUT_CALLS[op]([1.0])
 
 
-@pytest.mark.usefixtures("numpy_backend")
+@pytest.mark.usefixtures("planned_or_not")
 @pytest.mark.parametrize(
     "call",
     [
         lambda a: fp.max_pool2d(a, 1, out=a),
         lambda a: fp.max_pool2d(a[:, :2], 1, out=a[:, 1:3]),
         lambda a: fp.max_pool2d_backward(a, np.zeros(a.shape, np.uint8), a.shape, 1, out=a),
+        lambda a: fp.max_pool2d_backward(
+            np.zeros((2, 3, 2, 2), a.dtype),
+            a.reshape(-1).view(np.uint8)[:24].reshape(2, 3, 2, 2),
+            a.shape,
+            2,
+            out=a,
+        ),
         lambda a: fp.maxout(a, 4, out=a),
         lambda a: fp.hard_swish(a, out=a),
         lambda a: fp.swish_backward(np.ones_like(a), a, out=a),
@@ -542,7 +652,8 @@ class TestOut:
         lambda a: fp.max_unpool2d(np.ones(a.shape, np.int32), a.view(np.int32), 1, out=a.view(np.int32)),
     ],
     ids=[
-        "pool", "overlapping views", "backward", "maxout", "hard_swish", "x of swish", "dy of swish", "im2col",
+        "pool", "overlapping views", "backward", "argmax of backward", "maxout", "hard_swish", "x of swish",
+        "dy of swish", "im2col",
         "conv2d", "bias of conv2d", "unpool", "indices of unpool",
     ],
 )  # fmt: skip
@@ -552,10 +663,20 @@ def test_out_that_shares_memory_with_an_input_is_refused(call):
         call(a)
 
 
-def test_y_and_argmax_may_not_share_memory():
+def test_y_and_argmax_may_not_share_memory(backend):
     room = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match="out must not share memory"):
-        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(room, room), backend="numpy")
+        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(room, room), backend=backend)
+
+
+def test_nothing_is_written_where_the_second_of_two_outs_is_refused(backend):
+    y = np.full((2, 2), 7, np.float32)
+    for wrong in (np.zeros((2, 2), int), np.zeros((2, 3), np.uint8)):
+        with pytest.raises(ValueError, match="out must have"):
+            fp.max_pool2d(EYE, 2, return_argmax=True, out=(y, wrong), backend=backend)
+        with pytest.raises(ValueError, match="out must have"):
+            fp.maxout(EYE, 2, return_argmax=True, out=(np.zeros((4, 2), np.float32), wrong), backend=backend)
+    assert (y == 7).all()
 
 
 def test_out_in_the_gaps_between_the_cells_of_an_input_is_taken(backend):
@@ -564,13 +685,13 @@ def test_out_in_the_gaps_between_the_cells_of_an_input_is_taken(backend):
     np.testing.assert_array_equal(a, np.repeat(np.arange(0.0, 12, 2), 2))
 
 
-def test_out_is_a_pair_exactly_where_argmax_is_returned():
+def test_out_is_a_pair_exactly_where_argmax_is_returned(backend):
     room = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8)
-    y, argmax = fp.max_pool2d(EYE, 2, return_argmax=True, out=room, backend="numpy")
+    y, argmax = fp.max_pool2d(EYE, 2, return_argmax=True, out=room, backend=backend)
     assert y is room[0]
     assert argmax is room[1]
     with pytest.raises(ValueError, match=r"out must be one array, or \(y, argmax\)"):
-        fp.max_pool2d(EYE, 2, out=room, backend="numpy")
+        fp.max_pool2d(EYE, 2, out=room, backend=backend)
 
 
 # Empty and refused
@@ -623,14 +744,28 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.im2col(IMAGES, 2, fill_value=None), "fill_value must be .*float32.*got None"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=1j), "fill_value must be .*float32.*got 1j"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=[1, 2]), r"fill_value must be .*float32.*got \[1, 2\]"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=1e40), "fill_value must be .*float32.*got 1e"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=-(10**400)), "fill_value must be .*float32.*got -1000"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=2**24 + 1), "fill_value must be .*float32.*got 16777217"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=np.float64(0.1)), "fill_value must be .*float32.*rounded"),
+        (lambda: fp.im2col(IMAGES.astype("f2"), 2, fill_value=65520.0), "fill_value must be .*float16.*got 65520"),
+        (lambda: fp.im2col(IMAGES.astype("f8"), 2, fill_value=2**53 + 1), "fill_value must be .*float64.*9007199"),
+        (lambda: fp.im2col(IMAGES.astype("i8"), 2, fill_value=2.0**63), "fill_value must be .*int64.*got 9.2"),
+        (lambda: fp.im2col(IMAGES.astype("i8"), 2, fill_value=np.nan), "fill_value must be .*int64.*got nan"),
         (lambda: fp.conv2d(IMAGES, IMAGES[:, :2]), "w must have 3 channels .*got 2"),
         (lambda: fp.conv2d(IMAGES, IMAGES, groups=2), "groups must divide .*got 2"),
         (lambda: fp.conv2d(IMAGES, IMAGES, EYE[0]), r"b must have the shape \(2,\).*got \(4,\)"),
         (lambda: fp.conv2d(IMAGES[0], IMAGES), r"x must have shape \(N, C, H, W\).*got \(3, 4, 4\)"),
         (lambda: fp.swish(EYE, np.inf), "beta must be finite, got inf"),
+        (lambda: fp.swish(EYE, 10**400), "beta must be finite, got 1000"),
+        (lambda: fp.swish(EYE, -3.5e38), "beta must be finite in float32, in which float32 is computed, got -3.5e"),
+        (lambda: fp.swish(EYE[:, ::2], 1e39), "beta must be finite in float32"),
+        (lambda: fp.swish_backward(*[EYE.astype("f2")] * 2, 1e39), "beta must be finite in float32, in which float16"),
+        (lambda: fp.swish(EYE.astype(BFLOAT16), 1e39), "beta must be finite in float32, in which bfloat16"),
         (lambda: fp.hard_swish_backward(EYE[0], EYE), r"dy must have the shape \(4, 4\) of x, got \(4,\)"),
         (lambda: fp.max_pool2d_backward(EYE, EYE, (-4, 4), 1), r"x_shape must not be negative .*\(-4, 4\)"),
         (lambda: fp.argmax_to_indices(np.zeros(4, np.uint8), (4,), (1,), convention="jax"), "convention .*'jax'"),
+        (lambda: fp.max_pool1d_backward(np.ones(2), np.zeros(2, np.uint8), (2**62,), 1, 2**62, 1), "overflows"),
         (lambda: fp.set_num_threads(0), "n must be positive, got 0"),
     ],
 )  # fmt: skip
@@ -699,6 +834,34 @@ def test_an_index_outside_the_output_raises_and_writes_nothing(wrong, backend):
     with pytest.raises(ValueError, match=rf"indices must name cells.*below 16.*got {wrong}"):
         fp.max_unpool2d(np.ones((2, 2)), np.array([[0, 1], [2, wrong]]), 2, out=out, backend=backend)
     assert (out == 7).all()
+
+
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+def test_the_largest_unsigned_index_is_not_minus_one(convention, backend):
+    indices = np.array([[0, 1], [2, 2**64 - 1]], np.uint64)
+    with pytest.raises(ValueError, match=r"indices must name cells.*got 18446744073709551615"):
+        fp.max_unpool2d(np.ones((2, 2)), indices, 2, convention=convention, backend=backend)
+    with pytest.raises(ValueError, match=r"indices must name cells.*got 18446744073709551615"):
+        fp.indices_to_argmax(indices, (4, 4), (2, 2), convention=convention)
+
+
+def test_indices_that_no_int64_holds_are_refused():
+    """Of a few windows far apart, in planes that nobody has: of 2**62 cells in six channels, and of 2**64."""
+    argmax = np.zeros((2, 3, 2, 2), np.uint8)
+    large, larger = ((2, 3, 2**n, 2**n) for n in (31, 32))
+    too_many = "x_shape must have no more cells than an index in int64 can name"
+    indices = fp.argmax_to_indices(argmax, large, 1, 2**30)
+    np.testing.assert_array_equal(indices[0, 0], [[0, 2**30], [2**61, 2**61 + 2**30]])
+    np.testing.assert_array_equal(fp.indices_to_argmax(indices, large, 1, 2**30), argmax)
+    for shape, stride, convention in (
+        (large, 2**30, "onnx"),
+        (large, 2**30, "tensorflow"),
+        (larger, 2**31, "torch"),
+    ):
+        for convert, found in ((fp.argmax_to_indices, argmax), (fp.indices_to_argmax, argmax.astype(int))):
+            with pytest.raises(ValueError, match=too_many):
+                convert(found, shape, 1, stride, convention=convention)
+    assert not fp.argmax_to_indices(argmax, larger, 1, 2**31, convention="chainer").any()
 
 
 @pytest.mark.parametrize(
@@ -907,6 +1070,20 @@ def test_hard_swish_at_its_knees_and_beyond(dtype, backend):
     )
     dx = fp.hard_swish_backward(np.ones_like(x), x, backend=backend).astype(float)
     np.testing.assert_array_equal(dx, [0, 0, 0, 0.5, 1, 1, 1, 1, np.nan])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_largest_beta_makes_a_step_of_swish(dtype, sign, backend):
+    if not has(backend, "swish"):
+        pytest.skip(f"{backend} has no swish")
+    beta = sign * float(np.finfo(np.float64 if dtype == np.float64 else np.float32).max)
+    x = np.array([-2, -0.0, 0, 2], dtype)
+    np.testing.assert_array_equal(
+        fp.swish(x, beta, backend=backend).astype(float), [0, 0, 0, 2] if sign > 0 else [-2, 0, 0, 0]
+    )
+    dx = fp.swish_backward(np.ones_like(x), x, beta, backend=backend).astype(float)
+    np.testing.assert_array_equal(dx, [0, 0.5, 0.5, 1] if sign > 0 else [1, 0.5, 0.5, 0])
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -16,7 +16,7 @@ from numba import types
 
 from fastpool.backends.numba import compilation, threads
 from fastpool.backends.numba.compilation import kernel
-from fastpool.backends.numba.threads import done_of, launch, one_more_done, pause, set_state, state_of
+from fastpool.backends.numba.threads import done_of, launch, mark_done, pause, set_state, state_of
 
 MUCH = 100 * threads.PARALLEL_BYTES
 
@@ -44,7 +44,7 @@ def new_flag():
 
 
 @kernel
-def note(counts, chunks, start, stop):
+def note(counts, chunks, scratch, start, stop):
     """How often each unit is done, and where the chunks are: chunks[first] = last."""
     for unit in range(start, stop):
         counts[unit] += 1
@@ -54,12 +54,12 @@ def note(counts, chunks, start, stop):
 
 def noted(units, nbytes):
     counts, chunks = np.zeros(units, np.int64), np.zeros(units, np.int64)
-    launch(note, units, nbytes, counts, chunks)
+    launch(note, units, nbytes, 0, counts, chunks)
     return counts, {int(start): int(chunks[start]) for start in np.flatnonzero(chunks)}
 
 
 @kernel
-def meet(flag, met, patience, start, stop):
+def meet(flag, met, patience, scratch, start, stop):
     """The chunk of the first unit waits until another chunk has begun."""
     if start > 0:
         set_state(flag, 1)
@@ -86,18 +86,18 @@ def another_thread_helps():
     met = np.zeros(1, np.uint8)
     with helpers_that_watch_for_long():
         for _ in range(20):
-            launch(meet, 2, MUCH, new_flag(), met, PATIENCE // 20)
+            launch(meet, 2, MUCH, 0, new_flag(), met, PATIENCE // 20)
             if met[0]:
                 return True
     return False
 
 
 @kernel
-def gather_threads(flag, ids, wanted, patience, start, stop):
+def gather_threads(flag, ids, wanted, patience, scratch, start, stop):
     """Every chunk notes its thread, and stays until so many have begun."""
     if stop > start:
         ids[start] = thread_id()
-        one_more_done(flag)
+        mark_done(flag)
         for _ in range(patience):
             if done_of(flag) >= wanted:
                 break
@@ -107,7 +107,7 @@ def gather_threads(flag, ids, wanted, patience, start, stop):
 def threads_of_a_call(wanted, patience):
     """The threads that take chunks of one call, whose chunks wait for as many as are wanted."""
     flag, ids = new_flag(), np.zeros(64, np.uint64)
-    launch(gather_threads, 64, MUCH, flag, ids, wanted, patience)
+    launch(gather_threads, 64, MUCH, 0, flag, ids, wanted, patience)
     return {int(i) for i in ids[ids != 0]}
 
 
@@ -145,7 +145,7 @@ def test_one_thread_is_one_piece():
 
 
 def test_no_units_are_no_work():
-    launch(note, 0, MUCH, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    launch(note, 0, MUCH, 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def test_another_thread_helps():
@@ -156,12 +156,12 @@ def test_without_a_helper_chunks_do_not_meet():
     """What the test above would see."""
     fp.set_num_threads(1)
     met = np.zeros(1, np.uint8)
-    launch(meet, 2, MUCH, new_flag(), met, 1000)
+    launch(meet, 2, MUCH, 0, new_flag(), met, 1000)
     assert not met[0]
 
 
 @kernel
-def copy_arguments(f4, u1, i2, bits, whole, real, scalar, flag, nothing, pair, nested, seen, start, stop):
+def copy_arguments(f4, u1, i2, bits, whole, real, scalar, flag, nothing, pair, nested, seen, scratch, start, stop):
     for unit in range(start, stop):
         seen[unit, 0] = f4[unit]
         seen[unit, 1] = u1[unit, unit % 3]
@@ -184,14 +184,14 @@ def test_arguments_of_all_kinds_reach_the_kernel(nbytes):
     i2, bits = rng.integers(-99, 99, (units, 2, 2)).astype(np.int16), rng.random(units) < 0.5
     seen = np.zeros((units, 12))
     scalars = -(2**40), 0.1, np.int16(-7), True, None, (3, 4), (1, (np.float32(0.5), 2**33))
-    launch(copy_arguments, units, nbytes, f4, u1, i2, bits, *scalars, seen)
+    launch(copy_arguments, units, nbytes, 0, f4, u1, i2, bits, *scalars, seen)
     every = np.arange(units)
     expected = [f4, u1[every, every % 3], i2[:, 0, 1], bits, -(2**40), 0.1, -7, 1, 1, 7, 1.5 + 2**33, units + 2]
     np.testing.assert_array_equal(seen, np.stack([np.broadcast_to(e, units) for e in expected], 1))
 
 
 @kernel
-def add(a, b, out, start, stop):
+def add(a, b, out, scratch, start, stop):
     for unit in range(start, stop):
         out[unit] = a[unit] + b
 
@@ -200,12 +200,12 @@ def add(a, b, out, start, stop):
 def test_one_kernel_serves_several_dtypes_one_after_the_other(dtype):
     a, out = np.arange(100).astype(dtype), np.zeros(100)
     for b in (1, 1.5, np.float32(0.25), np.uint8(3)):
-        launch(add, 100, MUCH, a, b, out)
+        launch(add, 100, MUCH, 0, a, b, out)
         np.testing.assert_array_equal(out, a + float(b))
 
 
 @kernel
-def fail(counts, at, kind, start, stop):
+def fail(counts, at, kind, scratch, start, stop):
     for unit in range(start, stop):
         counts[unit] += 1
     if start <= at < stop:
@@ -220,13 +220,13 @@ def fail(counts, at, kind, start, stop):
 def test_an_error_in_any_chunk_reaches_the_caller_and_the_helpers_live_on(nbytes, at, kind, error):
     for _ in range(3):
         with pytest.raises(type(error), match=str(error)):
-            launch(fail, 100, nbytes, np.zeros(100, np.int64), at, kind)
+            launch(fail, 100, nbytes, 0, np.zeros(100, np.int64), at, kind)
     assert another_thread_helps()
     assert (noted(100, MUCH)[0] == 1).all()
 
 
 @kernel
-def fail_in_parts(out, start, stop):
+def fail_in_parts(out, scratch, start, stop):
     """As where every thread wants room and there is only enough for one."""
     if 0 < stop - start < len(out):
         raise MemoryError("no room for all of us")
@@ -236,15 +236,72 @@ def fail_in_parts(out, start, stop):
 
 def test_what_goes_wrong_in_parts_is_done_again_alone():
     out = np.zeros(100, np.int64)
-    launch(fail_in_parts, 100, MUCH, out)
+    launch(fail_in_parts, 100, MUCH, 0, out)
     np.testing.assert_array_equal(out, np.arange(100))
 
 
 @kernel
-def block(flag, patience, start, stop):
+def write_to_scratch(flag, seen, patience, scratch, start, stop):
+    """Each chunk fills its thread's scratch, waits for another to do so, and tells whether its own is still there."""
+    if stop > start:
+        scratch[:] = start % 251
+        mark_done(flag)
+        for _ in range(patience):
+            if done_of(flag) > 1:
+                break
+            pause()
+        seen[start] = len(scratch) if (scratch == start % 251).all() else -1
+
+
+@pytest.mark.parametrize("nbytes", [1, 64, 4096, 1 << 20])
+def test_each_thread_has_scratch_of_its_own(nbytes):
+    nbytes = -(-nbytes // 64) * 64
+    seen = np.zeros(64, np.int64)
+    with helpers_that_watch_for_long():
+        for _ in range(5):
+            launch(write_to_scratch, 64, MUCH, nbytes, new_flag(), seen, 10_000)
+    assert set(seen[seen != 0]) == {nbytes}
+
+
+def test_scratch_begins_a_line_of_the_caches_and_is_kept_while_it_is_small():
+    for nbytes in (1, 1000, threads.KEPT_SCRATCH, threads.KEPT_SCRATCH + 1, 10_000_000):
+        scratch = threads.new_scratch(nbytes)
+        assert scratch.ctypes.data % 64 == 0
+        assert scratch.nbytes >= nbytes
+        assert (threads.new_scratch(nbytes) is scratch) == (nbytes <= threads.KEPT_SCRATCH)
+
+
+def test_a_call_that_finds_no_memory_for_all_threads_runs_in_one(monkeypatch):
+    allocate = threads.new_scratch
+
+    def refuse(nbytes):
+        if nbytes > 4096:
+            raise MemoryError
+        return allocate(nbytes)
+
+    monkeypatch.setattr(threads, "new_scratch", refuse)
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
+    launch(note_threads, 1000, MUCH, 4096, counts, ids)
+    assert (counts == 1).all()
+    assert len(set(ids)) == 1
+
+
+def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypatch):
+    def refuse(nbytes):
+        raise MemoryError("refused")
+
+    monkeypatch.setattr(threads, "new_scratch", refuse)
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
+    with pytest.raises(MemoryError, match="refused"):
+        launch(note_threads, 1000, MUCH, 4096, counts, ids)
+    assert not counts.any()
+
+
+@kernel
+def block(flag, patience, scratch, start, stop):
     """Says that it has begun, and waits to be let go."""
     if stop > start:
-        one_more_done(flag)
+        mark_done(flag)
         for _ in range(patience):
             if state_of(flag) == 1:
                 break
@@ -252,23 +309,23 @@ def block(flag, patience, start, stop):
 
 
 @kernel
-def note_threads(counts, ids, start, stop):
+def note_threads(counts, ids, scratch, start, stop):
     for unit in range(start, stop):
         counts[unit] += 1
         ids[unit] = thread_id()
 
 
 def test_a_call_that_finds_the_helpers_busy_with_another_finishes_alone():
-    launch(block, 4, MUCH, new_flag(), 0)
+    launch(block, 4, MUCH, 0, new_flag(), 0)
     flag = new_flag()
-    caller = Thread(target=launch, args=(block, 4, MUCH, flag, PATIENCE))
+    caller = Thread(target=launch, args=(block, 4, MUCH, 0, flag, PATIENCE))
     caller.start()
     try:
         end = time.monotonic() + 60
         while flag[1] == 0 and time.monotonic() < end:
             time.sleep(0.001)
         counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
-        launch(note_threads, 1000, MUCH, counts, ids)
+        launch(note_threads, 1000, MUCH, 0, counts, ids)
         assert caller.is_alive()
     finally:
         flag[0] = 1
@@ -278,10 +335,10 @@ def test_a_call_that_finds_the_helpers_busy_with_another_finishes_alone():
 
 
 def test_a_call_whose_helpers_do_not_come_finishes_alone(monkeypatch):
-    monkeypatch.setattr(threads._Team, "rouse", lambda self, count: None)
+    monkeypatch.setattr(threads._Team, "wake", lambda self, count: None)
     time.sleep(0.1)
     counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
-    launch(note_threads, 1000, MUCH, counts, ids)
+    launch(note_threads, 1000, MUCH, 0, counts, ids)
     assert (counts == 1).all()
     assert len(set(ids)) == 1
 
@@ -297,13 +354,13 @@ def test_an_interpreter_that_starts_no_more_threads_computes_alone(monkeypatch):
 
 
 @kernel
-def multiply(a, factor, out, start, stop):
+def multiply(a, factor, out, scratch, start, stop):
     for unit in range(start, stop):
         out[unit] += a[unit] * factor
 
 
 def test_many_threads_may_launch_thousands_of_calls_at_once():
-    launch(multiply, 100, MUCH, np.zeros(100), 1, np.zeros(100))
+    launch(multiply, 100, MUCH, 0, np.zeros(100), 1, np.zeros(100))
     wrong, done = [], []
 
     def loop(seed):
@@ -311,7 +368,7 @@ def test_many_threads_may_launch_thousands_of_calls_at_once():
         for factor in range(500):
             units = int(rng.integers(1, 200))
             a, out = rng.random(units), np.zeros(units)
-            launch(multiply, units, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, a, factor, out)
+            launch(multiply, units, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, 0, a, factor, out)
             if not np.array_equal(out, a * factor):
                 wrong.append((seed, factor))
         done.append(seed)
@@ -328,8 +385,8 @@ def test_many_threads_may_launch_thousands_of_calls_at_once():
 def test_one_thread_may_launch_thousands_of_calls_of_several_kernels():
     out, total, counts, chunks = np.zeros(64), np.zeros(64), np.zeros(64, np.int64), np.zeros(64, np.int64)
     for factor in range(3000):
-        launch(multiply, 64, MUCH, np.full(64, 2.0), factor, out)
-        launch(note, 64, MUCH, counts, chunks)
+        launch(multiply, 64, MUCH, 0, np.full(64, 2.0), factor, out)
+        launch(note, 64, MUCH, 0, counts, chunks)
         total += 2.0 * factor
     np.testing.assert_array_equal(out, total)
     assert (counts == 3000).all()

@@ -12,6 +12,7 @@ import pytest
 from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, laid_out, values
 
 import fastpool as fp
+from fastpool import convolution
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -156,6 +157,38 @@ def test_convolution_and_its_gradients_agree(window, groups, bias, layout, dtype
     np.testing.assert_allclose(dx, laid_out(array(tx.grad), layout), **close)
     np.testing.assert_allclose(dw, array(tw.grad), **close)
     np.testing.assert_allclose(db, dy.sum((0, 2, 3)), **close)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_convolution_with_any_stride_agrees(seed):
+    """Also with strides beyond the filter, cells left over at the end, and blocks of a row each; in whole numbers."""
+    rng = np.random.default_rng([14, seed])
+    kernel, stride, padding, dilation = (
+        tuple(map(int, rng.integers(low, high, 2))) for low, high in ((1, 4), (1, 6), (0, 4), (1, 3))
+    )
+    groups, layout = int(rng.integers(1, 3)), LAYOUTS[seed % 2]
+    space = tuple(
+        max(d * (k - 1) + 1 - 2 * p, 1) + int(rng.integers(6))
+        for k, p, d in zip(kernel, padding, dilation, strict=True)
+    )
+    x, w, b = (
+        rng.integers(-4, 5, s).astype(np.float32)
+        for s in ((2, 2 * groups, *space), (3 * groups, 2, *kernel), (3 * groups,))
+    )
+    tx, tw, tb = (tensor(a).requires_grad_() for a in (x, w, b))
+    expected = F.conv2d(tx, tw, tb, stride, padding, dilation, groups)
+    dy = rng.integers(-4, 5, expected.shape).astype(np.float32)
+    expected.backward(tensor(dy))
+
+    plan = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "data_format": layout}
+    for block_bytes in (convolution.BLOCK_BYTES, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolution, "BLOCK_BYTES", block_bytes)
+            same(fp.conv2d(laid_out(x, layout), w, b, **plan), laid_out(array(expected), layout))
+            dx, dw, db = fp.conv2d_backward(laid_out(dy, layout), laid_out(x, layout), w, **plan)
+        same(dx, laid_out(array(tx.grad), layout))
+        same(dw, array(tw.grad))
+        same(db, array(tb.grad))
 
 
 @pytest.mark.parametrize("op", ["hard_swish", "swish"])

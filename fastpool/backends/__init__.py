@@ -64,7 +64,9 @@ def _load(name: str) -> ModuleType | str:
 
 
 def check_name(name: Any, source: str) -> str:
-    if not isinstance(name, str) or name not in _MODULES:
+    if isinstance(name, str):
+        name = str.__str__(name)  # plans are looked up by it, and a subclass may equal anything
+    if type(name) is not str or name not in _MODULES:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
     return name
 
@@ -139,7 +141,8 @@ def _default(op: str) -> ModuleType:
 
 def chosen(backend: str | None) -> str | None:
     """The backend named in the call, else in `use_backend`, else in the environment; None for the default."""
-    return backend if backend is not None else _in_context.get() or _from_environment()
+    name = backend if backend is not None else _in_context.get() or _from_environment()
+    return name if name is None or type(name) is str else check_name(name, "backend")
 
 
 def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:

@@ -112,13 +112,13 @@ def _sigmoid(z):
 
 
 def swish(x, beta, y):
-    for i, value in enumerate(x.astype(np.float64)):
+    for i, value in enumerate(x.astype(np.float64).tolist()):  # Python's floats overflow without a warning
         s = _sigmoid(beta * value)
         y[i] = value * s if s else 0
 
 
 def swish_backward(dy, x, beta, dx):
-    for i, value in enumerate(x.astype(np.float64)):
+    for i, value in enumerate(x.astype(np.float64).tolist()):
         z = beta * value
         s = _sigmoid(z)
         slope = s * (1 + z * (1 - s)) if 0 < s < 1 else s

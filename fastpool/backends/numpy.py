@@ -116,26 +116,28 @@ def hard_swish(x, y):
 
 def hard_swish_backward(dy, x, dx):
     value = x.astype(sum_dtype(x.dtype), copy=False)
-    slope = np.where(value <= -3, 0, np.where(value >= 3, 1, (2 * value + 3) / 6))
-    dx[...] = dy.astype(slope.dtype, copy=False) * slope
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = np.where(value <= -3, 0, np.where(value >= 3, 1, (2 * value + 3) / 6))
+        dx[...] = dy.astype(slope.dtype, copy=False) * slope
 
 
-def _sigmoid(z):
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-z))
+@np.errstate(over="ignore")
+def _sigmoid(beta, value):
+    """beta * value, and its sigmoid."""
+    z = value.dtype.type(beta) * value
+    return z, 1 / (1 + np.exp(-z))
 
 
 def swish(x, beta, y):
     value = x.astype(sum_dtype(x.dtype), copy=False)
-    s = _sigmoid(value.dtype.type(beta) * value)
+    _, s = _sigmoid(beta, value)
     with np.errstate(invalid="ignore"):
         y[...] = np.where(s == 0, 0, value * s)
 
 
 def swish_backward(dy, x, beta, dx):
     value = x.astype(sum_dtype(x.dtype), copy=False)
-    z = value.dtype.type(beta) * value
-    s = _sigmoid(z)
+    z, s = _sigmoid(beta, value)
     with np.errstate(invalid="ignore"):
         slope = np.where((s == 0) | (s == 1), s, s * (1 + z * (1 - s)))
-    dx[...] = dy.astype(slope.dtype, copy=False) * slope
+        dx[...] = dy.astype(slope.dtype, copy=False) * slope

@@ -8,6 +8,7 @@ only infers, fastpool's kernels do the work; `use_in_numpy_backend` makes Keras'
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +35,8 @@ class Maxout(keras.layers.Layer):
     """Maxout (Goodfellow et al. 2013): of the features along one axis, num_units maxima come out.
 
     The groups are those of TensorFlow Addons' layer of the same name: unit u takes the features u, u + num_units, and
-    so on. Where several pieces of a unit are equal, the gradient goes where the backend of Keras sends it.
+    so on. Where several pieces of a unit are equal, the gradient goes where the backend of Keras sends it. A mask is
+    passed on, unless `axis` is one of its axes: of the pieces of a unit some may be masked and others not.
 
     Parameters
     ----------
@@ -67,6 +69,16 @@ class Maxout(keras.layers.Layer):
             raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
         self.num_units, self.axis = checked_count("num_units", num_units), integer("axis", axis)
         self.grouping = grouping
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        if previous_mask is None or self._axis_of(inputs.shape) >= len(previous_mask.shape):
+            return previous_mask
+        shape = tuple(previous_mask.shape)
+        warnings.warn(
+            f"Maxout over axis {self.axis} drops the mask of shape {shape}, which has that axis", stacklevel=2
+        )
+        return None
 
     def call(self, inputs: Any) -> Any:
         if _for_fastpool(inputs):

@@ -14,6 +14,7 @@ bool and all integers pool too; and a gradient is the same bits on every run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,6 @@ Padding = Size | Sequence[Sequence[int]] | str
 
 _POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
 _POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.max_pool3d_backward}
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def _array(t: Tensor) -> Any:
@@ -56,24 +56,53 @@ def _array(t: Tensor) -> Any:
     return t.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16)
 
 
-def _memory_format(t: Tensor) -> Any:
-    """How what comes out for `t` lies in memory: channels last where `t` does, else contiguous."""
-    last = _CHANNELS_LAST.get(t.ndim)
-    if last is None or t.is_contiguous() or not t.is_contiguous(memory_format=last):
-        return torch.contiguous_format
-    return last
+def _channels_last(t: Tensor, axes: int) -> bool:
+    """Whether PyTorch's operators take `t`, of `axes` spatial axes, for a tensor with its channels last in memory.
+
+    They decide by the strides, so that a slice of such a tensor is one too: `suggest_memory_format` of ATen. Unbatched
+    volumes count, unbatched images do not.
+    """
+    channel = t.ndim - axes - 1
+    if (axes, channel) not in {(2, 1), (3, 1), (3, 0)} or 0 in t.shape or t.stride(channel) == 0:
+        return False
+    least = 0
+    for axis in (channel, *reversed(range(channel + 1, t.ndim)), *range(channel)):
+        # Of (N, 1, 1, 1) with one stride for all, nobody can tell: it is contiguous.
+        if t.stride(axis) < least or (axis < channel and least == t.stride(channel)):
+            return False
+        least = t.stride(axis) * t.shape[axis]
+    return True
 
 
-def _result(a: Any, like: Tensor) -> Tensor:
-    """What a function of fastpool gave, as a tensor that lies in memory as `_empty` says."""
+def _strides(shape: Sequence[int], axes: int, channels_last: bool) -> tuple[int, ...]:
+    order = list(range(len(shape)))
+    if channels_last:
+        order.append(order.pop(-axes - 1))
+    strides, step = list(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def _in_format_of(like: Tensor, t: Tensor, axes: int) -> Tensor:
+    """`t` in memory as `_empty` has it: itself, or a copy."""
+    strides = _strides(t.shape, axes, _channels_last(like, axes))
+    return t if t.stride() == strides else _empty(like, t.shape, axes, t.dtype).copy_(t)
+
+
+def _result(a: Any, like: Tensor, axes: int) -> Tensor:
+    """What a function of fastpool gave, as a tensor in memory as `_empty` has it."""
     if isinstance(a, np.ndarray):
         bfloat16 = a.dtype.kind == "V"  # as ml_dtypes has it
         a = torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if bfloat16 else torch.from_numpy(a)
-    return a.contiguous(memory_format=_memory_format(like))
+    return _in_format_of(like, a, axes)
 
 
-def _empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=_memory_format(like))
+def _empty(like: Tensor, shape: Sequence[int], axes: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor with its channels last in memory where `like` has them there, else contiguous."""
+    strides = _strides(shape, axes, _channels_last(like, axes))
+    return torch.empty_strided(tuple(shape), strides, dtype=dtype or like.dtype, device=like.device)
 
 
 def _backend(t: Tensor) -> str | None:
@@ -89,6 +118,78 @@ def _operator(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Cal
         return operator
 
     return register
+
+
+# Gradients
+
+
+def _is_transformed(t: Tensor) -> bool:
+    """Whether `t` has a tangent, or is one of `torch.func`'s, which may have one further inside."""
+    if not torch.compiler.is_compiling() and torch.func.debug_unwrap(t, recurse=False) is not t:
+        return True
+    return torch.autograd.forward_ad.unpack_dual(t).tangent is not None
+
+
+class _Constants:
+    """All arguments of an operator that are not tensors, as one argument: `vmap` counts each item of a list."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = values
+
+
+def _register_grad(operator: Any, kept: Callable[..., tuple[Tensor, ...]], grad: Callable[..., Any]) -> None:
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*kept(ctx, inputs, output))
+
+    operator.register_autograd(grad, setup_context=save)
+
+
+def _differentiable(
+    operator: Any,
+    kept: Callable[..., tuple[Tensor, ...]],
+    grad: Callable[..., Any],
+    tangent: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Register the gradient of an operator, and make a function that calls it with gradients of either mode.
+
+    `kept(ctx, inputs, output)` gives the tensors that `grad(ctx, *grads)` and `tangent(ctx, *tangents)` need.
+
+    An operator has no tangent in PyTorch: forward-mode gradients, and `torch.func` as a whole, need a
+    `torch.autograd.Function`. All else calls the operator, which `torch.compile` keeps whole.
+    """
+    _register_grad(operator, kept, grad)
+
+    class Transformed(torch.autograd.Function):
+        generate_vmap_rule = True
+        jvp = staticmethod(tangent)
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            *tensors, constants = inputs
+            return operator(*tensors, *constants.values)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            *tensors, constants = inputs
+            saved = kept(ctx, (*tensors, *constants.values), output)
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+        @staticmethod
+        def backward(ctx: Any, *dy: Any) -> Any:
+            grads = grad(ctx, *dy)
+            grads = grads if isinstance(grads, tuple) else (grads,)
+            return *grads[: len(ctx.needs_input_grad) - 1], None
+
+    def call(*inputs: Any) -> Any:
+        tensors = [value for value in inputs if isinstance(value, Tensor)]  # they come first
+        if any(map(_is_transformed, tensors)):
+            if torch.compiler.is_compiling():  # which leaves what raises uncompiled
+                raise NotImplementedError("torch.compile(fullgraph=True) takes no forward-mode gradients of fastpool's")
+            return Transformed.apply(*tensors, _Constants(inputs[len(tensors) :]))
+        return operator(*inputs)
+
+    return call
 
 
 # Pooling. Operators take `padding` as (before, after) of each axis; `auto_pad`, where not empty, stands in for it.
@@ -118,43 +219,43 @@ def _plan(x_shape: Sequence[int], window: tuple[Any, ...]) -> Window:
 
 
 def _fake_max_pool(x: Tensor, *window: Any) -> Tensor:
-    return _empty(x, _plan(x.shape, window).y_shape)
+    return _empty(x, _plan(x.shape, window).y_shape, len(window[0]))
 
 
 @_operator("max_pool", f"(Tensor x, {_WINDOW}) -> Tensor", _fake_max_pool)
 def _max_pool(x: Tensor, *window: Any) -> Tensor:
-    pool = _POOLS[len(window[0])]
-    return _result(pool(_array(x), **_arguments(*window), backend=_backend(x)), x)
+    axes = len(window[0])
+    return _result(_POOLS[axes](_array(x), **_arguments(*window), backend=_backend(x)), x, axes)
 
 
 def _fake_max_pool_with_argmax(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     plan = _plan(x.shape, window)
-    return _empty(x, plan.y_shape), _empty(x, plan.y_shape, getattr(torch, plan.argmax_dtype.name))
+    argmax_dtype = getattr(torch, plan.argmax_dtype.name)
+    return _empty(x, plan.y_shape, len(window[0])), _empty(x, plan.y_shape, len(window[0]), argmax_dtype)
 
 
 @_operator("max_pool_with_argmax", f"(Tensor x, {_WINDOW}) -> (Tensor, Tensor)", _fake_max_pool_with_argmax)
 def _max_pool_with_argmax(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-    pool = _POOLS[len(window[0])]
-    y, argmax = pool(_array(x), **_arguments(*window), return_argmax=True, backend=_backend(x))
-    return _result(y, x), _result(argmax, x)
+    axes = len(window[0])
+    y, argmax = _POOLS[axes](_array(x), **_arguments(*window), return_argmax=True, backend=_backend(x))
+    return _result(y, x, axes), _result(argmax, x, axes)
 
 
 def _fake_max_pool_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
-    return _empty(argmax, x_shape, dy.dtype)
+    return _empty(argmax, x_shape, len(window[0]), dy.dtype)
 
 
 @_operator(
     "max_pool_backward", f"(Tensor dy, Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_backward
 )
 def _max_pool_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
-    pool_backward = _POOLS_BACKWARD[len(window[0])]
-    dy = dy.contiguous(memory_format=_memory_format(argmax))
-    dx = pool_backward(_array(dy), _array(argmax), tuple(x_shape), **_arguments(*window), backend=_backend(dy))
-    return _result(dx, argmax)
+    axes = len(window[0])
+    inputs = _array(_in_format_of(argmax, dy, axes)), _array(argmax), tuple(x_shape)
+    return _result(_POOLS_BACKWARD[axes](*inputs, **_arguments(*window), backend=_backend(dy)), argmax, axes)
 
 
 def _fake_max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> Tensor:
-    return _empty(argmax, argmax.shape, torch.int64)
+    return _empty(argmax, argmax.shape, len(window[0]), torch.int64)
 
 
 @_operator("max_pool_indices", f"(Tensor argmax, SymInt[] x_shape, {_WINDOW}) -> Tensor", _fake_max_pool_indices)
@@ -162,7 +263,7 @@ def _max_pool_indices(argmax: Tensor, x_shape: Sequence[int], *window: Any) -> T
     # In main memory, wherever the tensor is: for few calls, those with indices and second derivatives.
     arguments = {**_arguments(*window), "kernel_size": tuple(window[0])}  # which tells the number of axes
     indices = fp.argmax_to_indices(_array(argmax.cpu()), tuple(x_shape), **arguments)
-    return _result(indices, argmax).to(argmax.device)
+    return _result(indices, argmax, len(window[0])).to(argmax.device)
 
 
 def _picked(x: Tensor, indices: Tensor, axes: int) -> Tensor:
@@ -171,42 +272,52 @@ def _picked(x: Tensor, indices: Tensor, axes: int) -> Tensor:
     return torch.where(indices >= 0, cells, 0)
 
 
-def _save_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _kept_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
     x, *ctx.window = inputs
-    ctx.save_for_backward(x)
+    return (x,)
 
 
-def _slope_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+def _grad_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     (x,) = ctx.saved_tensors
     _, argmax = _max_pool_with_argmax(x, *ctx.window)
     return _max_pool_backward(dy, argmax, x.shape, *ctx.window), *[None] * len(ctx.window)
 
 
-def _save_argmax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _kept_argmax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     x, *ctx.window = inputs
     ctx.x_shape = x.shape
-    ctx.save_for_backward(output[1])
+    return (output[1],)
 
 
-def _slope_by_argmax(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
+def _grad_by_argmax(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
     (argmax,) = ctx.saved_tensors
-    return _max_pool_backward(dy, argmax, ctx.x_shape, *ctx.window), *[None] * len(ctx.window)
+    return _pool_grad(dy, argmax, ctx.x_shape, *ctx.window), *[None] * len(ctx.window)
 
 
-def _save_argmax_given(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _kept_argmax_of_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
     _, argmax, ctx.x_shape, *ctx.window = inputs
-    ctx.save_for_backward(argmax)
+    return (argmax,)
 
 
-def _slope_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+def _grad_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     (argmax,) = ctx.saved_tensors
     indices = _max_pool_indices(argmax, ctx.x_shape, *ctx.window)
     return _picked(ddx, indices, len(ctx.window[0])), None, None, *[None] * len(ctx.window)
 
 
-_max_pool.register_autograd(_slope_of_x, setup_context=_save_x)
-_max_pool_with_argmax.register_autograd(_slope_by_argmax, setup_context=_save_argmax)
-_max_pool_backward.register_autograd(_slope_of_dy, setup_context=_save_argmax_given)
+def _tangent_by_argmax(ctx: Any, dx: Tensor, *_: Any) -> tuple[Any, None]:
+    (argmax,) = ctx.saved_tensors
+    return _picked(dx, _max_pool_indices(argmax, ctx.x_shape, *ctx.window), len(ctx.window[0])), None
+
+
+def _tangent_of_grad(ctx: Any, ddy: Tensor, *_: Any) -> Tensor:
+    (argmax,) = ctx.saved_tensors
+    return _pool_grad(ddy, argmax, ctx.x_shape, *ctx.window)
+
+
+_register_grad(_max_pool, _kept_x, _grad_of_x)
+_pool_with_argmax = _differentiable(_max_pool_with_argmax, _kept_argmax, _grad_by_argmax, _tangent_by_argmax)
+_pool_grad = _differentiable(_max_pool_backward, _kept_argmax_of_input, _grad_of_dy, _tangent_of_grad)
 
 
 def _each(name: str, value: Size, axes: int) -> list[int]:
@@ -228,9 +339,9 @@ def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, return_ind
         raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
     pads = [p for pair in pads for p in pair]
     window = (kernel, steps, pads, auto_pad, _each("dilation", dilation, axes), ceil_mode)
-    if not (return_indices or (torch.is_grad_enabled() and x.requires_grad)):
+    if not (return_indices or (torch.is_grad_enabled() and x.requires_grad) or _is_transformed(x)):
         return _max_pool(x, *window)
-    y, argmax = _max_pool_with_argmax(x, *window)
+    y, argmax = _pool_with_argmax(x, *window)
     return (y, _max_pool_indices(argmax, x.shape, *window)) if return_indices else y
 
 
@@ -355,6 +466,9 @@ _REPLACEMENTS: dict[type, Any] = {nn.MaxPool1d: MaxPool1d, nn.MaxPool2d: MaxPool
 def replace_max_pools(module: nn.Module) -> nn.Module:
     """Put a pooling layer of fastpool in the place of each `nn.MaxPool1d`, `2d` and `3d` of a model.
 
+    A layer that is used in several places is replaced by one layer in all of them. Hooks, attributes and the mode of
+    training are kept.
+
     Parameters
     ----------
     module : torch.nn.Module
@@ -373,16 +487,18 @@ def replace_max_pools(module: nn.Module) -> nn.Module:
     >>> type(model[1]) is MaxPool2d
     True
     """
-    replacement = _REPLACEMENTS.get(type(module))
-    if replacement is not None:
-        pool: Any = module
-        window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        return replacement(*window, pool.return_indices, pool.ceil_mode).train(pool.training)
-    for name, child in module.named_children():
-        new = replace_max_pools(child)
-        if new is not child:
-            setattr(module, name, new)
-    return module
+    new = {pool: _replacement(pool) for pool in module.modules() if type(pool) in _REPLACEMENTS}
+    for path, child in list(module.named_modules(remove_duplicate=False)):
+        if path and child in new:
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, new[child])
+    return new.get(module, module)
+
+
+def _replacement(pool: nn.Module) -> nn.Module:
+    new = copy(pool)  # with its hooks, which can still be removed by their handles
+    new.__class__ = _REPLACEMENTS[type(pool)]
+    return new
 
 
 # Maxout
@@ -395,28 +511,29 @@ def _units_shape(x_shape: Sequence[int], num_units: int, axis: int) -> tuple[int
 
 
 def _fake_maxout(x: Tensor, num_units: int, axis: int, grouping: str) -> Tensor:
-    return _empty(x, _units_shape(x.shape, num_units, axis))
+    return _empty(x, _units_shape(x.shape, num_units, axis), x.ndim - 2)
 
 
 @_operator("maxout", f"(Tensor x, {_UNITS}) -> Tensor", _fake_maxout)
 def _maxout(x: Tensor, num_units: int, axis: int, grouping: str) -> Tensor:
-    return _result(fp.maxout(_array(x), num_units, axis, grouping=grouping, backend=_backend(x)), x)
+    y = fp.maxout(_array(x), num_units, axis, grouping=grouping, backend=_backend(x))
+    return _result(y, x, x.ndim - 2)
 
 
 def _fake_maxout_with_argmax(x: Tensor, num_units: int, axis: int, grouping: str) -> tuple[Tensor, Tensor]:
     shape = _units_shape(x.shape, num_units, axis)
     dtype = Window.maxout((int(x.shape[axis]),), num_units, 0, grouping).argmax_dtype
-    return _empty(x, shape), _empty(x, shape, getattr(torch, dtype.name))
+    return _empty(x, shape, x.ndim - 2), _empty(x, shape, x.ndim - 2, getattr(torch, dtype.name))
 
 
 @_operator("maxout_with_argmax", f"(Tensor x, {_UNITS}) -> (Tensor, Tensor)", _fake_maxout_with_argmax)
 def _maxout_with_argmax(x: Tensor, num_units: int, axis: int, grouping: str) -> tuple[Tensor, Tensor]:
     y, argmax = fp.maxout(_array(x), num_units, axis, grouping=grouping, return_argmax=True, backend=_backend(x))
-    return _result(y, x), _result(argmax, x)
+    return _result(y, x, x.ndim - 2), _result(argmax, x, x.ndim - 2)
 
 
 def _fake_maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: int, grouping: str) -> Tensor:
-    return _empty(argmax, x_shape, dy.dtype)
+    return _empty(argmax, x_shape, dy.ndim - 2, dy.dtype)
 
 
 @_operator(
@@ -425,51 +542,64 @@ def _fake_maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], ax
     _fake_maxout_backward,
 )
 def _maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: int, grouping: str) -> Tensor:
-    dy = dy.contiguous(memory_format=_memory_format(argmax))
-    dx = fp.maxout_backward(_array(dy), _array(argmax), tuple(x_shape), axis, grouping=grouping, backend=_backend(dy))
-    return _result(dx, argmax)
+    inputs = _array(_in_format_of(argmax, dy, dy.ndim - 2)), _array(argmax), tuple(x_shape)
+    dx = fp.maxout_backward(*inputs, axis, grouping=grouping, backend=_backend(dy))
+    return _result(dx, argmax, dy.ndim - 2)
 
 
-def _save_pieces_of_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _kept_pieces_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
     x, *ctx.units = inputs
-    ctx.save_for_backward(x)
+    return (x,)
 
 
-def _pieces_slope_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+def _pieces_grad_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     (x,) = ctx.saved_tensors
     _, argmax = _maxout_with_argmax(x, *ctx.units)
     return _maxout_backward(dy, argmax, x.shape, *ctx.units[1:]), None, None, None
 
 
-def _save_pieces(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _kept_pieces(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     x, _, ctx.axis, ctx.grouping = inputs
     ctx.x_shape = x.shape
-    ctx.save_for_backward(output[1])
+    return (output[1],)
 
 
-def _pieces_slope(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
+def _pieces_grad(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
     (argmax,) = ctx.saved_tensors
-    return _maxout_backward(dy, argmax, ctx.x_shape, ctx.axis, ctx.grouping), None, None, None
+    return _maxout_grad(dy, argmax, ctx.x_shape, ctx.axis, ctx.grouping), None, None, None
 
 
-def _save_pieces_given(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, argmax, _, ctx.axis, ctx.grouping = inputs
-    ctx.save_for_backward(argmax)
+def _kept_pieces_of_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
+    _, argmax, ctx.x_shape, ctx.axis, ctx.grouping = inputs
+    return (argmax,)
 
 
-def _pieces_slope_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+def _picked_pieces(ctx: Any, x: Tensor) -> Tensor:
+    """The pieces of `x` that the saved argmax names."""
     (argmax,) = ctx.saved_tensors
     units = argmax.shape[ctx.axis]
     strided = ctx.grouping == "strided"
-    pieces = ddx.unflatten(ctx.axis, (-1, units) if strided else (units, -1))
+    pieces = x.unflatten(ctx.axis, (-1, units) if strided else (units, -1))
     piece_axis = ctx.axis if strided else ctx.axis + 1
-    won = pieces.gather(piece_axis, argmax.to(torch.int64).unsqueeze(piece_axis)).squeeze(piece_axis)
-    return won, None, None, None, None
+    return pieces.gather(piece_axis, argmax.to(torch.int64).unsqueeze(piece_axis)).squeeze(piece_axis)
 
 
-_maxout.register_autograd(_pieces_slope_of_x, setup_context=_save_pieces_of_x)
-_maxout_with_argmax.register_autograd(_pieces_slope, setup_context=_save_pieces)
-_maxout_backward.register_autograd(_pieces_slope_of_dy, setup_context=_save_pieces_given)
+def _pieces_grad_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+    return _picked_pieces(ctx, ddx), None, None, None, None
+
+
+def _pieces_tangent(ctx: Any, dx: Tensor, *_: Any) -> tuple[Any, None]:
+    return _picked_pieces(ctx, dx), None
+
+
+def _pieces_tangent_of_grad(ctx: Any, ddy: Tensor, *_: Any) -> Tensor:
+    (argmax,) = ctx.saved_tensors
+    return _maxout_grad(ddy, argmax, ctx.x_shape, ctx.axis, ctx.grouping)
+
+
+_register_grad(_maxout, _kept_pieces_x, _pieces_grad_of_x)
+_maxout_with_pieces = _differentiable(_maxout_with_argmax, _kept_pieces, _pieces_grad, _pieces_tangent)
+_maxout_grad = _differentiable(_maxout_backward, _kept_pieces_of_input, _pieces_grad_of_dy, _pieces_tangent_of_grad)
 
 
 def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strided") -> Tensor:
@@ -503,8 +633,8 @@ def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strid
     if not -input.ndim <= axis < input.ndim:
         raise ValueError(f"axis must be from {-input.ndim} to {input.ndim - 1} for this tensor, got {axis}")
     axis %= input.ndim
-    if torch.is_grad_enabled() and input.requires_grad:
-        return _maxout_with_argmax(input, num_units, axis, grouping)[0]
+    if (torch.is_grad_enabled() and input.requires_grad) or _is_transformed(input):
+        return _maxout_with_pieces(input, num_units, axis, grouping)[0]
     return _maxout(input, num_units, axis, grouping)
 
 
@@ -545,34 +675,46 @@ class Maxout(nn.Module):
 
 
 def _fake_elementwise(*inputs: Tensor) -> Tensor:
-    return _empty(inputs[-1], inputs[-1].shape)
+    x = inputs[-1]
+    return _empty(x, x.shape, x.ndim - 2)
 
 
 @_operator("hard_swish", "(Tensor x) -> Tensor", _fake_elementwise)
 def _hard_swish(x: Tensor) -> Tensor:
-    return _result(fp.hard_swish(_array(x), backend=_backend(x)), x)
+    return _result(fp.hard_swish(_array(x), backend=_backend(x)), x, x.ndim - 2)
 
 
 @_operator("hard_swish_backward", "(Tensor dy, Tensor x) -> Tensor", _fake_elementwise)
 def _hard_swish_backward(dy: Tensor, x: Tensor) -> Tensor:
-    return _result(fp.hard_swish_backward(_array(dy), _array(x), backend=_backend(x)), x)
+    return _result(fp.hard_swish_backward(_array(dy), _array(x), backend=_backend(x)), x, x.ndim - 2)
 
 
-def _save_all(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _all_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, ...]:
+    return inputs
 
 
-def _hard_swish_slope(ctx: Any, dy: Tensor) -> Tensor:
-    return _hard_swish_backward(dy, *ctx.saved_tensors)
+def _swish_grad_of_x(ctx: Any, dy: Tensor, *_: Any) -> Tensor:
+    return _swish_grad(dy, *ctx.saved_tensors)
 
 
-def _hard_swish_slopes_of_slope(ctx: Any, ddx: Tensor) -> tuple[Tensor, Tensor]:
+def _swish_grads_of_grad(ctx: Any, ddx: Tensor) -> tuple[Tensor, Tensor]:
     dy, x = ctx.saved_tensors
-    return _hard_swish_backward(ddx, x), torch.where((x > -3) & (x < 3), ddx * dy / 3, 0)
+    return _swish_grad(ddx, x), _curvature(ddx * dy, x)
 
 
-_hard_swish.register_autograd(_hard_swish_slope, setup_context=_save_all)
-_hard_swish_backward.register_autograd(_hard_swish_slopes_of_slope, setup_context=_save_all)
+def _curvature(dx: Tensor, x: Tensor) -> Tensor:
+    return torch.where((x > -3) & (x < 3), dx / 3, 0)
+
+
+def _swish_tangent_of_grad(ctx: Any, ddy: Tensor | None, dx: Tensor | None, *_: Any) -> Tensor:
+    dy, x = ctx.saved_tensors
+    by_dy = 0 if ddy is None else _swish_grad(ddy, x)
+    by_x = 0 if dx is None else _curvature(dx * dy, x)
+    return by_dy + by_x
+
+
+_swish = _differentiable(_hard_swish, _all_inputs, _swish_grad_of_x, _swish_grad_of_x)
+_swish_grad = _differentiable(_hard_swish_backward, _all_inputs, _swish_grads_of_grad, _swish_tangent_of_grad)
 
 
 def hard_swish(input: Tensor) -> Tensor:
@@ -585,4 +727,4 @@ def hard_swish(input: Tensor) -> Tensor:
     >>> hard_swish(torch.tensor([-4.0, 0.0, 1.5, 4.0]))
     tensor([0.0000, 0.0000, 1.1250, 4.0000])
     """
-    return _hard_swish(input)
+    return _swish(input)

@@ -14,7 +14,7 @@ from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
 from fastpool.backends.numba.compilation import cache_directory
 from fastpool.backends.numba.lanes import BYTES
-from fastpool.backends.numba.threads import PARALLEL_BYTES, launch
+from fastpool.backends.numba.threads import PARALLEL_BYTES, launch, new_scratch
 from fastpool.threads import get_num_threads
 from fastpool.window import Window
 
@@ -40,8 +40,15 @@ __all__ = [
 # are other planes or channels to go on with. Two-byte floats are slow to gather: their sums are kept in float32.
 MOST_GATHERED = 32
 
-# Numbers that a thread may lay out at once; windows that reach further (some thousand cells) are taken cell by cell.
-MOST_ROOM = 1 << 24
+# Elements that a thread packs at once: windows that reach further are read in place, cell by cell. From the second
+# number on, blocks are made smaller; from the third on, windows that share few cells are read in place.
+MOST_PACKED, LESS_PACKED, MUCH_PACKED = 1 << 22, 1 << 20, 1 << 17
+
+# How often cells are read at most by windows that share few of them. A two-byte float becomes a key each time.
+MOST_READS, MOST_READS_OF_HALF = 4, 1
+
+# Elements of scratch up to which cells gather their gradients: beyond, strides are far above the window, or rows long.
+MOST_GATHER_SCRATCH = 1 << 18
 
 # Windows of so many rows, in rows of so many numbers, are taken row by row instead of block by block.
 LEAST_TALL, LEAST_WIDE = 9, 512
@@ -50,7 +57,7 @@ LEAST_TALL, LEAST_WIDE = 9, 512
 MOST_KEPT = 1 << 19
 
 # Sums that a thread adds up at once, where windows let it: what stays in its second cache.
-MOST_SUMS = 1 << 17
+MOST_SUMS, MOST_SUMS_IN_SCRATCH = 1 << 17, 1 << 20
 
 # Numbers of columns that are laid out at once, or sums that these are added to: what stays in the second cache.
 MOST_LAID = 1 << 15
@@ -100,7 +107,8 @@ def _as_writeable(a):
 
 
 def _launched(plan):
-    """Make a backend's function of one that says which kernel to run over how many units, and with what."""
+    """Make a backend's function of one that says which kernel to run over how many units, the bytes that it moves, the
+    bytes of scratch for a thread, and what it takes."""
 
     @wraps(plan)
     def run(*arguments, **options):
@@ -112,54 +120,75 @@ def _launched(plan):
 
 @_launched
 def max_pool(x, window, y, argmax):
-    kernel, units, nbytes, constants = _forward_call(window, x.shape[0], x.shape[4], x.dtype)
-    return kernel, units, nbytes, _flat(x), _flat(y), None if argmax is None else argmax.reshape(-1), *constants
+    index = None if argmax is None else argmax.dtype
+    *call, constants = _forward_call(window, x.shape[0], x.shape[4], x.dtype, index, get_num_threads())
+    return *call, _flat(x), _flat(y), None if argmax is None else argmax.reshape(-1), *constants
 
 
 def prepared_max_pool(window, outer, inner, dtype):
-    kernel, units, nbytes, constants = _forward_call(window, outer, inner, dtype)
+    kernel, units, nbytes, scratch_bytes, constants = _forward_call(window, outer, inner, dtype, None, 1)
     # Tall windows are planned for the threads of the moment.
     if _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows:
         return None
+    with_argmax = 0
+    if window.volume <= 1 << 32:
+        with_argmax = _forward_call(window, outer, inner, dtype, window.argmax_dtype, 1)[3]
 
     def run(x, y, argmax):
-        launch(kernel, units, nbytes, x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants)
+        if argmax is None:
+            launch(kernel, units, nbytes, scratch_bytes, x.ravel(), y.ravel(), None, *constants)
+        else:
+            launch(kernel, units, nbytes, with_argmax, x.ravel(), y.ravel(), argmax.ravel(), *constants)
 
     def run_alone(x, y, argmax):
-        kernel(x.ravel(), y.ravel(), None if argmax is None else argmax.ravel(), *constants, 0, units)
+        if argmax is None:
+            kernel(x.ravel(), y.ravel(), None, *constants, new_scratch(scratch_bytes), 0, units)
+        else:
+            kernel(x.ravel(), y.ravel(), argmax.ravel(), *constants, new_scratch(with_argmax), 0, units)
 
     return run if nbytes >= PARALLEL_BYTES else run_alone
 
 
-def _forward_call(window, outer, inner, dtype):
-    """The kernel for such arrays, how many units it has, the bytes that it moves, and what it takes behind them."""
-    kind = _kind(dtype)
-    numbers, block, room, units = _forward_plan(window, outer, inner)
-    nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    arguments = kind.infinity, kind.lowest, numbers, inner
-    tall = _tall_plan(window, outer, inner, get_num_threads())
-    if tall is not None:
-        block, units = tall
-        return pool.max_pool_of_tall_windows, units, nbytes, (*arguments, block)
-    if room > MOST_ROOM:
-        return pool.max_pool_by_cells, units, nbytes, arguments
-    return pool.max_pool, units, nbytes, (*arguments, block)
-
-
 @lru_cache(maxsize=1024)
-def _forward_plan(window, outer, inner):
-    """The geometry, the windows to take at once (rows by columns), the room that these need, and how many units."""
+def _forward_call(window, outer, inner, dtype, index, threads):
+    """How arrays of these dtypes are pooled, `index` that of the argmax or None: the kernel; how many units it has; the
+    bytes that it moves, and those of scratch for a thread; and what it takes behind the arrays."""
+    kind, widths = _kind(dtype), (dtype.itemsize, 0 if index is None else index.itemsize)
+    nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
+    tall = _tall_plan(window, outer, inner, threads)
+    numbers, block, units = tall or _forward_plan(window, outer, inner, dtype.itemsize, is_half(dtype))
+    arguments = kind.infinity, kind.lowest, _as_array(numbers), inner, block
+    if isinstance(block, int):
+        return pool.max_pool_direct, units, nbytes, pool.direct_scratch(*widths)[-1], arguments
+    kernel, scratch = pool.max_pool, pool.max_pool_scratch
+    if tall is not None:
+        kernel, scratch = pool.max_pool_of_tall_windows, pool.tall_scratch
+    return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], arguments
+
+
+def _forward_plan(window, outer, inner, itemsize, half):
+    """The geometry; the windows to take at once, rows by columns where they are packed, else so many of a row that are
+    read in place; and how many units."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, _, sh, sw, _, _, _, _, dh, dw, OD, OH, OW = numbers
     planes, reach_h, reach_w = outer * window.out[1] // OH * OD, (KH - 1) * dh, (KW - 1) * dw
-    # The rooms stay in the caches closest to the core, but blocks overlap little: much of a block is not its halo.
-    columns = min(max(pool.BLOCK // (inner * sw), 2 * reach_w // sw, 1), OW)
-    pitch = max(columns + reach_w // sw, -(-W // sw) if columns == OW else 0)
-    block = pool.BLOCK if reach_h < sh else 8 * pool.BLOCK
-    rows = min(max(block // (pitch * sw * sh * inner), 3 * reach_h // sh, 1), OH)
-    room = min(KD, D) * ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
-    blocks = -(-OH // rows) * -(-OW // columns)
-    return _as_array(numbers), (rows, columns), room, planes * (OH if room > MOST_ROOM else blocks)
+    # Scratch stays in the caches closest to the core, but blocks overlap little: much of a block is not its halo.
+    for halos_h, halos_w in ((3, 2), (1, 1)):
+        columns = min(max(pool.BLOCK // (inner * sw), halos_w * reach_w // sw, 1), OW)
+        pitch = max(columns + reach_w // sw, -(-W // sw) if columns == OW else 0)
+        block = pool.BLOCK if reach_h < sh else 8 * pool.BLOCK
+        rows = min(max(block // (pitch * sw * sh * inner), halos_h * reach_h // sh, 1), OH)
+        packed = min(KD, D) * ((rows - 1) * sh + reach_h + 1) * pitch * sw * inner
+        if packed <= LESS_PACKED:
+            break
+    # Packing pays where windows share cells, or have no vectors of their own.
+    lanes, most_reads = BYTES // itemsize, MOST_READS_OF_HALF if half else MOST_READS
+    vectors = inner >= lanes or (inner == dw == 1 and lanes <= KW)
+    shares_few = vectors and window.volume * window.positions <= most_reads * prod(window.size)
+    if packed > MOST_PACKED or (shares_few and (packed > MUCH_PACKED or inner > 1 or OW == 1)):
+        columns = min(max(8 * pool.BLOCK // (window.volume * inner), 1), OW)
+        return numbers, columns, planes * OH * -(-OW // columns)
+    return numbers, (rows, columns), planes * -(-OH // rows) * -(-OW // columns)
 
 
 @lru_cache(maxsize=1024)
@@ -168,19 +197,22 @@ def _as_array(numbers):
     return np.array(numbers, np.int64)
 
 
-@lru_cache(maxsize=1024)
 def _tall_plan(window, outer, inner, threads):
-    """The windows to take at once and how many units, where many tall windows lie one row apart; else None."""
+    """As `_forward_plan`, where many tall windows lie one row apart; else None."""
     (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
     row_by_row = D == KD == window.out[0] == sh == window.dilation[1] == 1
     if not row_by_row or KH < LEAST_TALL or OH < 2 * KH or OW * inner < LEAST_WIDE:
         return None
-    columns = min(max(MOST_KEPT // (KH * inner), 2 * (KW - 1) * window.dilation[2] // sw, LEAST_WIDE // inner + 1), OW)
+    reach = (KW - 1) * window.dilation[2]
+    halo = min(2 * reach // sw, MOST_PACKED // ((KH + 1) * inner))
+    columns = min(max(MOST_KEPT // (KH * inner), halo, LEAST_WIDE // inner + 1), OW)
     while 0 < OW % columns * inner < BYTES:  # whole lanes go into the last block too
         columns += 1
+    if (columns * (sw + KH + 1) + 2 * reach) * inner > MOST_PACKED:
+        return None
     blocks = max(OH // (8 * KH), min(-(-threads // outer), OH // KH))
     rows = -(-OH // blocks)
-    return (rows, columns), outer * -(-OH // rows) * -(-OW // columns)
+    return window.numbers, (rows, columns), outer * -(-OH // rows) * -(-OW // columns)
 
 
 def _as_one_plane(window, outer):
@@ -195,12 +227,12 @@ def _as_one_plane(window, outer):
 
 @_launched
 def max_pool_backward(dy, argmax, window, dx):
-    kernel, units, nbytes, constants = _backward_call(window, dx.shape[0], dx.shape[4], dx.dtype)
-    return kernel, units, nbytes, _flat(dy), _flat(argmax), _flat(dx), *constants
+    *call, constants = _backward_call(window, dx.shape[0], dx.shape[4], dx.dtype)
+    return *call, _flat(dy), _flat(argmax), _flat(dx), *constants
 
 
 def prepared_max_pool_backward(window, outer, inner, dtype):
-    kernel, units, nbytes, constants = _backward_call(window, outer, inner, dtype)
+    *call, constants = _backward_call(window, outer, inner, dtype)
     if _kind(dtype).seen_as != dtype:
         return None
 
@@ -208,31 +240,35 @@ def prepared_max_pool_backward(window, outer, inner, dtype):
         winners = argmax.ravel()
         if not _fits(winners, window, outer, inner):
             return False
-        launch(kernel, units, nbytes, dy.ravel(), winners, dx.ravel(), *constants)
+        launch(*call, dy.ravel(), winners, dx.ravel(), *constants)
         return True
 
     return run
 
 
+@lru_cache(maxsize=1024)
 def _backward_call(window, outer, inner, dtype):
     """As `_forward_call`."""
-    kind = _kind(dtype)
+    kind, half, index = _kind(dtype), is_half(dtype), window.argmax_dtype.itemsize
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
     if window.side_by_side and (inner > 1 or window.kernel[2] in pool.TAPS_SIDE_BY_SIDE):
         arguments = _as_array(_as_one_plane(window, outer)), inner
-        return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, arguments
-    numbers, block, room, units = _backward_plan(window, outer, inner, not is_half(dtype))
-    tile, tiles = _backward_tiles(window, inner)
+        return pool.max_pool_backward_of_tiles, outer * window.out[0] * window.out[1], nbytes, 0, arguments
+    numbers, block, gathered, units = _backward_plan(window, outer, inner, not half)
+    tile, tiles = _backward_tiles(window, inner, half)
     beside_others = inner > 3 or (outer > 3 and tiles == 1)
-    if window.volume > MOST_GATHERED or (is_half(dtype) and beside_others) or room > MOST_ROOM:
-        return pool.max_pool_backward, outer * tiles, nbytes, (kind.infinity, _as_array(window.numbers), inner, tile)
-    arguments = kind.infinity, kind.sums, numbers, inner, block
-    return pool.max_pool_backward_by_taps, units, nbytes, arguments
+    if window.volume > MOST_GATHERED or (half and beside_others) or gathered > MOST_GATHER_SCRATCH:
+        _, scratch_bytes = pool.backward_scratch(window.numbers, inner, tile, index, 4 if half else 0)
+        arguments = kind.infinity, _as_array(window.numbers), inner, tile
+        return pool.max_pool_backward, outer * tiles, nbytes, scratch_bytes, arguments
+    scratch_bytes = pool.by_taps_scratch(numbers, inner, block, kind.sums.itemsize, index)[-1]
+    arguments = kind.infinity, kind.sums, _as_array(numbers), inner, block
+    return pool.max_pool_backward_by_taps, units, nbytes, scratch_bytes, arguments
 
 
-@lru_cache(maxsize=1024)
 def _backward_plan(window, outer, inner, calculable):
-    """As `_forward_plan`, for blocks of cells: rows by columns, these in strides; and whether windows are alike."""
+    """The geometry; blocks of cells: rows by columns, in strides, and whether windows are alike; the elements of
+    scratch; and the units."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, sd, sh, sw, _, ph, pw, dd, dh, dw, _, _, _ = numbers
     planes, back_h, back_w = outer * window.size[1] // H * D, (KH - 1) * dh // sh, (KW - 1) * dw // sw
@@ -245,9 +281,9 @@ def _backward_plan(window, outer, inner, calculable):
         columns = min(max(pool.BLOCK // (inner * sw), back_w, 1), all_columns)
         rows = max(pool.BLOCK // ((columns + back_w) * inner * sw * sh), back_h)
     rows = min(max(rows, 1), all_rows)
-    room = max(slices * (rows + back_h), rows * sh * sw) * (columns + back_w) * inner
+    gathered = max(slices * (rows + back_h), rows * sh * sw) * (columns + back_w) * inner
     units = planes * -(-all_rows // rows) * -(-all_columns // columns)
-    return _as_array(numbers), (rows, columns, int(alike)), room, units
+    return numbers, (rows, columns, int(alike)), gathered, units
 
 
 def _fills(size, kernel, stride, padding, dilation, out):
@@ -256,13 +292,22 @@ def _fills(size, kernel, stride, padding, dilation, out):
     return size <= out * stride and (out - 1) * stride - padding < size and some_before
 
 
-def _backward_tiles(window, inner):
-    """How many rows to add up at once, and how often that is: few windows shall reach into two tiles."""
+def _backward_tiles(window, inner, in_scratch):
+    """What to add up at once, rows by columns of so many planes, and how often that is in a plane.
+
+    Few windows shall reach into two tiles. Tiles whose sums are `in_scratch` are bounded.
+    """
     (D, H, W), (KD, KH, _), (dd, dh, _) = window.size, window.kernel, window.dilation
-    rows, reach = D * H, (KD - 1) * dd * H + (KH - 1) * dh
-    tile = min(max(MOST_SUMS // (W * inner), 4 * reach, 1), rows)
+    rows, columns, reach = D * H, W, (KD - 1) * dd * H + (KH - 1) * dh
+    tile = max(MOST_SUMS // (W * inner), 4 * reach, 1)
+    if in_scratch:
+        tile, columns = max(min(tile, MOST_SUMS_IN_SCRATCH // (W * inner)), 1), max(MOST_SUMS_IN_SCRATCH // inner, 1)
+    columns = min(columns, W)
     tiles = -(-rows // tile)
-    return -(-rows // tiles), tiles
+    planes = 8 if tiles == inner == 1 and columns == W else 1
+    if in_scratch:
+        planes = max(min(planes, MOST_SUMS_IN_SCRATCH // (rows * W)), 1)
+    return (-(-rows // tiles), columns, planes), tiles * -(-W // columns)
 
 
 def argmax_fits(argmax, window):
@@ -276,8 +321,14 @@ def _fits(argmax, window, outer, inner):
 
 
 def _check_call(argmax, window, outer, inner, found):
+    scratch_bytes, numbers = _check_plan(window, inner, argmax.itemsize)
     # It calculates on a byte about as long as others take to move eight.
-    return pool.misplaced, outer, 8 * argmax.nbytes, argmax, found, _as_array(window.numbers), inner
+    return pool.misplaced, outer, 8 * argmax.nbytes, scratch_bytes, argmax, found, numbers, inner
+
+
+@lru_cache(maxsize=1024)
+def _check_plan(window, inner, itemsize):
+    return pool.check_scratch(window.numbers, inner, itemsize)[1], _as_array(window.numbers)
 
 
 @_launched
@@ -288,7 +339,7 @@ def max_unpool(y, indices, x):
         _flat(indices).reshape(planes, -1, inner),
         _flat(x).reshape(planes, -1, inner),
     )
-    return pool.max_unpool, planes, x.nbytes + y.nbytes, *arguments
+    return pool.max_unpool, planes, x.nbytes + y.nbytes, 0, *arguments
 
 
 def _movable(a):
@@ -344,7 +395,8 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
     x_steps, (block, units), _ = _column_plan(window, x.shape[4] > 1, cols_steps[3])
     value, streams = _movable(np.array([fill_value], cols.dtype))[0], cols.nbytes > LARGE and not fresh
     arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.channels, block)
-    return columns.im2col, units, x.nbytes + cols.nbytes, *arguments, streams
+    _, _, scratch_bytes = columns.im2col_scratch(window.numbers, cols_steps[3], block, x.itemsize)
+    return columns.im2col, units, x.nbytes + cols.nbytes, scratch_bytes, *arguments, streams
 
 
 @_launched
@@ -353,13 +405,14 @@ def col2im(cols, window, dx):
     x_steps, _, (block, units) = _column_plan(window, dx.shape[4] > 1, cols_steps[3])
     kind = _kind(dx.dtype)
     arguments = (_flat(flat), _flat(dx), kind.infinity, kind.sums, window.numbers, x_steps, cols_steps)
-    return columns.col2im, units, dx.nbytes + cols.nbytes, *arguments, window.channels, block
+    _, _, scratch_bytes = columns.col2im_scratch(cols_steps[3], block, kind.sums.itemsize)
+    return columns.col2im, units, dx.nbytes + cols.nbytes, scratch_bytes, *arguments, window.channels, block
 
 
 @_launched
 def hard_swish(x, y):
     arguments = (_flat(x), _flat(y), _kind(x.dtype).infinity)
-    return elementwise.hard_swish, x.size, 2 * x.nbytes, *arguments
+    return elementwise.hard_swish, x.size, 2 * x.nbytes, 0, *arguments
 
 
 @_launched
@@ -368,6 +421,7 @@ def hard_swish_backward(dy, x, dx):
         elementwise.hard_swish_backward,
         x.size,
         3 * x.nbytes,
+        0,
         _flat(dy),
         _flat(x),
         _flat(dx),
@@ -378,7 +432,7 @@ def hard_swish_backward(dy, x, dx):
 @_launched
 def swish(x, beta, y):
     arguments = (_flat(x), beta, _flat(y), _kind(x.dtype).infinity)
-    return elementwise.swish, x.size, 8 * x.nbytes, *arguments
+    return elementwise.swish, x.size, 8 * x.nbytes, 0, *arguments
 
 
 @_launched
@@ -387,6 +441,7 @@ def swish_backward(dy, x, beta, dx):
         elementwise.swish_backward,
         x.size,
         8 * x.nbytes,
+        0,
         _flat(dy),
         _flat(x),
         beta,
@@ -437,4 +492,7 @@ def warmup_tasks():
     The one left out is for windows that reach thousands of cells.
     """
 
-    return [(name, partial(kernel, *arguments, 0, 0)) for name, (kernel, _, _, *arguments) in _warm_calls()]
+    def task(kernel, units, nbytes, scratch_bytes, *arguments):
+        return partial(kernel, *arguments, new_scratch(scratch_bytes), 0, 0)
+
+    return [(name, task(*call)) for name, call in _warm_calls()]

@@ -6,6 +6,7 @@ from numba.extending import overload
 
 from fastpool.backends.numba.compilation import INLINED, inlined, kernel
 from fastpool.backends.numba.lanes import (
+    BYTES,
     beside,
     evens,
     fence,
@@ -18,7 +19,18 @@ from fastpool.backends.numba.lanes import (
     where,
 )
 from fastpool.backends.numba.pool import fill_lanes
-from fastpool.backends.numba.scalars import lay_row, narrow_row, narrow_zipped, narrowed, onward, part, widened
+from fastpool.backends.numba.scalars import (
+    carve,
+    jitable,
+    lay_row,
+    narrow_row,
+    narrow_zipped,
+    narrowed,
+    onward,
+    part,
+    scratch_bytes,
+    widened,
+)
 
 
 @inlined
@@ -76,8 +88,19 @@ def lay_windows(to, cells, count, step, inner):
                 store(to, window * inner + i, load(cells, window * step * inner + i))
 
 
+@jitable
+def im2col_scratch(geometry, inner, block, itemsize):
+    """Elements for the cells under a block, and for a row of taps of all its windows; and the bytes of all."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (block_rows, block_columns, taps_down, taps_along), lanes = block, BYTES // itemsize
+    below, beyond = (taps_down - 1) * dh // sh, (taps_along - 1) * dw
+    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * inner + 6 * lanes
+    laid_size = (block_rows + below) * block_columns * inner + lanes
+    return cells_size, laid_size, scratch_bytes(cells_size + taps_along * laid_size, itemsize)
+
+
 @kernel
-def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, streams, start, stop):
+def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, streams, scratch, start, stop):
     """Units are channels of blocks of windows of one image, or of all where images lie inside the columns.
 
     A block is so many rows and columns, and so many taps down and along them at once. Its cells are laid out with their
@@ -90,9 +113,8 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, 
     block_rows, block_columns, taps_down, taps_along = block
     row_blocks, column_blocks = -(-OH // block_rows), -(-OW // block_columns)
     lanes, below, beyond = lanes_in(x), (taps_down - 1) * dh // sh, (taps_along - 1) * dw
-    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * inner + 6 * lanes
-    laid_size = (block_rows + below) * block_columns * inner + lanes
-    room = np.empty(cells_size + taps_along * laid_size, x.dtype)
+    cells_size, laid_size, _ = im2col_scratch(geometry, inner, block, x.itemsize)
+    room = carve(scratch, 0, cells_size + taps_along * laid_size, x)
     around = beside(load(room, 0), fill_value)
     for unit in range(start, stop):
         laid = part(room, cells_size, taps_along * laid_size)
@@ -201,8 +223,17 @@ def first_at(tap, stride, place):
     return max(place - tap + stride - 1, 0) // stride
 
 
+@jitable
+def col2im_scratch(inner, block, itemsize):
+    """Elements of the sums of a row of cells of one phase, and of all; and the bytes of these."""
+    (block_rows, block_columns, phases), lanes = block, BYTES // itemsize
+    pitch = block_columns * inner + lanes  # zeros added behind a row are no part of the next: that would have to wait
+    sums = block_rows * phases * pitch + 2 * lanes
+    return pitch, sums, scratch_bytes(sums, itemsize)
+
+
 @kernel
-def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, block, start, stop):
+def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, block, scratch, start, stop):
     """Units are channels of blocks of cells, rows by columns, of one image or of all, as in `im2col`.
 
     A column is a cell of each phase of the stride, so that a row of windows adds to neighbours; or, as strides of many
@@ -215,12 +246,10 @@ def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, bl
     before, apart = pw // phases, sw // phases
     all_columns = (pw + W - 1) // phases + 1 - before
     row_blocks, column_blocks = -(-H // block_rows), -(-all_columns // block_columns)
-    lanes = lanes_in(sums)
-    pitch = block_columns * inner + lanes  # zeros added behind a row are no part of the next: that would have to wait
-    room = np.empty(block_rows * phases * pitch + 2 * lanes, sums.dtype)
-    zeros = beside(load(room, 0), sums.dtype.type(0))
+    pitch, sums_size, _ = col2im_scratch(inner, block, sums.itemsize)
+    total = carve(scratch, 0, sums_size, sums)
+    zeros = beside(load(total, 0), sums.dtype.type(0))
     for unit in range(start, stop):
-        total = part(room, 0, len(room))
         rest, channel = divmod(unit, channels)
         rest, column_block = divmod(rest, column_blocks)
         rest, row_block = divmod(rest, row_blocks)

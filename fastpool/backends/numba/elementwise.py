@@ -5,7 +5,7 @@ from fastpool.backends.numba.scalars import exponential, narrowed, part, widened
 
 
 @kernel
-def hard_swish(x, y, infinity, start, stop):
+def hard_swish(x, y, infinity, scratch, start, stop):
     x, y = part(x, start, stop - start), part(y, start, stop - start)
     for i in range(len(y)):
         value = widened(x[i], infinity)
@@ -16,7 +16,7 @@ def hard_swish(x, y, infinity, start, stop):
 
 
 @kernel
-def hard_swish_backward(dy, x, dx, infinity, start, stop):
+def hard_swish_backward(dy, x, dx, infinity, scratch, start, stop):
     dy, x, dx = part(dy, start, stop - start), part(x, start, stop - start), part(dx, start, stop - start)
     for i in range(len(dx)):
         value = widened(x[i], infinity)
@@ -35,7 +35,7 @@ def sigmoid(z):
 
 
 @kernel
-def swish(x, beta, y, infinity, start, stop):
+def swish(x, beta, y, infinity, scratch, start, stop):
     x, y = part(x, start, stop - start), part(y, start, stop - start)
     for i in range(len(y)):
         value = widened(x[i], infinity)
@@ -45,7 +45,7 @@ def swish(x, beta, y, infinity, start, stop):
 
 
 @kernel
-def swish_backward(dy, x, beta, dx, infinity, start, stop):
+def swish_backward(dy, x, beta, dx, infinity, scratch, start, stop):
     dy, x, dx = part(dy, start, stop - start), part(x, start, stop - start), part(dx, start, stop - start)
     for i in range(len(dx)):
         value = widened(x[i], infinity)

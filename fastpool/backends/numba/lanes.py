@@ -168,6 +168,47 @@ def beside(typing_context, lanes, number):
     return Lanes(number, lanes.count)(lanes, number), generate
 
 
+def _offsets_of(lanes, argmax):
+    """The type of as many offsets as `lanes` has, of an argmax or its dtype; None of None."""
+    return types.none if isinstance(argmax, types.NoneType) else Lanes(argmax.dtype, lanes.count)
+
+
+@intrinsic
+def splat_offset(typing_context, lanes, argmax, offset):
+    """An offset in as many lanes as `lanes` has, of the dtype of an argmax; None of None."""
+    offsets = _offsets_of(lanes, argmax)
+
+    def generate(context, builder, signature, args):
+        if offsets is types.none:
+            return context.get_dummy_value()
+        return _in_each(builder, context.cast(builder, args[2], types.int64, argmax.dtype), lanes.count)
+
+    return offsets(lanes, argmax, types.int64), generate
+
+
+@intrinsic
+def count_up(typing_context, lanes, argmax):
+    """0, 1, 2 and so on in as many lanes as `lanes` has, of the dtype of an argmax; None of None."""
+    offsets = _offsets_of(lanes, argmax)
+
+    def generate(context, builder, signature, args):
+        if offsets is types.none:
+            return context.get_dummy_value()
+        return ir.Constant(context.get_value_type(offsets), list(range(lanes.count)))
+
+    return offsets(lanes, argmax), generate
+
+
+@intrinsic
+def add_offsets(typing_context, a, b):
+    """The sum of two vectors of offsets; None of None."""
+
+    def generate(context, builder, signature, args):
+        return context.get_dummy_value() if a is types.none else builder.add(*args)
+
+    return a(a, b), generate
+
+
 @intrinsic
 def where(typing_context, mask, a, b):
     """Of each lane of a mask, `a` where it is true, else `b`."""

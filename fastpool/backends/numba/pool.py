@@ -4,12 +4,16 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 """
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.compilation import INLINED, inlined, kernel
 from fastpool.backends.numba.lanes import (
     BYTES,
+    add_offsets,
     beside,
+    count_up,
     evens,
     every_fifth,
     every_second,
@@ -21,6 +25,7 @@ from fastpool.backends.numba.lanes import (
     load,
     load_beside,
     odds,
+    splat_offset,
     store,
     store_won_2,
     store_won_3,
@@ -32,9 +37,13 @@ from fastpool.backends.numba.lanes import (
 from fastpool.backends.numba.scalars import (
     after_last_tap,
     after_last_window,
+    carve,
+    carve_bounds,
     first_tap,
     first_window,
     in_place_of,
+    itemsize_of,
+    jitable,
     key,
     keyed,
     lay_row,
@@ -42,11 +51,11 @@ from fastpool.backends.numba.scalars import (
     narrow_row,
     narrow_zipped,
     narrowed,
-    offsets,
     onward,
     part,
-    room_for_bounds,
-    room_for_sums,
+    precedes,
+    scratch_bytes,
+    scratch_for_sums,
     unkeyed,
     widen_row,
     widened,
@@ -57,7 +66,7 @@ from fastpool.backends.numba.scalars import (
 ONE_SLICE = (1, 1, 0)
 MOST_BITS = 5  # taps of a row that are compared one by one where each has a bit
 TAPS_SIDE_BY_SIDE = 1, 2, 3, 4, 5, 8  # in a row: those whose gradients one store puts side by side
-BLOCK = 4096  # numbers in the rooms of one block: what stays in the caches closest to the core
+BLOCK = 4096  # elements in the scratch of one block: what stays in the caches closest to the core
 
 
 @inlined
@@ -161,13 +170,13 @@ def largest_apart(load_apart, out, won, count, cells, taps, stride, dilation):
 @inlined
 def largest_far_apart(out, won, count, cells, spare, taps, stride, dilation):
     """The same for windows any number of cells apart: piece by piece, for each tap its cells side by side."""
-    lanes, room = lanes_in(out), len(spare) // 2
-    for begin in range(0, count, room):
-        piece = min(room, count - begin)
+    lanes, most = lanes_in(out), len(spare) // 2
+    for begin in range(0, count, most):
+        piece = min(most, count - begin)
         for tap in range(taps):
-            cells_of_tap, into = onward(cells, begin * stride + tap * dilation), part(spare, 0, room)
+            cells_of_tap, into = onward(cells, begin * stride + tap * dilation), part(spare, 0, most)
             if tap > 0:
-                into = part(spare, room, room)
+                into = part(spare, most, most)
             for i in range(piece):
                 into[i] = cells_of_tap[np.uint64(i * stride)]
             if tap == 0 and won is not None:
@@ -335,7 +344,7 @@ def leaves(start, kernel, dilation, size):
     return start < 0 or start + (kernel - 1) * dilation >= size
 
 
-@inlined
+@jitable
 def windows_at_edges(start, out, kernel, stride, dilation, size):
     """The windows along an axis, the first at `start`, that leave it: those up to `begin`, and from `end` on."""
     begin = min((max(-start, 0) + stride - 1) // stride, out)
@@ -363,8 +372,38 @@ def any_equal(run, value):
     return found
 
 
+# What a kernel needs of scratch is told by a function beside it, which the plan and the kernel both call.
+
+
+@jitable
+def compares_in_place(geometry, inner, block):
+    """Whether windows lie as their cells do.
+
+    They are compared there, whatever of a window hangs over an end of a row.
+    """
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    same_pitch = OW * sw == W and block[1] == OW and (sw == 1 or (sw == 2 and inner == 1))
+    return same_pitch and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
+
+
+@jitable
+def max_pool_scratch(geometry, inner, block, itemsize, argmax_itemsize):
+    """Elements for the maxima along rows, of a spare row, and of the mask of taps; and the bytes of all."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (block_rows, block_columns), lanes, reach_w = block, BYTES // itemsize, (KW - 1) * dw
+    # For each slice the cells under a block, which the maxima along its rows then take the place of.
+    most_rows = (block_rows - 1) * sh + (KH - 1) * dh + 1
+    most_columns = max(block_columns + reach_w // sw, (W + sw - 1) // sw if block_columns == OW else 0)
+    along = min(KD, D) * (most_rows * most_columns * sw * inner + lanes) + reach_w * inner + 2 * sw * lanes
+    spare = 64 * lanes if sw > 3 and inner == 1 else 0
+    mask = most_rows * OW * inner + BYTES if compares_in_place(geometry, inner, block) else 0
+    values = along + spare + lanes
+    nbytes = scratch_bytes(values, itemsize) + scratch_bytes(values, argmax_itemsize) + scratch_bytes(mask, 1)
+    return along, spare, mask, nbytes
+
+
 @kernel
-def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop):
+def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, scratch, start, stop):
     """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
 
     In this order a later tap has a larger offset, so that the first of equal cells stays without a look at the
@@ -375,18 +414,14 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop)
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
     lanes, reach_h, reach_w = lanes_in(x), (KH - 1) * dh, (KW - 1) * dw
-    # The rooms: for each slice the cells under a block, which the maxima along its rows then take the place of.
-    most_rows = (block_rows - 1) * sh + reach_h + 1
-    most_columns = max(block_columns + reach_w // sw, (W + sw - 1) // sw if block_columns == OW else 0)
-    along_size = min(KD, D) * (most_rows * most_columns * sw * inner + lanes) + reach_w * inner + 2 * sw * lanes
-    spare_size = 64 * lanes if sw > 3 and inner == 1 else 0
-    room = np.empty(along_size + spare_size + lanes, x.dtype)
-    # Windows that lie as their cells do are compared where these lie, whatever of a window hangs over an end of a row.
-    alike = OW * sw == W and block_columns == OW and (sw == 1 or (sw == 2 and inner == 1))
-    alike = alike and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
-    real = np.empty(most_rows * OW * inner + BYTES if alike else 0, np.uint8)
+    along_size, spare_size, mask_size, _ = max_pool_scratch(geometry, inner, block, x.itemsize, itemsize_of(argmax))
+    values = along_size + spare_size + lanes
+    cells_size = scratch_bytes(values, x.itemsize)
+    room = carve(scratch, 0, values, x)
+    won_room = carve(scratch, cells_size, values, argmax)
+    alike = compares_in_place(geometry, inner, block)
+    real = carve(scratch, cells_size + scratch_bytes(values, itemsize_of(argmax)), mask_size, np.uint8)
     taps_in_row(real, W, KW, sw, pw, dw, OW, inner)
-    won_room = offsets(argmax, len(room))
     if argmax is not None:
         fill(won_room, 0)
     slice_step, row_step = H * W * inner, W * inner
@@ -514,8 +549,20 @@ def larger(out, won, count, last, a, a_won, b, b_won, behind):
         i += lanes
 
 
+@jitable
+def tall_scratch(geometry, inner, block, itemsize, argmax_itemsize):
+    """Elements of a row of cells, from the start of one kept row to the next, and of all; and the bytes of these."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    block_columns, lanes, reach = block[1], BYTES // itemsize, (KW - 1) * dw
+    # Maxima are taken at every cell of a row, also of windows that begin too late to be whole.
+    row = (block_columns * sw + 2 * reach + sw) * inner + (2 * sw + 2) * lanes
+    step = block_columns * inner + lanes
+    values = row + 64 * lanes + (KH + 1) * step
+    return row, step, values, scratch_bytes(values, itemsize) + scratch_bytes(values, argmax_itemsize)
+
+
 @kernel
-def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, block, start, stop):
+def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, block, scratch, start, stop):
     """Units are blocks of windows one row apart, `block` rows by columns. Each row of cells is looked at once.
 
     Rows of maxima come one after the other, in pieces as tall as a window. A window is the end of one piece and the
@@ -528,13 +575,11 @@ def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, blo
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
     lanes, reach = lanes_in(x), (KW - 1) * dw
-    row_size = (block_columns * sw + reach) * inner + (2 * sw + 2) * lanes
-    step = block_columns * inner + lanes
-    room = np.empty(row_size + 64 * lanes + (KH + 1) * step, x.dtype)
-    won_room = offsets(argmax, len(room))
+    row_size, step, values, _ = tall_scratch(geometry, inner, block, x.itemsize, itemsize_of(argmax))
+    room = carve(scratch, 0, values, x)
+    won_room = carve(scratch, scratch_bytes(values, x.itemsize), values, argmax)
 
     for unit in range(start, stop):
-        # Parts keep no room alive: they are taken where the room is still to be used.
         row, row_won = part(room, 0, row_size), part(won_room, 0, row_size)
         cells, spare = onward(row, lanes), part(room, row_size, 64 * lanes)
         beginning, beginning_won = onward(room, row_size + 64 * lanes), onward(won_room, row_size + 64 * lanes)
@@ -579,30 +624,129 @@ def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, blo
                     larger(end, end_won, count, count, end, end_won, below_it, below_it_won, 0)
 
 
+def larger_of_lanes(best, best_won, value, offset):
+    """The larger of each two lanes with its offset, where there are offsets; of equal values that of `best`."""
+
+
+@overload(larger_of_lanes, jit_options=INLINED)
+def _larger_of_lanes(best, best_won, value, offset):
+    if isinstance(best_won, types.NoneType):
+        return lambda best, best_won, value, offset: (maximum(best, value), None)
+
+    def larger_of_lanes(best, best_won, value, offset):
+        better = wins(value, best)
+        return where(better, value, best), where(better, offset, best_won)
+
+    return larger_of_lanes
+
+
+@inlined
+def pool_channels(x, y, argmax, to, channel, origin, taps, first, lowest, infinity, geometry, inner):
+    """One window, of as many channels as a vector holds."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (kd0, kd1), (kh0, kh1), (kw0, kw1) = taps
+    best = beside(load(x, 0), lowest)
+    best_won = splat_offset(best, argmax, first)
+    for kd in range(kd0, kd1):
+        for kh in range(kh0, kh1):
+            for kw in range(kw0, kw1):
+                value = keyed(load(x, origin + ((kd * dd * H + kh * dh) * W + kw * dw) * inner + channel), infinity)
+                offset = splat_offset(best, argmax, (kd * KH + kh) * KW + kw)
+                best, best_won = larger_of_lanes(best, best_won, value, offset)
+    store(y, to + channel, best)
+    if argmax is not None:
+        store(argmax, to + channel, best_won)
+
+
+@inlined
+def pool_rows(x, values, offsets, origin, taps, first, lowest, infinity, geometry):
+    """One window of neighbouring cells: the maximum of every lane of its rows, and then of these."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (kd0, kd1), (kh0, kh1), (kw0, kw1) = taps
+    lanes, count = lanes_in(x), kw1 - kw0
+    best = beside(load(x, 0), lowest)
+    best_won, steps = splat_offset(best, offsets, first), count_up(best, offsets)
+    for kd in range(kd0, kd1):
+        for kh in range(kh0, kh1):
+            row, tap, i = origin + (kd * dd * H + kh * dh) * W + kw0, (kd * KH + kh) * KW + kw0, 0
+            while i < count:
+                i = min(i, count - lanes)  # the last lanes rather overlap those before
+                offset = add_offsets(steps, splat_offset(best, offsets, tap + i))
+                best, best_won = larger_of_lanes(best, best_won, keyed(load(x, row + i), infinity), offset)
+                i += lanes
+    store(values, 0, best)
+    if offsets is not None:
+        store(offsets, 0, best_won)
+    best_of_all, winner = lowest, first
+    for i in range(lanes):
+        if offsets is None:
+            best_of_all = maximum(best_of_all, values[i])
+        elif precedes(values[i], np.int64(offsets[i]), best_of_all, winner):
+            best_of_all, winner = values[i], np.int64(offsets[i])
+    return best_of_all, winner
+
+
+@inlined
+def pool_cells(x, origin, taps, first, lowest, infinity, geometry, inner):
+    """One window, cell after cell."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (kd0, kd1), (kh0, kh1), (kw0, kw1) = taps
+    best, winner = lowest, first
+    for kd in range(kd0, kd1):
+        for kh in range(kh0, kh1):
+            for kw in range(kw0, kw1):
+                value = key(x[origin + ((kd * dd * H + kh * dh) * W + kw * dw) * inner], infinity)
+                if wins(value, best):
+                    best, winner = value, (kd * KH + kh) * KW + kw
+    return best, winner
+
+
+@jitable
+def direct_scratch(itemsize, argmax_itemsize):
+    lanes = BYTES // itemsize
+    return scratch_bytes(lanes, itemsize), scratch_bytes(lanes, itemsize) + scratch_bytes(lanes, argmax_itemsize)
+
+
 @kernel
-def max_pool_by_cells(x, y, argmax, infinity, lowest, numbers, inner, start, stop):
-    """Units are rows of windows, cell after cell: for windows that reach too far for `max_pool` to lay them out."""
+def max_pool_direct(x, y, argmax, infinity, lowest, numbers, inner, columns, scratch, start, stop):
+    """Units are so many windows of a row. Each is read where it lies, cell by cell or neighbours in vectors.
+
+    For windows that are too large to be packed, or share so few cells that they gain nothing from it.
+    """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    lanes, (offsets_begin, _) = lanes_in(x), direct_scratch(x.itemsize, itemsize_of(argmax))
+    values, offsets = carve(scratch, 0, lanes, x), carve(scratch, offsets_begin, lanes, argmax)
+    column_blocks = -(-OW // columns)
     for unit in range(start, stop):
-        rest, oh = divmod(unit, OH)
+        row, column_block = divmod(unit, column_blocks)
+        rest, oh = divmod(row, OH)
         plane, od = divmod(rest, OD)
         d0, h0 = od * sd - pd, oh * sh - ph
-        for ow in range(OW):
+        over_d = first_tap(d0, dd), after_last_tap(d0, KD, dd, D)
+        over_h = first_tap(h0, dh), after_last_tap(h0, KH, dh, H)
+        for ow in range(column_block * columns, min((column_block + 1) * columns, OW)):
             w0 = ow * sw - pw
-            for c in range(inner):
-                best, offset = lowest, first_cell((d0, h0, w0), geometry)
-                for kd in range(first_tap(d0, dd), after_last_tap(d0, KD, dd, D)):
-                    for kh in range(first_tap(h0, dh), after_last_tap(h0, KH, dh, H)):
-                        row = ((plane * D + d0 + kd * dd) * H + h0 + kh * dh) * W
-                        for kw in range(first_tap(w0, dw), after_last_tap(w0, KW, dw, W)):
-                            value = key(x[(row + w0 + kw * dw) * inner + c], infinity)
-                            if wins(value, best):
-                                best, offset = value, (kd * KH + kh) * KW + kw
-                at = (unit * OW + ow) * inner + c
-                y[at] = unkeyed(best, infinity)
+            taps = over_d, over_h, (first_tap(w0, dw), after_last_tap(w0, KW, dw, W))
+            origin, to = (((plane * D + d0) * H + h0) * W + w0) * inner, (row * OW + ow) * inner
+            first = first_cell((d0, h0, w0), geometry)
+            channel = 0
+            while inner >= lanes and channel < inner:
+                channel = min(channel, inner - lanes)  # the last lanes rather overlap those before
+                pool_channels(x, y, argmax, to, channel, origin, taps, first, lowest, infinity, geometry, inner)
+                channel += lanes
+            while channel < inner:
+                if inner == dw == 1 and taps[2][1] - taps[2][0] >= lanes:
+                    best, winner = pool_rows(x, values, offsets, origin, taps, first, lowest, infinity, geometry)
+                else:
+                    best, winner = pool_cells(x, origin + channel, taps, first, lowest, infinity, geometry, inner)
+                y[to + channel] = best
                 if argmax is not None:
-                    argmax[at] = offset
+                    argmax[to + channel] = winner
+                channel += 1
+            if infinity is not None:
+                for i in range(to, to + inner):
+                    y[i] = unkeyed(y[i], infinity)
 
 
 @inlined
@@ -655,14 +799,29 @@ def gather(total, slopes, winners, count, origin, sources, taps, begin, end, dx,
 
 
 @inlined
-def spread_row(dx, cells, step, room, infinity):
-    """Sums as gradients of every step-th cell, of so many cells."""
-    for i in range((room + step - 1) // step):
+def spread_row(dx, cells, step, count, infinity):
+    """Sums as gradients of every step-th of `count` cells."""
+    for i in range((count + step - 1) // step):
         dx[np.uint64(i * step)] = narrowed(cells[i], infinity)
 
 
+@jitable
+def by_taps_scratch(geometry, inner, block, itemsize, argmax_itemsize):
+    """Elements of a slice of gradients, of all slices, of the sums of a phase, and of taps; and the bytes of all."""
+    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    (block_rows, block_columns, alike), lanes = block, BYTES // itemsize
+    back_h, back_w, most_slices = (KH - 1) * dh // sh, (KW - 1) * dw // sw, (KD - 1) * dd // sd + 1
+    laid_pitch, taps = block_columns + back_w, KD * KH * KW * lanes
+    slice_size = (block_rows + back_h) * laid_pitch * inner
+    phase_size = ((block_rows - 1) * max(laid_pitch, OW if alike else 0) + laid_pitch) * inner + 2 * lanes
+    slopes = most_slices * slice_size + back_w * inner + 4 * lanes
+    nbytes = scratch_bytes(slopes + sh * sw * phase_size + 2 * lanes, itemsize)
+    nbytes += scratch_bytes(slopes + taps, argmax_itemsize) + scratch_bytes(taps, 8) + scratch_bytes(sh * sw + 1, 8)
+    return slice_size, slopes, phase_size, taps, nbytes
+
+
 @kernel
-def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, block, start, stop):
+def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, block, scratch, start, stop):
     """Units are blocks of cells, rows by columns in strides. Each cell asks every window that covers it, in order.
 
     The cells of one phase of the stride are covered by the same taps, so that they are one run, with the row of
@@ -676,15 +835,17 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
     block_rows, block_columns, alike = block
     all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
     row_blocks, column_blocks = -(-all_rows // block_rows), -(-all_columns // block_columns)
-    back_h, back_w, most_slices = (KH - 1) * dh // sh, (KW - 1) * dw // sw, (KD - 1) * dd // sd + 1
-    lanes, taps_of_all = lanes_in(sums), KD * KH * KW * lanes_in(sums)
+    back_h, back_w, lanes = (KH - 1) * dh // sh, (KW - 1) * dw // sw, lanes_in(sums)
     laid_pitch, plane_of_windows = block_columns + back_w, OH * OW * inner
-    slice_size = (block_rows + back_h) * laid_pitch * inner
-    phase_size = ((block_rows - 1) * max(laid_pitch, OW if alike else 0) + laid_pitch) * inner + 2 * lanes
-    slopes_size = most_slices * slice_size + back_w * inner + 4 * lanes
-    room = np.empty(slopes_size + sh * sw * phase_size + 2 * lanes, sums.dtype)
-    offset_room = np.empty(slopes_size + taps_of_all, argmax.dtype)
-    sources, phase_begins = np.empty(taps_of_all, np.int64), np.empty(sh * sw + 1, np.int64)
+    slice_size, slopes_size, phase_size, taps_of_all, _ = by_taps_scratch(
+        geometry, inner, block, sums.itemsize, argmax.itemsize
+    )
+    values, begin = slopes_size + sh * sw * phase_size + 2 * lanes, 0
+    room, begin = carve(scratch, begin, values, sums), begin + scratch_bytes(values, sums.itemsize)
+    values = slopes_size + taps_of_all
+    offset_room, begin = carve(scratch, begin, values, argmax), begin + scratch_bytes(values, argmax.itemsize)
+    sources, begin = carve(scratch, begin, taps_of_all, np.int64), begin + scratch_bytes(taps_of_all, 8)
+    phase_begins = carve(scratch, begin, sh * sw + 1, np.int64)
     # Up to here dx belongs to this call: where its rows are whole, its units lie one behind the other.
     rows_before = max(min(stop % row_blocks * block_rows * sh - ph, H), 0)
     limit = (stop // row_blocks * H + rows_before) * W * inner
@@ -817,7 +978,7 @@ def put_won_side_by_side(dx, to, dy, argmax, source, tap, taps):
 
 
 @kernel
-def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, start, stop):
+def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, scratch, start, stop):
     """Units are rows of windows side by side, so that each cell is of one window: its gradient, or 0; or of none.
 
     Rows are written in whole lanes: what spills over the end of one is written again with the next, or else the last
@@ -922,8 +1083,44 @@ def is_real(offset, starts, geometry):
     return 0 <= d + kd * dd < D and 0 <= h + kh * dh < H and 0 <= w + kw * dw < W
 
 
+@jitable
+def elements_apart(axis, geometry, inner):
+    """How many elements of an argmax lie from one position along an axis to the next."""
+    OH, OW = geometry[16], geometry[17]
+    return inner * (OH * OW if axis == 0 else (OW if axis == 1 else 1))
+
+
+@jitable
+def edges_along(axis, geometry):
+    """The windows along an axis that leave the input: those before the first number, and from the second on."""
+    size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
+    before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
+    return windows_at_edges(-before, out, kernel, stride, dilation, size)
+
+
+@jitable
+def asks_each_position(axis, geometry, inner, period):
+    """Few positions, or such as have many elements each, are looked at one by one; else a pattern of bounds is."""
+    (begin, end), out = edges_along(axis, geometry), geometry[15 + axis]
+    return 8 * (begin + out - end) < out or elements_apart(axis, geometry, inner) >= min(period, 32)
+
+
+@jitable
+def check_scratch(geometry, inner, argmax_itemsize):
+    """Elements of a pattern of bounds, and the bytes of two of them if any axis is looked at by a pattern.
+
+    They are float32 where this names each offset exactly.
+    """
+    OD, OH, OW = geometry[15:]
+    period = OD * OH * OW * inner if OD * OH * OW * inner <= BLOCK else OW * inner
+    patterns = 0
+    for axis in range(3 if period <= 8 * BLOCK else 0):
+        patterns = patterns if asks_each_position(axis, geometry, inner, period) else 2
+    return period, patterns * scratch_bytes(period, 4 if argmax_itemsize <= 2 else 8)
+
+
 @kernel
-def misplaced(argmax, found, numbers, inner, start, stop):
+def misplaced(argmax, found, numbers, inner, scratch, start, stop):
     """Whether any argmax names no cell of its window, or one of padding. Units are planes.
 
     First axis by axis: the windows that leave the input, or for many windows at once where most do. Where an offset
@@ -931,25 +1128,23 @@ def misplaced(argmax, found, numbers, inner, start, stop):
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    row, plane, most = OW * inner, OD * OH * OW * inner, argmax.dtype.type(0)
+    plane, most = OD * OH * OW * inner, argmax.dtype.type(0)
     run = part(argmax, start * plane, (stop - start) * plane)
     for i in range(len(run)):
         most = maximum(most, run[i])
     if most >= KD * KH * KW:
         found[0] = 1
         return
-    period = plane if plane <= BLOCK else row
-    lows, highs = room_for_bounds(argmax, period), room_for_bounds(argmax, period)
+    period, nbytes = check_scratch(geometry, inner, argmax.itemsize)
+    lows, highs = carve_bounds(argmax, scratch, 0, period), carve_bounds(argmax, scratch, nbytes // 2, period)
     number, suspect = lows.dtype.type, False
     for axis in range(3):
         size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
         before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
         taps_behind = KH * KW if axis == 0 else (KW if axis == 1 else 1)
-        behind = OH * row if axis == 0 else (row if axis == 1 else inner)  # numbers with one position along the axis
-        begin, end = windows_at_edges(-before, out, kernel, stride, dilation, size)
-        leaving = begin + out - end
-        # Few positions, or such as have many numbers each, are looked at one by one; else a pattern of bounds is.
-        by_itself = 8 * leaving < out or behind >= min(period, 32)
+        behind = elements_apart(axis, geometry, inner)
+        begin, end = edges_along(axis, geometry)
+        leaving, by_itself = begin + out - end, nbytes == 0 or asks_each_position(axis, geometry, inner, period)
         for edge in range(leaving if by_itself or leaving == 0 else out):
             one = edge + end - begin if by_itself and edge >= begin else edge
             first = one * stride - before
@@ -974,46 +1169,71 @@ def misplaced(argmax, found, numbers, inner, start, stop):
 
 
 @inlined
-def cells_behind(offset, geometry):
-    """How many cells of a plane lie between the start of a window and the cell of an offset."""
+def cells_behind(offset, geometry, number):
+    """How many cells of a plane lie between the start of a window and the cell of an offset; `number` counts taps."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    rest, kw = divmod(np.uint32(offset), np.uint32(KW))
-    kd, kh = divmod(rest, np.uint32(KH))
+    rest, kw = divmod(number(offset), number(KW))
+    kd, kh = divmod(rest, number(KH))
     return (np.int64(kd) * dd * H + np.int64(kh) * dh) * W + np.int64(kw) * dw
 
 
-@kernel
-def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, start, stop):
-    """Units are tiles of so many rows of dx. Each is zeroed, then every window that can reach it adds to it, in order.
+def elements_behind(winner, behind, geometry, inner):
+    """The same in elements, of the offset of a winner: looked up where it is a byte."""
 
+
+@overload(elements_behind, jit_options=INLINED)
+def _elements_behind(winner, behind, geometry, inner):
+    if winner.bitwidth == 8:
+        return lambda winner, behind, geometry, inner: behind[winner]
+    # A window may have 2**32 taps along one axis, which no uint32 holds.
+    number = np.uint32 if winner.bitwidth == 16 else np.uint64
+    return lambda winner, behind, geometry, inner: cells_behind(winner, geometry, number) * inner
+
+
+@jitable
+def backward_scratch(geometry, inner, tile, argmax_itemsize, sums_itemsize):
+    """Bytes of the table of offsets, and of all with the sums of a tile, where these are not made in dx."""
+    rows, columns, planes = tile
+    table = 256 * 8 if argmax_itemsize == 1 else 0
+    return table, table + scratch_bytes(planes * rows * columns * inner, sums_itemsize)
+
+
+@kernel
+def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, start, stop):
+    """Units are tiles of dx, rows by columns: whole rows, or a piece of one.
+
+    Each is zeroed, then every window that can reach it adds to it, in order.
     For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
     each would wait for the one before: so the loop inside goes over channels, or over some planes, where cells differ.
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
+    tile_rows, tile_columns, most_planes = tile
     rows, width, windows = D * H, W * inner, OD * OH * OW * inner
-    tiles = -(-rows // tile)
-    # How many numbers an offset lies behind the start of its window, and this behind its row: far off without a cell.
-    behind = np.empty(256 if argmax.itemsize == 1 else 0, np.int64)
+    row_tiles, column_tiles = -(-rows // tile_rows), -(-W // tile_columns)
+    # How many elements an offset lies behind the start of its window.
+    table, _ = backward_scratch(geometry, inner, tile, argmax.itemsize, 0)
+    behind = carve(scratch, 0, table // 8, np.int64)
     for offset in range(len(behind)):
-        behind[offset] = cells_behind(offset, geometry) * inner
-    first_numbers = np.empty(OW, np.int64)
-    for ow in range(OW):
-        w0 = ow * sw - pw
-        first_numbers[ow] = w0 * inner if has_cell(w0, KW, dw, W) else -(1 << 62)
+        behind[offset] = cells_behind(offset, geometry, np.uint32) * inner
+    scratch_of_sums = onward(scratch, table)
 
     at = start
     while at < stop:
-        plane, first = divmod(at, tiles)
-        planes = min(stop - at, 8) if tiles == inner == 1 else 1
+        rest, column_tile = divmod(at, column_tiles)
+        plane, row_tile = divmod(rest, row_tiles)
+        planes = min(stop - at, most_planes)
         at += planes
-        first *= tile
-        end = min(first + tile, rows)
-        size = (end - first) * width
-        into = part(dx, (plane * rows + first) * width, planes * size)
-        total = room_for_sums(into, infinity)
+        first, left = row_tile * tile_rows, column_tile * tile_columns
+        end, right = min(first + tile_rows, rows), min(left + tile_columns, W)
+        size = (end - first) * (right - left) * inner
+        into = part(dx, (plane * rows + first) * width + left * inner, planes * size)
+        total = scratch_for_sums(into, scratch_of_sums, infinity)
         fill(total, 0)
         count, step, to_next = (planes, windows, size) if inner == 1 else (inner, 1, 1)
+        first_ow, end_ow = 0, OW
+        if column_tiles > 1:
+            first_ow, end_ow = first_window(left, (KW - 1) * dw + 1, sw, pw), after_last_window(right - 1, sw, pw, OW)
         for od in range(
             first_window(first // H, (KD - 1) * dd + 1, sd, pd), after_last_window((end - 1) // H, sd, pd, OD)
         ):
@@ -1028,13 +1248,14 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, start, sto
                 if bottom < first or top >= end:
                     continue
                 row, source = (d0 * H + h0 - first) * width, plane * windows + (od * OH + oh) * OW * inner
-                for ow in range(OW):
-                    origin = row + first_numbers[ow]
+                for ow in range(first_ow, end_ow):
+                    w0 = ow * sw - pw
+                    if not (0 <= w0 < W or has_cell(w0, KW, dw, W)):
+                        continue
+                    origin = row + (w0 - left) * inner
                     slopes, winners = onward(dy, source + ow * inner), onward(argmax, source + ow * inner)
                     for i in range(count):
-                        winner = winners[np.uint64(i * step)]
-                        number = origin
-                        number += behind[winner] if argmax.itemsize == 1 else cells_behind(winner, geometry) * inner
+                        number = origin + elements_behind(winners[np.uint64(i * step)], behind, geometry, inner)
                         if np.uint64(number) < np.uint64(size):
                             total[np.uint64(number + i * to_next)] += widened(slopes[np.uint64(i * step)], infinity)
         if infinity is not None:
@@ -1043,7 +1264,7 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, start, sto
 
 
 @kernel
-def max_unpool(y, indices, x, start, stop):
+def max_unpool(y, indices, x, scratch, start, stop):
     """Units are planes, (outer, cells, inner)."""
     for plane in range(start, stop):
         fill(x[plane].reshape(-1), 0)

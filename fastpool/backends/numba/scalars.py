@@ -4,12 +4,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
 from fastpool.backends.numba.compilation import INLINED, inlined
 from fastpool.backends.numba.lanes import (
+    BYTES,
     Lanes,
     beside,
     fetch,
@@ -23,7 +24,10 @@ from fastpool.backends.numba.lanes import (
     zip_low,
 )
 
+jitable = register_jitable(**INLINED)  # for what the plan of a call in Python and its kernel both ask
+
 wins = inlined(_rules.wins)
+precedes = inlined(_rules.precedes)
 half_key = inlined(_rules.half_key)
 half_bits = inlined(_rules.half_bits)
 first_window = inlined(_rules.first_window)
@@ -311,15 +315,15 @@ def _narrow_zipped(dx, to, limit, one, other, count, infinity):
     return narrow_zipped
 
 
-def room_for_sums(into, infinity):
-    """Where to add up what ends in `into`: there itself, or in float32 for two-byte floats."""
+def scratch_for_sums(into, scratch, infinity):
+    """Where to add up what ends in `into`: there itself, or in scratch as float32 for two-byte floats."""
 
 
-@overload(room_for_sums)
-def _room_for_sums(into, infinity):
+@overload(scratch_for_sums, jit_options=INLINED)
+def _scratch_for_sums(into, scratch, infinity):
     if isinstance(infinity, types.NoneType):
-        return lambda into, infinity: into
-    return lambda into, infinity: np.empty(len(into), np.float32)
+        return lambda into, scratch, infinity: into
+    return lambda into, scratch, infinity: carve(scratch, 0, len(into), np.float32)
 
 
 def in_place_of(sums, run):
@@ -333,28 +337,7 @@ def _in_place_of(sums, run):
     return lambda sums, run: sums
 
 
-def room_for_bounds(argmax, count):
-    """Room for `count` numbers that calculate with offsets exactly: float32 for those of up to two bytes."""
-
-
-@overload(room_for_bounds)
-def _room_for_bounds(argmax, count):
-    number = np.float32 if argmax.dtype.bitwidth <= 16 else np.float64
-    return lambda argmax, count: np.empty(count, number)
-
-
 # A kernel that is not asked for an argmax has None for it, and for everything that would go with it.
-
-
-def offsets(argmax, count):
-    """Room for `count` offsets."""
-
-
-@overload(offsets)
-def _offsets(argmax, count):
-    if isinstance(argmax, types.NoneType):
-        return lambda argmax, count: None
-    return lambda argmax, count: np.empty(count, argmax.dtype)
 
 
 def won_at(lanes, argmax, won, at):
@@ -368,12 +351,18 @@ def _won_at(lanes, argmax, won, at):
     return lambda lanes, argmax, won, at: load_beside(lanes, won, at)
 
 
-def _run(builder, context, kind, source, begin, count):
+def slice_array(builder, context, kind, array, begin, count):
+    """LLVM's code for array[begin : begin + count], of a flat one."""
+    source = context.make_array(kind)(context, builder, array)
+    return _array_at(builder, context, kind, builder.gep(source.data, [begin]), count)
+
+
+def _array_at(builder, context, kind, pointer, count):
     run = context.make_array(kind)(context, builder)
     itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
     populate_array(
         run,
-        data=builder.gep(source.data, [begin]),
+        data=pointer,
         shape=cgutils.pack_array(builder, [count]),
         strides=cgutils.pack_array(builder, [itemsize]),
         itemsize=itemsize,
@@ -386,14 +375,13 @@ def _run(builder, context, kind, source, begin, count):
 def part(typing_context, run, begin, count):
     """run[begin : begin + count], flat and contiguous, without the bounds' care and the reference count; None of None.
 
-    A kernel takes such runs by the million, and leaves no array's bounds. It must go on using an array that it made
-    for as long as runs of it, since Numba lets go of an array after its last use.
+    A kernel takes such runs by the million, and leaves no array's bounds.
     """
 
     def generate(context, builder, signature, args):
         if isinstance(run, types.NoneType):
             return context.get_dummy_value()
-        return _run(builder, context, run, context.make_array(run)(context, builder, args[0]), args[1], args[2])
+        return slice_array(builder, context, run, *args)
 
     return run(run, types.intp, types.intp), generate
 
@@ -405,7 +393,51 @@ def onward(typing_context, run, begin):
     def generate(context, builder, signature, args):
         if isinstance(run, types.NoneType):
             return context.get_dummy_value()
-        source = context.make_array(run)(context, builder, args[0])
-        return _run(builder, context, run, source, args[1], builder.sub(source.nitems, args[1]))
+        nitems = context.make_array(run)(context, builder, args[0]).nitems
+        return slice_array(builder, context, run, *args, builder.sub(nitems, args[1]))
 
     return run(run, types.intp), generate
+
+
+# A kernel's scratch comes from its caller, as bytes that begin a line of the caches. Each part of it does so too.
+
+
+@intrinsic
+def carve(typing_context, scratch, begin, count, like):
+    """`count` elements of scratch from the byte `begin` on, of the dtype of an array or of this dtype; None of None."""
+
+    def generate(context, builder, signature, args):
+        if isinstance(like, types.NoneType):
+            return context.get_dummy_value()
+        source = context.make_array(scratch)(context, builder, args[0])
+        pointer = builder.gep(source.data, [args[1]])
+        pointer = builder.bitcast(pointer, context.get_data_type(signature.return_type.dtype).as_pointer())
+        return _array_at(builder, context, signature.return_type, pointer, args[2])
+
+    if isinstance(like, types.NoneType):
+        return types.none(scratch, types.intp, types.intp, like), generate
+    dtype = like.dtype if isinstance(like, (types.Array, types.DType)) else like.instance_type
+    return types.Array(dtype, 1, "C")(scratch, types.intp, types.intp, like), generate
+
+
+def carve_bounds(argmax, scratch, begin, count):
+    """`count` elements of scratch that calculate with offsets exactly: float32 for those of up to two bytes."""
+
+
+@overload(carve_bounds, jit_options=INLINED)
+def _carve_bounds(argmax, scratch, begin, count):
+    number = np.float32 if argmax.dtype.bitwidth <= 16 else np.float64
+    return lambda argmax, scratch, begin, count: carve(scratch, begin, count, number)
+
+
+@jitable
+def scratch_bytes(count, itemsize):
+    """The bytes of scratch that so many elements take: whole lines of the caches."""
+    return (count * itemsize + BYTES - 1) // BYTES * BYTES
+
+
+@intrinsic
+def itemsize_of(typing_context, run):
+    """Bytes of an element of an array; 0 of None."""
+    itemsize = 0 if isinstance(run, types.NoneType) else run.dtype.bitwidth // 8
+    return types.intp(run), lambda context, builder, signature, args: context.get_constant(types.intp, itemsize)

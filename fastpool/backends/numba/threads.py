@@ -9,8 +9,13 @@ Nobody waits for a thread that has not taken a chunk; a caller that gets no help
 finds the helpers busy with another's call. A chunk's result does not depend on who computes it, or on where the work
 is cut.
 
-To wake a sleeping thread, or to hand over the GIL, takes as long as to move a megabyte. So a call is written down in
+To wake a sleeping thread, or to hand over the GIL, takes as long as to move a megabyte. So a call is published in
 a mailbox, as addresses, and helpers watch that for a while after each call, in compiled code, before they sleep.
+
+A signal handler may raise between any two steps of Python's. So no such step leaves anything half done: the mailbox is
+taken and given back in compiled code, and each helper alone says whether it sleeps.
+
+Kernels allocate nothing. Their scratch is one array, allocated before a call begins, with a part for each thread.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, Semaphore, Thread
+from threading import Lock, Thread, local
 
 import numpy as np
 from llvmlite import ir
@@ -29,6 +34,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.lanes import BYTES
+from fastpool.backends.numba.scalars import slice_array
 from fastpool.threads import get_num_threads
 
 # Below this many bytes moved, sharing the work costs more than it saves.
@@ -39,11 +46,15 @@ CHUNKS_PER_THREAD = 4
 # How long a helper watches for more before it sleeps, in pauses of the processor of some ten nanoseconds.
 WATCH = 5000
 
+# Scratch of so many bytes is kept by each thread for its next call.
+KEPT_SCRATCH = 1 << 20
+
 # The mailbox, in words: the call's state, how many chunks are done, whether any failed, the kernel's address, that of
-# the function that calls it and of its arguments, its units, and how many helpers are wanted. The state is one number,
-# so that it changes at once: the call's own, its chunks, and how many are taken, from the front by the caller and from
-# the back by helpers. So the same call made again finds in each core's cache what it left there.
-STATE, DONE, FAILED, KERNEL, CALL, ARGUMENTS, UNITS, HELPERS, WORDS = range(9)
+# the function that calls it and of its arguments, its work items, how many helpers are wanted, bytes of scratch for
+# each thread, and whether a call has it. The state is one number, so that it changes at once: the call's own, its
+# chunks, and how many are taken, from the front by the caller and from the back by helpers. So the same call made again
+# finds in each core's cache what it left there.
+STATE, DONE, FAILED, KERNEL, CALL, ARGUMENTS, UNITS, HELPERS, SCRATCH, TAKEN, WORDS = range(11)
 BITS = 12
 MOST_CHUNKS = (1 << BITS) - 1
 
@@ -92,7 +103,7 @@ def replace_state(typing_context, mailbox, state, new):
 
 
 @intrinsic
-def one_more_done(typing_context, mailbox):
+def mark_done(typing_context, mailbox):
     def generate(context, builder, signature, args):
         where = _word(context, builder, args[0], DONE)
         builder.atomic_rmw("add", where, ir.Constant(ir.IntType(64), 1), "acq_rel")
@@ -114,36 +125,60 @@ def pause(typing_context):
     return types.void(), generate
 
 
-# What the mailbox calls: arguments, first unit, last unit, kernel; not 0 if the kernel raised.
-_CALL = ir.FunctionType(ir.IntType(32), (ir.IntType(64),) * 4)
+@intrinsic
+def take(typing_context, mailbox):
+    """Take the mailbox for a call, if none has it; whether it was taken."""
+
+    def generate(context, builder, signature, args):
+        free, taken = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
+        where = _word(context, builder, args[0], TAKEN)
+        return builder.extract_value(builder.cmpxchg(where, free, taken, "acq_rel", "acquire"), 1)
+
+    return types.boolean(mailbox), generate
 
 
 @intrinsic
-def write_down(typing_context, mailbox, address, arguments):
+def give_back(typing_context, mailbox):
+    def generate(context, builder, signature, args):
+        builder.store_atomic(ir.Constant(ir.IntType(64), 0), _word(context, builder, args[0], TAKEN), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(mailbox), generate
+
+
+# What the mailbox calls: arguments, where the thread's scratch begins, its bytes, first item, last item, kernel; not 0
+# if the kernel raised.
+_CALL = ir.FunctionType(ir.IntType(32), (ir.IntType(64),) * 6)
+
+
+@intrinsic
+def publish(typing_context, mailbox, address, arguments):
     """Put the call of the kernel at an address, with these arguments, into the mailbox, for any thread to make.
 
-    The arguments lie in the caller's frame: it must not return before all chunks are done.
+    The last argument is the scratch, of which each thread gets its own part. The arguments lie in the caller's frame:
+    it must not return before all chunks are done.
     """
     kinds = (*arguments.types, types.int64, types.int64)
 
     def generate(context, builder, signature, args):
         call = ir.Function(builder.module, _CALL, context.mangler("fastpool.call", kinds))
         call.linkage = "internal"
-        where, begin, end, kernel = call.args
+        where, scratch_begin, scratch_bytes, begin, end, kernel = call.args
         inside = ir.IRBuilder(call.append_basic_block())
         stored = inside.load(inside.inttoptr(where, args[2].type.as_pointer()))
-        values = [*cgutils.unpack_tuple(inside, stored, len(arguments.types)), begin, end]
+        *values, scratch = cgutils.unpack_tuple(inside, stored, len(arguments.types))
+        values += [slice_array(inside, context, arguments.types[-1], scratch, scratch_begin, scratch_bytes), begin, end]
         form = context.call_conv.get_function_type(types.none, kinds)
         callee = inside.inttoptr(kernel, form.as_pointer())
         status, _ = context.call_conv.call_function(inside, callee, types.none, kinds, values)
         inside.ret(inside.zext(status.is_error, ir.IntType(32)))
 
         word = ir.IntType(64)
-        room = cgutils.alloca_once_value(builder, args[2])
+        frame = cgutils.alloca_once_value(builder, args[2])
         for name, value in (
             (KERNEL, args[1]),
             (CALL, builder.ptrtoint(call, word)),
-            (ARGUMENTS, builder.ptrtoint(room, word)),
+            (ARGUMENTS, builder.ptrtoint(frame, word)),
         ):
             builder.store(value, _word(context, builder, args[0], name))
         return context.get_dummy_value()
@@ -152,33 +187,40 @@ def write_down(typing_context, mailbox, address, arguments):
 
 
 @intrinsic
-def make_call(typing_context, mailbox, begin, end):
-    """Make the call in the mailbox for some units; whether it went wrong."""
+def make_call(typing_context, mailbox, thread, begin, end):
+    """Make the call in the mailbox for some work items, as a thread of this number; whether it went wrong."""
 
     def generate(context, builder, signature, args):
-        kernel, call, arguments = (
-            builder.load(_word(context, builder, args[0], word)) for word in (KERNEL, CALL, ARGUMENTS)
+        mailbox, thread, begin, end = args
+        kernel, call, arguments, nbytes = (
+            builder.load(_word(context, builder, mailbox, word)) for word in (KERNEL, CALL, ARGUMENTS, SCRATCH)
         )
         function = builder.inttoptr(call, _CALL.as_pointer())
-        status = builder.call(function, [arguments, args[1], args[2], kernel])
+        status = builder.call(function, [arguments, builder.mul(thread, nbytes), nbytes, begin, end, kernel])
         return builder.icmp_unsigned("!=", status, status.type(0))
 
-    return types.boolean(mailbox, types.int64, types.int64), generate
+    return types.boolean(mailbox, types.int64, types.int64, types.int64), generate
 
 
 @inlined
-def take_chunk(mailbox, helps):
-    """Take a chunk and do it; False if none is left to take."""
+def take_chunk(mailbox, thread):
+    """Take a chunk and do it; False if none is left to take. Thread 0 is the caller.
+
+    Only threads that the call has scratch for take part. Their number is that of the call whose state was seen: it
+    changes after all chunks are taken, and then this state is seen no more.
+    """
     state = state_of(mailbox)
+    if thread > mailbox[HELPERS]:
+        return False
     back, front, chunks = state & MOST_CHUNKS, state >> BITS & MOST_CHUNKS, state >> 2 * BITS & MOST_CHUNKS
     if front + back >= chunks:
         return False
-    chunk, one = (chunks - 1 - back, 1) if helps else (front, 1 << BITS)
+    chunk, one = (chunks - 1 - back, 1) if thread > 0 else (front, 1 << BITS)
     if replace_state(mailbox, state, state + one):
         units = mailbox[UNITS]
-        if make_call(mailbox, units * chunk // chunks, units * (chunk + 1) // chunks):
+        if make_call(mailbox, thread, units * chunk // chunks, units * (chunk + 1) // chunks):
             mailbox[FAILED] = 1
-        one_more_done(mailbox)
+        mark_done(mailbox)
     return True
 
 
@@ -188,51 +230,102 @@ def help_with(mailbox, helper, watch):
     idle = 0
     while idle < watch:
         idle += 1
-        if helper < mailbox[HELPERS] and take_chunk(mailbox, True):
+        if take_chunk(mailbox, helper + 1):
             idle = 0
         pause()
 
 
+ALL_DONE, WENT_WRONG, BUSY = range(3)
+
+
 @kernel
-def share(mailbox, address, arguments, units, chunks, helpers):
-    """Do a call with what help there is; whether it went wrong."""
-    write_down(mailbox, address, arguments)
+def share(mailbox, address, arguments, scratch_bytes, units, chunks, helpers):
+    """Do a call with what help there is, unless the mailbox is taken; how it went."""
+    if not take(mailbox):
+        return BUSY
+    publish(mailbox, address, arguments)
     mailbox[DONE], mailbox[FAILED], mailbox[UNITS], mailbox[HELPERS] = 0, 0, units, helpers
+    mailbox[SCRATCH] = scratch_bytes
     set_state(mailbox, ((state_of(mailbox) >> 3 * BITS) + 1 << BITS | chunks) << 2 * BITS)
-    while take_chunk(mailbox, False):
+    while take_chunk(mailbox, 0):
         pass
     while done_of(mailbox) < chunks:
         pause()
-    return mailbox[FAILED] != 0
+    how = WENT_WRONG if mailbox[FAILED] != 0 else ALL_DONE
+    give_back(mailbox)
+    return how
+
+
+class _Helper:
+    """What a helper and those who wake it know of it."""
+
+    def __init__(self) -> None:
+        self.asleep, self.call = False, Lock()
+        self.call.acquire()
+
+    def wake(self) -> None:
+        """See to it that it watches the mailbox, or soon will: only the helper itself says that it is awake again."""
+        if self.asleep:
+            with suppress(RuntimeError):  # it has been called and is waking up
+                self.call.release()
+
+    def sleep(self) -> None:
+        self.asleep = True
+        self.call.acquire()
+        self.asleep = False
 
 
 class _Team:
     """The helpers, started when they are first wanted, and their mailbox."""
 
     def __init__(self) -> None:
-        self.mailbox, self.free = np.zeros(WORDS, np.int64), Lock()
-        self._asleep: list[bool] = []
-        self._wake: list[Semaphore] = []
+        self.mailbox = np.zeros(WORDS, np.int64)
+        self._helpers: dict[int, _Helper] = {}
+        self._starting, self._started = Lock(), 0
 
-    def rouse(self, count: int) -> None:
+    def wake(self, count: int) -> None:
         """See to it that so many helpers watch the mailbox, or soon will."""
+        if self._started < count:
+            with self._starting:
+                while self._started < count:
+                    Thread(target=self._help, args=(self._started,), name="fastpool", daemon=True).start()
+                    self._started += 1
         for helper in range(count):
-            if helper == len(self._wake):
-                self._asleep.append(False)
-                self._wake.append(Semaphore(0))
-                Thread(target=self._help, args=(helper,), name="fastpool", daemon=True).start()
-            elif self._asleep[helper]:
-                self._asleep[helper] = False
-                self._wake[helper].release()
+            if helper in self._helpers:  # else it has just been started
+                self._helpers[helper].wake()
 
-    def _help(self, helper: int) -> None:
+    def _help(self, number: int) -> None:
+        me = _Helper()
+        # A signal in the middle of a start leaves it uncounted, so that the same helper is started once more.
+        if self._helpers.setdefault(number, me) is not me:
+            return
         while True:
-            help_with(self.mailbox, helper, WATCH)
-            self._asleep[helper] = True
-            self._wake[helper].acquire()
+            help_with(self.mailbox, number, WATCH)
+            me.sleep()
 
 
 _team = _Team()
+
+
+class _Kept(local):
+    """Each thread's scratch from its last call, and how many bytes it has."""
+
+    nbytes, scratch = 0, np.empty(0, np.uint8)
+
+
+_kept = _Kept()
+
+
+def new_scratch(nbytes: int) -> np.ndarray:
+    """Scratch of at least so many bytes that begins a line of the caches."""
+    if nbytes <= _kept.nbytes:
+        return _kept.scratch
+    memory = np.empty(nbytes + BYTES, np.uint8)
+    begin = -memory.ctypes.data % BYTES
+    scratch = memory[begin : begin + nbytes]
+    if nbytes <= KEPT_SCRATCH:
+        _kept.scratch, _kept.nbytes = scratch, nbytes
+    return scratch
 
 
 def _in_child() -> None:
@@ -261,7 +354,7 @@ def _kind(argument: object) -> object:
 
 
 def _address(kernel: Callable[..., None], arguments: tuple) -> int:
-    """Where the kernel that is compiled for such arguments lies."""
+    """Where the kernel that is compiled for such arguments, scratch included, lies."""
     key = (kernel, *map(_kind, arguments))
     if key not in _addresses:
         kernel(*arguments, 0, 0)
@@ -270,19 +363,25 @@ def _address(kernel: Callable[..., None], arguments: tuple) -> int:
     return _addresses[key]
 
 
-def launch(kernel: Callable[..., None], units: int, nbytes: int, *arguments) -> None:
-    """Run `kernel(*arguments, 0, units)`, on several threads if that many bytes are worth it."""
+def launch(kernel: Callable[..., None], units: int, nbytes: int, scratch_bytes: int, *arguments) -> None:
+    """Run `kernel(*arguments, scratch, 0, units)`, on several threads if that many bytes are worth it.
+
+    Each thread gets `scratch_bytes` of its own.
+    """
     threads = 1 if nbytes < PARALLEL_BYTES else min(get_num_threads(), units, nbytes // CHUNK_BYTES)
-    if threads > 1:
-        team, address = _team, _address(kernel, arguments)
-        if team.free.acquire(blocking=False):
-            try:
-                with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
-                    team.rouse(threads - 1)
-                chunks = min(max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES)), units, MOST_CHUNKS)
-                failed = share(team.mailbox, address, arguments, units, chunks, threads - 1)
-            finally:
-                team.free.release()
-            if not failed:
-                return
-    kernel(*arguments, 0, units)  # and raise, in this thread, whatever went wrong in another
+    if threads > 1 and _run_shared(kernel, units, nbytes, scratch_bytes, arguments, threads):
+        return
+    kernel(*arguments, new_scratch(scratch_bytes), 0, units)  # and raise, in this thread, what went wrong in another
+
+
+def _run_shared(kernel, units, nbytes, scratch_bytes, arguments, threads) -> bool:
+    """Whether a call was done with the helpers: they may be busy with another's, or there is no scratch for all."""
+    try:
+        arguments = (*arguments, new_scratch(threads * scratch_bytes))
+    except MemoryError:
+        return False
+    address, team = _address(kernel, arguments), _team
+    with suppress(RuntimeError):  # an interpreter that is shutting down starts no more threads
+        team.wake(threads - 1)
+    chunks = min(max(threads, min(CHUNKS_PER_THREAD * threads, nbytes // CHUNK_BYTES)), units, MOST_CHUNKS)
+    return share(team.mailbox, address, arguments, scratch_bytes, units, chunks, threads - 1) == ALL_DONE

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, product
-from math import isfinite, prod
+from math import isfinite, isnan, prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -17,12 +18,15 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 import fastpool as fp
+from fastpool.integrations.dask import _folders
 from fastpool.window import Padding, Window, frozen, integer
 
 try:
     import zarr
+    from zarr.abc.store import Store
     from zarr.core.sync import sync
-    from zarr.storage import MemoryStore, StorePath
+    from zarr.errors import ContainsArrayError
+    from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 except ImportError as error:
     raise ImportError(f'pyramids are written by Zarr: pip install "fastpool[dask]" ({error})') from None
 
@@ -30,6 +34,8 @@ FORMATS = {"0.4": 2, "0.5": 3}  # of OME-NGFF, and of Zarr
 BLOCK_BYTES = 1 << 24
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 NOTE = "fastpool"  # the attribute of the group that tells what was asked for
+DELETED = "being deleted"  # what it is before the group is emptied
+METADATA = {"zarr.json", ".zgroup", ".zattrs"}
 Size = int | tuple[int, ...]
 
 
@@ -89,7 +95,11 @@ def pyramid(
     compressors
         As `zarr.create_array` takes them.
     overwrite : bool
-        Delete what group is in the store, and begin anew.
+        Replace the group in the store. In a local folder the new one is written next to the old one, as
+        `<folder>.fastpool-new`, and takes its place in one step when it is complete. Killed before, the old one is
+        there as it was, and another call with overwrite=True begins anew. In other stores, and where a folder cannot be
+        renamed (a mount point, a parent that must not be written to), the old one is marked and deleted first. Killed
+        then, no level is listed, and the next call deletes what is left.
     progress : bool
         Show a progress bar for each level; needs rich.
     backend : str
@@ -102,8 +112,8 @@ def pyramid(
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit, a window that does not fit into a level, or a store that holds something else:
-        a pyramid of other arguments, or no pyramid.
+        For arguments that do not fit, chunks of unknown size, a window that does not fit into a level, or a store that
+        holds something else: a pyramid of other arguments, or no pyramid.
 
     Examples
     --------
@@ -118,6 +128,10 @@ def pyramid(
     if version not in FORMATS:
         raise ValueError(f"version must be '0.4' or '0.5', got {version!r}")
     array = da.asarray(array)
+    if any(isnan(n) for n in array.shape):
+        raise ValueError(
+            f"array has chunks of unknown size, shape {array.shape}; call array.compute_chunk_sizes() first"
+        )
     axes = _checked_axes(axes, array.ndim, kernel_size)
     space = sum(TYPES[axis] == "space" for axis in axes)
     window = {
@@ -134,17 +148,17 @@ def pyramid(
     options = _storage(array.dtype, axes, version, chunks, shards, compressors)
     named = {"name": name, "axes": _described(axes, _of_axes("units", units or {}, axes)), "version": version}
 
-    root = _opened(store, FORMATS[version], overwrite)
-    first = _unseen(root, 0, array.shape, options).metadata.to_dict()
+    place = _place(store)
+    first = _unseen(place, 0, array.shape, options).metadata.to_dict()
     asked = json.loads(json.dumps({"window": window, "scale": plan[0].scale, **named, "array": first}))
-    found = root.attrs.get(NOTE)
-    if found is None:
-        root.attrs[NOTE] = asked
-    elif found != asked:
-        other = " and ".join(key for key in asked if found.get(key) != asked[key])
-        raise ValueError(f"store holds a pyramid of another {other}; give another store, or overwrite=True")
+    with _shown(progress) as bar, _group(place, FORMATS[version], overwrite) as root:
+        found = root.attrs.get(NOTE)
+        if found is None:
+            root.attrs[NOTE] = asked
+        elif found != asked:
+            other = " and ".join(key for key in asked if found.get(key) != asked[key])
+            raise ValueError(f"store holds a pyramid of another {other}; give another store, or overwrite=True")
 
-    with _shown(progress) as bar:
         for n, level in enumerate(plan):
             if str(n) not in root:
                 target = _unseen(root, n, level.shape, options)
@@ -157,6 +171,7 @@ def pyramid(
                 zarr.create_array(root.store, name=_path(root, n), shape=level.shape, **options)
             if n >= len(_listed(root)):
                 root.attrs.update(_metadata(plan[: n + 1], named, window))
+    root = zarr.open_group(place, mode="r+", use_consolidated=False)
     return [da.from_zarr(root[str(n)]) for n in range(len(plan))]
 
 
@@ -257,17 +272,89 @@ def _metadata(plan: Sequence[_Level], named: dict[str, Any], window: dict[str, A
 # Zarr
 
 
-def _opened(store: Any, zarr_format: int, overwrite: bool) -> Any:
-    """The group, a new one where there is none."""
-    try:
-        root = zarr.open_group(store, mode="r+")
-    except FileNotFoundError:
-        return zarr.open_group(store, mode="a", zarr_format=zarr_format)
-    if overwrite:
-        return zarr.open_group(store, mode="w", zarr_format=zarr_format)
-    if NOTE not in root.attrs and (len(root) or len(root.attrs)):
+def _place(store: Any) -> Any:
+    """Where the group is, or is to be."""
+    if isinstance(store, StorePath):
+        return store
+    if isinstance(store, str) and ("://" in store or "::" in store):
+        return StorePath(FsspecStore.from_url(store))
+    if isinstance(store, (str, Path)):
+        return StorePath(LocalStore(store))
+    if isinstance(store, dict):
+        return StorePath(MemoryStore(store))
+    return StorePath(store if isinstance(store, Store) else zarr.open_group(store, mode="a").store)
+
+
+def _folder(place: Any) -> Path | None:
+    """The local folder of a place. A store of the caller's own class may do more than that."""
+    if type(place.store) is not LocalStore:
+        return None
+    folder = (place.store.root / place.path).absolute()
+    return folder.resolve() if folder.is_symlink() else folder
+
+
+@contextmanager
+def _group(place: Any, zarr_format: int, overwrite: bool) -> Iterator[Any]:
+    """The group to write levels to: the one that is there, a new one, or one that takes the place of the old one."""
+    folder = _folder(place)
+    if folder is not None:
+        _folders.recover(folder)
+        if folder.is_file():
+            raise ValueError(f"store must be a folder or a name for one, got the file {folder}")
+    root = _existing(place)
+    names = sync(_names(place))
+    levels = {name for name in names if name.isdecimal()}
+    if root is None:
+        if levels and not overwrite:
+            raise ValueError(
+                f"store holds {', '.join(sorted(levels))} outside any group, as an interrupted deletion leaves them; "
+                "give another store, or overwrite=True"
+            )
+        sync(_delete(place, levels))
+        yield zarr.open_group(place, mode="a", zarr_format=zarr_format)
+    elif overwrite and folder is not None and _folders.replaceable(folder):
+        with _folders.replacement(folder) as new:
+            yield zarr.open_group(LocalStore(new), mode="a", zarr_format=zarr_format)
+    elif overwrite or root.attrs.get(NOTE) == DELETED:
+        if not place.store.supports_deletes:
+            raise ValueError(f"store must be one that can delete with overwrite=True, got {place.store}")
+        # Without the mark, chunks that are left would count as those of the new pyramid.
+        root.attrs.put({NOTE: DELETED})
+        sync(_delete(place, names - METADATA))
+        yield zarr.open_group(place, mode="w", zarr_format=zarr_format)
+    elif NOTE not in root.attrs and (levels or len(root) or len(root.attrs)):
         raise ValueError("store holds a group that is no pyramid of fastpool's; give another store, or overwrite=True")
-    return root
+    else:
+        yield root
+
+
+def _existing(place: Any) -> Any:
+    """The group that is there, or None."""
+    try:
+        return zarr.open_group(place, mode="r+", use_consolidated=False)
+    except FileNotFoundError:
+        if not sync((place / ".zarray").exists()):
+            return None
+    except ContainsArrayError:
+        pass
+    raise ValueError("store holds an array, and no group; give another store")
+
+
+async def _names(place: Any) -> set[str]:
+    """What is directly in a place."""
+    return {name async for name in place.store.list_dir(place.path)}
+
+
+async def _delete(place: Any, names: set[str]) -> None:
+    for name in names:
+        key = _path(place, name)
+        if any([True async for _ in place.store.list_prefix(f"{key}/")]):
+            await place.store.delete_dir(key)
+        else:
+            await place.store.delete(key)
+    left = names & await _names(place)
+    if left:
+        raise RuntimeError(f"store still holds {', '.join(sorted(left))} after their deletion; delete them by hand")
 
 
 def _listed(root: Any) -> list[Any]:
@@ -275,8 +362,8 @@ def _listed(root: Any) -> list[Any]:
     return multiscales[0]["datasets"] if multiscales else []
 
 
-def _path(root: Any, n: int) -> str:
-    return f"{root.path}/{n}".lstrip("/")
+def _path(place: Any, name: Any) -> str:
+    return f"{place.path}/{name}".lstrip("/")
 
 
 def _storage(dtype: np.dtype, axes: str, version: str, chunks: Any, shards: Any, compressors: Any) -> dict[str, Any]:
@@ -291,10 +378,10 @@ def _storage(dtype: np.dtype, axes: str, version: str, chunks: Any, shards: Any,
     return {**options, "zarr_format": 3, "shards": shards, "dimension_names": tuple(axes)}
 
 
-def _unseen(root: Any, n: int, shape: tuple[int, ...], options: dict[str, Any]) -> Any:
+def _unseen(place: Any, n: int, shape: tuple[int, ...], options: dict[str, Any]) -> Any:
     """A level to write to whose metadata is not stored, so that no reader finds it."""
     model = zarr.create_array(MemoryStore(), shape=shape, **options)
-    return zarr.Array(zarr.AsyncArray(model.metadata, StorePath(root.store, _path(root, n))))
+    return zarr.Array(zarr.AsyncArray(model.metadata, StorePath(place.store, _path(place, n))))
 
 
 def _unit(stored: Any) -> tuple[int, ...]:
