@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -461,6 +462,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not status.available:
         print(f"no card to measure: {status.reason}", file=sys.stderr)
         return 2
+    # JAX would take three quarters of the memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import torch
 
     report: dict[str, Any] = {
