@@ -117,6 +117,14 @@ def columns(dtype, layout):
         backend.col2im.on_card(cols, window, x)
 
 
+def copies(dtype):
+    """Of columns, and of the transposed view of an image whose addresses are odd."""
+    a = array((2, 3, 4, 5, 6), dtype)
+    backend.copy(a.transpose((4, 0, 3, 1, 2)), array((6, 2, 5, 3, 4), dtype))
+    at_odd = DeviceArray(a.kind, None, 0, a.pointer + 1, (5, 4), (dtype.itemsize, 5 * dtype.itemsize), dtype)
+    backend.copy(at_odd, array((5, 4), dtype))
+
+
 def unpool(dtype, layout):
     shape = (2, 4, 8, 8) if layout == "channels_first" else (2, 8, 8, 4)
     window = Window.plan(2, shape, 2, data_format=layout)
@@ -190,6 +198,7 @@ def test_all_other_kernels_keep_to_registers(code, tmp_path):
         for layout in LAYOUTS:
             columns(dtype, layout)
             unpool(dtype, layout)
+        copies(dtype)
     for dtype in map(dtype_of, FLOATS):
         activations(dtype)
     argmax, window = array((2, 4, 4, 1, 1), "uint8"), Window.plan(2, (2, 4, 4), 2)
@@ -247,6 +256,11 @@ def test_indices_take_64_bits_only_where_they_have_to(size, index, code):
     sizes = re.findall(r"\.param \.(u\d+)", ptx)
     assert sizes[:3] == ["u64"] * 3  # the addresses
     assert set(sizes[3:]) == {index}
+
+
+def test_no_kernel_is_ever_unloaded():
+    """A captured graph launches it by its address."""
+    assert launch._kernel.cache_parameters()["maxsize"] is None
 
 
 def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
