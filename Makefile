@@ -1,4 +1,5 @@
-# make demo | test | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare | dashboard | clean.
+# make demo | test | fuzz | torture | sanitize | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare |
+# dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
 
-.PHONY: demo test simulate gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -26,6 +27,22 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks
 	$(BIN)/python -m pytest -q -n 2
+
+# Signals, forks, threads and refused memory at random, for so many seconds; the same SEED makes the same rounds.
+SEED ?= $(shell date +%Y%m%d)
+SECONDS ?= 300
+torture: $(VENV)/.cuda-test
+	$(BIN)/python tests/torture.py $(SEED) $(SECONDS)
+
+# Random calls of every op in guarded memory, for so many minutes; `python tests/fuzz.py --seed N --case K` repeats one.
+MINUTES ?= 120
+fuzz: $(VENV)/.cuda-test
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --seed $(SEED)
+
+# Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
+sanitize-numba: $(VENV)/.cuda-test
+	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" \
+		$(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
 simulate: $(VENV)/.cuda-test $(VENV)/.torch

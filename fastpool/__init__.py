@@ -1,7 +1,9 @@
 """Max pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
+from typing import TYPE_CHECKING
+
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.backends import backends, use_backend
+from fastpool.backends import use_backend
 from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.indices import argmax_to_indices, indices_to_argmax
@@ -20,6 +22,9 @@ from fastpool.pooling import (
     max_unpool3d,
 )
 from fastpool.threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:  # a call of the package fastpool.backends is one of this function
+    from fastpool.backends import backends
 
 __version__ = "0.1.0"
 

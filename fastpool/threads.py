@@ -1,18 +1,28 @@
-"""How many threads a call may use."""
+"""How many threads a call may use, and which locks a fork waits for."""
 
 from __future__ import annotations
 
+import logging  # noqa: F401  its hook at forks must be registered before ours: see hold_across_forks
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from itertools import product
+from pathlib import Path
+from threading import local
+from time import monotonic
+from typing import Any, Protocol
 
 from fastpool.window import integer
 
 _set: int | None = None
 _limit: ContextVar[int | None] = ContextVar("fastpool_threads", default=None)
+
+# The quota is read from files, which takes as long as a small call that is shared between threads.
+QUOTA_SECONDS = 1.0
+_quota: tuple[float, float | None] = (-math.inf, None)  # when it was read, and what it was
 
 
 def _checked(name: str, n: Any) -> int:
@@ -23,22 +33,76 @@ def _checked(name: str, n: Any) -> int:
 
 
 @cache
-def _at_start() -> int:
-    """FASTPOOL_NUM_THREADS, else the CPUs that this process may run on."""
+def _from_environment() -> int | None:
     text = os.environ.get("FASTPOOL_NUM_THREADS", "")
-    if text:
-        try:
-            return _checked("FASTPOOL_NUM_THREADS", int(text))
-        except ValueError:
-            raise ValueError(f"FASTPOOL_NUM_THREADS must be a positive integer, got {text!r}") from None
+    if not text:
+        return None
+    try:
+        return _checked("FASTPOOL_NUM_THREADS", int(text))
+    except ValueError:
+        raise ValueError(f"FASTPOOL_NUM_THREADS must be a positive integer, got {text!r}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """How many CPUs' time the control groups of this process grant it, None where they set no limit.
+
+    A container with `--cpus 1.5` sees all CPUs of its machine, but is stopped for the rest of each period of 100 ms
+    once it has used 150 ms. Every group on the path to the top may set a limit. In a container that path may be the one
+    outside of it, of which only the top is there. `root` is the top of the file system.
+    """
+    limits = []
+    mounts: tuple[str, ...]
+    files: tuple[str, ...]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2
+            mounts, files = ("sys/fs/cgroup", "sys/fs/cgroup/unified"), ("cpu.max",)
+        elif "cpu" in controllers.split(","):
+            mounts = (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu")
+            files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        else:
+            continue
+        steps = [step for step in group.split("/") if step not in ("", "..")]
+        for mount, depth in product(mounts, range(len(steps) + 1)):
+            folder = root.joinpath(mount, *steps[:depth])
+            fields = " ".join(_text(folder / file) for file in files).split()
+            # Without a limit: "max 100000" in version 2, -1 and 100000 in version 1.
+            if len(fields) == 2 and fields[0] != "max" and int(fields[0]) > 0:
+                limits.append(int(fields[0]) / int(fields[1]))
+    return min(limits, default=None)
+
+
+def _affinity() -> int:
+    """How many CPUs the calling thread may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# From Python 3.13 on, which may be told a number: python -X cpu_count=4
+_affinity = getattr(os, "process_cpu_count", _affinity)
+
+
+def usable_cpus() -> int:
+    """How many CPUs the calling thread may use at this moment, by its affinity and its container's quota."""
+    global _quota
+    cpus, now = _affinity() or 1, monotonic()
+    if now - _quota[0] >= QUOTA_SECONDS:
+        _quota = now, cpu_quota()
+    quota = _quota[1]
+    return cpus if quota is None else min(cpus, math.ceil(quota))
 
 
 def get_num_threads() -> int:
     """How many threads a call may use.
 
-    The number given to `set_num_threads`, else the environment's FASTPOOL_NUM_THREADS, else the CPUs that
-    this process may run on. Small arrays take one.
+    The number given to `set_num_threads`, else the environment's FASTPOOL_NUM_THREADS, else the CPUs that the calling
+    thread may run on now, or its container's CPU quota, rounded up, if that is less. Small arrays take one.
 
     Examples
     --------
@@ -46,7 +110,7 @@ def get_num_threads() -> int:
     >>> fp.get_num_threads() >= 1
     True
     """
-    threads, limit = _set or _at_start(), _limit.get()
+    threads, limit = _set or _from_environment() or usable_cpus(), _limit.get()
     return threads if limit is None else min(threads, limit)
 
 
@@ -80,3 +144,45 @@ def at_most(n: int) -> Iterator[None]:
         yield
     finally:
         _limit.reset(token)
+
+
+class _Lock(Protocol):
+    def acquire(self) -> Any: ...
+
+    def release(self) -> Any: ...
+
+
+_across_forks: list[_Lock] = []
+_taken = local()
+
+
+def hold_across_forks(lock: _Lock) -> None:
+    """Let forks wait until no other thread has the lock: a child does not have that thread, and would wait for ever.
+
+    The lock must be reentrant. A thread that forks takes all such locks in the order of these calls, and whoever takes
+    several of them must do so in that order too. A lock that `logging` holds across forks is taken while packages are
+    imported, so a fork must take it after ours. Hooks run in reverse order: its hook must be registered before ours.
+    """
+    _across_forks.append(lock)
+
+
+def _before_fork() -> None:
+    _taken.locks = []
+    for lock in _across_forks:  # it may grow during the wait for an import
+        _taken.locks.append(lock)
+        lock.acquire()
+
+
+def _after_fork() -> None:
+    locks = getattr(_taken, "locks", [])
+    while locks:
+        with suppress(RuntimeError):  # a signal's handler raised before it was acquired
+            locks[-1].release()
+        locks.pop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
+    # Twice, since the handler of a signal that came during the fork runs inside the first, and may raise.
+    for _ in range(2):
+        os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)

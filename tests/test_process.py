@@ -1,15 +1,20 @@
 """What a call does to the process it runs in: threads, forks, other users of Numba, imports, files. Each in its own."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import fastpool as fp
+import fastpool.backends as registry
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("omp", "workqueue", "tbb")
@@ -174,6 +179,197 @@ print(children, results)
 """
         assert work(code) == "[0, 0, 0, 0, 0] [True, True, True]\n"
 
+    def test_children_forked_during_the_first_call_of_another_thread_compute_and_exit(self, python):
+        """Each of 16 moments in a process of its own, in which nothing has been imported for a call yet."""
+        code = """
+def fork_after(seconds):
+    caller = threading.Thread(target=right)
+    caller.start()
+    time.sleep(seconds)
+    code = in_a_fork(right, 60)
+    caller.join()
+    return code == 0 and right()
+def first_call():
+    start = time.monotonic()
+    right()
+    with open(sys.argv[1], "w") as file:
+        file.write(str(time.monotonic() - start))
+    return True
+for _ in range(2):  # what the first compiles is kept
+    in_a_fork(first_call, 200)
+whole = float(open(sys.argv[1]).read())
+print([in_a_fork(lambda: fork_after(whole * moment / 16), 120) for moment in range(16)])
+"""
+        with tempfile.NamedTemporaryFile() as file:
+            assert python("-W", "ignore", "-c", WORK + code, file.name, FASTPOOL_BACKEND=None) == f"{[0] * 16}\n"
+
+
+FAILING = """
+import sys
+def first_call(fails):
+    try:
+        fails()
+    except (RecursionError, OSError, ImportError, TimeoutError) as error:
+        print(type(error).__name__, file=sys.stderr)
+    return fp.backends()["numba"].available and right()
+"""
+
+
+@needs_numba
+@needs_fork
+class TestFirstCallsThatFail:
+    """Each in a process of its own. What a call lacks at one moment is not held against the backend afterwards."""
+
+    @pytest.mark.parametrize("depth", [20, 60, 80, 100, 120, 140, 160, 250])
+    def test_near_the_limit_of_recursion(self, depth, python):
+        code = """
+def deep(n):
+    return deep(n - 1) if n else right()
+print(first_call(lambda: deep(sys.getrecursionlimit() - int(sys.argv[1]))))
+"""
+        assert python("-c", WORK + FAILING + code, str(depth), FASTPOOL_BACKEND="numba") == "True\n"
+
+    @pytest.mark.parametrize("files", [0, 30, 100, 200])
+    def test_with_too_many_open_files(self, files, python):
+        code = """
+import errno
+left = int(sys.argv[1])
+def allow(event, arguments):
+    global left
+    if event == "open":
+        left -= 1
+        if left == -1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+sys.addaudithook(allow)
+print(first_call(right))
+"""
+        assert python("-c", WORK + FAILING + code, str(files), FASTPOOL_BACKEND="numba") == "True\n"
+
+    @pytest.mark.parametrize("moment", range(6))
+    def test_interrupted_by_a_signal_handler_that_raises(self, moment, python):
+        code = """
+import signal
+def interrupt(*_):
+    raise TimeoutError("the caller's own")
+def interrupted():
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.2 * int(sys.argv[1]))
+    try:
+        fp.backends()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+print(first_call(interrupted))
+"""
+        assert python("-c", WORK + FAILING + code, str(moment), FASTPOOL_BACKEND="numba") == "True\n"
+
+
+@needs_numba
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_torture(python):
+    """`make torture` goes on for minutes."""
+    seconds = os.environ.get("FASTPOOL_TORTURE_SECONDS", "10")
+    assert "all right" in python("tests/torture.py", "0", seconds, timeout=900 + int(seconds), FASTPOOL_BACKEND=None)
+
+
+@pytest.fixture
+def flaky(monkeypatch, tmp_path):
+    """A backend that imports a part of itself and then fails as it is told; and how often it was tried."""
+    (tmp_path / "flaky").mkdir()
+    (tmp_path / "flaky" / "__init__.py").write_text("import flaky.part, told\nflaky.part.tried(), told.what_to_do()\n")
+    (tmp_path / "flaky" / "part.py").write_text("import told\ntried = told.tried\n")
+    told, tries = ModuleType("told"), []
+    told.tried = lambda: tries.append(1)
+    monkeypatch.setitem(sys.modules, "told", told)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._MODULES, "flaky", "flaky")
+    monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
+    yield told, tries
+    for name in ("flaky", "flaky.part"):
+        sys.modules.pop(name, None)
+
+
+def fails_with(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RecursionError("maximum recursion depth exceeded"),
+        MemoryError("no more"),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "flaky/part.py"),
+        ImportError(f"libflaky.so: cannot open shared object file: {os.strerror(errno.EMFILE)}"),
+        ImportError(f"libflaky.so: failed to map segment: {os.strerror(errno.ENOMEM)}"),
+        DeprecationWarning("an error, by the filters"),
+        KeyboardInterrupt(),
+        SystemExit(),
+    ],
+    ids=repr,
+)
+def test_a_failure_that_may_pass_is_raised_and_the_backend_tried_again(error, flaky):
+    told, tries = flaky
+    told.what_to_do = fails_with(error)
+    for _ in range(2):
+        with pytest.raises(type(error)) as raised, fp.use_backend("flaky"):
+            pass
+        assert raised.value is error
+    with pytest.raises(type(error)):
+        fp.backends()
+    told.what_to_do = lambda: None
+    assert fp.backends()["flaky"].available
+    assert len(tries) == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'llvmlite'"),
+        ImportError("Numba needs NumPy 2.4 or less"),
+        OSError("Could not find/load shared object file 'libllvmlite.so'"),
+        AttributeError("module 'numpy' has no attribute 'long'"),
+        RuntimeError("no device"),
+    ],
+    ids=repr,
+)
+def test_a_lasting_failure_is_the_reason_why_the_backend_is_not_available(error, flaky):
+    told, tries = flaky
+    told.what_to_do = fails_with(error)
+    reason = f"{type(error).__name__}: {error}; remedy: reinstall fastpool"
+    for _ in range(2):
+        assert fp.backends()["flaky"] == (False, reason)
+        with pytest.raises(RuntimeError, match="cannot run here"):
+            fp.use_backend("flaky")
+    assert len(tries) == 1
+
+
+def test_a_backend_loads_where_no_more_threads_start(flaky, monkeypatch):
+    told, tries = flaky
+    told.what_to_do = lambda: None
+    monkeypatch.setattr(threading.Thread, "start", fails_with(RuntimeError("can't start new thread")))
+    assert fp.backends()["flaky"].available
+    assert len(tries) == 1
+
+
+def test_a_backend_that_cannot_be_used_is_refused_by_the_call_of_use_backend():
+    with pytest.raises(ValueError, match="backend must be one of 'numba', "):
+        fp.use_backend("abacus")
+
+
+def test_use_backend_holds_inside_its_block_and_decorates_functions():
+    @fp.use_backend("naive")
+    def inside():
+        return registry.chosen(None)
+
+    before = registry.chosen(None)
+    assert inside() == inside() == "naive"
+    with fp.use_backend("numpy"):
+        assert inside() == "naive"
+        assert registry.chosen(None) == "numpy"
+    assert registry.chosen(None) == before
+
 
 @needs_numba
 def test_the_workers_number_and_configuration_of_numba_stay_as_they_were(python):
@@ -197,6 +393,68 @@ def test_importing_brings_in_no_package_but_numpy(python):
     with_numpy = set(python("-c", code.format("numpy")).split())
     with_fastpool = set(python("-c", code.format("fastpool")).split())
     assert with_fastpool - with_numpy - set(sys.stdlib_module_names) == {"fastpool"}
+
+
+@needs_numba
+def test_a_backend_is_imported_as_any_package_beside_the_function_of_that_name(python):
+    code = """
+import fastpool.backends.numba as one
+import fastpool.backends.numba
+from fastpool.backends.numba import max_pool
+from fastpool import backends
+print(one is fastpool.backends.numba, one.max_pool is max_pool, backends()["numpy"], fastpool.backends() == backends())
+"""
+    assert python("-c", code) == "True True BackendStatus(available=True, reason='') True\n"
+
+
+BARE = """
+import sys, warnings
+sys.modules["numba"] = sys.modules["fastpool.backends._columns"] = None  # neither is installed
+import fastpool as fp
+def calls(**how):
+    return fp.max_pool1d([1, 3, 2, 5], 2, **how).tolist(), fp.hard_swish([3.0], **how).tolist()
+"""
+
+
+class TestFallingBackToNumpy:
+    def test_it_is_told_once(self, python):
+        code = """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    print(calls() == calls() == ([3, 5], [3.0]))
+print(*[f"{w.category.__name__}: {w.message}" for w in caught], sep="\\n")
+"""
+        right, *told = python("-c", BARE + code, FASTPOOL_BACKEND=None).splitlines()
+        assert right == "True"
+        assert len(told) == 1
+        assert told[0].startswith("RuntimeWarning: fastpool takes its numpy backend, which is many times slower")
+        assert 'remedy: pip install "fastpool[numba]"' in told[0]
+        assert "FASTPOOL_BACKEND=numpy" in told[0]
+
+    def test_where_warnings_are_errors_calls_raise_it_and_work_afterwards(self, python):
+        code = """
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    for _ in range(2):
+        try:
+            calls()
+        except RuntimeWarning:
+            print("raised")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    print(calls(), len(caught))
+"""
+        assert python("-c", BARE + code, FASTPOOL_BACKEND=None) == "raised\nraised\n([3, 5], [3.0]) 1\n"
+
+    def test_numpy_asked_for_by_name_is_no_news(self, python):
+        code = """
+print(calls(backend="numpy"))
+with fp.use_backend("numpy"):
+    print(calls())
+"""
+        both = "([3, 5], [3.0])\n" * 2
+        assert python("-W", "error", "-c", BARE + code, FASTPOOL_BACKEND=None) == both
+        assert python("-W", "error", "-c", BARE + "print(calls())\n" * 2, FASTPOOL_BACKEND="numpy") == both
 
 
 def test_a_call_of_the_numpy_backend_does_not_import_numba(python):

@@ -1,6 +1,8 @@
 """How the numba backend shares the work of a call: with kernels of the tests' own, which tell who did what."""
 
+import math
 import os
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastpool as fp
+import fastpool.threads
 
 pytest.importorskip("numba")
 from numba import types
@@ -449,3 +452,147 @@ print(works())
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
 def test_a_forked_child_has_helpers_of_its_own(python):
     assert python("-W", "ignore", "-c", IN_A_CHILD) == "True\n0\nTrue\n"
+
+
+# How many threads
+
+GROUPS = {
+    "no limit": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
+    "no control groups": ({}, None),
+    "version 2": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+    "version 2, the least of all groups above": (
+        {
+            "proc/self/cgroup": "0::/user.slice/batch/job\n",
+            "sys/fs/cgroup/user.slice/cpu.max": "800000 100000",
+            "sys/fs/cgroup/user.slice/batch/cpu.max": "25000 50000",
+            "sys/fs/cgroup/user.slice/batch/job/cpu.max": "max 100000",
+            "sys/fs/cgroup/elsewhere/cpu.max": "1000 100000",
+        },
+        0.5,
+    ),
+    "version 2, a path that only the machine knows": (
+        {"proc/self/cgroup": "0::/docker/1234", "sys/fs/cgroup/cpu.max": "300000 100000"},
+        3,
+    ),
+    "version 2, a group beside the container's": (
+        {"proc/self/cgroup": "0::/../other", "sys/fs/cgroup/cpu.max": "300000 100000"},
+        3,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:memory:/docker/1234\n4:cpu,cpuacct:/docker/1234\n0::/docker/1234\n",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+        },
+        2,
+    ),
+    "version 1, a group of its own": (
+        {
+            "proc/self/cgroup": "4:cpu:/jobs/a",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/cpu/jobs/a/cpu.cfs_quota_us": "50000",
+            "sys/fs/cgroup/cpu/jobs/a/cpu.cfs_period_us": "100000",
+        },
+        0.5,
+    ),
+    "version 1 without a limit": (
+        {
+            "proc/self/cgroup": "4:cpuacct,cpu:/",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        },
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "quota"), GROUPS.values(), ids=GROUPS)
+def test_the_quota_is_that_of_the_control_groups(files, quota, tmp_path):
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert fastpool.threads.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (64.0, 8)])
+def test_as_many_threads_as_cpus_that_a_quota_allows(quota, expected, monkeypatch):
+    monkeypatch.setattr(fastpool.threads, "_affinity", lambda: 8)
+    monkeypatch.setattr(fastpool.threads, "_quota", (-math.inf, None))
+    monkeypatch.setattr(fastpool.threads, "cpu_quota", lambda: quota)
+    fp.set_num_threads(None)
+    monkeypatch.setattr(fastpool.threads, "_from_environment", lambda: None)
+    assert fp.get_num_threads() == expected
+    fp.set_num_threads(5)
+    assert fp.get_num_threads() == 5
+
+
+def test_a_quota_that_changes_is_seen(monkeypatch):
+    monkeypatch.setattr(fastpool.threads, "_affinity", lambda: 8)
+    monkeypatch.setattr(fastpool.threads, "_quota", (-math.inf, None))
+    monkeypatch.setattr(fastpool.threads, "QUOTA_SECONDS", 0)
+    quotas = iter([4.0, 2.0, None])
+    monkeypatch.setattr(fastpool.threads, "cpu_quota", lambda: next(quotas))
+    assert [fastpool.threads.usable_cpus() for _ in range(3)] == [4, 2, 8]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no threads")
+def test_a_thread_that_is_pinned_later_counts_its_own_cpus(python):
+    code = """
+import os, threading, fastpool as fp
+cpus = os.sched_getaffinity(0)
+before = fp.get_num_threads()
+def pinned():
+    os.sched_setaffinity(0, {min(cpus)})
+    counts.append(fp.get_num_threads())
+counts = []
+thread = threading.Thread(target=pinned)
+thread.start()
+thread.join()
+counts.append(fp.get_num_threads())
+pinned()
+print(counts == [1, before, 1])
+"""
+    assert python("-c", code, FASTPOOL_NUM_THREADS=None) == "True\n"
+
+
+# Signals
+
+INTERRUPTED = """
+import random, signal, sys, time
+sys.path.insert(0, "tests")
+from test_threads import MUCH, another_thread_helps, compilation, fp, noted
+compilation.cache_directory = lambda: ""
+fp.set_num_threads(4)
+class Interrupt(Exception):
+    pass
+def interrupt(*_):
+    raise Interrupt
+noted(1001, MUCH)
+started = time.monotonic()
+for _ in range(20):
+    noted(1001, MUCH)
+longest = (time.monotonic() - started) / 10
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+raised = 0
+for _ in range(int(sys.argv[1])):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, longest))
+            while True:
+                noted(1001, MUCH)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interrupt:
+        raised += 1
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+print(raised)
+print(another_thread_helps(), (noted(1001, MUCH)[0] == 1).all())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
+def test_calls_are_shared_after_thousands_of_interrupts_by_a_handler_that_raises(python):
+    assert python("-c", INTERRUPTED, "3000") == "3000\nTrue True\n"

@@ -19,14 +19,20 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from threading import RLock, Thread
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from fastpool.threads import hold_across_forks
 
 _MODULES = {
     "numba": "fastpool.backends.numba",
@@ -52,15 +58,72 @@ class BackendStatus(NamedTuple):
     reason: str = ""
 
 
-@cache
+# The modules, or the lasting reasons why there is none.
+_loaded: dict[str, ModuleType | str] = {}
+_loading = RLock()
+# Python's own locks of the modules that are being imported would stay locked in a child.
+hold_across_forks(_loading)
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same import may work later, since the process is short of something at this moment."""
+    if isinstance(error, (RecursionError, MemoryError, Warning)) or not isinstance(error, Exception):
+        return True
+    # The dynamic loader tells its reason in words only.
+    return getattr(error, "errno", None) in _SHORTAGES or (
+        isinstance(error, (ImportError, OSError)) and any(os.strerror(number) in str(error) for number in _SHORTAGES)
+    )
+
+
+def _forget_orphans(before: set[str]) -> None:
+    """Forget the submodules that a package leaves behind whose import failed: with them, it would fail for ever."""
+    for name in sorted(set(sys.modules) - before):
+        parent = name.rpartition(".")[0]
+        if parent and parent not in sys.modules:
+            del sys.modules[name]
+
+
+def _import(name: str, raised: list[BaseException]) -> None:
+    """Enter the backend into `_loaded`, or add to `raised` what may not happen again."""
+    with _loading:
+        if name in _loaded:
+            return
+        before = set(sys.modules)
+        try:
+            module = import_module(_MODULES[name])
+            getattr(module, "check", lambda: None)()
+            _loaded[name] = module
+        except BaseException as error:  # a broken installation of a dependency may raise anything
+            if _is_transient(error):
+                _forget_orphans(before)
+                raised.append(error)
+            else:
+                remedy = _REMEDY.get(name, "reinstall fastpool")
+                _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
+
+
 def _load(name: str) -> ModuleType | str:
-    """The backend's module, or the reason why there is none."""
-    try:
-        module = import_module(_MODULES[name])
-        getattr(module, "check", lambda: None)()
-        return module
-    except Exception as error:  # a broken installation of a dependency may raise anything
-        return f"{type(error).__name__}: {error}; remedy: {_REMEDY.get(name, 'reinstall fastpool')}"
+    """The backend's module, or the lasting reason why there is none.
+
+    It is imported in a thread of its own. There the caller's depth of recursion does not count, and no handler of a
+    signal runs, such as that of Ctrl-C: packages that are interrupted on their import do not work afterwards.
+    """
+    if name not in _loaded:
+        raised: list[BaseException] = []
+        thread = Thread(target=_import, args=(name, raised), name="fastpool import")
+        try:
+            thread.start()
+        except RecursionError:
+            raise
+        except RuntimeError:  # no more threads: the interpreter is shutting down, or at a limit of the system's
+            _import(name, raised)
+        else:
+            thread.join()
+        if raised:
+            raise raised[0]
+    return _loaded[name]
 
 
 def check_name(name: Any, source: str) -> str:
@@ -90,8 +153,7 @@ def backends() -> dict[str, BackendStatus]:
     return {n: BackendStatus(False, m) if isinstance(m, str) else BackendStatus(True) for n, m in loaded.items()}
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str) -> AbstractContextManager[None]:
     """Within the `with` block, calls in this thread (or task) take the backend `name`.
 
     Raises
@@ -109,6 +171,11 @@ def use_backend(name: str) -> Iterator[None]:
     array([3, 5])
     """
     _named(check_name(name, "backend"))
+    return _using(name)
+
+
+@contextmanager
+def _using(name: str) -> Iterator[None]:
     token = _in_context.set(name)
     try:
         yield
@@ -132,11 +199,27 @@ def _from_environment() -> str | None:
 @cache
 def _default(op: str) -> ModuleType:
     """The first preferred backend that is installed and has the op."""
+    reasons = []
     for name in _PREFERRED:
         module = _load(name)
-        if not isinstance(module, str) and hasattr(module, op):
+        if isinstance(module, str):
+            reasons.append(f"{name}: {module}")
+        elif hasattr(module, op):
+            if name == "numpy" and reasons:
+                _warn_of_numpy("; ".join(reasons))
             return module
     raise NotImplementedError(f"no backend that is installed here has {op}")
+
+
+@cache
+def _warn_of_numpy(reasons: str) -> None:
+    """Once; where warnings are errors, each call raises it, as all that has not been done is done anew."""
+    warnings.warn(
+        f"fastpool takes its numpy backend, which is many times slower than a compiled one, because none can run here. "
+        f'{reasons}. To take numpy without this warning: FASTPOOL_BACKEND=numpy, or use_backend("numpy")',
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def chosen(backend: str | None) -> str | None:
@@ -164,3 +247,13 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
 def kernel(op: str, backend: str | None, device: Any = "cpu") -> Any:
     """The function that does `op`, of the chosen backend, for arrays that lie on a device."""
     return getattr(backend_for(op, backend, device), op)
+
+
+class _CallablePackage(ModuleType):
+    """`fastpool.backends` is a public function and, as for any import of `fastpool.backends.numba`, this package."""
+
+    def __call__(self) -> dict[str, BackendStatus]:
+        return backends()
+
+
+sys.modules[__name__].__class__ = _CallablePackage

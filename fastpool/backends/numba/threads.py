@@ -36,7 +36,7 @@ from numba.extending import intrinsic
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.lanes import BYTES
 from fastpool.backends.numba.scalars import slice_array
-from fastpool.threads import get_num_threads
+from fastpool.threads import get_num_threads, hold_across_forks
 
 # Below this many bytes moved, sharing the work costs more than it saves.
 PARALLEL_BYTES = 1 << 19
@@ -332,14 +332,13 @@ def _in_child() -> None:
     """A forked child has none of its parent's threads: it starts its own."""
     global _team
     _team = _Team()
-    global_compiler_lock.release()
 
 
+# A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
+hold_across_forks(global_compiler_lock)
+typeof(np.empty(0))  # imports numpy.ma, now and not in the first call, in which no such lock is held
 if hasattr(os, "register_at_fork"):
-    # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release, after_in_child=_in_child
-    )
+    os.register_at_fork(after_in_child=_in_child)
 
 _addresses: dict[tuple, int] = {}
 
@@ -357,9 +356,10 @@ def _address(kernel: Callable[..., None], arguments: tuple) -> int:
     """Where the kernel that is compiled for such arguments, scratch included, lies."""
     key = (kernel, *map(_kind, arguments))
     if key not in _addresses:
-        kernel(*arguments, 0, 0)
-        compiled = kernel.overloads[tuple(typeof(a) for a in (*arguments, 0, 0))]
-        _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+        with global_compiler_lock:  # llvmlite has a lock of its own, which a fork does not wait for
+            kernel(*arguments, 0, 0)
+            compiled = kernel.overloads[tuple(typeof(a) for a in (*arguments, 0, 0))]
+            _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
     return _addresses[key]
 
 
