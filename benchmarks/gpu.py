@@ -5,21 +5,24 @@
 Every call works on input sets in turn that together are several times the L2 cache. The calls of one round are captured
 into a CUDA graph, so that what is timed is the card's work and not the launches; what a call costs the caller is timed
 apart, on a tiny array. Times are medians of rounds, between CUDA events. Results are compared before they are timed.
+What a library cannot do is a gap in the table, and the reason stands below it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from functools import partial
-from importlib import metadata, util
+from importlib import metadata
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,9 @@ L2_TIMES = 4  # how many times the L2 cache all input sets together are
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_first", "channels_last")
 FORWARD, ARGMAX, BACKWARD = "forward", "argmax", "backward"
+
+LIBRARIES = ("fastpool", "torch")
+RATIOS = ("of copy", "torch ÷ fastpool")
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -92,12 +98,22 @@ def rows(sizes: Sequence[int] = SIZES) -> Iterator[Row]:
                     yield Row(_sized(Task(op, (1, 64, 56, 56), (3, 1, 1), dtype=dtype), megabytes), FORWARD, megabytes)
 
 
+@contextmanager
+def gap(gaps: dict[str, str], library: str) -> Iterator[None]:
+    """Note in `gaps` why a library cannot do something, and go on."""
+    try:
+        yield
+    except Exception as error:  # libraries refuse a dtype, a layout or a size in any way they like
+        gaps[library] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 class Problem:
     """The inputs of a row on a device of PyTorch's, and what every library makes of them."""
 
     def __init__(self, row: Row, torch: Any, seed: int, device: str = "cuda") -> None:
         self.row, self.task, self.torch, self.device = row, row.task, torch, device
         self.random = torch.Generator(device).manual_seed(seed)
+        self.gaps: dict[str, str] = {}
         task = self.task
         self.x = self._in_layout(self._made(task.shape))
         if task.op == "col2im":
@@ -116,7 +132,10 @@ class Problem:
         return x.to(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[self.task.axes])
 
     def calls(self) -> tuple[Calls, int]:
-        """The call of each library, fastpool's first, and the bytes that each must move: inputs and outputs once."""
+        """The call of each library, fastpool's first, and the bytes that each must move: inputs and outputs once.
+
+        A library whose call cannot even be prepared is missing, and `gaps` has the reason.
+        """
         return getattr(self, f"_{self.task.family}")()
 
     def _moved(self, *tensors: Any) -> int:
@@ -129,13 +148,12 @@ class Problem:
         y, argmax = pool(x, *window, return_argmax=True)
         if self.row.kind == BACKWARD:
             dy = self._in_layout(self._made(y.shape))
-            _, indices = theirs(x, *window, return_indices=True)
-            each = [[n] * axes for n in window]
-            aten = getattr(torch.ops.aten, f"max_pool{axes}d_with_indices_backward")
-            calls = {
-                "fastpool": lambda: backward(dy, argmax, x.shape, *window),
-                "torch": lambda: aten(dy, x, *each, [1] * axes, False, indices),
-            }
+            calls: Calls = {"fastpool": lambda: backward(dy, argmax, x.shape, *window)}
+            with gap(self.gaps, "torch"):
+                _, indices = theirs(x, *window, return_indices=True)
+                each = [[n] * axes for n in window]
+                aten = getattr(torch.ops.aten, f"max_pool{axes}d_with_indices_backward")
+                calls["torch"] = lambda: aten(dy, x, *each, [1] * axes, False, indices)
             return calls, self._moved(dy, argmax, x)
         if self.row.kind == ARGMAX:
             calls = {
@@ -246,24 +264,53 @@ def copy_bandwidth(torch: Any, megabytes: int, rounds: int) -> float:
     return 2 * megabytes * MEGABYTE / on_the_card(torch, calls, rounds)
 
 
-def measured(row: Row, torch: Any, bandwidth: Mapping[int, float], rounds: int) -> dict[str, Any]:
-    """One row: what each library takes, and how that compares."""
-    l2 = torch.cuda.get_device_properties(0).L2_cache_size
-    sets = max(2, -(-L2_TIMES * l2 // (row.megabytes * MEGABYTE)))
-    problems = [Problem(row, torch, seed).calls() for seed in range(sets)]
-    moved = problems[0][1]
-    told: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes, "bytes": moved}
+def is_exact(row: Row) -> bool:
+    """Whether all libraries must give the same bits: nothing is added up or rounded."""
+    return row.kind != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
+
+
+def input_sets(torch: Any, megabytes: int) -> int:
+    """How many sets of inputs of a size are needed so that none of them is found in the L2 cache."""
+    return max(2, -(-L2_TIMES * torch.cuda.get_device_properties(0).L2_cache_size // (megabytes * MEGABYTE)))
+
+
+def measured(
+    row: Row,
+    torch: Any,
+    bandwidth: float,
+    rounds: int,
+    sets: int,
+    device: str = "cuda",
+    timed: Callable[[Any, Sequence[Callable[[], Any]], int], float] = on_the_card,
+) -> dict[str, Any]:
+    """One row: what each library takes, and how that compares; why a library has no time, in `gaps`."""
+    told: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes}
     told |= {"op": row.task.op, "dtype": row.task.dtype, "layout": row.task.layout, "shape": row.task.shape}
-    exact = row.kind != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
-    seconds, mine = {}, problems[0][0]["fastpool"]()
-    for library in problems[0][0]:
-        if not agrees(torch, mine, problems[0][0][library](), exact):
-            told.setdefault("wrong", []).append(library)
-            continue
-        seconds[library] = on_the_card(torch, [calls[library] for calls, _ in problems], rounds)
-    told["seconds"] = seconds
-    told["of copy"] = moved / seconds["fastpool"] / bandwidth[row.megabytes]
-    told["torch ÷ fastpool"] = seconds["torch"] / seconds["fastpool"] if "torch" in seconds else None
+    seconds: dict[str, float] = {}
+    gaps: dict[str, str] = {}
+    with gap(gaps, "fastpool"):
+        problems = [Problem(row, torch, seed, device) for seed in range(sets)]
+        calls, moved = zip(*[problem.calls() for problem in problems], strict=True)
+        told["bytes"] = moved[0]
+        mine = None
+        for library in LIBRARIES:
+            missing = [problem.gaps[library] for problem in problems if library in problem.gaps]
+            if missing:
+                gaps[library] = missing[0]
+                continue
+            with gap(gaps, library):
+                result = calls[0][library]()
+                if library == "fastpool":
+                    mine = result
+                elif mine is not None and not agrees(torch, mine, result, is_exact(row)):
+                    told.setdefault("wrong", []).append(library)
+                    continue
+                del result
+                seconds[library] = timed(torch, [each[library] for each in calls], rounds)
+    told |= {"seconds": seconds, "gaps": gaps}
+    mine_takes, theirs_takes = seconds.get("fastpool"), seconds.get("torch")
+    told["of copy"] = mine_takes and told["bytes"] / mine_takes / bandwidth
+    told["torch ÷ fastpool"] = mine_takes and theirs_takes and theirs_takes / mine_takes
     return told
 
 
@@ -289,38 +336,49 @@ def tiny_calls(torch: Any, seconds: float) -> dict[str, dict[str, float]]:
     }
 
 
-def jax_and_cupy(torch: Any, rounds: int) -> dict[str, float]:
-    """Pooling 2x2 of 256 MB by JAX and maxout of 256 MB by CuPy, where they are installed with a card: seconds."""
-    told = {}
-    if util.find_spec("jax"):
-        import jax
+def jax_pooling(rounds: int) -> dict[str, float]:
+    """Pooling 2x2 of 256 MB by JAX: seconds by the wall clock."""
+    import jax
 
-        if jax.default_backend() == "gpu":
-            x = jax.numpy.asarray(jax.random.normal(jax.random.key(0), (80, 64, 112, 112)))
-            size, init = (1, 1, 2, 2), -jax.numpy.inf
-            pool = jax.jit(lambda a: jax.lax.reduce_window(a, init, jax.lax.max, size, size, "VALID"))
-            pool(x).block_until_ready()
-            times = []
-            for _ in range(rounds):
-                start = time.perf_counter()
-                pool(x).block_until_ready()
-                times.append(time.perf_counter() - start)
-            told["jax max_pool2d 2x2 s2 (80,64,112,112) float32, wall clock"] = statistics.median(times)
-    if util.find_spec("cupy"):
-        import cupy
+    if jax.default_backend() != "gpu":
+        raise RuntimeError(f"this JAX works on {jax.default_backend()}")
+    x = jax.numpy.asarray(jax.random.normal(jax.random.key(0), (80, 64, 112, 112)))
+    size, init = (1, 1, 2, 2), -jax.numpy.inf
+    pool = jax.jit(lambda a: jax.lax.reduce_window(a, init, jax.lax.max, size, size, "VALID"))
+    pool(x).block_until_ready()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        pool(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return {"jax max_pool2d 2x2 s2 (80,64,112,112) float32, wall clock": statistics.median(times)}
 
-        a = cupy.random.standard_normal((40, 2, 48, 128, 128), dtype=cupy.float32)
+
+def cupy_maxout(rounds: int) -> dict[str, float]:
+    """Maxout of 256 MB by CuPy: seconds between events."""
+    import cupy
+
+    a = cupy.random.standard_normal((40, 2, 48, 128, 128), dtype=cupy.float32)
+    a.max(1)
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    times = []
+    for _ in range(rounds):
+        begin.record()
         a.max(1)
-        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-        times = []
-        for _ in range(rounds):
-            begin.record()
-            a.max(1)
-            end.record()
-            end.synchronize()
-            times.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
-        told["cupy maxout 2 pieces strided (40,96,128,128) float32"] = statistics.median(times)
-    return told
+        end.record()
+        end.synchronize()
+        times.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
+    return {"cupy maxout 2 pieces strided (40,96,128,128) float32": statistics.median(times)}
+
+
+def jax_and_cupy(rounds: int) -> dict[str, Any]:
+    """What JAX and CuPy take, where they are installed with a GPU; else why not, in `gaps`."""
+    told: dict[str, Any] = {}
+    gaps: dict[str, str] = {}
+    for library, measure in (("jax", jax_pooling), ("cupy", cupy_maxout)):
+        with gap(gaps, library):
+            told |= measure(rounds)
+    return told | {"gaps": gaps}
 
 
 def machine(torch: Any) -> dict[str, Any]:
@@ -345,24 +403,35 @@ def machine(torch: Any) -> dict[str, Any]:
     }
 
 
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as the table shows it; "-" for what there is not."""
+    seconds = row["seconds"]
+    shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in LIBRARIES]
+    return [row["name"], *shown, *("-" if row[key] is None else f"{row[key]:.2f}" for key in RATIOS)]
+
+
 def show(report: Mapping[str, Any]) -> None:
-    """Print the card and a table of all rows."""
+    """Print the GPU and a table of all rows."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     about = report["machine"]
     copies = ", ".join(f"{rate / 1e12:.2f} TB/s at {size} MB" for size, rate in report["copy"].items())
     console.print(f"{about['card']}, {about['date']}; copy: {copies}", highlight=False)
-    table = Table("row", "fastpool µs", "torch µs", "of copy", "torch ÷ fastpool")
+    table = Table("row", *(f"{name} µs" for name in LIBRARIES), *RATIOS)
     for row in report["rows"]:
-        seconds = row["seconds"]
-        shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in ("fastpool", "torch")]
-        ratio = row["torch ÷ fastpool"]
-        table.add_row(row["name"], *shown, f"{row['of copy']:.2f}", "-" if ratio is None else f"{ratio:.2f}")
+        table.add_row(*_cells(row))
     console.print(table)
     for op, seconds in report["tiny"].items():
         console.print(f"a tiny {op}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for name, s in seconds.items()))
-    wrong = [row["name"] for row in report["rows"] if "wrong" in row]
-    if wrong:
-        console.print(f"[red]other results than torch's: {', '.join(wrong)}[/red]")
+    for row in report["rows"]:
+        if "wrong" in row:
+            console.print(f"[red]another result than torch's: {row['name']}[/red]", highlight=False)
+        for library, why in row["gaps"].items():
+            console.print(f"{library} has no {row['name']}: {why}", highlight=False, markup=False)
+
+
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether fastpool gave a wrong result, or none."""
+    return "wrong" in row or "fastpool" in row["gaps"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -373,14 +442,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="sizes of the inputs")
     add("--rounds", type=int, default=30, help="rounds of each (default 30)")
+    add("--seconds", type=float, default=float("inf"), help="begin no row after so many seconds")
     add("--json", type=Path, metavar="FILE", help="write everything to FILE, after each row")
     add("--list", action="store_true", help="print the rows")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and show; the exit status is 1 if a result was wrong."""
+    """Measure and show; the exit status is 1 if a result was wrong or fastpool could not do a row."""
     args = _parser().parse_args(argv)
+    until = time.monotonic() + args.seconds
     sizes = [int(size) for size in args.sizes.split(",")]
     patterns = [p if set(p) & set("*?") else f"*{p}*" for p in args.rows or ["*"]]
     selected = [row for row in rows(sizes) if any(fnmatchcase(row.name, p) for p in patterns)]
@@ -391,6 +462,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not status.available:
         print(f"no card to measure: {status.reason}", file=sys.stderr)
         return 2
+    # JAX would take three quarters of the memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import torch
 
     report: dict[str, Any] = {
@@ -398,16 +471,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings": {"rounds": args.rounds, "rows": args.rows},
         "copy": {size: copy_bandwidth(torch, size, args.rounds) for size in sizes},
         "tiny": tiny_calls(torch, 1.0),
-        "others": jax_and_cupy(torch, args.rounds),
+        "others": jax_and_cupy(args.rounds),
         "rows": [],
     }
     for row in selected:
-        report["rows"].append(measured(row, torch, report["copy"], args.rounds))
+        if time.monotonic() > until:
+            print(f"no time left for {len(selected) - len(report['rows'])} of {len(selected)} rows", flush=True)
+            break
+        sets = input_sets(torch, row.megabytes)
+        report["rows"].append(measured(row, torch, report["copy"][row.megabytes], args.rounds, sets))
+        print(*_cells(report["rows"][-1]), sep=" | ", flush=True)
         torch.cuda.empty_cache()
         if args.json:
             args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     show(report)
-    return int(any("wrong" in row for row in report["rows"]))
+    return int(any(map(failed, report["rows"])))
 
 
 if __name__ == "__main__":

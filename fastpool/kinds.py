@@ -35,7 +35,10 @@ def _packed_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
 
 class DeviceArray:
-    """Where an array on a card lies: its address, shape, strides in bytes, dtype, and what keeps its memory alive."""
+    """Where an array on a GPU lies: its address, shape, strides in bytes, dtype, and what keeps its memory alive.
+
+    `named_stream` is the stream that its library names as the one on which the array is written, or None.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,13 @@ class DeviceArray:
         strides: tuple[int, ...] | None,
         dtype: np.dtype,
         writeable: bool = True,
+        named_stream: int | None = None,
     ) -> None:
         self.kind, self.owner, self.device, self.pointer, self.dtype = kind, owner, device, pointer, dtype
         self.shape, self.ndim, self.size = shape, len(shape), prod(shape)
         self.strides = _packed_strides(shape, dtype.itemsize) if strides is None else strides
         self.itemsize, self.nbytes = dtype.itemsize, self.size * dtype.itemsize
-        self._writeable = writeable
+        self._writeable, self.named_stream = writeable, named_stream
 
     @cached_property
     def flags(self) -> _Flags:
@@ -63,11 +67,20 @@ class DeviceArray:
 
     def view(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> DeviceArray:
         """The same memory in another shape."""
-        more = (self.kind, self.owner, self.device, self.pointer, shape, strides, self.dtype, self._writeable)
-        return DeviceArray(*more)
+        return self._like(shape, strides, self.named_stream)
 
-    def transpose(self, axes: Sequence[int]) -> DeviceArray:
-        return self.view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
+    def on(self, stream: int) -> DeviceArray:
+        """The same array for work on a stream."""
+        return self._like(self.shape, self.strides, stream)
+
+    def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None, stream: int | None) -> DeviceArray:
+        memory = (self.kind, self.owner, self.device, self.pointer)
+        return DeviceArray(*memory, shape, strides, self.dtype, self._writeable, stream)
+
+    def transpose(self, *axes: Any) -> DeviceArray:
+        """A view with its axes in another order, which is one sequence or several integers."""
+        order = axes if isinstance(axes[0], int) else axes[0]
+        return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """Another shape of a contiguous array; of any, one that differs in axes of 1."""
@@ -120,8 +133,12 @@ class DeviceArray:
         return self.kind.give(self)
 
     def stream(self) -> int:
-        """The stream on which the caller works now, as the driver's number for it."""
-        return self.kind.stream(self)
+        """The stream for work on this array, as the driver's handle; 0 where neither it nor its library names one."""
+        return self.kind.stream(self) if self.named_stream is None else self.named_stream
+
+
+# The driver's handle of the default stream. 0 means the same only where per-thread default streams are off.
+LEGACY_STREAM = 1
 
 
 class Kind:
@@ -152,6 +169,7 @@ class Kind:
         raise NotImplementedError
 
     def stream(self, a: DeviceArray) -> int:
+        """The stream on which the caller works now, for an array that names none."""
         raise NotImplementedError
 
     def look(self, x: Any) -> tuple[Any, ...] | None:
@@ -230,7 +248,7 @@ class Torch(Kind):
         self.give(target).copy_(self.give(source))
 
     def stream(self, a: DeviceArray) -> int:
-        return self.library.cuda.current_stream(a.device).cuda_stream
+        return self.library.cuda.current_stream(a.device).cuda_stream or LEGACY_STREAM
 
     def look(self, x: Any) -> tuple[Any, ...] | None:
         if x.requires_grad or not x.is_cuda:
@@ -269,7 +287,7 @@ class Cupy(Kind):
             self.give(target)[...] = self.give(source)
 
     def stream(self, a: DeviceArray) -> int:
-        return self.library.cuda.get_current_stream(a.device).ptr
+        return self.library.cuda.get_current_stream(a.device).ptr or LEGACY_STREAM
 
     def look(self, x: Any) -> tuple[Any, ...] | None:
         return x.shape, x.strides, x.dtype, x.device.id, x.data.ptr
@@ -307,7 +325,7 @@ class Exported(Kind):
     """Whatever has `__cuda_array_interface__`: Numba's device arrays, and what is like them.
 
     What is made for it is a device array of Numba's, which all such libraries take. Work goes on the stream that the
-    array names, else on the default one.
+    array names, else on Numba's default one, and the results name the stream that the array names.
     """
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
@@ -316,7 +334,10 @@ class Exported(Kind):
             raise TypeError(f"{name} must not be a masked array; fill it first")
         pointer, read_only = told["data"]
         shape, strides, dtype = tuple(told["shape"]), told.get("strides"), np.dtype(told["typestr"])
-        return DeviceArray(self, x, self._device_of(pointer), pointer, shape, strides, dtype, not read_only)
+        if dtype.kind == "V" and str(getattr(x, "dtype", None)) == "bfloat16":  # the interface has no name for it
+            dtype = bfloat16()
+        memory = (self, x, self._device_of(pointer), pointer)
+        return DeviceArray(*memory, shape, strides, dtype, not read_only, told.get("stream"))
 
     def _device_of(self, pointer: int) -> int:
         if len(self.library.gpus) == 1:
@@ -335,26 +356,27 @@ class Exported(Kind):
         with self.library.gpus[like.device]:
             x = self.library.device_array(shape, dtype)
         address, _ = x.__cuda_array_interface__["data"]
-        return DeviceArray(self, x, like.device, address, shape, None, dtype)
+        return DeviceArray(self, x, like.device, address, shape, None, dtype, named_stream=like.named_stream)
 
     def give(self, a: DeviceArray) -> Any:
+        # As unsigned integers first, because the interface has no name for bfloat16.
         told = {
             "data": (a.pointer, False),
             "shape": a.shape,
             "strides": a.strides,
-            "typestr": a.dtype.str,
+            "typestr": f"<u{a.itemsize}",
+            "stream": a.named_stream,
             "version": 3,
         }
         with self.library.gpus[a.device]:
-            return self.library.from_cuda_array_interface(told, owner=a.owner, sync=False)
+            return self.library.from_cuda_array_interface(told, owner=a.owner, sync=False).view(a.dtype)
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
-        with self.library.gpus[target.device]:
-            self.give(target)[...] = self.give(source)
+        # Numba's own copy waits for the GPU.
+        import_module("fastpool.backends.cuda").copy(source, target)
 
     def stream(self, a: DeviceArray) -> int:
-        told = getattr(a.owner, "__cuda_array_interface__", {})
-        return told.get("stream") or 0
+        return 0
 
 
 class _DLTensor(ctypes.Structure):
@@ -375,7 +397,10 @@ class _DLTensor(ctypes.Structure):
 
 
 class Dlpack(Exported):
-    """Whatever has DLPack alone. Its library orders its work before the default stream's, on which ours goes."""
+    """Whatever has DLPack and names no stream. Its library orders its work before that of the default stream, ours.
+
+    JAX's arrays come this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
+    """
 
     _IN_MAIN_MEMORY, _ON_CARD = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
     _CODES = MappingProxyType({0: "i", 1: "u", 2: "f", 6: "b"})
@@ -386,7 +411,7 @@ class Dlpack(Exported):
             return np.from_dlpack(x)
         if place not in self._ON_CARD:
             raise TypeError(f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {place}")
-        capsule = x.__dlpack__(stream=1)
+        capsule = x.__dlpack__(stream=LEGACY_STREAM)
         get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
         get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
         tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
@@ -395,7 +420,8 @@ class Dlpack(Exported):
         strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
         pointer = (tensor.data or 0) + tensor.byte_offset
         # The capsule lets go of the memory when it dies.
-        return DeviceArray(self, (x, capsule), tensor.device, pointer, shape, strides, dtype)
+        memory = (self, (x, capsule), tensor.device, pointer)
+        return DeviceArray(*memory, shape, strides, dtype, named_stream=LEGACY_STREAM)
 
     def _dtype(self, name: str, tensor: _DLTensor) -> np.dtype:
         if (tensor.code, tensor.bits, tensor.lanes) == (4, 16, 1):
@@ -431,11 +457,10 @@ def kind_of(x: Any) -> Kind | None:
     for name in _LIBRARIES:
         if name in sys.modules and _kind(name).holds(x):
             return _kind(name)
-    if hasattr(x, "__cuda_array_interface__"):
-        return _kind("exported")
-    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
+    told = getattr(x, "__cuda_array_interface__", None)
+    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and (told is None or told.get("stream") is None):
         return _kind("dlpack")
-    return None
+    return None if told is None else _kind("exported")
 
 
 # A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that

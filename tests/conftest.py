@@ -12,17 +12,26 @@ from specimens import SIMULATED
 import fastpool as fp
 
 ROOT = Path(__file__).resolve().parent.parent
-# In the simulator of a card, and on one where it is asked for, `cuda` alone; elsewhere it takes no part.
-ON_CUDA = SIMULATED or os.environ.get("FASTPOOL_TEST_CUDA") == "1"
+# In the simulator of a GPU, and on one where it is demanded, `cuda` alone; elsewhere it takes no part.
+GPU_DEMANDED = os.environ.get("FASTPOOL_TEST_CUDA") == "1"
+ON_CUDA = SIMULATED or GPU_DEMANDED
 BACKENDS = ["cuda"] if ON_CUDA else [name for name in fp.backends() if name != "cuda"]
+
+
+def require_backend(name, **more):
+    """Skip where a backend cannot run, but fail where FASTPOOL_TEST_CUDA=1 demands it."""
+    status = fp.backends()[name]
+    if status.available:
+        return
+    if name == "cuda" and GPU_DEMANDED:
+        pytest.fail(f"FASTPOOL_TEST_CUDA=1, but the backend cuda is not available: {status.reason}", pytrace=False)
+    pytest.skip(f"{name}: {status.reason}", **more)
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Every backend by name."""
-    status = fp.backends()[request.param]
-    if not status.available:
-        pytest.skip(f"{request.param}: {status.reason}")
+    require_backend(request.param)
     return request.param
 
 

@@ -3,8 +3,10 @@
 Without a card, tensors in main memory stand in for those on one: Numba's simulator runs kernels where they lie.
 """
 
+from contextlib import nullcontext
 from importlib import import_module
 from itertools import product
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -176,12 +178,188 @@ def test_what_lies_on_a_card_takes_no_other_backend(card, x):
         fp.hard_swish(x)
 
 
+# Arrays known by a protocol alone, which name the stream that they are written on
+
+
+class Exporting:
+    """An array with `__cuda_array_interface__`, over NumPy's memory, which in the simulator is the GPU's."""
+
+    def __init__(self, a, stream=None):
+        self.a, self.dtype, self.stream = a, a.dtype, stream
+
+    @property
+    def __cuda_array_interface__(self):
+        a = self.a
+        told = {"data": (a.ctypes.data, False), "shape": a.shape, "strides": a.strides, "typestr": a.dtype.str}
+        return told | {"stream": self.stream, "version": 3}
+
+    def view(self, dtype):
+        return Exporting(self.a.view(dtype), self.stream)
+
+
+class ExportingWithDlpack(Exporting):
+    """As JAX's arrays: what is asked for by DLPack is ready on the stream that is named in asking."""
+
+    asked = None
+
+    def __dlpack_device__(self):
+        return 2, 0  # kDLCUDA
+
+    def __dlpack__(self, *, stream):
+        self.asked = stream
+        return self.a.__dlpack__()
+
+
+class NumbaLike:
+    """What is used of `numba.cuda`."""
+
+    gpus = (nullcontext(),)
+
+    def device_array(self, shape, dtype):
+        return Exporting(np.ones(shape, dtype))
+
+    def from_cuda_array_interface(self, told, owner, sync):
+        assert not sync
+        raw = owner.a.reshape(-1).view(np.uint8)[told["data"][0] - owner.a.ctypes.data :]
+        return Exporting(np.ndarray(told["shape"], told["typestr"], raw, strides=told["strides"]), told["stream"])
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """The streams that are launched on, and (waiting, awaited) streams, in order."""
+    if not SIMULATED:
+        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+    launch = import_module("fastpool.backends.cuda.launch")
+    seen, start = [], launch._start
+
+    def started(kernel, signature, nbytes, grid, device, arguments, stream):
+        seen.append(stream)
+        start(kernel, signature, nbytes, grid, device, arguments, stream)
+
+    monkeypatch.setattr(launch, "_start", started)
+    monkeypatch.setattr(launch, "_let_wait", lambda waiting, stream, device: seen.append((waiting, stream)))
+    known = {"exported": kinds.Exported(NumbaLike()), "dlpack": kinds.Dlpack(NumbaLike())}
+    kind = kinds._kind
+    monkeypatch.setattr(kinds, "_kind", lambda name: known.get(name) or kind(name))
+    return seen
+
+
+def test_work_goes_to_the_stream_that_an_array_names_and_results_name_it(x, streams):
+    """A gradient was launched where its result lay, on stream 0, while its inputs were still being written."""
+    x = x.numpy()
+    y, argmax = fp.max_pool2d(Exporting(x, 7), 2, return_argmax=True)
+    assert y.stream == argmax.stream == 7
+    dx = fp.max_pool2d_backward(y, argmax, x.shape, 2)
+    assert dx.stream == 7
+    cols = fp.im2col(Exporting(x, 7), 3)
+    assert cols.stream == fp.col2im(cols, x.shape, 3).stream == fp.hard_swish(dx).stream == 7
+    assert fp.max_pool2d(Exporting(np.ones((1, 1, 40, 40), np.float32), 7), 13, 1, 6).stream == 7
+    assert set(streams) == {7}
+    np.testing.assert_array_equal(y.a, fp.max_pool2d(x, 2, backend="naive"))
+    np.testing.assert_array_equal(dx.a, fp.max_pool2d_backward(y.a, argmax.a, x.shape, 2, backend="naive"))
+
+
+def test_without_a_named_stream_work_goes_to_the_default_one(x, streams):
+    assert fp.max_pool2d(Exporting(x.numpy()), 2).stream is None
+    assert streams == [0]
+
+
+def test_streams_of_one_call_wait_for_each_other(x, streams):
+    x = x.numpy()
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True, backend="naive")
+    dx = Exporting(np.ones_like(x), 9)
+    fp.max_pool2d_backward(Exporting(y, 5), Exporting(argmax, 6), x.shape, 2, out=dx)
+    assert set(streams[:2]) == {(5, 6), (5, 9)}
+    assert streams[2:] == [5, (9, 5)]
+    streams.clear()
+    fp.max_pool2d_backward(Exporting(y, 5), Exporting(argmax), x.shape, 2)
+    assert streams == [5]
+
+
+def test_strided_arrays_are_copied_on_their_stream(x, streams):
+    x = x.numpy()
+    view = x[::-1, :, 1:, ::2]
+    y = fp.max_pool2d(Exporting(view, 7), 2)
+    np.testing.assert_array_equal(y.a, fp.max_pool2d(view, 2, backend="naive"))
+    assert streams == [7, 7]
+    out = np.zeros((2, 8, 4, 8), np.float32)[:, ::-2, :, ::2]
+    fp.max_pool2d(Exporting(x, 7), 2, out=Exporting(out, 7))
+    np.testing.assert_array_equal(out, fp.max_pool2d(x, 2, backend="naive"))
+
+
+def test_dlpack_is_taken_where_the_interface_names_no_stream(x, streams):
+    """JAX's arrays have both; by their interface they could be read before they were written."""
+    x = x.numpy()
+    given = ExportingWithDlpack(x)
+    y = fp.max_pool2d(given, 2)
+    assert given.asked == 1
+    assert streams == [1]
+    assert y.stream == 1
+    given = ExportingWithDlpack(x, 7)
+    assert fp.max_pool2d(given, 2).stream == 7
+    assert given.asked is None
+
+
+def test_bfloat16_stays_bfloat16(x, streams):
+    x = x.numpy().astype(BFLOAT16)
+    y = fp.max_pool2d(Exporting(x, 7), 2)
+    assert y.dtype == BFLOAT16
+    np.testing.assert_array_equal(fp.max_pool2d(y, 2).a, fp.max_pool2d(y.a, 2, backend="naive"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (3, 4), (2, 3, 2, 2, 3, 2)], ids=str)
+def test_a_copy_takes_any_strides(shape, dtype, streams):
+    backend, kind = import_module("fastpool.backends.cuda"), kinds._kind("exported")
+    a = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    room = np.zeros([2 * n + 1 for n in shape], dtype)
+    unaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(dtype).reshape(shape)
+    for target in (room[(slice(1, None, 2),) * a.ndim], room[(slice(None, 0, -2),) * a.ndim], unaligned):
+        for source in (a, np.asfortranarray(a), a[(slice(None, None, -1),) * a.ndim]):
+            target[...] = 101
+            backend.copy(kind.read("source", Exporting(source)), kind.read("target", Exporting(target)))
+            np.testing.assert_array_equal(target, source)
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy"])
+def test_the_default_stream_is_named_as_the_driver_names_it(name):
+    """0 is another stream where per-thread default streams are on."""
+    stream = SimpleNamespace(cuda_stream=0, ptr=0)
+    library = SimpleNamespace(
+        cuda=SimpleNamespace(current_stream=lambda device: stream, get_current_stream=lambda device: stream)
+    )
+    kind = {"torch": kinds.Torch, "cupy": kinds.Cupy}[name](library)
+    place = kinds.DeviceArray(kind, None, 0, 0, (), (), np.dtype(np.float32))
+    assert place.stream() == 1
+    stream.cuda_stream = stream.ptr = 77
+    assert place.stream() == 77
+
+
 # Tensors that lie on a card
 
 
+F32 = np.dtype(np.float32)
+
+
 def _cases():
+    """Every op with every option in one dtype, and a call of each op in others."""
+    for case in CASES:
+        if case.dtypes:
+            yield case, F32 if F32 in case.dtypes else case.dtypes[0]
     for case in of_each_op():
-        yield from ((case, d) for d in case.dtypes if str(d) in ("float32", "bfloat16", "uint8"))
+        yield from ((case, d) for d in case.dtypes if str(d) in ("bfloat16", "uint8"))
+
+
+def agree(case, got, expected, dtype):
+    """Tensors with what the specification gives; the products of a convolution are PyTorch's."""
+    assert all(type(g) is torch.Tensor for g in each(got))
+    arrays = tuple(map(array, each(got)))
+    if case.name.startswith("conv2d"):
+        eps = float(ml_dtypes.finfo(dtype).eps)
+        for a, b in zip(arrays, each(expected), strict=True):
+            np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
+    else:
+        case.check(arrays if isinstance(expected, tuple) else arrays[0], expected, "cuda")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -190,15 +368,61 @@ def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card
     expected = case.expected(dtype, layout)
     inputs = [tensor(a) for a in case.arrays(dtype, layout)]
     for _ in range(2):  # planned, and then repeated
-        got = case.call(*inputs, layout, backend=None)
-        assert all(type(g) is torch.Tensor for g in each(got))
-        arrays = tuple(map(array, each(got)))
-        if case.name.startswith("conv2d"):
-            eps = float(ml_dtypes.finfo(dtype).eps)
-            for a, b in zip(arrays, each(expected), strict=True):
-                np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=64 * eps, atol=64 * eps)
-        else:
-            case.check(arrays if isinstance(expected, tuple) else arrays[0], expected, "cuda")
+        agree(case, case.call(*inputs, layout, backend=None), expected, dtype)
+
+
+def every_second(t):
+    """A tensor in every second element, along every axis, of a larger one."""
+    room = torch.ones([2 * n for n in t.shape], dtype=t.dtype)[(slice(None, None, 2),) * t.dim()]
+    return room.copy_(t)
+
+
+def last_axis_first(t):
+    """A tensor whose last axis is its outermost in memory."""
+    return t.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+MEMORY = {"every second element": every_second, "last axis first": last_axis_first}
+# A case of each op, but of the columns one in each order.
+OPS = {case.name: case for case in of_each_op()} | {
+    case.name: case for case in CASES if case.kernel in ("im2col", "col2im") and " 3 p1 " in f" {case.name} "
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", OPS)
+def test_arrays_of_any_strides_on_a_card_are_read(name, memory, layout, card):
+    case = OPS[name]
+    inputs = [MEMORY[memory](tensor(a)) for a in case.arrays(F32, layout)]
+    for _ in range(2):
+        agree(case, case.call(*inputs, layout, backend=None), case.expected(F32, layout), F32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", [name for name, case in OPS.items() if case.name != "conv2d_backward"])
+def test_every_op_writes_into_out_of_any_strides_on_a_card(name, memory, layout, card):
+    case, expected = OPS[name], OPS[name].expected(F32, layout)
+    rooms = tuple(MEMORY[memory](torch.ones_like(tensor(e))) for e in each(expected))
+    inputs = map(tensor, case.arrays(F32, layout))
+    got = case.call(*inputs, layout, backend=None, out=rooms if isinstance(expected, tuple) else rooms[0])
+    assert all(g is room for g, room in zip(each(got), rooms, strict=True))
+    agree(case, tuple(r.contiguous() for r in rooms) if isinstance(expected, tuple) else rooms[0], expected, F32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_global_pooling_on_a_card_agrees_with_the_specification(layout, card):
+    x = np.random.default_rng(0).integers(-9, 10, (2, 3, 7, 6)).astype(np.float32)
+    expected = fp.global_max_pool(x, data_format=layout, return_argmax=True, backend="naive")
+    dx = fp.global_max_pool_backward(expected[0], expected[1], x.shape, data_format=layout, backend="naive")
+    for _ in range(2):
+        y, argmax = fp.global_max_pool(tensor(x), data_format=layout, return_argmax=True)
+        np.testing.assert_array_equal(array(y), expected[0])
+        np.testing.assert_array_equal(array(argmax), expected[1])
+        np.testing.assert_array_equal(array(fp.global_max_pool(tensor(x), data_format=layout)), expected[0])
+        got = fp.global_max_pool_backward(y, argmax, x.shape, data_format=layout)
+        np.testing.assert_array_equal(array(got), dx)
 
 
 def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
+from conftest import BACKENDS, require_backend
 from specimens import CASES, FLOATS, LAYOUTS, SIMULATED, laid_out, of_each_op, values
 
 import fastpool as fp
@@ -19,9 +19,7 @@ F32 = np.dtype(np.float32)
 @pytest.fixture(params=[name for name in BACKENDS if name != "naive"])
 def backend(request):
     """Every backend but the specification itself."""
-    status = fp.backends()[request.param]
-    if not status.available:
-        pytest.skip(f"{request.param}: {status.reason}")
+    require_backend(request.param)
     return request.param
 
 

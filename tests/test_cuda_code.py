@@ -117,6 +117,14 @@ def columns(dtype, layout):
         backend.col2im.on_card(cols, window, x)
 
 
+def copies(dtype):
+    """Of columns, and of the transposed view of an image whose addresses are odd."""
+    a = array((2, 3, 4, 5, 6), dtype)
+    backend.copy(a.transpose((4, 0, 3, 1, 2)), array((6, 2, 5, 3, 4), dtype))
+    at_odd = DeviceArray(a.kind, None, 0, a.pointer + 1, (5, 4), (dtype.itemsize, 5 * dtype.itemsize), dtype)
+    backend.copy(at_odd, array((5, 4), dtype))
+
+
 def unpool(dtype, layout):
     shape = (2, 4, 8, 8) if layout == "channels_first" else (2, 8, 8, 4)
     window = Window.plan(2, shape, 2, data_format=layout)
@@ -190,6 +198,7 @@ def test_all_other_kernels_keep_to_registers(code, tmp_path):
         for layout in LAYOUTS:
             columns(dtype, layout)
             unpool(dtype, layout)
+        copies(dtype)
     for dtype in map(dtype_of, FLOATS):
         activations(dtype)
     argmax, window = array((2, 4, 4, 1, 1), "uint8"), Window.plan(2, (2, 4, 4), 2)
@@ -249,6 +258,11 @@ def test_indices_take_64_bits_only_where_they_have_to(size, index, code):
     assert set(sizes[3:]) == {index}
 
 
+def test_no_kernel_is_ever_unloaded():
+    """A captured graph launches it by its address."""
+    assert launch._kernel.cache_parameters()["maxsize"] is None
+
+
 def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
     compilations = []
     compiled = launch.compiled
@@ -259,3 +273,106 @@ def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
         x, y = array((1, 1, side, side, 1), "float32"), array((1, 1, side // 2, side // 2, 1), "float32")
         backend.max_pool.on_card(x, window, y, None)
     assert len(compilations) == 1
+
+
+WITHOUT_ROW_STACK = """
+import contextlib
+import sys
+import warnings
+
+with contextlib.suppress(ImportError):
+    import scipy.linalg  # takes all names of NumPy's that NumPy says it has
+
+import numpy as np
+
+if hasattr(np, "row_stack"):
+    del np.row_stack  # as NumPy 2.5 has it
+warnings.simplefilter("error")
+import fastpool as fp
+
+reason = fp.backends()["cuda"].reason
+assert "Warning" not in reason, reason
+from fastpool.backends.cuda.compilation import cuda, types
+from fastpool.backends.cuda.elementwise import hard_swish
+from fastpool.backends.cuda.lanes import Pointer
+
+assert not hasattr(np, "row_stack")
+pointer = Pointer("float32", 4, types.float32, 16)
+ptx, _ = cuda.compile(hard_swish(4), types.void(pointer, pointer, types.int32), device=False, abi="numba", cc=(9, 0))
+assert ".visible .entry" in ptx
+"""
+
+
+def test_kernels_are_compiled_with_a_numpy_that_has_no_row_stack(python):
+    """numba-cuda 0.30 asks NumPy for it, and calls what NumPy 2.5 deprecates, which here is an error."""
+    python("-c", WITHOUT_ROW_STACK)
+
+
+class FakeNvml:
+    """What NVML answers to who asks how many devices there are."""
+
+    def __init__(self, devices):
+        self.devices, self.open = devices, False
+
+    def __call__(self, name):
+        return self
+
+    def nvmlInit_v2(self):
+        self.open = True
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count):
+        count._obj.value = self.devices
+        return 0
+
+    def nvmlShutdown(self):
+        self.open = False
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "reason"),
+    [
+        (1, None, None),
+        (2, "1", None),
+        (1, "GPU-8932f937,0", None),
+        (0, None, "no CUDA device was found"),
+        (1, "", "CUDA_VISIBLE_DEVICES='' hides all of the 1 CUDA devices"),
+        (1, "-1", "CUDA_VISIBLE_DEVICES='-1' hides"),
+        (2, "2,0", "CUDA_VISIBLE_DEVICES='2,0' hides"),
+    ],
+)
+def test_devices_are_counted_without_waking_the_driver(devices, visible, reason, monkeypatch):
+    def never():
+        raise AssertionError("the driver was initialised, which a forked process could not use")
+
+    nvml = FakeNvml(devices)
+    monkeypatch.setattr(compilation.ctypes, "CDLL", nvml)
+    monkeypatch.setattr(cuda, "is_available", never)
+    monkeypatch.setattr(cuda, "cuda_error", lambda: None)  # the driver's library is there
+    monkeypatch.setattr(compilation, "load_nvidia_dynamic_lib", lambda name: None)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    told = compilation.why_not()
+    assert (told is None) if reason is None else told.startswith(reason)
+    assert not nvml.open
+
+
+def test_a_missing_compiler_is_told(monkeypatch):
+    def missing(name):
+        raise RuntimeError(f"no {name}\nanywhere")
+
+    monkeypatch.setattr(compilation.ctypes, "CDLL", FakeNvml(1))
+    monkeypatch.setattr(cuda, "cuda_error", lambda: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(compilation, "load_nvidia_dynamic_lib", missing)
+    assert compilation.why_not() == "the compiler libNVVM was not found: no nvvm anywhere"
+
+
+@pytest.mark.parametrize("tests", ["tests/test_gpu.py", "tests/test_rules.py", "tests/test_conformance.py"])
+def test_where_a_gpu_is_demanded_a_missing_one_is_a_failure(tests, python):
+    pytest_here = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=", "-k", "zero", tests)
+    said = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1", NUMBA_ENABLE_CUDASIM=None)
+    assert "FASTPOOL_TEST_CUDA=1, but the backend cuda is not available" in said
+    assert "CUDA is disabled" in said

@@ -6,12 +6,14 @@ from importlib.util import find_spec
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import require_backend
 from specimens import CASES, LAYOUTS, POOLS, POOLS_BACKWARD, SIMULATED, of_each_op, values
 
 import fastpool as fp
 
-if SIMULATED or not fp.backends()["cuda"].available:
-    pytest.skip(f"needs a card: {fp.backends()['cuda'].reason or 'this is the simulator'}", allow_module_level=True)
+if SIMULATED:
+    pytest.skip("needs a GPU: this is the simulator", allow_module_level=True)
+require_backend("cuda", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -310,6 +312,72 @@ def test_an_argmax_that_does_not_fit_reaches_nothing(kind):
     assert not kind.back(dx).any()
 
 
+IN_A_FORK = """
+import os
+import numpy as np
+import fastpool as fp
+
+assert fp.backends()["cuda"].available
+child = os.fork()
+if not child:
+    try:
+        y = fp.max_pool1d(np.array([[1.0, 3, 2, 5]]), 2, backend="cuda")
+        os._exit(0 if y.tolist() == [[3, 5]] else 1)
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(2)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_child_forked_after_asking_for_backends_can_use_the_card(python):
+    python("-c", IN_A_FORK)
+
+
+def test_numba_arrays_that_name_a_stream_are_pooled_on_it():
+    cuda = Numba().cuda
+    stream = cuda.stream()
+    x = values((2, 3, 64, 64), np.float32)
+    there = cuda.to_device(np.zeros_like(x), stream=stream)
+    fp.max_pool2d(there, 2, return_argmax=True)
+    there.copy_to_device(np.ascontiguousarray(x), stream=stream)
+    y, argmax = fp.max_pool2d(there, 2, return_argmax=True)
+    dx = fp.max_pool2d_backward(y, argmax, x.shape, 2)
+    handle = int(stream)
+    assert all(a.__cuda_array_interface__["stream"] == handle for a in (y, argmax, dx))
+    got = [a.copy_to_host(stream=stream) for a in (y, argmax, dx)]
+    stream.synchronize()
+    expected = fp.max_pool2d(x, 2, return_argmax=True, backend="naive")
+    expected = (*expected, fp.max_pool2d_backward(*expected, x.shape, 2, backend="naive"))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_streams_of_one_call_wait_for_each_other():
+    cuda = Numba().cuda
+    one, other = cuda.stream(), cuda.stream()
+    y, argmax = fp.max_pool2d(values((2, 3, 64, 64), np.float32), 2, return_argmax=True, backend="naive")
+    dy, winners = cuda.to_device(y, stream=one), cuda.to_device(argmax, stream=other)
+    out = cuda.to_device(np.ones((2, 3, 64, 64), np.float32), stream=other)
+    assert fp.max_pool2d_backward(dy, winners, out.shape, 2, out=out) is out
+    got = out.copy_to_host(stream=other)
+    other.synchronize()
+    np.testing.assert_array_equal(got, fp.max_pool2d_backward(y, argmax, out.shape, 2, backend="naive"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float64"])
+def test_strided_arrays_are_read_and_written(dtype, kind):
+    a = values((2, 6, 20, 22), dtype)
+    view = np.ascontiguousarray(a)[:, ::2, 1:, ::3]
+    x = kind.to(a)[:, ::2, 1:, ::3]
+    np.testing.assert_array_equal(kind.back(fp.max_pool2d(x, 2)), fp.max_pool2d(view, 2, backend="naive"))
+    room = kind.to(np.ones((2, 3, 9, 8), dtype))
+    fp.max_pool2d(x, 2, out=room[:, :, :, ::2])
+    written = kind.back(room)
+    np.testing.assert_array_equal(written[..., ::2], fp.max_pool2d(view, 2, backend="naive"))
+    assert (written[..., 1::2] == 1).all()
+
+
 def test_an_array_known_by_its_interface_alone(torch):
     class Bare:
         def __init__(self, x):
@@ -327,6 +395,9 @@ def test_jax_arrays_are_read_by_dlpack(torch):
 
     if jax.default_backend() != "gpu":
         pytest.skip("this JAX has no card")
-    x = jax.numpy.arange(64.0).reshape(1, 1, 8, 8).block_until_ready()
+    x = jax.numpy.arange(64.0).reshape(1, 1, 8, 8) + 1  # which may still be at work
     y = fp.max_pool2d(x, 2)
-    assert torch.as_tensor(y, device="cuda").flatten()[-1] == 63
+    assert torch.as_tensor(y, device="cuda").flatten()[-1] == 64
+    y = fp.max_pool2d(x.astype(jax.numpy.bfloat16), 2)
+    assert y.dtype == BFLOAT16
+    np.testing.assert_array_equal(y.copy_to_host().astype(float).ravel()[[0, -1]], [10, 64])

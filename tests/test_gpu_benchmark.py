@@ -45,3 +45,54 @@ def test_a_difference_is_seen():
 def test_rows_are_listed_and_a_missing_card_is_told(python):
     assert "max_pool2d backward 2x2 s2" in python("-m", "benchmarks.gpu", "--sizes", "64", "--list")
     assert "no row matches" in python("-m", "benchmarks.gpu", "--rows", "no such row", fails=True)
+
+
+def _measured(row):
+    """A row at a tiny size, on the CPU; each call is made once."""
+
+    def timed(torch, calls, rounds):
+        for call in calls:
+            call()
+        return 1e-3
+
+    small = replace(row, task=row.task.small())
+    return gpu.measured(small, torch, 1e9, 1, 2, "cpu", timed)
+
+
+@pytest.mark.parametrize("kind", ["forward", "argmax", "backward"])
+def test_what_torch_cannot_do_is_a_gap_in_the_table(kind, monkeypatch):
+    """PyTorch's pooling on a GPU takes floats alone, which ended the program at its first row of uint8."""
+
+    def refused(*arguments, **options):
+        raise NotImplementedError("\"max_pool2d\" not implemented for 'Byte'\nsecond line")
+
+    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", kind))
+    whole = _measured(row)
+    assert not gpu.failed(whole)
+    assert whole["gaps"] == {}
+    assert list(whole["seconds"]) == ["fastpool", "torch"]
+    monkeypatch.setattr(torch.nn.functional, "max_pool2d", refused)
+    told = _measured(row)
+    assert list(told["seconds"]) == ["fastpool"]
+    assert told["gaps"] == {"torch": "NotImplementedError: \"max_pool2d\" not implemented for 'Byte'"}
+    assert not gpu.failed(told)
+    assert gpu._cells(told)[2] == gpu._cells(told)[4] == "-"
+
+
+def test_what_fastpool_cannot_do_is_a_failure(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("no kernel")
+
+    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
+    monkeypatch.setattr(gpu.fp, "max_pool2d", broken)
+    told = _measured(row)
+    assert told["gaps"]["fastpool"] == "RuntimeError: no kernel"
+    assert gpu.failed(told)
+
+
+def test_a_report_with_gaps_is_shown(capsys):
+    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
+    told = _measured(row) | {"seconds": {}, "gaps": {"torch": "RuntimeError: [no]"}, "of copy": None}
+    about = {"card": "a GPU", "date": "2026-11-26"}
+    gpu.show({"machine": about, "copy": {1: 1e12}, "tiny": {}, "rows": [told | {"torch ÷ fastpool": None}]})
+    assert f"torch has no {told['name']}: RuntimeError: [no]" in capsys.readouterr().out

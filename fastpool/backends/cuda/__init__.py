@@ -15,6 +15,7 @@ from fastpool.backends.cuda.compilation import SIMULATED, types, why_not
 from fastpool.backends.cuda.launch import (
     LANE_BYTES,
     NOTHING,
+    Memory,
     is_wide,
     launch,
     memory,
@@ -28,6 +29,7 @@ __all__ = [
     "argmax_fits",
     "check",
     "col2im",
+    "copy",
     "hard_swish",
     "hard_swish_backward",
     "im2col",
@@ -215,6 +217,7 @@ def max_unpool(y, positions, x):
     _unpool(y, positions, "torch", numbers, sizes, x, channels=1)
 
 
+@travelling(1)
 def max_unpool_by_indices(y, indices, window, convention, x):
     """The same by indices as a framework counts them; one that names no cell of its plane goes nowhere."""
     _unpool(y, indices, convention, *_numbers(window), x, window.channels)
@@ -235,6 +238,29 @@ def _unpool(y, indices, convention, numbers, sizes, x, channels):
 def _bits(a):
     name = f"uint{8 * a.itemsize}"
     return memory(a)._replace(stored=name, number=name)
+
+
+def _elements(a, size):
+    """An array of any strides as a kernel walks it: all its memory, in units of so many bytes; its origin and steps."""
+    low, high = a.extent()
+    name = f"uint{8 * size}"
+    steps = tuple(s // size for s in a.strides) + ((1,) if size < a.itemsize else ())
+    return Memory(name, 1, name, size, low, high - low), (a.pointer - low) // size, steps
+
+
+@travelling(1)
+def copy(source, target):
+    """Copy between arrays of one shape and dtype, of any strides, on the stream of the source."""
+    aligned = source.flags.aligned and target.flags.aligned
+    size = source.itemsize if aligned else 1
+    shape = source.shape if aligned else (*source.shape, source.itemsize)
+    read, origin, steps = _elements(source, size)
+    written, into, into_steps = _elements(target, size)
+    units = prod(shape)
+    wide = is_wide(units, read.nbytes, written.nbytes)
+    axes = max(len(shape), 1)
+    padded = (shape or (1,), steps or (1,), into_steps or (1,))
+    launch(source, columns.copy, (axes,), read, written, origin, into, *padded, units, wide=wide)
 
 
 def _steps(cols):

@@ -1,4 +1,4 @@
-"""im2col and col2im. The columns are flat, with a step each for image, channel, tap and position."""
+"""im2col, col2im and copies of any strides. The columns are flat, with a step for image, channel, tap and position."""
 
 from __future__ import annotations
 
@@ -83,3 +83,22 @@ def col2im(window):
             unit = index(unit + step)
 
     return col2im
+
+
+def copy(axes):
+    """A thread copies one element between arrays with a step for each axis; neighbours take neighbours of the last."""
+
+    def copy(source, target, origin, into, shape, steps, into_steps, units):
+        index = type(units)
+        unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while unit < units:
+            rest, source_at, target_at = unit, origin, into
+            for k in range(axes):
+                axis = axes - 1 - k
+                rest, at = split(rest, shape[axis])
+                source_at = index(source_at + at * steps[axis])
+                target_at = index(target_at + at * into_steps[axis])
+            target[target_at] = source[source_at]
+            unit = index(unit + step)
+
+    return copy

@@ -2,26 +2,96 @@
 
 from __future__ import annotations
 
-import numba_cuda  # without it `numba.cuda` is Numba's own, older one
-from numba import config, cuda
-from numba.cuda import types
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 
 __all__ = ["SIMULATED", "VERSION", "compiled", "cuda", "inlined", "types", "why_not"]
 
+
+@contextmanager
+def _with_removed_names() -> Iterator[None]:
+    """Within the `with` block, let numba-cuda 0.30 be imported with NumPy 2.5, which it was not made for.
+
+    NumPy 2.5 has removed `row_stack`, another name of `vstack`, and deprecates more of what numba-cuda calls: where
+    warnings are errors, a deprecation would look like a broken installation.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        removed = not hasattr(np, "row_stack")
+        if removed:
+            np.row_stack = np.vstack  # noqa: NPY201
+        try:
+            yield
+        finally:
+            if removed:
+                del np.row_stack  # noqa: NPY201
+
+
+with _with_removed_names():
+    import numba_cuda  # without it `numba.cuda` is Numba's own, older one
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+    from numba import config, cuda
+    from numba.cuda import types
+
+    if not config.ENABLE_CUDASIM:
+        # Asks for `row_stack`; the first compilation would import it, outside this block.
+        from numba.cuda.np import arrayobj  # noqa: F401
+
 VERSION = numba_cuda.__version__
-# Numba's simulator runs kernels as Python threads over NumPy arrays, where there is no card.
+# Numba's simulator runs kernels as Python threads over NumPy arrays, without a GPU.
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
 
 def why_not():
-    """The reason why no kernel can run here, or None."""
-    if SIMULATED or cuda.is_available():
+    """The reason why no kernel can run here, or None.
+
+    The driver is not initialised where NVML can tell, because a child process that is forked later could not use it.
+    """
+    if SIMULATED:
+        return None
+    devices = _device_count()
+    if devices is None:
+        cuda.is_available()  # asks the driver, and keeps what it answers
+    error = cuda.cuda_error()
+    if error is not None:
+        return " ".join(error.split()).rstrip(" :")
+    if devices == 0:
+        return "no CUDA device was found"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is not None and visible is not None and not _names_a_device(visible, devices):
+        return f"CUDA_VISIBLE_DEVICES={visible!r} hides all of the {devices} CUDA devices"
+    try:
+        load_nvidia_dynamic_lib("nvvm")
+    except RuntimeError as error:
+        return f"the compiler libNVVM was not found: {' '.join(str(error).split())}"
+    return None
+
+
+def _device_count():
+    """The number of NVIDIA's devices as NVML counts them, which leaves the driver alone; None if it cannot be asked."""
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
         return None
     try:
-        cuda.detect()
-    except Exception as error:
-        return " ".join(str(error).split()).rstrip(" :")
-    return "no CUDA device was found"
+        count = ctypes.c_uint()
+        return None if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) else count.value
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _names_a_device(visible, devices):
+    """Whether CUDA_VISIBLE_DEVICES shows a device: the driver takes the names up to the first that is none."""
+    first = visible.split(",")[0].strip()
+    return first.startswith(("GPU-", "MIG-")) or (first.isdecimal() and int(first) < devices)
 
 
 def inlined(function):

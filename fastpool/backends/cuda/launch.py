@@ -65,9 +65,12 @@ def is_wide(*numbers: int) -> bool:
     return SIMULATED or max(map(abs, numbers)) >= NARROW
 
 
-@lru_cache(maxsize=2048)
+@cache
 def _kernel(make, constants, kinds, index, device):
-    """The kernel that `make` makes, for arguments of these kinds, on a device."""
+    """The kernel that `make` makes, for arguments of these kinds, on a device.
+
+    It is kept for good: a captured graph launches it by address, and would not keep it from being unloaded.
+    """
     function = make(*constants) if constants is not None else make
     signature = [_type(kind, index) for kind in kinds]
     with on_device(device):
@@ -157,8 +160,20 @@ def on_device(device: int):
 @lru_cache(maxsize=256)
 def _stream(device: int, handle: int):
     """A stream as kernels are launched on it."""
-    stream = cuda.external_stream(handle) if handle else 0
-    return _streams().configure(BLOCKS, 1, stream).stream
+    return _streams().configure(BLOCKS, 1, _stream_of_numba(handle)).stream
+
+
+def _stream_of_numba(handle: int):
+    return cuda.external_stream(handle) if handle else 0
+
+
+def _let_wait(waiting: int, stream: int, device: int) -> None:
+    """Let a stream wait for all that another has been given so far."""
+    if not SIMULATED:
+        with on_device(device):
+            event = cuda.event(timing=False)
+            event.record(_stream_of_numba(stream))
+            event.wait(_stream_of_numba(waiting))
 
 
 @cache
@@ -174,7 +189,7 @@ class _Moved(Kind):
         return _moved(np.empty(shape, dtype), False)
 
     def stream(self, a: DeviceArray) -> int:
-        return 0
+        return 0  # on which Numba copies, too
 
 
 _MOVED = _Moved(None)
@@ -198,12 +213,12 @@ def _moved(a: np.ndarray, with_numbers: bool) -> DeviceArray:
 
 
 def travelling(outputs: int):
-    """Make an op on device arrays one that also takes NumPy arrays: they go to the card, its last ones come back."""
+    """Make an op on device arrays one that also takes NumPy arrays: they go to the GPU, its last ones come back."""
 
     def decorate(op):
         def run(*arguments, **options):
             if not isinstance(arguments[0], np.ndarray):
-                return op(*arguments, **options)
+                return _on_one_stream(op, arguments, options, outputs)
             moved = list(arguments)
             for i, a in enumerate(arguments):
                 if isinstance(a, np.ndarray):
@@ -219,6 +234,24 @@ def travelling(outputs: int):
         return run
 
     return decorate
+
+
+def _on_one_stream(op, arguments, options, outputs):
+    """Run an op on the stream of its first input. Streams of its other arrays wait for it, or it for them.
+
+    An array that names no stream needs no waiting.
+    """
+    streams = [a.stream() if isinstance(a, DeviceArray) else 0 for a in arguments]
+    mine, device = streams[0], arguments[0].device
+    others = set(streams) - {0, mine}
+    if not others:
+        return op(*arguments, **options)
+    for other in others:
+        _let_wait(mine, other, device)
+    result = op(*[a.on(mine) if isinstance(a, DeviceArray) else a for a in arguments], **options)
+    for other in set(streams[len(streams) - outputs :]) & others:
+        _let_wait(other, mine, device)
+    return result
 
 
 def read_back(a: DeviceArray) -> np.ndarray:
