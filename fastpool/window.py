@@ -138,9 +138,8 @@ def frozen_window(
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of ints, none negative."""
-    if (
-        type(shape) is tuple and {*map(type, shape)} == {int} and min(shape) >= 0 and prod(shape) <= LARGEST_SIZE
-    ):  # as it mostly is
+    plain = type(shape) is tuple and {*map(type, shape)} == {int}  # as it mostly is: ten times as fast
+    if plain and min(shape) >= 0 and prod(shape) <= LARGEST_SIZE:
         return shape
     shape = frozen(name, shape)
     if not isinstance(shape, tuple):
