@@ -82,18 +82,25 @@ def argmax_fits(argmax, window):
     if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
         return False
     for axis in range(3):
-        if not window.leaves_input[axis]:
-            continue
-        first, end = window.real_taps(axis, window.all_windows[axis])
-        for position in np.flatnonzero((first > 0) | (end < window.kernel[axis])):
-            windows = list(window.all_windows)
-            windows[axis] = slice(position, position + 1)
-            for box in boxes(argmax.shape[:1], max(BLOCK // max(prod(argmax.shape[1:]), 1), 1)):
-                row = argmax[(*box, *windows)].astype(np.int64)
-                tap = row // window.volume_behind(axis) % window.kernel[axis]
-                outside = (tap < first[position]) | (tap >= end[position])
-                if (outside & (row != window.first_cells(*windows)[..., None])).any():
+        if window.leaves_input[axis]:
+            for (windows,) in boxes(window.out[axis : axis + 1], BLOCK):
+                if not _fit_along(argmax, window, axis, windows):
                     return False
+    return True
+
+
+def _fit_along(argmax, window, axis, windows):
+    """Whether the offsets of some windows along an axis name taps that are cells of it, or 0 in padding alone."""
+    first, end = window.real_taps(axis, windows)
+    for i in np.flatnonzero((first > 0) | (end < window.kernel[axis])):
+        positions = list(window.all_windows)
+        positions[axis] = slice(windows.start + i, windows.start + i + 1)
+        for box in boxes(argmax.shape[:1], max(BLOCK // max(prod(argmax.shape[1:]), 1), 1)):
+            row = argmax[(*box, *positions)].astype(np.int64)
+            tap = row // window.volume_behind(axis) % window.kernel[axis]
+            outside = (tap < first[i]) | (tap >= end[i])
+            if (outside & (row != window.first_cells(*positions)[..., None])).any():
+                return False
     return True
 
 
