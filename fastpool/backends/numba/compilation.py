@@ -50,7 +50,7 @@ SETTINGS = (
 
 @cache  # a later change of the current folder changes nothing
 def cache_directory() -> str:
-    """Where compiled kernels are kept: below NUMBA_CACHE_DIR if set, else in the user's cache; '' where there is no home."""
+    """Where compiled kernels are kept: below NUMBA_CACHE_DIR, else in the user's cache; '' where there is no home."""
     try:
         base = Path(numba.config.CACHE_DIR).expanduser() if numba.config.CACHE_DIR else disk_cache.user_cache()
         return "" if base is None else str(Path(base, "fastpool-kernels").absolute())
@@ -60,7 +60,7 @@ def cache_directory() -> str:
 
 @cache
 def _warn_not_kept(why: str) -> None:
-    """Tell once that every process will compile for itself. Where warnings are errors, the call goes on all the same."""
+    """Tell once that every process compiles for itself. Where warnings are errors, the call goes on all the same."""
     with suppress(RuntimeWarning):
         warnings.warn(
             f"the kernels that fastpool compiles are not kept for later processes: {why}; set NUMBA_CACHE_DIR to a "

@@ -158,7 +158,7 @@ def write(folder: str, name: str, content: bytes) -> str:
 
 @cache  # once a process
 def remove_old(folder: str) -> None:
-    """Remove kernels that were not used for long, the least recently used beyond a size, and what was left half-written.
+    """Remove kernels not used for long, the least recently used beyond a size, and files left half-written.
 
     Another process that has one open reads on; one that looks for it later compiles it anew.
     """
