@@ -6,11 +6,15 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module, metadata, util
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,6 +34,26 @@ def _needed(package: str) -> Any:
         return import_module(package)
     except ImportError as error:
         sys.exit(f'{package} is needed here and cannot be imported ({error}): pip install "fastpool[bench]"')
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """What to call with a name after each of some steps: it moves a bar, or where rich is missing prints a line."""
+    try:
+        progress = import_module("rich.progress")
+    except ImportError:
+        done = iter(range(1, total + 1))
+        yield lambda name: print(f"{next(done):4} of {total}  {name}", file=sys.stderr, flush=True)
+        return
+    columns = (
+        progress.TextColumn("{task.description:36}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda name: bar.update(task, description=name, advance=1)
 
 
 def _version(package: str) -> str:
@@ -64,6 +88,10 @@ def _numba_backend() -> Any:
     return import_module("fastpool.backends.numba") if fastpool.backends()["numba"].available else None
 
 
+def disk_cache() -> Any:
+    return import_module("fastpool.backends.numba.disk_cache")
+
+
 def environment() -> dict[str, Any]:
     """What a timing depends on: versions, the processor, threads."""
     numba = _numba_backend()
@@ -88,36 +116,63 @@ def info(_: argparse.Namespace) -> int:
         print(f"{name:16} {value}")
     numba = _numba_backend()
     if numba:
-        print(f"{'kernels cached':16} {numba.cache_directory()}")
+        folder = numba.cache_directory()
+        print(f"{'kernels cached':16} {folder or 'nowhere'}")
+        for use, why in (
+            ("read", disk_cache().why_not_read(folder)),
+            ("written", disk_cache().why_not_written(folder)),
+        ):
+            print(f"{'':16} {f'not {use}: {why}' if why else use}")
     print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a card)")
     for name, status in fastpool.backends().items():
         print(f"  {name:14} {'available' if status.available else f'not available: {status.reason}'}")
     return 0
 
 
-def warmup(_: argparse.Namespace) -> int:
+def _compile(name: str, everything: bool) -> str:
+    dict(import_module("fastpool.backends.numba").warmup_tasks(everything))[name]()
+    return name
+
+
+def _compiled(names: Sequence[str], everything: bool, processes: int) -> Iterator[str]:
+    """The names of kernels, each when it is compiled, in processes at once."""
+    if processes == 1:
+        yield from (_compile(name, everything) for name in names)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        try:
+            # Ctrl-C is the parent's to answer: children started while it is ignored ignore it.
+            answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                started = [pool.submit(_compile, name, everything) for name in names]
+            finally:
+                signal.signal(signal.SIGINT, answer)
+            for done in as_completed(started):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
+
+
+def warmup(args: argparse.Namespace) -> int:
     """Compile the kernels of the numba backend into its cache."""
     numba = _numba_backend()
     if numba is None:
         print(f"nothing to compile: {fastpool.backends()['numba'].reason}", file=sys.stderr)
         return 1
-    progress = _needed("rich.progress")
-    tasks = numba.warmup_tasks()
-    columns = (
-        progress.TextColumn("{task.description:36}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-    )
+    folder = numba.cache_directory()
+    why = disk_cache().why_not_read(folder) or disk_cache().why_not_written(folder)
+    if why:
+        print(f"kernels cannot be kept: {why}; set NUMBA_CACHE_DIR to a folder of your own", file=sys.stderr)
+        return 1
+    names = [name for name, _ in numba.warmup_tasks(args.all)]
     start = perf_counter()
-    with progress.Progress(*columns) as bar:
-        all_tasks = bar.add_task("", total=len(tasks))
-        for name, compile_kernel in tasks:
-            bar.update(all_tasks, description=name)
-            compile_kernel()
-            bar.advance(all_tasks)
-        bar.update(all_tasks, description="done")
-    print(f"{len(tasks)} kernels ready after {perf_counter() - start:.1f} s; cached in {numba.cache_directory()}")
+    with _progress(len(names)) as advance:
+        for name in _compiled(names, args.all, min(fastpool.get_num_threads(), len(names))):
+            advance(name)
+    print(f"{len(names)} kernels ready after {perf_counter() - start:.1f} s; cached in {folder}")
     return 0
 
 
@@ -200,9 +255,23 @@ def _copy_bandwidth() -> float:
     return 2 * source.nbytes / least_times({"copy": lambda: np.copyto(target, source)}, 0.2)["copy"]
 
 
+def _why_not_writable(path: str) -> str:
+    """Why a file cannot be written, before hours go by; '' where it can."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if Path(path).is_dir():
+        return "this is a folder; name a file in it"
+    return "" if os.access(path if Path(path).exists() else folder, os.W_OK) else "it cannot be written by this user"
+
+
 def bench(args: argparse.Namespace) -> int:
     """Time every case on every backend beside the NumPy baseline, and show, save and plot what came out."""
-    console_module, progress = _needed("rich.console"), _needed("rich.progress")
+    for option, path in (("--json", args.json), ("--plot", args.plot)):
+        why = _why_not_writable(path) if path else ""
+        if why:
+            print(f"{option} {path}: {why}", file=sys.stderr)
+            return 2
     if args.plot:
         _needed("matplotlib.figure")
     from fastpool.cases import CASES
@@ -216,13 +285,6 @@ def bench(args: argparse.Namespace) -> int:
         print(f"no case has {args.only!r} in its name; the names are: {', '.join(CASES)}", file=sys.stderr)
         return 2
     backends = [n for n, status in fastpool.backends().items() if status.available and n not in NEVER_TIMED]
-    console = console_module.Console(width=None if sys.stdout.isatty() else 120)
-    columns = (
-        progress.TextColumn("{task.description:36}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-    )
     report: dict[str, Any] = {
         "environment": environment(),
         "settings": {
@@ -234,15 +296,13 @@ def bench(args: argparse.Namespace) -> int:
         "copy_gigabytes_per_second": _copy_bandwidth() / 1e9,
     }
     timings: list[Timing] = []
-    with progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(chosen))
+    with _progress(len(chosen)) as advance:
         for case in chosen:
-            bar.update(task, description=case.name)
             timings += _time_case(case, backends, args)
-            bar.advance(task)
+            advance(case.name)
     report["timings"] = [asdict(t) for t in timings]
 
-    _print_table(console, report, timings, backends)
+    _print_table(report, timings, backends)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {args.json}")
@@ -275,21 +335,18 @@ def _speedup(t: Timing) -> str:
     return f"{speedup:.1f}x" if speedup < 10 else f"{speedup:.0f}x"
 
 
-def _print_table(console: Any, report: dict[str, Any], timings: Sequence[Timing], backends: Sequence[str]) -> None:
-    table_module = _needed("rich.table")
+def _print_table(report: dict[str, Any], timings: Sequence[Timing], backends: Sequence[str]) -> None:
     what, machine = _title(report)
     copy = report["copy_gigabytes_per_second"]
-    table = table_module.Table(
-        title=f"fastpool bench: {what}\n{machine}",
-        caption="least of several runs, the backends in turn; GB/s counts every input and output once\n"
-        f"one thread copies {copy:.1f} GB/s here; 1x is the {BASELINE} backend",
+    title = f"fastpool bench: {what}\n{machine}"
+    caption = (
+        "least of several runs, the backends in turn; GB/s counts every input and output once\n"
+        f"one thread copies {copy:.1f} GB/s here; 1x is the {BASELINE} backend"
     )
-    table.add_column("\ncase", no_wrap=True)
-    table.add_column("\nMB", justify="right", no_wrap=True)
-    table.add_column(f"{BASELINE}\nms", justify="right", no_wrap=True)
+    head = [("", "case"), ("", "MB"), (BASELINE, "ms")]
     for name in backends:
-        for unit in ("ms", "GB/s", "speed-up"):
-            table.add_column(f"{name if unit == 'ms' else ''}\n{unit}", justify="right", no_wrap=True)
+        head += [(name, "ms"), ("", "GB/s"), ("", "speed-up")]
+    rows = []
     for case, row in _by_case(timings).items():
         cells = [case, f"{row[BASELINE].bytes / 1e6:.1f}", f"{row[BASELINE].seconds * 1e3:.2f}"]  # type: ignore[operator]
         for name in backends:
@@ -297,11 +354,27 @@ def _print_table(console: Any, report: dict[str, Any], timings: Sequence[Timing]
             if t is None:
                 cells += ["-", "-", "-"]
             elif t.seconds is None:
-                cells += ["[red]wrong[/red]", "-", "-"]
+                cells += ["wrong", "-", "-"]
             else:
-                cells += [f"{t.seconds * 1e3:.2f}", f"{t.gigabytes_per_second:.1f}", f"[bold]{_speedup(t)}[/bold]"]
+                cells += [f"{t.seconds * 1e3:.2f}", f"{t.gigabytes_per_second:.1f}", _speedup(t)]
+        rows.append(cells)
+    try:
+        table_module, console_module = import_module("rich.table"), import_module("rich.console")
+    except ImportError:
+        lines = [*map(list, zip(*head, strict=True)), *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        print(title)
+        for first, *rest in lines:
+            aligned = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+            print("  ".join((first.ljust(widths[0]), *aligned)))
+        print(caption)
+        return
+    table = table_module.Table(title=title, caption=caption)
+    for i, (backend, unit) in enumerate(head):
+        table.add_column(f"{backend}\n{unit}", justify="right" if i else "left", no_wrap=True)
+    for cells in rows:
         table.add_row(*cells)
-    console.print(table)
+    console_module.Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _plot(path: str, report: dict[str, Any], timings: Sequence[Timing], backends: Sequence[str]) -> None:
@@ -370,8 +443,11 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "warmup",
         help="compile and cache the kernels",
-        description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits.",
+        description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits. "
+        "The kernels of float32 and uint8 take about 80 seconds of one core, all of them about 8 minutes; all cores take "
+        "part (FASTPOOL_NUM_THREADS limits them).",
     )
+    one.add_argument("--all", action="store_true", help="all dtypes, and an argmax of large windows too")
     one.set_defaults(run=warmup)
     return parser
 
@@ -381,7 +457,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.run is bench and args.seconds is None:
         args.seconds = 0.3 if args.quick else 1.0
-    return args.run(args)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_an_unknown_command_is_refused(fastpool):
     assert "invalid choice: 'train'" in fastpool("train", fails=True)
 
 
-def test_the_warm_up_takes_every_kernel_but_the_one_for_the_largest_reach():
+def test_the_warm_up_takes_every_kernel():
     numba = pytest.importorskip("fastpool.backends.numba")
     from fastpool.backends.numba.compilation import KernelCache
 
@@ -119,4 +119,34 @@ def test_the_warm_up_takes_every_kernel_but_the_one_for_the_largest_reach():
         for value in vars(module).values()
         if isinstance(getattr(value, "_cache", None), KernelCache)
     }
-    assert ours - warm == {"max_pool_direct"}
+    assert ours == warm
+
+
+def test_bench_refuses_a_file_that_cannot_be_written_before_it_times(fastpool, tmp_path):
+    for option in ("--json", "--plot"):
+        assert "there is no folder" in fastpool("bench", option, tmp_path / "no" / "x.json", fails=True)
+
+
+def test_bench_prints_plainly_without_rich(fastpool, tmp_path):
+    (tmp_path / "rich.py").write_text("raise ImportError")
+    path = f"{tmp_path}:{fp.__path__[0]}/.."
+    out = fastpool("bench", "--quick", "--only", "2x2", "--seconds", "0.01", PYTHONPATH=path)
+    assert "speed-up" in out
+    assert "GB/s" in out
+
+
+def test_ctrl_c_ends_a_command_with_one_line(monkeypatch, capsys):
+    from fastpool import __main__
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "info", interrupted)
+    assert __main__.main(["info"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
+def test_the_warm_up_says_at_once_where_nothing_can_be_kept(fastpool, tmp_path):
+    (tmp_path / "file").touch()
+    assert "is not a folder" in fastpool("warmup", fails=True, NUMBA_CACHE_DIR=tmp_path / "file")

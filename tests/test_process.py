@@ -560,3 +560,81 @@ class TestCache:
         assert right == "True"
         assert directory == ""
         assert Path(where).is_relative_to(install)
+
+
+@needs_numba
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners here")
+class TestWhoseKernelsAreRead:
+    @pytest.fixture
+    def disk_cache(self):
+        from fastpool.backends.numba import disk_cache
+
+        disk_cache.remove_old.cache_clear()
+        return disk_cache
+
+    def test_files_made_under_any_umask_are_for_others_to_read_and_not_to_write(self, disk_cache, tmp_path):
+        before = os.umask(0)
+        try:
+            assert disk_cache.write(str(tmp_path / "a" / "b"), "0" * 40 + ".kernel", b"x") == ""
+        finally:
+            os.umask(before)
+        modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "a").rglob("*")}
+        assert modes == {"b": 0o755, "0" * 40 + ".kernel": 0o644}
+
+    def test_a_folder_that_others_can_write_to_is_neither_read_nor_written(self, disk_cache, tmp_path):
+        (tmp_path / "k.kernel").write_bytes(b"x")
+        assert disk_cache.read(str(tmp_path), "k.kernel") == b"x"
+        for mode in (0o777, 0o1777, 0o775):
+            tmp_path.chmod(mode)
+            assert disk_cache.read(str(tmp_path), "k.kernel") is None
+            assert "others can write" in disk_cache.write(str(tmp_path), "l.kernel", b"x")
+        assert [p.name for p in tmp_path.iterdir()] == ["k.kernel"]
+
+    def test_a_file_that_others_can_write_to_and_a_link_are_not_read(self, disk_cache, tmp_path):
+        (tmp_path / "k.kernel").write_bytes(b"x")
+        (tmp_path / "l.kernel").symlink_to(tmp_path / "k.kernel")
+        assert disk_cache.read(str(tmp_path), "l.kernel") is None
+        (tmp_path / "k.kernel").chmod(0o666)
+        assert disk_cache.read(str(tmp_path), "k.kernel") is None
+
+    @pytest.mark.skipif("os.geteuid() != 0", reason="only root can give files away")
+    def test_what_belongs_to_another_user_is_not_read_and_nothing_is_made_there(self, disk_cache, tmp_path):
+        (tmp_path / "k.kernel").write_bytes(b"x")
+        os.chown(tmp_path / "k.kernel", 4321, 4321)
+        assert disk_cache.read(str(tmp_path), "k.kernel") is None
+        os.chown(tmp_path, 4321, 4321)
+        assert "another user" in disk_cache.write(str(tmp_path / "new"), "k.kernel", b"x")
+        assert not (tmp_path / "new").exists()
+
+    def test_a_folder_that_cannot_be_written_is_read(self, disk_cache, tmp_path, monkeypatch):
+        (tmp_path / "k.kernel").write_bytes(b"x")
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        assert "cannot be written" in disk_cache.write(str(tmp_path), "l.kernel", b"x")
+        assert disk_cache.read(str(tmp_path), "k.kernel") == b"x"
+
+    def test_kernels_not_used_for_long_are_removed_and_other_files_are_not(self, disk_cache, tmp_path):
+        old, new = (c * 40 + ".kernel" for c in "ab")
+        for name in (old, "mine.txt"):
+            (tmp_path / name).write_bytes(b"x")
+            os.utime(tmp_path / name, (0, 0))
+        disk_cache.write(str(tmp_path), new, b"x")
+        assert sorted(p.name for p in tmp_path.iterdir()) == [new, "mine.txt"]
+
+    @pytest.mark.parametrize("setting", ["OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT"])
+    def test_a_setting_of_numba_that_changes_the_code_names_another_file(self, setting, monkeypatch):
+        import numba
+
+        from fastpool.backends.numba.pool import max_pool
+
+        codegen = max_pool.targetctx.codegen()
+        before = max_pool._cache._file_name((), codegen)
+        monkeypatch.setattr(numba.config, setting, 77)
+        assert max_pool._cache._file_name((), codegen) != before
+
+    def test_a_call_whose_kernel_cannot_be_kept_warns_and_works_where_warnings_are_errors(self, python, tmp_path):
+        (tmp_path / "file").touch()
+        once = "import sys; sys.stderr = sys.stdout\n" + CACHED
+        out = python("-c", once, NUMBA_CACHE_DIR=tmp_path / "file", FASTPOOL_BACKEND=None)
+        assert out.count("are not kept for later processes") == 1
+        out = python("-W", "error", "-c", CACHED, NUMBA_CACHE_DIR=tmp_path / "file", FASTPOOL_BACKEND=None)
+        assert out.startswith("True")

@@ -451,33 +451,37 @@ def swish_backward(dy, x, beta, dx):
 
 
 _WARM = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
+_USUAL = tuple(map(np.dtype, ("u1", "f4")))
 
 
-def _warm_calls():
+def _warm_calls(dtypes, indices):
     """The usual kernels by name, planned for one cell. bool runs as uint8, bfloat16 as float16."""
     window = Window.plan(1, (1,), 1)
     overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, MOST_GATHERED + 1))
     tall = Window.plan(2, (2 * LEAST_TALL, LEAST_WIDE), LEAST_TALL, 1, LEAST_TALL // 2)
+    forward = {"tall": tall, "in place": Window.plan(1, (BYTES,), BYTES)}
     backward = {"tiles": window, "overlapping": overlapping, "many taps": of_many_taps}
-    for index in ("uint8", "uint16", "uint32"):
+    for index in indices:
         argmax = np.zeros((1, 1, 1, 1, 1), index)
         yield f"argmax_fits {index}", _check_call(argmax.reshape(-1), window, 1, 1, np.zeros(1, np.uint8))
-    for dtype in _WARM:
+    for dtype in (np.dtype(f"u{nbytes}") for nbytes in sorted({dtype.itemsize for dtype in dtypes})):
+        a, b = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(2))
+        yield f"im2col of {dtype.itemsize} bytes", im2col.plan(a, window, dtype.type(0), b[0])
+    for dtype in dtypes:
         a, b, c = (np.zeros((1, 1, 1, 1, 1), dtype) for _ in range(3))
         usual = dtype.kind == "f" or dtype == np.uint8
-        for index in ("uint8", "uint16", "uint32") if usual else ("uint8",):
+        for index in indices if usual else ("uint8",):
             argmax = np.zeros(a.shape, index)
             yield f"max_pool {dtype}, argmax {index}", max_pool.plan(a, window, b, argmax)
-            yield f"max_pool {dtype}, argmax {index}, tall", max_pool.plan(a, tall, b, argmax)
+            for name, covering in forward.items():
+                yield f"max_pool {dtype}, argmax {index}, {name}", max_pool.plan(a, covering, b, argmax)
             for name, covering in backward.items() if dtype.kind == "f" else ():
                 yield f"max_pool_backward {dtype}, {index}, {name}", max_pool_backward.plan(a, argmax, covering, b)
         yield f"max_pool {dtype}", max_pool.plan(a, window, b, None)
-        if usual:
-            yield f"max_pool {dtype}, tall", max_pool.plan(a, tall, b, None)
+        for name, covering in forward.items() if usual else ():
+            yield f"max_pool {dtype}, {name}", max_pool.plan(a, covering, b, None)
         yield f"max_unpool {dtype}", max_unpool.plan(a, np.zeros(a.shape, np.int64), b)
         yield f"col2im {dtype}", col2im.plan(a[0], window, b)
-        if dtype.kind in "u":
-            yield f"im2col of {dtype.itemsize} bytes", im2col.plan(a, window, dtype.type(0), b[0])
         if dtype.kind == "f":
             a, b, c = a.reshape(-1), b.reshape(-1), c.reshape(-1)
             yield f"hard_swish {dtype}", hard_swish.plan(a, b)
@@ -486,13 +490,14 @@ def _warm_calls():
             yield f"swish_backward {dtype}", swish_backward.plan(a, b, 1.0, c)
 
 
-def warmup_tasks():
-    """What to call to have the usual kernels compiled, and kept: (name, function) pairs.
+def warmup_tasks(everything=True):
+    """What to call to have kernels compiled, and kept: (name, function) pairs.
 
-    The one left out is for windows that reach thousands of cells.
+    All, or else those of float32 and uint8 with an argmax of bytes.
     """
 
     def task(kernel, units, nbytes, scratch_bytes, *arguments):
         return partial(kernel, *arguments, new_scratch(scratch_bytes), 0, 0)
 
-    return [(name, task(*call)) for name, call in _warm_calls()]
+    dtypes, indices = (_WARM, ("uint8", "uint16", "uint32")) if everything else (_USUAL, ("uint8",))
+    return [(name, task(*call)) for name, call in _warm_calls(dtypes, indices)]

@@ -1,4 +1,4 @@
-"""How kernels are compiled, and where the compiled ones are kept.
+"""How kernels are compiled, and by which names the compiled ones are kept on disk.
 
 Numba's own disk cache cannot be used by a library: it stops with an error on a damaged file, does not see a
 change in a function that a kernel calls, and its index lets processes that start cold at once mix up each
@@ -9,35 +9,65 @@ and checked when it is read; whatever cannot be read or written is compiled anew
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
+import re
 import sys
-import tempfile
+import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import llvmlite
 import numba
-from numba import types
-from numba.core.caching import _Cache
-from numba.core.compiler import CompileResult
-from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
+
+LEAST_NUMBA = (0, 62)  # LLVM ends the process on vectors of maxima in older ones
+if tuple(map(int, re.findall(r"\d+", numba.__version__)[:2])) < LEAST_NUMBA:
+    raise ImportError(f"needs numba {'.'.join(map(str, LEAST_NUMBA))} or later, found {numba.__version__}")
+
+from numba import types  # noqa: E402
+from numba.core.caching import _Cache  # noqa: E402
+from numba.core.compiler import CompileResult  # noqa: E402
+from numba.core.serialize import dumps  # noqa: E402
+
+from fastpool.backends.numba import disk_cache  # noqa: E402
 
 DIGEST = hashlib.sha256
 
+# The settings of Numba that change the code it makes. The CPU and its features are in `magic_tuple`.
+SETTINGS = (
+    "OPT",
+    "BOUNDSCHECK",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "DEBUGINFO_DEFAULT",
+    "ENABLE_PROFILING",
+    "EXTEND_VARIABLE_LIFETIMES",
+    "LLVM_REFPRUNE_PASS",
+    "LLVM_REFPRUNE_FLAGS",
+    "USING_SVML",
+)
+
+
+@cache  # a later change of the current folder changes nothing
+def cache_directory() -> str:
+    """Where compiled kernels are kept: below NUMBA_CACHE_DIR, else in the user's cache; '' where there is no home."""
+    try:
+        base = Path(numba.config.CACHE_DIR).expanduser() if numba.config.CACHE_DIR else disk_cache.user_cache()
+        return "" if base is None else str(Path(base, "fastpool-kernels").absolute())
+    except (OSError, RuntimeError):  # no current folder; `~` of a user whom nobody knows
+        return ""
+
 
 @cache
-def cache_directory() -> str:
-    """Where compiled kernels are kept: NUMBA_CACHE_DIR if set, else the user's cache; '' if neither can be written."""
-    chosen = numba.config.CACHE_DIR or AppDirs(appname="fastpool", appauthor=False).user_cache_dir
-    folder = Path(chosen, "fastpool-kernels")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return str(folder)
-    except OSError:
-        return ""
+def _warn_not_kept(why: str) -> None:
+    """Tell once that every process compiles for itself. Where warnings are errors, the call goes on all the same."""
+    with suppress(RuntimeWarning):
+        warnings.warn(
+            f"the kernels that fastpool compiles are not kept for later processes: {why}; set NUMBA_CACHE_DIR to a "
+            "folder that belongs to you and that others cannot write to",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @cache
@@ -65,38 +95,40 @@ class KernelCache(_Cache):
     def cache_path(self):
         return cache_directory()
 
-    def _file(self, signature, codegen) -> Path:
-        key = "/".join((self._name, str(signature), repr(codegen.magic_tuple()), _sources()))
-        return Path(cache_directory(), f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel")
+    def _file_name(self, signature, codegen) -> str:
+        settings = [(name, getattr(numba.config, name, None)) for name in SETTINGS]
+        key = "/".join((self._name, str(signature), repr(codegen.magic_tuple()), repr(settings), _sources()))
+        return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
 
     def load_overload(self, sig, target_context):
         if not cache_directory():
             return None
         target_context.refresh()
         try:
-            file = self._file(sig, target_context.codegen())
-            stored = file.read_bytes()
+            name = self._file_name(sig, target_context.codegen())
+            stored = disk_cache.read(cache_directory(), name)
+            if stored is None:
+                return None
             check, payload = stored[:32], stored[32:]
-            if _seal(file.name, payload) != check:
+            if _seal(name, payload) != check:
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:
             return None
 
     def save_overload(self, sig, data):
-        if not cache_directory() or data.lifted or data.library.has_dynamic_globals:
+        if data.lifted or data.library.has_dynamic_globals:
             return
-        temporary = None
         try:
-            payload = dumps(data._reduce())
-            target = self._file(sig, data.codegen)
-            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-                temporary = file.name
-                file.write(_seal(target.name, payload) + payload)
-            os.replace(temporary, target)
+            why = disk_cache.why_not_written(cache_directory())
+            if not why:
+                payload = dumps(data._reduce())
+                name = self._file_name(sig, data.codegen)
+                why = disk_cache.write(cache_directory(), name, _seal(name, payload) + payload)
+            if why:
+                _warn_not_kept(why)
         except Exception:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            return
 
     def enable(self):
         pass
