@@ -39,6 +39,10 @@ MINUTES ?= 120
 fuzz: $(VENV)/.cuda-test
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
+# The compiled columns under gcc's sanitizers of addresses and of undefined behaviour, in a copy built for this alone.
+sanitize: $(VENV)/.cuda-test
+	$(BIN)/python tests/sanitize.py $(SEED)
+
 # Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
 sanitize-numba: $(VENV)/.cuda-test
 	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" \

@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+from textwrap import dedent
 
 import pytest
 from conftest import ROOT
@@ -50,6 +51,107 @@ def test_tall_windows_stay_inside_their_scratch(call, python):
     """Maxima along a row were taken past the last whole window, beyond the scratch of the row."""
     environment = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
     assert python("-c", f"{GUARDED}\nprint({call}.shape)", **environment).startswith("(")
+
+
+with_cython = pytest.mark.skipif(not fp.backends()["cython"].available, reason=fp.backends()["cython"].reason or "-")
+COMPILED = """
+import numpy as np
+from guarded import Memory
+from fastpool.backends import cython
+from fastpool.window import Window
+
+rng = np.random.default_rng(0)
+memory = Memory(rng)
+
+def guarded(content):
+    region = memory.region(content.nbytes)
+    a = region.bytes.view(content.dtype).reshape(content.shape)
+    a[...] = content
+    region.watch()
+    return a
+
+def result(shape, dtype):
+    a = memory.empty(shape, dtype)
+    a[...] = 7
+    return a
+
+def untouched():
+    assert memory.changed() is None
+    memory.close()
+"""
+
+
+@with_cython
+@pytest.mark.parametrize(
+    ("dtype", "kernel"), [("u1", (3, 4)), ("u2", (20, 20)), ("u4", (260, 260))], ids=["uint8", "uint16", "uint32"]
+)
+def test_compiled_gradients_stay_inside_their_array_whatever_the_offsets(dtype, kernel, python):
+    """An argmax is checked before the kernel runs, and another thread may change it before the kernel reads it."""
+    code = f"""
+    for size, padding, inner in (((300, 270), 0, 1), ((300, 270), (150, 130), 3), ((2, 3), 259, 1)):
+        window = Window.plan(2, (2, 1, *size), {kernel}, 40, padding)
+        shape = (2, *window.out, inner)
+        for dx_dtype in (np.float32, np.float64):
+            for low in (0, window.volume, 1 << 8 * np.dtype("{dtype}").itemsize - 1):
+                argmax = rng.integers(low, np.iinfo("{dtype}").max, shape, "{dtype}", endpoint=True)
+                argmax.reshape(-1)[::3] = rng.integers(0, window.volume, argmax.size)[::3]
+                dx = result((2, *window.size, inner), dx_dtype)
+                cython.max_pool_backward(guarded(np.ones(shape, dx_dtype)), guarded(argmax), window, dx)
+                untouched()
+    print("all right")
+    """
+    environment = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
+    assert "all right" in python("-X", "faulthandler", "-c", COMPILED + dedent(code), **environment)
+
+
+@with_cython
+def test_compiled_unpooling_stays_inside_its_array_whatever_the_indices(python):
+    code = """
+    for inner in (1, 3):
+        for low, high in ((-12, 24), (-(1 << 20), 1 << 20), (-(1 << 63), (1 << 63) - 1)):
+            indices = rng.integers(low, high, (2, 1, 2, 3, inner), np.int64, endpoint=True)
+            x = result((2, 1, 3, 4, inner), np.float32)
+            cython.max_unpool(guarded(np.ones(indices.shape, np.float32)), guarded(indices), x)
+            untouched()
+    print("all right")
+    """
+    environment = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
+    assert "all right" in python("-X", "faulthandler", "-c", COMPILED + dedent(code), **environment)
+
+
+CHANGED = """
+import sys, threading
+import numpy as np
+import fastpool as fp
+
+sys.setswitchinterval(1e-5)
+shape, kernel = (8, 400, 400), (300, 300)  # so many cells that offsets are uint32
+argmax, over = np.zeros((8, 101, 101), np.uint32), False
+
+def change():
+    while not over:
+        argmax[-1] = 2**32 - 1
+        argmax[-1] = 0
+
+thread = threading.Thread(target=change)
+thread.start()
+try:
+    for _ in range(200):
+        try:
+            fp.max_pool2d_backward(np.ones(argmax.shape, "f4"), argmax, shape, kernel, 1, backend="{}")
+        except ValueError:
+            pass
+finally:
+    over = True
+    thread.join()
+print("all right")
+"""
+
+
+@pytest.mark.parametrize("backend", ["numba", pytest.param("cython", marks=with_cython)])
+def test_an_argmax_that_another_thread_changes_ends_no_process(backend, python):
+    """It was changed after the check, and gradients went to whatever address it named."""
+    assert "all right" in python("-X", "faulthandler", "-c", CHANGED.format(backend))
 
 
 KERNELS = ("pool", "columns", "elementwise", "scalars", "lanes")

@@ -284,6 +284,18 @@ def half_bits(int16_t[::1] a):
             a[i] = <int16_t>(b ^ ((b >> 15) & 0x7FFF))
 
 
+ctypedef fused index:
+    uint8_t
+    uint16_t
+    uint32_t
+    int64_t
+
+
+cdef inline size_t read_once(const index* at) noexcept nogil:
+    """An index that is checked and then used: without volatile the compiler may read it from memory for each."""
+    return <size_t>(<const volatile index*>at)[0]
+
+
 def scatter(
     const floating[:, :, :, :, ::1] dy,
     const offset[:, :, :, :, ::1] argmax,
@@ -293,11 +305,13 @@ def scatter(
 ):
     """Add gradients to the winners, in row-major order of the windows; `reach` is how far each tap is from the first.
 
-    `dx` is (outer, cells, inner). Windows of padding alone send nothing.
+    `dx` is (outer, cells, inner). Windows of padding alone send nothing. Another thread may have changed the offsets since
+    they were checked: one that names no tap, or a tap outside the plane, sends nothing either.
     """
     cdef Axis depth = axis_of(geometry, 0), height = axis_of(geometry, 1), width = axis_of(geometry, 2)
     cdef Py_ssize_t outer, od, oh, ow, i, row, start
     cdef Py_ssize_t inner = dy.shape[4]
+    cdef size_t tap, cell, taps = reach.shape[0], cells = dx.shape[1]
     with nogil:
         dx[...] = 0
         for outer in range(dy.shape[0]):
@@ -313,16 +327,25 @@ def scatter(
                             continue
                         start = row + cell_of(width, ow, 0)
                         for i in range(inner):
-                            dx[outer, start + reach[argmax[outer, od, oh, ow, i]], i] += dy[outer, od, oh, ow, i]
+                            tap = read_once(&argmax[outer, od, oh, ow, i])
+                            if tap < taps:
+                                cell = start + reach[tap]
+                                if cell < cells:
+                                    dx[outer, cell, i] += dy[outer, od, oh, ow, i]
 
 
 def put(const bits[:, :, ::1] y, const int64_t[:, :, ::1] indices, bits[:, :, ::1] x):
-    """Set the cells (outer, cells, inner) that indices name, in row-major order, and the others to zero."""
+    """Set the cells (outer, cells, inner) that indices name, in row-major order, and the others to zero.
+
+    Indices of cells that are not there, such as -1, are skipped.
+    """
     cdef Py_ssize_t outer, position, i
+    cdef size_t cell, cells = x.shape[1]
     with nogil:
         x[...] = 0
         for outer in range(y.shape[0]):
             for position in range(y.shape[1]):
                 for i in range(y.shape[2]):
-                    if indices[outer, position, i] >= 0:
-                        x[outer, indices[outer, position, i], i] = y[outer, position, i]
+                    cell = read_once(&indices[outer, position, i])
+                    if cell < cells:
+                        x[outer, cell, i] = y[outer, position, i]
