@@ -638,3 +638,32 @@ class TestWhoseKernelsAreRead:
         assert out.count("are not kept for later processes") == 1
         out = python("-W", "error", "-c", CACHED, NUMBA_CACHE_DIR=tmp_path / "file", FASTPOOL_BACKEND=None)
         assert out.startswith("True")
+
+
+NEAR_THE_LIMIT = """
+import importlib, resource
+import numpy as np, fastpool as fp
+numba = importlib.import_module("fastpool.backends.numba")
+x = np.zeros((1, 1, 8, 8), np.float32)
+now = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
+limits = resource.getrlimit(resource.RLIMIT_AS)
+for more in range(0, 300, 10):
+    resource.setrlimit(resource.RLIMIT_AS, (now + (more << 20), limits[1]))
+    try:
+        fp.max_pool2d(x, 2)
+    except MemoryError as error:
+        print("refused", error)
+    else:
+        break
+resource.setrlimit(resource.RLIMIT_AS, limits)
+print(fp.max_pool2d(x, 2).shape)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_first_call_near_the_limit_of_memory_raises_and_the_process_lives_on(python):
+    """LLVM ended it, with std::bad_alloc."""
+    pytest.importorskip("numba")
+    out = python("-c", NEAR_THE_LIMIT, FASTPOOL_BACKEND="numba")
+    assert out.startswith("refused a kernel is loaded or compiled only where")
+    assert out.endswith("(1, 1, 4, 4)\n")

@@ -9,6 +9,7 @@ and checked when it is read; whatever cannot be read or written is compiled anew
 from __future__ import annotations
 
 import hashlib
+import mmap
 import pickle
 import re
 import sys
@@ -80,6 +81,18 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+# What loading a kernel takes at most, and compiling one.
+LOADING, COMPILING = 1 << 26, 1 << 28
+
+
+def _need(nbytes: int) -> None:
+    """LLVM ends the process where it finds no memory: so this raises first, where there is not so much."""
+    try:
+        mmap.mmap(-1, nbytes).close()
+    except OSError:
+        raise MemoryError(f"a kernel is loaded or compiled only where {nbytes >> 20} MB of memory are free") from None
+
+
 def _seal(name: str, payload: bytes) -> bytes:
     """What shows that a file is whole and bears its own name."""
     return DIGEST(name.encode() + payload).digest()
@@ -101,8 +114,13 @@ class KernelCache(_Cache):
         return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
 
     def load_overload(self, sig, target_context):
-        if not cache_directory():
-            return None
+        _need(LOADING)
+        found = self._load(sig, target_context) if cache_directory() else None
+        if found is None:
+            _need(COMPILING)
+        return found
+
+    def _load(self, sig, target_context):
         target_context.refresh()
         try:
             name = self._file_name(sig, target_context.codegen())
