@@ -1,7 +1,7 @@
 """The compiled columns under gcc's sanitizers of addresses and of undefined behaviour: python sanitize.py [SEED].
 
-A copy of the package is built with them in a temporary folder, where the tests of the cython backend and its part of the
-fuzzer run. The first report ends its process, and fails the run. Before them, two calls that must be reported are.
+A copy of the package is built with them in a temporary folder, where the tests of the cython backend and its part of
+the fuzzer run. The first report ends its process, and fails the run. Before them, two calls that must be reported are.
 """
 
 import os
@@ -47,7 +47,7 @@ def main(seed="0"):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tree, reports = build(folder), folder / "report"
-        # No leaks: the interpreter frees little at its end. C++ libraries miss its runtime where it is not loaded first.
+        # Not leaks: the interpreter frees little at its end. C++ libraries need libstdc++ next to libasan.
         options = f"detect_leaks=0:halt_on_error=1:print_stacktrace=1:log_path={reports}"
         environment = os.environ | {
             "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
