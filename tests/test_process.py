@@ -647,7 +647,7 @@ numba = importlib.import_module("fastpool.backends.numba")
 x = np.zeros((1, 1, 8, 8), np.float32)
 now = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
 limits = resource.getrlimit(resource.RLIMIT_AS)
-for more in range(0, 300, 10):
+for more in range(0, 600, 25):
     resource.setrlimit(resource.RLIMIT_AS, (now + (more << 20), limits[1]))
     try:
         fp.max_pool2d(x, 2)

@@ -81,16 +81,16 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-# What loading a kernel takes at most, and compiling one.
-LOADING, COMPILING = 1 << 26, 1 << 28
+# What loading or compiling a kernel takes at most, with what Numba imports for the first one.
+NEEDED = 1 << 28
 
 
-def _need(nbytes: int) -> None:
-    """LLVM ends the process where it finds no memory: so this raises first, where there is not so much."""
+def _need_memory() -> None:
+    """LLVM ends the process where it finds no memory, and OpenBLAS waits for some for ever: so this raises first."""
     try:
-        mmap.mmap(-1, nbytes).close()
+        mmap.mmap(-1, NEEDED).close()
     except OSError:
-        raise MemoryError(f"a kernel is loaded or compiled only where {nbytes >> 20} MB of memory are free") from None
+        raise MemoryError(f"a kernel is loaded or compiled only where {NEEDED >> 20} MB of memory are free") from None
 
 
 def _seal(name: str, payload: bytes) -> bytes:
@@ -114,13 +114,9 @@ class KernelCache(_Cache):
         return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
 
     def load_overload(self, sig, target_context):
-        _need(LOADING)
-        found = self._load(sig, target_context) if cache_directory() else None
-        if found is None:
-            _need(COMPILING)
-        return found
-
-    def _load(self, sig, target_context):
+        _need_memory()
+        if not cache_directory():
+            return None
         target_context.refresh()
         try:
             name = self._file_name(sig, target_context.codegen())
