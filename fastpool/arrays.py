@@ -91,17 +91,15 @@ def _as_numpy(name: str, x: Any) -> Array:
 
 
 def as_given(result: Any, given: Any, out: Any = None) -> Any:
-    """A result, one array or a tuple of them, as arrays of the kind of `given`; those with room in `out` as `out`."""
-    if isinstance(given, (np.ndarray, np.generic)):
-        return result
-    library = kind_of(given)
-    if library is None:
-        return result
+    """A result, one array or a tuple of them, as arrays of the kind of `given`; those written to `out` as `out`."""
     if isinstance(result, tuple):
         rooms = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
         return tuple(as_given(r, given, room) for r, room in zip(result, rooms, strict=True))
     if out is not None:
         return out
+    library = None if isinstance(given, (np.ndarray, np.generic)) else kind_of(given)
+    if library is None:
+        return result
     return result.given() if isinstance(result, DeviceArray) else library.from_numpy(result, given)
 
 
@@ -225,7 +223,7 @@ class Target:
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], given: Any = None) -> Any:
-    """`out` if a result of this shape and dtype can be written there, else a ValueError that says why not.
+    """`out` as a plain array if a result of this shape and dtype can be written there, else an error that says why not.
 
     It must be of the kind of `given`, the first input as the caller has it.
     """
@@ -238,6 +236,8 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise TypeError(f"out must be of the library of the input, got {type(out).__module__}.{type(out).__qualname__}")
     elif not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    elif type(out) is not np.ndarray:  # a subclass may have another shape after each step, or say what is not so
+        out = np.ndarray.view(out, np.ndarray)
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if out.dtype != dtype and native(out.dtype) != dtype:

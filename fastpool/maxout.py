@@ -127,7 +127,7 @@ def maxout(
     """
     if not (type(num_units) is type(axis) is int and type(grouping) is str and grouping in GROUPINGS):
         num_units, axis, grouping = integer("num_units", num_units), integer("axis", axis), check_grouping(grouping)
-    backend = chosen(backend)
+    backend, return_argmax = chosen(backend), bool(return_argmax)
     if type(x) is np.ndarray and x.flags.carray:
         prepared = _prepared(x.shape, x.dtype, backend, num_units, axis, grouping)
         result = prepared and prepared(x, return_argmax, out)
@@ -135,7 +135,7 @@ def maxout(
             return result
     if (graphs := lazy(x)) is not None:
         return graphs.maxout(x, num_units, axis, grouping, return_argmax, out, backend)
-    return again(_maxout, (x,), (num_units, axis, grouping, bool(return_argmax), backend), out)
+    return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, backend), out)
 
 
 def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:

@@ -19,7 +19,7 @@ Size = int | tuple[int, ...]
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
     arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    backend = chosen(backend)
+    backend, return_argmax = chosen(backend), bool(return_argmax)
     if type(x) is np.ndarray and x.flags.carray:
         prepared = _prepared(axes, x.shape, x.dtype, backend, *arguments)
         result = prepared and prepared(x, return_argmax, out)
@@ -27,7 +27,7 @@ def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_forma
             return result
     if (graphs := lazy(x)) is not None:
         return graphs.max_pool(axes, x, *arguments, return_argmax, out, backend)
-    static = axes, *arguments, bool(return_argmax), backend
+    static = axes, *arguments, return_argmax, backend
     return again(_pool_any, (x,), static, out)
 
 
@@ -502,6 +502,7 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
+    return_argmax = bool(return_argmax)
     if (graphs := lazy(x)) is not None:
         return graphs.global_max_pool(x, data_format, keepdims, return_argmax, out, backend)
     given, x = x, arrays.read("x", x)
@@ -511,10 +512,8 @@ def global_max_pool(
     if keepdims:
         return arrays.as_given(found, given, out)
     flat = (window.batch, window.channels)
-    rooms = arrays.split_out(out, return_argmax)
-    found = found if return_argmax else (found,)
-    found = tuple(f.reshape(flat) if room is None else room for f, room in zip(found, rooms, strict=False))
-    return arrays.as_given(found if return_argmax else found[0], given, out)
+    found = tuple(f.reshape(flat) for f in found) if return_argmax else found.reshape(flat)
+    return arrays.as_given(found, given, out)
 
 
 def global_max_pool_backward(

@@ -627,6 +627,33 @@ class TestOut:
             OUT_CALLS[op]([1.0])
 
 
+class _Claims(np.ndarray):
+    """Says that it can be written to."""
+
+    flags = property(lambda self: np.zeros(1).flags)
+
+
+@pytest.mark.parametrize("op", OUT_CALLS)
+def test_out_may_be_of_a_subclass_and_is_returned_itself(op, tmp_path):
+    expected = OUT_CALLS[op](None)
+    out = np.memmap(tmp_path / "out", expected.dtype, "w+", shape=expected.shape)
+    assert OUT_CALLS[op](out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_out_that_only_says_it_is_writeable_is_refused():
+    memory = np.frombuffer(bytes(16), np.float32).view(_Claims)
+    with pytest.raises(ValueError, match="out must be writeable"):
+        fp.max_pool1d(np.ones(8, np.float32), 2, out=memory)
+    assert not np.asarray(memory).any()
+
+
+def test_a_matrix_takes_a_result_too():
+    out = np.matrix(np.zeros((2, 2), np.float32))
+    assert fp.max_pool2d(EYE, 2, out=out) is out
+    np.testing.assert_array_equal(np.asarray(out), [[1, 0], [0, 1]])
+
+
 @pytest.mark.usefixtures("planned_or_not")
 @pytest.mark.parametrize(
     "call",

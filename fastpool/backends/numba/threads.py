@@ -24,7 +24,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, Thread, local
+from threading import Lock, RLock, Thread, local
 
 import numpy as np
 from llvmlite import ir
@@ -281,7 +281,8 @@ class _Team:
     def __init__(self) -> None:
         self.mailbox = np.zeros(WORDS, np.int64)
         self._helpers: dict[int, _Helper] = {}
-        self._starting, self._started = Lock(), 0
+        # A signal handler may make calls of its own while this thread starts helpers.
+        self._starting, self._started = RLock(), 0
 
     def wake(self, count: int) -> None:
         """See to it that so many helpers watch the mailbox, or soon will."""
