@@ -273,7 +273,10 @@ def bench(args: argparse.Namespace) -> int:
             print(f"{option} {path}: {why}", file=sys.stderr)
             return 2
     if args.plot:
-        _needed("matplotlib.figure")
+        formats = _needed("matplotlib.figure").Figure().canvas.get_supported_filetypes()
+        if Path(args.plot).suffix[1:].lower() not in formats:
+            print(f"--plot {args.plot}: the name must end in one of {', '.join(formats)}", file=sys.stderr)
+            return 2
     from fastpool.cases import CASES
 
     chosen = [

@@ -207,6 +207,11 @@ class Torch(Kind):
         except TypeError:
             raise TypeError(f"{name} has a dtype that no array of NumPy's has: {x.dtype}") from None
 
+    @staticmethod
+    def _has_tangent(x: Any) -> bool:
+        """Whether `x` is a dual number of forward-mode differentiation."""
+        return sys.modules["torch"].autograd.forward_ad.unpack_dual(x).tangent is not None
+
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         torch = self.library
         if x.layout != torch.strided:
@@ -215,6 +220,11 @@ class Torch(Kind):
             raise TypeError(
                 f"{name} requires grad, which fastpool does not record; give {name}.detach(), or call it within "
                 "torch.no_grad() or from a torch.autograd.Function"
+            )
+        if self._has_tangent(x):
+            raise TypeError(
+                f"{name} has a tangent, which fastpool does not carry on; take fastpool.integrations.torch for "
+                f"forward-mode gradients, or give torch.autograd.forward_ad.unpack_dual({name}).primal"
             )
         dtype = self._dtype(name, x)
         x = x.detach()
@@ -251,7 +261,7 @@ class Torch(Kind):
         return self.library.cuda.current_stream(a.device).cuda_stream or LEGACY_STREAM
 
     def look(self, x: Any) -> tuple[Any, ...] | None:
-        if x.requires_grad or not x.is_cuda:
+        if x.requires_grad or not x.is_cuda or self._has_tangent(x):
             return None
         return x.shape, x.stride(), x.dtype, x.device, x.layout, x.data_ptr()
 

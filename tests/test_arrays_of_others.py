@@ -148,6 +148,15 @@ def test_a_gradient_is_not_lost_without_a_word(x):
         assert not fp.max_pool2d(x, 2).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch, at the first dual number
+def test_a_tangent_is_not_lost_without_a_word(x):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(TypeError, match=r"x has a tangent.*take fastpool\.integrations\.torch"):
+            fp.max_pool2d(dual, 2)
+    assert fp.max_pool2d(x, 2) is not None
+
+
 def test_a_sparse_tensor_is_refused(x):
     with pytest.raises(TypeError, match="x must be a strided tensor"):
         fp.max_pool2d(x.to_sparse(), 2)

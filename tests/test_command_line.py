@@ -125,6 +125,7 @@ def test_the_warm_up_takes_every_kernel():
 def test_bench_refuses_a_file_that_cannot_be_written_before_it_times(fastpool, tmp_path):
     for option in ("--json", "--plot"):
         assert "there is no folder" in fastpool("bench", option, tmp_path / "no" / "x.json", fails=True)
+    assert "the name must end in one of" in fastpool("bench", "--plot", tmp_path / "x.nope", fails=True)
 
 
 def test_bench_prints_plainly_without_rich(fastpool, tmp_path):

@@ -82,8 +82,8 @@ def why_not_read(folder: str) -> str:
         why = _why_unsafe(Path(folder))
         if why or not os.path.exists(folder) or os.access(folder, os.R_OK | os.X_OK):
             return why
-    except OSError as error:
-        return f"{folder} cannot be read ({error.strerror})"
+    except (OSError, RuntimeError) as error:  # a RuntimeError of links in a circle
+        return f"{folder} cannot be read ({getattr(error, 'strerror', error)})"
     return f"{folder} cannot be read by this user"
 
 
@@ -98,8 +98,8 @@ def why_not_written(folder: str) -> str:
             return why
         nearest = next(place for place in (path, *path.parents) if place.exists())
         status = nearest.stat()
-    except OSError as error:
-        return f"{folder} cannot be made ({error.strerror})"
+    except (OSError, RuntimeError) as error:
+        return f"{folder} cannot be made ({getattr(error, 'strerror', error)})"
     if not nearest.is_dir():
         return f"{nearest} is not a folder"
     if HAS_OWNERS and status.st_uid not in (0, os.geteuid()):
