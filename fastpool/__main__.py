@@ -444,8 +444,8 @@ def _parser() -> argparse.ArgumentParser:
         "warmup",
         help="compile and cache the kernels",
         description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits. "
-        "The kernels of float32 and uint8 take about 80 seconds of one core, all of them about 8 minutes; all cores take "
-        "part (FASTPOOL_NUM_THREADS limits them).",
+        "The kernels of float32 and uint8 take about 80 seconds of one core, all of them about 8 minutes; all cores "
+        "take part (FASTPOOL_NUM_THREADS limits them).",
     )
     one.add_argument("--all", action="store_true", help="all dtypes, and an argmax of large windows too")
     one.set_defaults(run=warmup)
