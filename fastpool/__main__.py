@@ -129,22 +129,19 @@ def info(_: argparse.Namespace) -> int:
     return 0
 
 
-def _compile(name: str, everything: bool) -> str:
-    dict(import_module("fastpool.backends.numba").warmup_tasks(everything))[name]()
-    return name
-
-
 def _compiled(names: Sequence[str], everything: bool, processes: int) -> Iterator[str]:
     """The names of kernels, each when it is compiled, in processes at once."""
+    # What children run is looked up in a module that they can import, which this one is not.
+    compile_by_name = import_module("fastpool.backends.numba").compile_by_name
     if processes == 1:
-        yield from (_compile(name, everything) for name in names)
+        yield from (compile_by_name(name, everything) for name in names)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         try:
             # Ctrl-C is the parent's to answer: children started while it is ignored ignore it.
             answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                started = [pool.submit(_compile, name, everything) for name in names]
+                started = [pool.submit(compile_by_name, name, everything) for name in names]
             finally:
                 signal.signal(signal.SIGINT, answer)
             for done in as_completed(started):
@@ -447,7 +444,7 @@ def _parser() -> argparse.ArgumentParser:
         "warmup",
         help="compile and cache the kernels",
         description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits. "
-        "The kernels of float32 and uint8 take about 80 seconds of one core, all of them about 8 minutes; all cores "
+        "The kernels of float32 and uint8 take about 90 seconds of one core, all of them about 8 minutes; all cores "
         "take part (FASTPOOL_NUM_THREADS limits them).",
     )
     one.add_argument("--all", action="store_true", help="all dtypes, and an argmax of large windows too")

@@ -151,3 +151,16 @@ def test_ctrl_c_ends_a_command_with_one_line(monkeypatch, capsys):
 def test_the_warm_up_says_at_once_where_nothing_can_be_kept(fastpool, tmp_path):
     (tmp_path / "file").touch()
     assert "is not a folder" in fastpool("warmup", fails=True, NUMBA_CACHE_DIR=tmp_path / "file")
+
+
+@pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
+def test_the_warm_up_compiles_in_processes_and_prints_each_kernel_without_rich(fastpool, tmp_path):
+    (tmp_path / "rich.py").write_text("raise ImportError")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib\n"
+        "module = importlib.import_module('fastpool.backends.numba')\n"
+        "module.warmup_tasks = lambda everything: [(name, lambda: None) for name in ('this', 'that')]\n"
+    )
+    path = f"{tmp_path}:{fp.__path__[0]}/.."
+    out = fastpool("warmup", PYTHONPATH=path, NUMBA_CACHE_DIR=tmp_path, FASTPOOL_NUM_THREADS=2)
+    assert out.startswith("2 kernels ready")

@@ -535,7 +535,7 @@ class TestCache:
 
     def test_nothing_is_left_behind_but_whole_files(self, python, cached):
         """A temporary file of a process that was killed stays out of the way."""
-        (cached / "tmp12345").write_bytes(b"half a kern")
+        (cached / "fastpool-kernels" / f"{'0' * 40}.kernel.{'0' * 16}.tmp").write_bytes(b"half a kern")
         assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
 
     def test_it_works_where_nothing_can_be_written(self, python, tmp_path):
@@ -558,7 +558,7 @@ class TestCache:
         )
         right, directory, where = out.split("\n")[:3]
         assert right == "True"
-        assert directory == ""
+        assert not Path(directory).exists()
         assert Path(where).is_relative_to(install)
 
 
@@ -638,6 +638,48 @@ class TestWhoseKernelsAreRead:
         assert out.count("are not kept for later processes") == 1
         out = python("-W", "error", "-c", CACHED, NUMBA_CACHE_DIR=tmp_path / "file", FASTPOOL_BACKEND=None)
         assert out.startswith("True")
+
+    @pytest.mark.skipif("os.geteuid() != 0", reason="only root can run a process of another user")
+    def test_a_cache_that_root_has_filled_serves_another_user(self, filled, python):
+        """As in a container image. The home of this user does not exist."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            shutil.copytree(filled, folder, dirs_exist_ok=True)
+            os.chmod(folder, 0o755)
+            code = """
+import os, numba
+from fastpool.backends.numba import compilation
+numba.njit(lambda x: x + 1)(1)  # brings in what another user may not be able to import
+os.setgid(4321), os.setuid(4321)
+compilation.KernelCache.save_overload = lambda *_: print("compiled")
+"""
+            out = python("-c", code + CACHED, NUMBA_CACHE_DIR=folder, FASTPOOL_BACKEND=None, HOME=folder)
+            assert out.startswith("True"), out
+
+    def test_kernels_of_other_settings_stand_beside_the_usual_ones(self, python, filled, tmp_path):
+        cached = Path(shutil.copytree(filled, tmp_path / "cache"))
+        before = files_under(cached)
+        out = python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None, NUMBA_OPT=1)
+        assert out.startswith("True")
+        assert len(files_under(cached)) == 2 * len(before)
+
+    def test_the_folder_is_absolute_and_a_tilde_is_the_home(self, python, tmp_path):
+        code = """
+import os
+from fastpool.backends.numba import cache_directory
+first = cache_directory()
+os.chdir("/")
+print(first == cache_directory(), first)
+"""
+        for chosen in ("~/kernels", "kernels"):
+            out = python("-c", code, cwd=tmp_path, PYTHONPATH=ROOT, HOME=tmp_path, NUMBA_CACHE_DIR=chosen)
+            assert out == f"True {tmp_path}/kernels/fastpool-kernels\n"
+
+    def test_without_a_home_nothing_is_kept_in_the_current_folder(self, python, tmp_path):
+        variables = {"HOME": ".", "XDG_CACHE_HOME": "cache", "NUMBA_CACHE_DIR": None, "FASTPOOL_BACKEND": None}
+        out = python("-W", "ignore", "-c", CACHED, cwd=tmp_path, **variables, PYTHONPATH=ROOT)
+        assert out == "True\n\n"
+        assert not files_under(tmp_path)
 
 
 NEAR_THE_LIMIT = """

@@ -22,6 +22,7 @@ __all__ = [
     "argmax_fits",
     "cache_directory",
     "col2im",
+    "compile_by_name",
     "hard_swish",
     "hard_swish_backward",
     "im2col",
@@ -501,3 +502,9 @@ def warmup_tasks(everything=True):
 
     dtypes, indices = (_WARM, ("uint8", "uint16", "uint32")) if everything else (_USUAL, ("uint8",))
     return [(name, task(*call)) for name, call in _warm_calls(dtypes, indices)]
+
+
+def compile_by_name(name, everything):
+    """Do one task of the warm-up, and give its name."""
+    dict(warmup_tasks(everything))[name]()
+    return name

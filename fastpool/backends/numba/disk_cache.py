@@ -62,7 +62,7 @@ def _why_unsafe(folder: Path) -> str:
     for place in dict.fromkeys((*itself, *itself[0].parents, *itself[1].parents)):
         try:
             status = place.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if place in itself or stat.S_ISLNK(status.st_mode):
             why = _why_untrusted(place, status)
