@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kernels_stay_inside_their_arrays(seed, python):
-    problems = os.environ.get("FASTPOOL_BOUNDS_PROBLEMS", "600")
+    problems = os.environ.get("FASTPOOL_BOUNDS_PROBLEMS", "150")
     timeout = 240 + int(problems)
     assert "all right" in python("tests/bounds.py", str(seed), problems, timeout=timeout, FASTPOOL_BACKEND=None)
 
