@@ -41,7 +41,9 @@ def swish(x, beta, y, infinity, scratch, start, stop):
         value = widened(x[i], infinity)
         number = type(value)
         s = sigmoid(number(beta) * value)
-        y[i] = narrowed(number(0) if s == number(0) else value * s, infinity)
+        product = number(0) if s == number(0) else value * s
+        # Which NaN a product of two gives is left to the order in which a vector or a single number is multiplied.
+        y[i] = narrowed(value if value != value else product, infinity)
 
 
 @kernel
@@ -54,4 +56,5 @@ def swish_backward(dy, x, beta, dx, infinity, scratch, start, stop):
         s = sigmoid(z)
         slope = s * (number(1) + z * (number(1) - s))
         flat = (s == number(0)) | (s == number(1))
-        dx[i] = narrowed(widened(dy[i], infinity) * (s if flat else slope), infinity)
+        product = widened(dy[i], infinity) * (s if flat else slope)
+        dx[i] = narrowed(value if value != value else product, infinity)
