@@ -39,7 +39,7 @@ def backend(request):
 def python():
     """Run code in a fresh interpreter, with more environment variables (None removes one); gives what it printed."""
 
-    def run(*arguments, fails=False, timeout=240, cwd=ROOT, **environment):
+    def run(*arguments, fails=False, timeout=900, cwd=ROOT, **environment):
         variables = {**os.environ, "PYTHONPATH": str(cwd), **environment}
         done = subprocess.run(
             [sys.executable, *arguments],
