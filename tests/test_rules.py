@@ -648,6 +648,7 @@ def test_out_that_only_says_it_is_writeable_is_refused():
     assert not np.asarray(memory).any()
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_a_matrix_takes_a_result_too():
     out = np.matrix(np.zeros((2, 2), np.float32))
     assert fp.max_pool2d(EYE, 2, out=out) is out
