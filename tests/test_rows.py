@@ -119,7 +119,7 @@ def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, 
             x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
             plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
             inner = 3 if layout == "channels_last" else 1
-            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, x.dtype.itemsize, 2)
+            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
             assert columns < plan.out[2], "blocks that end inside of a row"
             room = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
             y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=room)
@@ -186,7 +186,7 @@ def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
-    _, (rows, _), units = numba._tall_plan(window, 1, 1, 4, threads)
+    _, (rows, _), units = numba._tall_plan(window, 1, 1, (4, 2), threads)
     assert units >= threads
     assert rows >= 65
     fp.set_num_threads(threads)

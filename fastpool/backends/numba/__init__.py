@@ -131,25 +131,26 @@ def max_pool(x, window, y, argmax):
 
 
 def prepared_max_pool(window, outer, inner, dtype):
+    index = window.argmax_dtype if window.volume <= 1 << 32 else None
     kernel, units, nbytes, scratch_bytes, constants = _forward_call(window, outer, inner, dtype, None, 1)
+    *call_with_argmax, constants_with_argmax = _forward_call(window, outer, inner, dtype, index, 1)
+    kernel_with_argmax, units_with_argmax, _, bytes_with_argmax = call_with_argmax
     # Tall windows are planned for the threads of the moment.
-    if _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows:
+    if _kind(dtype).seen_as != dtype or pool.max_pool_of_tall_windows in (kernel, kernel_with_argmax):
         return None
-    with_argmax = 0
-    if window.volume <= 1 << 32:
-        with_argmax = _forward_call(window, outer, inner, dtype, window.argmax_dtype, 1)[3]
 
     def run(x, y, argmax):
         if argmax is None:
             launch(kernel, units, nbytes, scratch_bytes, x.ravel(), y.ravel(), None, *constants)
         else:
-            launch(kernel, units, nbytes, with_argmax, x.ravel(), y.ravel(), argmax.ravel(), *constants)
+            launch(*call_with_argmax, x.ravel(), y.ravel(), argmax.ravel(), *constants_with_argmax)
 
     def run_alone(x, y, argmax):
         if argmax is None:
             kernel(x.ravel(), y.ravel(), None, *constants, new_scratch(scratch_bytes), 0, units)
         else:
-            kernel(x.ravel(), y.ravel(), argmax.ravel(), *constants, new_scratch(with_argmax), 0, units)
+            arrays = x.ravel(), y.ravel(), argmax.ravel()
+            kernel_with_argmax(*arrays, *constants_with_argmax, new_scratch(bytes_with_argmax), 0, units_with_argmax)
 
     return run if nbytes >= PARALLEL_BYTES else run_alone
 
@@ -160,8 +161,8 @@ def _forward_call(window, outer, inner, dtype, index, threads):
     bytes that it moves, and those of scratch for a thread; and what it takes behind the arrays."""
     kind, widths = _kind(dtype), (dtype.itemsize, 0 if index is None else index.itemsize)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    tall = _tall_plan(window, outer, inner, dtype.itemsize, threads)
-    numbers, block, units = tall or _forward_plan(window, outer, inner, dtype.itemsize, is_half(dtype))
+    tall = _tall_plan(window, outer, inner, widths, threads)
+    numbers, block, units = tall or _forward_plan(window, outer, inner, widths, is_half(dtype))
     arguments = kind.infinity, kind.lowest, _as_array(numbers), inner, block
     if isinstance(block, int):
         return pool.max_pool_direct, units, nbytes, pool.direct_scratch(*widths)[-1], arguments
@@ -171,9 +172,9 @@ def _forward_call(window, outer, inner, dtype, index, threads):
     return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], arguments
 
 
-def _forward_plan(window, outer, inner, itemsize, half):
+def _forward_plan(window, outer, inner, widths, half):
     """The geometry; the windows to take at once, rows by columns where they are packed, else so many of a row that are
-    read in place; and how many units."""
+    read in place; and how many units. `widths` are the bytes of a value and of an offset."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, _, sh, sw, _, _, _, _, dh, dw, OD, OH, OW = numbers
     planes, reach_h, reach_w = outer * window.out[1] // OH * OD, (KH - 1) * dh, (KW - 1) * dw
@@ -187,13 +188,13 @@ def _forward_plan(window, outer, inner, itemsize, half):
         if packed <= LESS_PACKED:
             break
     # Packing pays where windows share cells, or have no vectors of their own.
-    lanes, most_reads = BYTES // itemsize, MOST_READS_OF_HALF if half else MOST_READS
+    lanes, most_reads = BYTES // widths[0], MOST_READS_OF_HALF if half else MOST_READS
     vectors = inner >= lanes or (inner == dw == 1 and lanes <= KW)
     shares_few = vectors and window.volume * window.positions <= most_reads * prod(window.size)
     in_place = packed > MOST_PACKED or (shares_few and (packed > MUCH_PACKED or inner > 1 or OW == 1))
     reads = prod(map(min, numbers[:3], numbers[3:6])) * inner  # of a window in place, at most
     while not in_place:
-        along, *_, nbytes = pool.max_pool_scratch(numbers, inner, (rows, columns), itemsize, _argmax_itemsize(window))
+        along, *_, nbytes = pool.max_pool_scratch(numbers, inner, (rows, columns), *widths)
         if nbytes <= MOST_SCRATCH:
             break
         in_place = rows * columns * reads <= along
@@ -207,18 +208,13 @@ def _forward_plan(window, outer, inner, itemsize, half):
     return numbers, (rows, columns), planes * -(-OH // rows) * -(-OW // columns)
 
 
-def _argmax_itemsize(window):
-    """What plans count for an argmax, asked for or not: both are pooled in the same blocks."""
-    return window.argmax_dtype.itemsize if window.volume <= 1 << 32 else 4
-
-
 @lru_cache(maxsize=1024)
 def _as_array(numbers):
     """Numbers as kernels take many fastest."""
     return np.array(numbers, np.int64)
 
 
-def _tall_plan(window, outer, inner, itemsize, threads):
+def _tall_plan(window, outer, inner, widths, threads):
     """As `_forward_plan`, where many tall windows lie one row apart; else None."""
     (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
     row_by_row = D == KD == window.out[0] == sh == window.dilation[1] == 1
@@ -227,7 +223,6 @@ def _tall_plan(window, outer, inner, itemsize, threads):
     reach = (KW - 1) * window.dilation[2]
     halo = min(2 * reach // sw, MOST_PACKED // ((KH + 1) * inner))
     columns = _with_whole_lanes(min(max(MOST_KEPT // (KH * inner), halo, LEAST_WIDE // inner + 1), OW), OW, inner)
-    widths = itemsize, _argmax_itemsize(window)
     while pool.tall_scratch(window.numbers, inner, (OH, columns), *widths)[-1] > MOST_SCRATCH:
         fewer = _with_whole_lanes(columns // 2, OW, inner) if columns // 2 * inner >= BYTES else columns
         if fewer >= columns or fewer * window.volume <= fewer * sw + 2 * reach:  # as few cells are read in place
@@ -414,16 +409,17 @@ def _column_plan(window, inside, inner, itemsize):
     rows = min(max(MOST_LAID // laid, 2 * below, 1), OH)
     if (rows + below) * laid > 4 * MOST_LAID:
         down, rows = 1, min(max(MOST_LAID // laid, 1), OH)
-    block, images = (rows, columns, down, along), inner
-    while images > 1 and im2col_scratch(window.numbers, (*block, images), itemsize)[-1] > MOST_SCRATCH:
-        images = -(-images // 2)
-    windows = (*block, images), planes * -(-inner // images) * OD * -(-OH // rows) * -(-OW // columns)
+    images, of_taps = inner, (down, along)
+    while images > 1 and im2col_scratch(window.numbers, (rows, columns, *of_taps, images), itemsize)[-1] > MOST_SCRATCH:
+        columns, images = 1, -(-images // 2)
+    units = planes * -(-inner // images) * OD * -(-OH // rows) * -(-OW // columns)
+    windows = (rows, columns, down, along, images), units
 
     phases, images = sw if sw <= MOST_PHASES else 1, inner
     while col2im_scratch((1, 1, phases, images), itemsize)[-1] > MOST_SCRATCH:
         phases, images = 1, images if phases > 1 else -(-images // 2)
     all_columns = (pw + W - 1) // phases + 1 - pw // phases
-    columns = min(max(MOST_LAID // (inner * phases), 1), all_columns)
+    columns = min(max(MOST_LAID // (inner * phases), 1), all_columns) if images == inner else 1
     rows = min(max(MOST_LAID // ((inner * columns + 16) * phases), 1), H)
     units = planes * -(-inner // images) * D * -(-H // rows) * -(-all_columns // columns)
     return x_steps, windows, ((rows, columns, phases, images), units)
