@@ -358,6 +358,33 @@ def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch
 
 
 @of_numba
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16, np.float64])
+def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order, layout, monkeypatch):
+    numba = import_module("fastpool.backends.numba")
+    monkeypatch.setattr(numba, "MOST_LAID", 1)
+    monkeypatch.setattr(numba, "MOST_SCRATCH", 500)
+    monkeypatch.setattr(numba, "_column_plan", lru_cache(numba._column_plan.__wrapped__))
+    rng = np.random.default_rng(3)
+    for images in (2, 149, 150):
+        for kernel, stride, padding, dilation in (
+            (1, 1, 0, 1),
+            (3, 1, 1, 1),
+            ((2, 3), 2, 2, 1),
+            ((4, 5), (1, 9), 0, 1),
+        ):
+            window = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+            call = {**window, "order": order, "data_format": layout}
+            x = laid_out(rng.integers(-9, 10, (images, 2, 4, 5)).astype(dtype), layout)
+            expected = fp.im2col(x, **call, fill_value=7, backend="numpy")
+            out = np.full_like(expected, 99)
+            np.testing.assert_array_equal(fp.im2col(x, **call, fill_value=7, out=out, backend="numba"), expected)
+            back = fp.col2im(out, x.shape, **call, backend="numba")
+            np.testing.assert_array_equal(back, fp.col2im(out, x.shape, **call, backend="numpy"))
+
+
+@of_numba
 @pytest.mark.parametrize("order", ["unfold", "gemm"])
 def test_columns_of_windows_far_apart_need_no_room(order):
     x, far = np.arange(1.0, 13).reshape(2, 1, 2, 3), 2**40

@@ -5,12 +5,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from specimens import POOLS, POOLS_BACKWARD
 
 import fastpool as fp
+from fastpool.arrays import sum_dtype
+from fastpool.window import Window
 
 MB = 2**20
 PLANE, IMAGE = (1, 1, 2048, 2048), (1, 3, 1024, 1024)
 COMPILED = [name for name in ("numba", "cython") if fp.backends()[name].available]
+of_numba = pytest.mark.skipif("numba" not in COMPILED, reason="is about Numba's kernels")
+if "numba" in COMPILED:
+    from fastpool.backends import numba
 
 
 @pytest.fixture(params=COMPILED)
@@ -58,6 +64,114 @@ def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     sums = 4 * x.size if backend == "cython" and dtype == np.float16 else 0
     gradient = beside(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend))
     assert gradient < 10 * MB + sums + argmax.nbytes
+
+
+EXTREME = {
+    "windows of a million cells": ((1, 1, 2**24), {"kernel_size": 2**20, "padding": 2**19}, np.float16),
+    "strides far above the window": ((1, 1, 2**24), {"kernel_size": 17, "stride": 260_000}, np.float64),
+    "windows of padding": (
+        (1, 1, 2),
+        {"kernel_size": 1_707_761, "stride": 1_003_866, "padding": 1_707_761},
+        np.float32,
+    ),
+    "tall windows": ((1, 1, 2200, 800), {"kernel_size": 1025, "stride": 1, "padding": 512}, np.float64),
+    "large windows far apart": ((1, 1, 700, 700), {"kernel_size": 257, "stride": 16, "padding": 128}, np.float64),
+    "large volumes": ((1, 1, 33, 256, 256), {"kernel_size": 33, "stride": 1, "padding": (0, 16, 16)}, np.float64),
+    "very many channels": (
+        (1, 3, 3_000_000),
+        {"kernel_size": 2, "stride": 1, "data_format": "channels_last"},
+        np.float16,
+    ),
+}
+
+
+@of_numba
+@pytest.mark.parametrize("name", EXTREME)
+def test_extreme_windows_take_8_megabytes_a_thread(name):
+    shape, window, dtype = EXTREME[name]
+    axes, window = len(shape) - 2, {**window, "backend": "numba"}
+    x = np.zeros(shape, dtype)
+    x.reshape(-1)[::7] = 1
+    y, argmax = POOLS[axes](x, **window, return_argmax=True)
+    fp.set_num_threads(1)
+    try:
+        assert beside(lambda: POOLS[axes](x, **window, return_argmax=True)) < 9 * MB
+        assert beside(lambda: POOLS_BACKWARD[axes](y, argmax, shape, **window)) < 9 * MB
+    finally:
+        fp.set_num_threads(None)
+
+
+@of_numba
+@pytest.mark.parametrize("order", ["unfold", "gemm"])
+@pytest.mark.parametrize(
+    ("shape", "kernel_size", "dilation"),
+    [((1, 1, 120_000), 100, 400), ((1_500_000, 1, 2), 1, 1)],
+    ids=["taps", "images"],
+)
+def test_columns_of_many_taps_or_images_take_8_megabytes_a_thread(shape, kernel_size, dilation, order):
+    x = numbers(shape)
+    window = {"kernel_size": kernel_size, "stride": 1, "dilation": dilation, "order": order, "backend": "numba"}
+    columns = fp.im2col(x, **window)
+    fp.set_num_threads(1)
+    try:
+        assert beside(lambda: fp.im2col(x, **window)) < 9 * MB
+        assert beside(lambda: fp.col2im(columns, shape, **window)) < 9 * MB
+    finally:
+        fp.set_num_threads(None)
+
+
+def an_extreme_window(rng):
+    """Windows of random geometry over an array that is never made, or None if they do not fit."""
+
+    def at_most(bits):
+        return int(2 ** rng.uniform(0, bits))
+
+    axes = int(rng.integers(1, 4))
+    sizes = [at_most(26 if rng.random() < 0.2 else (26, 13, 9)[axes - 1]) for _ in range(axes)]
+    kernel = [rng.choice([1, 2, at_most(5), min(at_most(22), 2 * size), size]) for size in sizes]
+    dilation = [rng.choice([1, 1, 2, at_most(10), at_most(22)]) for _ in sizes]
+    window = {
+        "kernel_size": tuple(map(int, kernel)),
+        "stride": tuple(int(rng.choice([1, 1, 2, k, max(k // 2, 1), at_most(22)])) for k in kernel),
+        "padding": tuple(
+            int(rng.choice([0, 0, k // 2, k, (k - 1) * d // 2, at_most(22)]))
+            for k, d in zip(kernel, dilation, strict=True)
+        ),
+        "dilation": tuple(map(int, dilation)),
+    }
+    batch, channels = (int(rng.choice([1, 3, at_most(9), at_most(24)])) for _ in range(2))
+    window["data_format"] = str(rng.choice(["channels_first", "channels_last"]))
+    shape = (batch, channels, *sizes) if window["data_format"] == "channels_first" else (batch, *sizes, channels)
+    try:
+        return Window.plan(axes, shape, **window)
+    except ValueError:
+        return None
+
+
+@of_numba
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
+    """Plans alone: nothing of these sizes is pooled."""
+    rng, dtype, most = np.random.default_rng(7), np.dtype(dtype), numba.MOST_SCRATCH
+    assert most == 8 * MB
+    for window in filter(None, (an_extreme_window(rng) for _ in range(1000))):
+        outer, inner = window.batch, window.channels
+        if window.channel_axis == 1:
+            outer, inner = outer * inner, 1
+        index = window.argmax_dtype if window.volume <= 1 << 32 else None
+        for threads in (1, 16):
+            assert numba._forward_call(window, outer, inner, dtype, None, threads)[3] <= most, window
+            assert numba._forward_call(window, outer, inner, dtype, index, threads)[3] <= most, window
+        if index is not None:
+            assert numba._check_plan(window, inner, index.itemsize)[0] <= most, window
+        if index is not None and dtype.kind == "f":
+            assert numba._backward_call(window, outer, inner, dtype)[3] <= most, window
+        for images in (1, window.batch):
+            sums = sum_dtype(dtype).itemsize
+            _, (block, _), _ = numba._column_plan(window, inner > 1, images, dtype.itemsize)
+            assert numba.im2col_scratch(window.numbers, block, dtype.itemsize)[-1] <= most, window
+            _, _, (block, _) = numba._column_plan(window, inner > 1, images, sums)
+            assert numba.col2im_scratch(block, sums)[-1] <= most, window
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -1,10 +1,13 @@
 """The numba backend where rows end in the middle of lanes, for each way of going along them and down between them."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
-from specimens import laid_out, values
+from specimens import POOLS, POOLS_BACKWARD, laid_out, values
 
 import fastpool as fp
+from fastpool import pooling
 
 numba = pytest.importorskip("fastpool.backends.numba")
 
@@ -116,7 +119,7 @@ def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, 
             x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
             plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
             inner = 3 if layout == "channels_last" else 1
-            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, 2)
+            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
             assert columns < plan.out[2], "blocks that end inside of a row"
             room = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
             y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=room)
@@ -129,10 +132,61 @@ def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, 
         numba._forward_call.cache_clear()
 
 
+EXTREME = [  # shapes with their channels first, kernel_size, stride, padding, dilation
+    ((1, 3, 40), 17, 25, 8, 1),
+    ((1, 2, 3), 171, 100, 171, 1),
+    ((2, 1, 300), 64, 64, 32, 1),
+    ((1, 2, 400), 150, 1, 75, 1),
+    ((1, 3, 60), 5, 1, 20, 10),
+    ((1, 2, 23, 29), 11, 2, 5, 1),
+    ((1, 1, 80, 70), 31, 1, 15, 1),
+    ((1, 2, 50, 80), (12, 7), (1, 3), (6, 3), (1, 2)),
+    ((1, 2, 9, 11), (9, 2), (30, 1), (4, 1), (1, 4)),
+    ((1, 20, 9, 8), 3, 2, 1, 1),
+    ((1, 80, 5, 6), 4, 3, 2, 1),
+    ((1, 2, 9, 10, 11), 5, 1, 2, 1),
+    ((1, 2, 6, 7, 12), (3, 2, 6), (2, 40, 1), (1, 0, 3), 1),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("most", [700, 1 << 12, 1 << 14, 1 << 16])
+def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, dtype, monkeypatch):
+    """A limit on scratch that small arrays pass takes them to smaller blocks, or to the kernels that need none."""
+    monkeypatch.setattr(numba, "MOST_SCRATCH", most)
+    monkeypatch.setattr(numba, "MOST_SUMS_IN_SCRATCH", 8)
+    monkeypatch.setattr(numba, "LEAST_WIDE", 64)
+    for module, name in (
+        (numba, "_forward_call"),
+        (numba, "_backward_call"),
+        (pooling, "_prepared"),
+        (pooling, "_prepared_backward"),
+    ):
+        monkeypatch.setattr(module, name, lru_cache(getattr(module, name).__wrapped__))
+    for shape, *window in EXTREME:
+        axes = len(shape) - 2
+        pool, backward = POOLS[axes], POOLS_BACKWARD[axes]
+        x = laid_out(values(shape, dtype), layout)
+        window = dict(zip(("kernel_size", "stride", "padding", "dilation"), window, strict=True), data_format=layout)
+        expected, winners = pool(x, **window, return_argmax=True, backend="numpy")
+        y, argmax = np.empty_like(expected), np.empty_like(winners)
+        pool(x, **window, return_argmax=True, out=(y, argmax), backend="numba")
+        np.testing.assert_array_equal(y, expected, str(shape))
+        np.testing.assert_array_equal(argmax, winners, str(shape))
+        pool(x, **window, out=y, backend="numba")
+        np.testing.assert_array_equal(y, expected, str(shape))
+        if x.dtype.kind == "f":
+            dy = (values(y.shape, "int32") % 5).astype(dtype)  # whose sums are exact in any order
+            dx = np.full(x.shape, np.nan, dtype)
+            backward(dy, argmax, x.shape, **window, out=dx, backend="numba")
+            np.testing.assert_array_equal(dx, backward(dy, argmax, x.shape, **window, backend="numpy"), str(shape))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
-    _, (rows, _), units = numba._tall_plan(window, 1, 1, threads)
+    _, (rows, _), units = numba._tall_plan(window, 1, 1, (4, 2), threads)
     assert units >= threads
     assert rows >= 65
     fp.set_num_threads(threads)

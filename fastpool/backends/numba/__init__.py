@@ -12,6 +12,7 @@ import numpy as np
 from fastpool._rules import half_key
 from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba import columns, elementwise, pool
+from fastpool.backends.numba.columns import col2im_scratch, im2col_scratch
 from fastpool.backends.numba.compilation import cache_directory
 from fastpool.backends.numba.lanes import BYTES
 from fastpool.backends.numba.threads import PARALLEL_BYTES, launch, new_scratch
@@ -40,6 +41,9 @@ __all__ = [
 # The former is fast where neighbouring windows, which add to the same cells, need not wait for each other, since there
 # are other planes or channels to go on with. Two-byte floats are slow to gather: their sums are kept in float32.
 MOST_GATHERED = 32
+
+# Bytes of scratch for each thread, at most. What would take more takes smaller blocks, or another kernel.
+MOST_SCRATCH = 1 << 23
 
 # Elements that a thread packs at once: windows that reach further are read in place, cell by cell. From the second
 # number on, blocks are made smaller; from the third on, windows that share few cells are read in place.
@@ -127,25 +131,26 @@ def max_pool(x, window, y, argmax):
 
 
 def prepared_max_pool(window, outer, inner, dtype):
+    index = window.argmax_dtype if window.volume <= 1 << 32 else None
     kernel, units, nbytes, scratch_bytes, constants = _forward_call(window, outer, inner, dtype, None, 1)
+    *call_with_argmax, constants_with_argmax = _forward_call(window, outer, inner, dtype, index, 1)
+    kernel_with_argmax, units_with_argmax, _, bytes_with_argmax = call_with_argmax
     # Tall windows are planned for the threads of the moment.
-    if _kind(dtype).seen_as != dtype or kernel is pool.max_pool_of_tall_windows:
+    if _kind(dtype).seen_as != dtype or pool.max_pool_of_tall_windows in (kernel, kernel_with_argmax):
         return None
-    with_argmax = 0
-    if window.volume <= 1 << 32:
-        with_argmax = _forward_call(window, outer, inner, dtype, window.argmax_dtype, 1)[3]
 
     def run(x, y, argmax):
         if argmax is None:
             launch(kernel, units, nbytes, scratch_bytes, x.ravel(), y.ravel(), None, *constants)
         else:
-            launch(kernel, units, nbytes, with_argmax, x.ravel(), y.ravel(), argmax.ravel(), *constants)
+            launch(*call_with_argmax, x.ravel(), y.ravel(), argmax.ravel(), *constants_with_argmax)
 
     def run_alone(x, y, argmax):
         if argmax is None:
             kernel(x.ravel(), y.ravel(), None, *constants, new_scratch(scratch_bytes), 0, units)
         else:
-            kernel(x.ravel(), y.ravel(), argmax.ravel(), *constants, new_scratch(with_argmax), 0, units)
+            arrays = x.ravel(), y.ravel(), argmax.ravel()
+            kernel_with_argmax(*arrays, *constants_with_argmax, new_scratch(bytes_with_argmax), 0, units_with_argmax)
 
     return run if nbytes >= PARALLEL_BYTES else run_alone
 
@@ -156,8 +161,8 @@ def _forward_call(window, outer, inner, dtype, index, threads):
     bytes that it moves, and those of scratch for a thread; and what it takes behind the arrays."""
     kind, widths = _kind(dtype), (dtype.itemsize, 0 if index is None else index.itemsize)
     nbytes = dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-    tall = _tall_plan(window, outer, inner, threads)
-    numbers, block, units = tall or _forward_plan(window, outer, inner, dtype.itemsize, is_half(dtype))
+    tall = _tall_plan(window, outer, inner, widths, threads)
+    numbers, block, units = tall or _forward_plan(window, outer, inner, widths, is_half(dtype))
     arguments = kind.infinity, kind.lowest, _as_array(numbers), inner, block
     if isinstance(block, int):
         return pool.max_pool_direct, units, nbytes, pool.direct_scratch(*widths)[-1], arguments
@@ -167,9 +172,9 @@ def _forward_call(window, outer, inner, dtype, index, threads):
     return kernel, units, nbytes, scratch(numbers, inner, block, *widths)[-1], arguments
 
 
-def _forward_plan(window, outer, inner, itemsize, half):
+def _forward_plan(window, outer, inner, widths, half):
     """The geometry; the windows to take at once, rows by columns where they are packed, else so many of a row that are
-    read in place; and how many units."""
+    read in place; and how many units. `widths` are the bytes of a value and of an offset."""
     numbers = _as_one_plane(window, outer)
     D, H, W, KD, KH, KW, _, sh, sw, _, _, _, _, dh, dw, OD, OH, OW = numbers
     planes, reach_h, reach_w = outer * window.out[1] // OH * OD, (KH - 1) * dh, (KW - 1) * dw
@@ -183,10 +188,21 @@ def _forward_plan(window, outer, inner, itemsize, half):
         if packed <= LESS_PACKED:
             break
     # Packing pays where windows share cells, or have no vectors of their own.
-    lanes, most_reads = BYTES // itemsize, MOST_READS_OF_HALF if half else MOST_READS
+    lanes, most_reads = BYTES // widths[0], MOST_READS_OF_HALF if half else MOST_READS
     vectors = inner >= lanes or (inner == dw == 1 and lanes <= KW)
     shares_few = vectors and window.volume * window.positions <= most_reads * prod(window.size)
-    if packed > MOST_PACKED or (shares_few and (packed > MUCH_PACKED or inner > 1 or OW == 1)):
+    in_place = packed > MOST_PACKED or (shares_few and (packed > MUCH_PACKED or inner > 1 or OW == 1))
+    reads = prod(map(min, numbers[:3], numbers[3:6])) * inner  # of a window in place, at most
+    while not in_place:
+        along, *_, nbytes = pool.max_pool_scratch(numbers, inner, (rows, columns), *widths)
+        if nbytes <= MOST_SCRATCH:
+            break
+        in_place = rows * columns * reads <= along
+        if columns == 1 or (rows > 1 and rows * sh * (reach_w + sw) > columns * sw * (reach_h + sh)):
+            rows = -(-rows // 2)
+        else:
+            columns = -(-columns // 2)
+    if in_place:
         columns = min(max(8 * pool.BLOCK // (window.volume * inner), 1), OW)
         return numbers, columns, planes * OH * -(-OW // columns)
     return numbers, (rows, columns), planes * -(-OH // rows) * -(-OW // columns)
@@ -198,7 +214,7 @@ def _as_array(numbers):
     return np.array(numbers, np.int64)
 
 
-def _tall_plan(window, outer, inner, threads):
+def _tall_plan(window, outer, inner, widths, threads):
     """As `_forward_plan`, where many tall windows lie one row apart; else None."""
     (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
     row_by_row = D == KD == window.out[0] == sh == window.dilation[1] == 1
@@ -206,14 +222,22 @@ def _tall_plan(window, outer, inner, threads):
         return None
     reach = (KW - 1) * window.dilation[2]
     halo = min(2 * reach // sw, MOST_PACKED // ((KH + 1) * inner))
-    columns = min(max(MOST_KEPT // (KH * inner), halo, LEAST_WIDE // inner + 1), OW)
-    while 0 < OW % columns * inner < BYTES:  # whole lanes go into the last block too
-        columns += 1
-    if (columns * (sw + KH + 1) + 2 * reach) * inner > MOST_PACKED:
-        return None
+    columns = _with_whole_lanes(min(max(MOST_KEPT // (KH * inner), halo, LEAST_WIDE // inner + 1), OW), OW, inner)
+    while pool.tall_scratch(window.numbers, inner, (OH, columns), *widths)[-1] > MOST_SCRATCH:
+        fewer = _with_whole_lanes(columns // 2, OW, inner) if columns // 2 * inner >= BYTES else columns
+        if fewer >= columns or fewer * window.volume <= fewer * sw + 2 * reach:  # as few cells are read in place
+            return None
+        columns = fewer
     blocks = max(OH // (8 * KH), min(-(-threads // outer), OH // KH))
     rows = -(-OH // blocks)
     return window.numbers, (rows, columns), outer * -(-OH // rows) * -(-OW // columns)
+
+
+def _with_whole_lanes(columns, OW, inner):
+    """So many columns, or more, that the last block of a row has whole lanes too."""
+    while 0 < OW % columns * inner < BYTES:
+        columns += 1
+    return columns
 
 
 def _as_one_plane(window, outer):
@@ -258,13 +282,14 @@ def _backward_call(window, outer, inner, dtype):
     numbers, block, gathered, units = _backward_plan(window, outer, inner, not half)
     tile, tiles = _backward_tiles(window, inner, half)
     beside_others = inner > 3 or (outer > 3 and tiles == 1)
-    if window.volume > MOST_GATHERED or (half and beside_others) or gathered > MOST_GATHER_SCRATCH:
-        _, scratch_bytes = pool.backward_scratch(window.numbers, inner, tile, index, 4 if half else 0)
+    by_taps_bytes = pool.by_taps_scratch(numbers, inner, block, kind.sums.itemsize, index)[-1]
+    scattered = window.volume > MOST_GATHERED or (half and beside_others) or gathered > MOST_GATHER_SCRATCH
+    if scattered or by_taps_bytes > MOST_SCRATCH:
+        _, scratch_bytes = pool.backward_scratch(tile, index, 4 if half else 0)
         arguments = kind.infinity, _as_array(window.numbers), inner, tile
         return pool.max_pool_backward, outer * tiles, nbytes, scratch_bytes, arguments
-    scratch_bytes = pool.by_taps_scratch(numbers, inner, block, kind.sums.itemsize, index)[-1]
     arguments = kind.infinity, kind.sums, _as_array(numbers), inner, block
-    return pool.max_pool_backward_by_taps, units, nbytes, scratch_bytes, arguments
+    return pool.max_pool_backward_by_taps, units, nbytes, by_taps_bytes, arguments
 
 
 def _backward_plan(window, outer, inner, calculable):
@@ -294,21 +319,23 @@ def _fills(size, kernel, stride, padding, dilation, out):
 
 
 def _backward_tiles(window, inner, in_scratch):
-    """What to add up at once, rows by columns of so many planes, and how often that is in a plane.
+    """What to add up at once, rows by columns of so many planes and channels, and how often that is in a plane.
 
-    Few windows shall reach into two tiles. Tiles whose sums are `in_scratch` are bounded.
+    Few windows shall reach into two tiles. Tiles whose sums are `in_scratch` are bounded; one of a single cell may be
+    of some of its channels.
     """
     (D, H, W), (KD, KH, _), (dd, dh, _) = window.size, window.kernel, window.dilation
     rows, columns, reach = D * H, W, (KD - 1) * dd * H + (KH - 1) * dh
     tile = max(MOST_SUMS // (W * inner), 4 * reach, 1)
     if in_scratch:
         tile, columns = max(min(tile, MOST_SUMS_IN_SCRATCH // (W * inner)), 1), max(MOST_SUMS_IN_SCRATCH // inner, 1)
+    channels = min(inner, MOST_SUMS_IN_SCRATCH) if in_scratch else inner
     columns = min(columns, W)
     tiles = -(-rows // tile)
     planes = 8 if tiles == inner == 1 and columns == W else 1
     if in_scratch:
         planes = max(min(planes, MOST_SUMS_IN_SCRATCH // (rows * W)), 1)
-    return (-(-rows // tiles), columns, planes), tiles * -(-W // columns)
+    return (-(-rows // tiles), columns, planes, channels), tiles * -(-W // columns) * -(-inner // channels)
 
 
 def argmax_fits(argmax, window):
@@ -360,11 +387,12 @@ def _axes_in_memory(strides, itemsize):
 
 
 @lru_cache(maxsize=1024)
-def _column_plan(window, inside, inner):
+def _column_plan(window, inside, inner, itemsize):
     """The steps in x from image to image, channel to channel and cell to cell; blocks and units of im2col and col2im.
 
     A block is so many rows and columns: of windows, with as many taps down and along at once, all unless they reach
-    too far; of cells, with as many phases of the stride to a column.
+    too far; of cells, with as many phases of the stride to a column. And it is of so many images, where these lie
+    inside the columns: all unless they are very many. `itemsize` is that of the elements of scratch.
     """
     D, H, W, _, KH, KW, _, sh, sw, _, _, pw, _, dh, dw, OD, OH, OW = window.numbers
     channels, plane = window.channels, D * H * W
@@ -373,40 +401,47 @@ def _column_plan(window, inside, inner):
 
     along, beyond = KW, (KW - 1) * dw
     columns = min(max(MOST_LAID // (inner * max(KW, sw)), 2 * beyond // sw, 1), OW)
-    if (columns * sw + beyond) * inner > 4 * MOST_LAID:
+    too_many = im2col_scratch(window.numbers, (1, columns, 1, along, inner), itemsize)[-1] > MOST_SCRATCH
+    if (columns * sw + beyond) * inner > 4 * MOST_LAID or too_many:
         along, beyond, columns = 1, 0, min(max(MOST_LAID // (inner * sw), 1), OW)
     laid = max(columns * along, columns * sw + beyond) * inner  # numbers for a row of windows
     down, below = KH if along == KW else 1, (KH - 1) * dh // sh
     rows = min(max(MOST_LAID // laid, 2 * below, 1), OH)
     if (rows + below) * laid > 4 * MOST_LAID:
         down, rows = 1, min(max(MOST_LAID // laid, 1), OH)
-    windows = (rows, columns, down, along), planes * OD * -(-OH // rows) * -(-OW // columns)
+    images, of_taps = inner, (down, along)
+    while images > 1 and im2col_scratch(window.numbers, (rows, columns, *of_taps, images), itemsize)[-1] > MOST_SCRATCH:
+        columns, images = 1, -(-images // 2)
+    units = planes * -(-inner // images) * OD * -(-OH // rows) * -(-OW // columns)
+    windows = (rows, columns, down, along, images), units
 
-    phases = sw if sw <= MOST_PHASES else 1
+    phases, images = sw if sw <= MOST_PHASES else 1, inner
+    while col2im_scratch((1, 1, phases, images), itemsize)[-1] > MOST_SCRATCH:
+        phases, images = 1, images if phases > 1 else -(-images // 2)
     all_columns = (pw + W - 1) // phases + 1 - pw // phases
-    columns = min(max(MOST_LAID // (inner * phases), 1), all_columns)
+    columns = min(max(MOST_LAID // (inner * phases), 1), all_columns) if images == inner else 1
     rows = min(max(MOST_LAID // ((inner * columns + 16) * phases), 1), H)
-    cells = (rows, columns, phases), planes * D * -(-H // rows) * -(-all_columns // columns)
-    return x_steps, windows, cells
+    units = planes * -(-inner // images) * D * -(-H // rows) * -(-all_columns // columns)
+    return x_steps, windows, ((rows, columns, phases, images), units)
 
 
 @_launched
 def im2col(x, window, fill_value, cols, *, fresh=True):
     flat, cols_steps = _column_steps(_movable(cols))
-    x_steps, (block, units), _ = _column_plan(window, x.shape[4] > 1, cols_steps[3])
+    x_steps, (block, units), _ = _column_plan(window, x.shape[4] > 1, cols_steps[3], x.itemsize)
     value, streams = _movable(np.array([fill_value], cols.dtype))[0], cols.nbytes > LARGE and not fresh
     arguments = (_flat(_movable(x)), flat, value, window.numbers, x_steps, cols_steps, window.channels, block)
-    _, _, scratch_bytes = columns.im2col_scratch(window.numbers, cols_steps[3], block, x.itemsize)
+    _, _, scratch_bytes = im2col_scratch(window.numbers, block, x.itemsize)
     return columns.im2col, units, x.nbytes + cols.nbytes, scratch_bytes, *arguments, streams
 
 
 @_launched
 def col2im(cols, window, dx):
     flat, cols_steps = _column_steps(cols)
-    x_steps, _, (block, units) = _column_plan(window, dx.shape[4] > 1, cols_steps[3])
     kind = _kind(dx.dtype)
+    x_steps, _, (block, units) = _column_plan(window, dx.shape[4] > 1, cols_steps[3], kind.sums.itemsize)
     arguments = (_flat(flat), _flat(dx), kind.infinity, kind.sums, window.numbers, x_steps, cols_steps)
-    _, _, scratch_bytes = columns.col2im_scratch(cols_steps[3], block, kind.sums.itemsize)
+    _, _, scratch_bytes = col2im_scratch(block, kind.sums.itemsize)
     return columns.col2im, units, dx.nbytes + cols.nbytes, scratch_bytes, *arguments, window.channels, block
 
 

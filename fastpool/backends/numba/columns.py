@@ -89,31 +89,33 @@ def lay_windows(to, cells, count, step, inner):
 
 
 @jitable
-def im2col_scratch(geometry, inner, block, itemsize):
+def im2col_scratch(geometry, block, itemsize):
     """Elements for the cells under a block, and for a row of taps of all its windows; and the bytes of all."""
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    (block_rows, block_columns, taps_down, taps_along), lanes = block, BYTES // itemsize
+    (block_rows, block_columns, taps_down, taps_along, images), lanes = block, BYTES // itemsize
     below, beyond = (taps_down - 1) * dh // sh, (taps_along - 1) * dw
-    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * inner + 6 * lanes
-    laid_size = (block_rows + below) * block_columns * inner + lanes
+    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * images + 6 * lanes
+    laid_size = (block_rows + below) * block_columns * images + lanes
     return cells_size, laid_size, scratch_bytes(cells_size + taps_along * laid_size, itemsize)
 
 
 @kernel
 def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, streams, scratch, start, stop):
-    """Units are channels of blocks of windows of one image, or of all where images lie inside the columns.
+    """Units are channels of blocks of windows of one image, or of some or all where images lie inside the columns.
 
-    A block is so many rows and columns, and so many taps down and along them at once. Its cells are laid out with their
-    padding, if they do not lie so in x; then, for each tap along a row, one cell of every window, side by side. There
-    the column of each tap is one run of numbers, some rows behind that of the tap above it.
+    A block is so many rows and columns, and so many taps down and along them at once; where it is not of all images, it
+    is of one window. Its cells are laid out with their padding, if they do not lie so in x; then, for each tap along a
+    row, one cell of every window, side by side. There the column of each tap is one run of numbers, some rows behind
+    that of the tap above it.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     image_step, channel_step, cell_step = x_steps
     into_image, into_channel, into_tap, inner = cols_steps
-    block_rows, block_columns, taps_down, taps_along = block
+    block_rows, block_columns, taps_down, taps_along, most_images = block
+    image_blocks = -(-inner // most_images)
     row_blocks, column_blocks = -(-OH // block_rows), -(-OW // block_columns)
     lanes, below, beyond = lanes_in(x), (taps_down - 1) * dh // sh, (taps_along - 1) * dw
-    cells_size, laid_size, _ = im2col_scratch(geometry, inner, block, x.itemsize)
+    cells_size, laid_size, _ = im2col_scratch(geometry, block, x.itemsize)
     room = carve(scratch, 0, cells_size + taps_along * laid_size, x)
     around = beside(load(room, 0), fill_value)
     for unit in range(start, stop):
@@ -121,7 +123,9 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, 
         rest, channel = divmod(unit, channels)
         rest, column_block = divmod(rest, column_blocks)
         rest, row_block = divmod(rest, row_blocks)
-        image, od = divmod(rest, OD)
+        rest, od = divmod(rest, OD)
+        image = rest * most_images
+        images = min(most_images, inner - rest % image_blocks * most_images)
         oh, ow = row_block * block_rows, column_block * block_columns
         rows, columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
         from_channel = image * image_step + channel * channel_step
@@ -147,25 +151,25 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, 
                 ):
                     cells, pitch = onward(x, source), next_row
                 else:
-                    cells, pitch = part(room, 0, cells_size), width * inner
+                    cells, pitch = part(room, 0, cells_size), width * images
                     fill_lanes(cells, 0, (rows + below) * pitch, around)
                     for row in range(first, last):
                         to, at = onward(cells, row * pitch), source + row * next_row
-                        lay_cells(to, x, at, image_step, cell_step, inner, begin, end, rest, around)
-                windows, next_along, run, next_run = cells, dw * inner, columns * inner, pitch
+                        lay_cells(to, x, at, image_step, cell_step, images, begin, end, rest, around)
+                windows, next_along, run, next_run = cells, dw * images, columns * images, pitch
                 if taps_down > 1 or sw > 1:
                     windows, next_along, next_run = laid, laid_size, run
                     for along in range(taps_along):
                         for row in range(rows + below):
                             to = onward(laid, along * laid_size + row * run)
-                            lay_windows(to, onward(cells, row * pitch + along * dw * inner), columns, sw, inner)
+                            lay_windows(to, onward(cells, row * pitch + along * dw * images), columns, sw, images)
                 for down in range(taps_down):
                     above, other = (down * dh, 0) if sh == 1 else divmod(down * dh, sh)
                     if other == phase:
                         for along in range(taps_along):
                             into = into_block + (first_tap + down * KW + along) * into_tap
                             source, whole = along * next_along + above * next_run, run
-                            if next_run == run and columns == OW:
+                            if next_run == run and columns == OW and images == inner:
                                 whole = rows * run
                             for _ in range(0, rows * run, whole):
                                 copy_run(onward(cols, into), onward(windows, source), whole, streams)
@@ -224,36 +228,40 @@ def first_at(tap, stride, place):
 
 
 @jitable
-def col2im_scratch(inner, block, itemsize):
+def col2im_scratch(block, itemsize):
     """Elements of the sums of a row of cells of one phase, and of all; and the bytes of these."""
-    (block_rows, block_columns, phases), lanes = block, BYTES // itemsize
-    pitch = block_columns * inner + lanes  # zeros added behind a row are no part of the next: that would have to wait
+    (block_rows, block_columns, phases, images), lanes = block, BYTES // itemsize
+    pitch = block_columns * images + lanes  # zeros added behind a row are no part of the next: that would have to wait
     sums = block_rows * phases * pitch + 2 * lanes
     return pitch, sums, scratch_bytes(sums, itemsize)
 
 
 @kernel
 def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, block, scratch, start, stop):
-    """Units are channels of blocks of cells, rows by columns, of one image or of all, as in `im2col`.
+    """Units are channels of blocks of cells, rows by columns, of one image or more, as in `im2col`.
 
     A column is a cell of each phase of the stride, so that a row of windows adds to neighbours; or, as strides of many
-    cells have it, of one phase. The sums stay in the caches while the columns of all taps come in, in their order.
+    cells have it, of one phase. A block that is not of all images is of one cell. The sums stay in the caches while the
+    columns of all taps come in, in their order.
     """
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     image_step, channel_step, cell_step = x_steps
     from_image, from_channel, from_tap, inner = cols_steps
-    block_rows, block_columns, phases = block
+    block_rows, block_columns, phases, most_images = block
+    image_blocks = -(-inner // most_images)
     before, apart = pw // phases, sw // phases
     all_columns = (pw + W - 1) // phases + 1 - before
     row_blocks, column_blocks = -(-H // block_rows), -(-all_columns // block_columns)
-    pitch, sums_size, _ = col2im_scratch(inner, block, sums.itemsize)
+    pitch, sums_size, _ = col2im_scratch(block, sums.itemsize)
     total = carve(scratch, 0, sums_size, sums)
     zeros = beside(load(total, 0), sums.dtype.type(0))
     for unit in range(start, stop):
         rest, channel = divmod(unit, channels)
         rest, column_block = divmod(rest, column_blocks)
         rest, row_block = divmod(rest, row_blocks)
-        image, d = divmod(rest, D)
+        rest, d = divmod(rest, D)
+        image = rest * most_images
+        images = min(most_images, inner - rest % image_blocks * most_images)
         h0, q0 = row_block * block_rows, before + column_block * block_columns
         h1, q1 = min(h0 + block_rows, H), min(q0 + block_columns, before + all_columns)
         fill_lanes(total, 0, (h1 - h0) * phases * pitch, zeros)
@@ -269,18 +277,18 @@ def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, bl
                     ow0, ow1 = first_at(beyond, apart, q0), min(first_at(beyond, apart, q1), OW)
                     if ow0 >= ow1:
                         continue
-                    to = (row * phases + phase) * pitch + (ow0 * apart + beyond - q0) * inner
+                    to = (row * phases + phase) * pitch + (ow0 * apart + beyond - q0) * images
                     source = image * from_image + channel * from_channel + ((kd * KH + kh) * KW + kw) * from_tap
                     source += ((od * OH + oh0) * OW + ow0) * inner
                     add_rows(
                         onward(total, to),
                         sh * phases * pitch,
-                        apart * inner,
+                        apart * images,
                         onward(cols, source),
                         OW * inner,
                         oh1 - oh0,
                         ow1 - ow0,
-                        inner,
+                        images,
                         infinity,
                     )
         first, last = max(q0 * phases - pw, 0), min(q1 * phases - pw, W)
@@ -299,13 +307,13 @@ def col2im(cols, dx, infinity, sums, geometry, x_steps, cols_steps, channels, bl
             else:
                 for w in range(min(phases, last - first)):
                     q, phase = divmod(first_phase + w, phases)
-                    for i in range(inner):
-                        cells = onward(total, row + phase * pitch + q * inner + i)
+                    for i in range(images):
+                        cells = onward(total, row + phase * pitch + q * images + i)
                         spread_cells(
                             onward(dx, to + w * cell_step + i * image_step),
                             phases * cell_step,
                             cells,
-                            inner,
+                            images,
                             (last - first - w - 1) // phases + 1,
                             infinity,
                         )

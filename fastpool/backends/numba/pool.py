@@ -1191,16 +1191,16 @@ def _elements_behind(winner, behind, geometry, inner):
 
 
 @jitable
-def backward_scratch(geometry, inner, tile, argmax_itemsize, sums_itemsize):
+def backward_scratch(tile, argmax_itemsize, sums_itemsize):
     """Bytes of the table of offsets, and of all with the sums of a tile, where these are not made in dx."""
-    rows, columns, planes = tile
+    rows, columns, planes, channels = tile
     table = 256 * 8 if argmax_itemsize == 1 else 0
-    return table, table + scratch_bytes(planes * rows * columns * inner, sums_itemsize)
+    return table, table + scratch_bytes(planes * rows * columns * channels, sums_itemsize)
 
 
 @kernel
 def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, start, stop):
-    """Units are tiles of dx, rows by columns: whole rows, or a piece of one.
+    """Units are tiles of dx, rows by columns by channels: whole rows, or a piece of one, or one of a single cell.
 
     Each is zeroed, then every window that can reach it adds to it, in order.
     For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
@@ -1208,11 +1208,11 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, s
     """
     geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    tile_rows, tile_columns, most_planes = tile
+    tile_rows, tile_columns, most_planes, tile_channels = tile
     rows, width, windows = D * H, W * inner, OD * OH * OW * inner
-    row_tiles, column_tiles = -(-rows // tile_rows), -(-W // tile_columns)
+    row_tiles, column_tiles, channel_tiles = -(-rows // tile_rows), -(-W // tile_columns), -(-inner // tile_channels)
     # How many elements an offset lies behind the start of its window.
-    table, _ = backward_scratch(geometry, inner, tile, argmax.itemsize, 0)
+    table, _ = backward_scratch(tile, argmax.itemsize, 0)
     behind = carve(scratch, 0, table // 8, np.int64)
     for offset in range(len(behind)):
         behind[offset] = cells_behind(offset, geometry, np.uint32) * inner
@@ -1220,17 +1220,20 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, s
 
     at = start
     while at < stop:
-        rest, column_tile = divmod(at, column_tiles)
+        rest, channel_tile = divmod(at, channel_tiles)
+        rest, column_tile = divmod(rest, column_tiles)
         plane, row_tile = divmod(rest, row_tiles)
         planes = min(stop - at, most_planes)
         at += planes
         first, left = row_tile * tile_rows, column_tile * tile_columns
         end, right = min(first + tile_rows, rows), min(left + tile_columns, W)
-        size = (end - first) * (right - left) * inner
-        into = part(dx, (plane * rows + first) * width + left * inner, planes * size)
+        channel = channel_tile * tile_channels
+        channels = min(tile_channels, inner - channel)
+        size = (end - first) * (right - left) * channels
+        into = part(dx, (plane * rows + first) * width + left * inner + channel, planes * size)
         total = scratch_for_sums(into, scratch_of_sums, infinity)
         fill(total, 0)
-        count, step, to_next = (planes, windows, size) if inner == 1 else (inner, 1, 1)
+        count, step, to_next = (planes, windows, size) if inner == 1 else (channels, 1, 1)
         first_ow, end_ow = 0, OW
         if column_tiles > 1:
             first_ow, end_ow = first_window(left, (KW - 1) * dw + 1, sw, pw), after_last_window(right - 1, sw, pw, OW)
@@ -1247,7 +1250,7 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, s
                 top, bottom = (d0 + kd0 * dd) * H + h0 + kh0 * dh, (d0 + (kd1 - 1) * dd) * H + h0 + (kh1 - 1) * dh
                 if bottom < first or top >= end:
                     continue
-                row, source = (d0 * H + h0 - first) * width, plane * windows + (od * OH + oh) * OW * inner
+                row, source = (d0 * H + h0 - first) * width, plane * windows + (od * OH + oh) * OW * inner + channel
                 for ow in range(first_ow, end_ow):
                     w0 = ow * sw - pw
                     if not (0 <= w0 < W or has_cell(w0, KW, dw, W)):
