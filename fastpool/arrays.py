@@ -336,8 +336,8 @@ def dense(x: Any, axes: tuple[int, ...]) -> Any:
 
 
 def boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut a C-contiguous array into contiguous parts of `most` items, or of one row if that is more."""
-    axis = next((i for i in range(len(shape)) if prod(shape[i + 1 :]) <= most), len(shape) - 1)
+    """Slices that cut a C-contiguous array into contiguous parts of at most `most` elements, in their order."""
+    axis = next(i for i in range(len(shape)) if prod(shape[i + 1 :]) <= most)
     step = max(most // max(prod(shape[axis + 1 :]), 1), 1)
     whole = tuple(slice(0, n) for n in shape[axis + 1 :])
     for index in np.ndindex(*shape[:axis]):

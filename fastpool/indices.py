@@ -5,6 +5,7 @@ An argmax is an offset inside its window, so it needs no more than a byte and do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -18,63 +19,87 @@ from fastpool.window import Padding, Window, along, check_shape, spatial_axes
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: Any, window: Window, backend: str | None = "numpy") -> None:
+def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
     Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
     """
-    if isinstance(argmax, DeviceArray):
-        return
-    if argmax.size == 0 or kernel("argmax_fits", backend)(argmax, window):
-        return
+    if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
+        raise _misfit(argmax, window)
+
+
+def _misfit(argmax: np.ndarray, window: Window) -> ValueError:
     if argmax.max() >= window.volume:
-        raise ValueError(
+        return ValueError(
             f"argmax must be below {window.volume}, the cells of a window of {window.kernel}, got {argmax.max()}; "
             "for another framework's indices see indices_to_argmax"
         )
-    raise ValueError(
+    return ValueError(
         "argmax names a cell of padding; it must come from the same kernel_size, stride, padding, "
         "dilation and ceil_mode as are given here"
     )
 
 
-def _unfold_axes(a: np.ndarray, window: Window) -> np.ndarray:
-    """An array of the shape of y as (N, C, OD, OH, OW): a view."""
-    if window.channel_axis is not None:
-        a = np.moveaxis(a, window.channel_axis, -1 - window.spatial_axes)
-    return a.reshape(window.batch, window.channels, *window.out)
-
-
-# Indices are converted in blocks, which are slices of (N, C, OD, OH, OW): int64 has eight times the bytes of an argmax.
+# So many indices are converted at once: it takes some arrays of as many int64, and these eight times the bytes of most
+# argmax. A block is six slices, of an array as `_ordered` gives it.
 BLOCK = 1 << 16
 
+Block = tuple[slice, ...]
 
-def _starts(window: Window, axis: int, block: tuple[slice, ...]) -> np.ndarray:
+
+def _ordered(a: np.ndarray, window: Window, inside: bool) -> np.ndarray:
+    """An array of the shape of y as (N, C, OD, OH, OW, 1), or `inside` as (N, 1, OD, OH, OW, C): a view."""
+    if window.channel_axis is not None:
+        a = np.moveaxis(a, window.channel_axis, -1 if inside else -1 - window.spatial_axes)
+    channels = (1, *window.out, window.channels) if inside else (window.channels, *window.out, 1)
+    return a.reshape(window.batch, *channels)
+
+
+def _blocks(window: Window, inside: bool) -> Iterator[Block]:
+    """Of windows in their order, and each with all the channels that lie inside."""
+    outer, inner = (1, window.channels) if inside else (window.channels, 1)
+    for block in arrays.boxes((window.batch, outer, *window.out), max(BLOCK // max(inner, 1), 1)):
+        yield (*block, slice(0, inner))
+
+
+def _starts(window: Window, axis: int, block: Block) -> np.ndarray:
     windows = block[2 + axis]
     starts = np.arange(windows.start, windows.stop) * window.stride[axis] - window.before[axis]
-    return along(starts, axis)
+    return along(starts, axis)[..., None]
 
 
-def _padding_alone(window: Window, block: tuple[slice, ...]) -> np.ndarray:
-    """Which windows of a block cover no real cell, (OD, OH, OW)."""
+def _real_taps(window: Window, axis: int, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    first, end = window.real_taps(axis, block[2 + axis])
+    return along(first, axis)[..., None], along(end, axis)[..., None]
+
+
+def _padding_alone(window: Window, block: Block) -> np.ndarray:
+    """Which windows of a block cover no real cell, (OD, OH, OW, 1)."""
     alone: Any = False
     for axis in range(3):
-        first, end = window.real_taps(axis, block[2 + axis])
-        alone = alone | along(first >= end, axis)
+        first, end = _real_taps(window, axis, block)
+        alone = alone | (first >= end)
     return alone
 
 
-def _positions_of_offsets(offsets: np.ndarray, window: Window, block: tuple[slice, ...]) -> np.ndarray:
-    """Offsets inside the windows of a block as row-major positions inside planes; -1 for padding alone."""
+def _positions_of_offsets(offsets: np.ndarray, window: Window, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets inside the windows of a block as row-major positions inside planes, -1 for padding alone.
+
+    And which of them are those of a real cell, or 0 in a window of padding alone.
+    """
     offsets = offsets.astype(np.int64)
-    flat = np.zeros(offsets.shape, np.int64)
-    for axis in range(3):
-        tap = offsets // window.volume_behind(axis) % window.kernel[axis]
-        flat = flat * window.size[axis] + _starts(window, axis, block) + tap * window.dilation[axis]
-    return np.where(_padding_alone(window, block), -1, flat)
+    row, kw = np.divmod(offsets, window.kernel[2])
+    kd, kh = np.divmod(row, window.kernel[1])
+    positions, real = np.zeros(offsets.shape, np.int64), np.ones(offsets.shape, bool)
+    for axis, tap in enumerate((kd, kh, kw)):
+        first, end = _real_taps(window, axis, block)
+        real &= (first <= tap) & (tap < end)
+        positions = positions * window.size[axis] + _starts(window, axis, block) + tap * window.dilation[axis]
+    alone = _padding_alone(window, block)
+    return np.where(alone, -1, positions), np.where(alone, offsets == 0, real)
 
 
-def _offsets_of_positions(positions: np.ndarray, window: Window, block: tuple[slice, ...]) -> np.ndarray:
+def _offsets_of_positions(positions: np.ndarray, window: Window, block: Block) -> np.ndarray:
     """The inverse of `_positions_of_offsets`; ValueError for a position that its window does not cover."""
     rest, offsets, fits = positions, np.zeros(positions.shape, np.int64), np.ones(positions.shape, bool)
     for axis in (2, 1, 0):
@@ -108,15 +133,15 @@ def _limit(window: Window, convention: Any) -> int:
     return _countable(plane * planes[convention])
 
 
-def _numbering(window: Window, convention: str, block: tuple[slice, ...]) -> tuple[int, np.ndarray | int]:
+def _numbering(window: Window, convention: str, block: Block) -> tuple[int, np.ndarray | int]:
     """How a convention counts in a block: (factor, base), index = position * factor + base of the channel."""
-    images, channels = (np.arange(some.start, some.stop) for some in block[:2])
     if convention == "torch":
         return 1, 0
+    images, outer, *_, inner = (np.arange(some.start, some.stop) for some in block)
+    channels = outer[:, None, None, None, None] + inner
     if convention == "tensorflow":
-        return window.channels, channels[:, None, None, None]
-    planes = images[:, None] * window.channels + channels
-    return 1, planes[:, :, None, None, None] * prod(window.size)
+        return window.channels, channels
+    return 1, (images[:, None, None, None, None, None] * window.channels + channels) * prod(window.size)
 
 
 def check_indices(indices: Any, window: Window, convention: Any) -> None:
@@ -135,32 +160,64 @@ def _not_of_its_plane(index: Any, limit: int, convention: str) -> ValueError:
     )
 
 
-def positions_of_indices(indices: Any, window: Window, convention: Any) -> np.ndarray:
-    """A framework's indices, in the shape of y, as positions inside planes; -1 for none. Checked."""
+def _check_range(indices: np.ndarray, window: Window, convention: Any) -> None:
+    """Refuse what `check_indices` refuses, and indices beyond those that a convention has."""
     check_indices(indices, window, convention)
-    if indices.dtype.kind == "u" and indices.size and indices.max() >= 2**63:
-        raise ValueError(f"indices must name cells of their own plane, got {indices.max()}, beyond an int64")
-    positions = np.empty(window.y_shape, np.int64)
-    given, found = _unfold_axes(indices, window), _unfold_axes(positions, window)
-    limit = window.volume if convention == "chainer" else _limit(window, convention)
-    if convention == "chainer" and indices.size:
-        least, most = indices.min(), indices.max()
-        if least < 0 or most >= limit:
-            raise _not_of_its_plane(least if least < 0 else most, limit, convention)
-        check_argmax(given.astype(window.argmax_dtype).reshape(-1, *window.out, 1), window)
-    for block in arrays.boxes(given.shape, BLOCK):
-        some = given[block].astype(np.int64)
-        if convention == "chainer":
-            found[block] = _positions_of_offsets(some, window, block)
-            continue
+    lowest, limit = (0, window.volume) if convention == "chainer" else (-1, _limit(window, convention))
+    if indices.size:
+        least, most = int(indices.min()), int(indices.max())
+        if least < lowest or most >= limit:
+            raise _not_of_its_plane(most if most >= limit else least, limit, convention)
+
+
+def _positions(indices: np.ndarray, window: Window, convention: str, block: Block) -> np.ndarray:
+    """A block of a framework's indices as positions inside planes; -1 for none. Checked."""
+    indices = indices.astype(np.int64, order="C")
+    if convention == "chainer":
+        limit = window.volume
+        positions, fits = _positions_of_offsets(indices, window, block)
+    else:
+        limit = _limit(window, convention)
         factor, base = _numbering(window, convention, block)
-        cells, remainder = np.divmod(some - base, factor)
-        none = some == -1
-        wrong = ~none & ((remainder != 0) | (cells < 0) | (cells >= prod(window.size)))
-        if wrong.any():
-            raise _not_of_its_plane(some[wrong][0], limit, convention)
-        found[block] = np.where(none, -1, cells)
+        cells, remainder = np.divmod(indices - base, factor)
+        none = indices == -1
+        fits = none | ((remainder == 0) & (cells >= 0) & (cells < prod(window.size)))
+        positions = np.where(none, -1, cells)
+    if not fits.all():
+        raise _not_of_its_plane(indices[~fits][0], limit, convention)
     return positions
+
+
+def check_positions(indices: np.ndarray, window: Window, convention: Any, inside: bool) -> None:
+    """Refuse indices that are none of a framework's for this window."""
+    _check_range(indices, window, convention)
+    if convention != "torch":
+        ordered = _ordered(indices, window, inside)
+        for block in _blocks(window, inside):
+            _positions(ordered[block], window, convention, block)
+
+
+def values_with_positions(
+    y: np.ndarray, indices: np.ndarray, window: Window, convention: str, inside: bool
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, bool]]:
+    """Checked indices as positions inside planes, and the values that go there, part by part in canonical form.
+
+    Also says which planes they are of, and whether these begin.
+    """
+    values, ordered = _ordered(y, window, inside), _ordered(indices, window, inside)
+    if convention == "torch" and ordered.dtype == np.int64 and ordered.flags.c_contiguous and ordered.flags.aligned:
+        canonical = (arrays.canonical(a, window, inside, window.out) for a in (y, indices))
+        yield slice(None), *canonical, True
+        return
+    for block in _blocks(window, inside):
+        images, outer, *windows, _ = block
+        first = images.start * values.shape[1] + outer.start
+        positions = _positions(ordered[block], window, convention, block)
+        some = np.array(values[block], arrays.native(y.dtype), order="C")
+        planes = positions.shape[0] * positions.shape[1]
+        shape = (planes, *positions.shape[2:])
+        begins = all(some.start == 0 for some in windows)
+        yield slice(first, first + planes), some.reshape(shape), positions.reshape(shape), begins
 
 
 def _in_main_memory(name: str, a: Any) -> None:
@@ -227,16 +284,19 @@ def argmax_to_indices(
     given = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
-    offsets = _unfold_axes(argmax, window)
-    check_argmax(offsets.reshape(-1, *window.out, 1), window)
-    if convention == "chainer":
-        return arrays.as_given(argmax.astype(np.int64), given)
-    _limit(window, convention)
+    if convention != "chainer":
+        _limit(window, convention)
+    inside = arrays.channels_inside(argmax, window)
     indices = np.empty(window.y_shape, np.int64)
-    found = _unfold_axes(indices, window)
-    for block in arrays.boxes(offsets.shape, BLOCK):
+    offsets, found = _ordered(argmax, window, inside), _ordered(indices, window, inside)
+    for block in _blocks(window, inside):
+        positions, fits = _positions_of_offsets(offsets[block], window, block)
+        if not fits.all():
+            raise _misfit(argmax, window)
+        if convention == "chainer":
+            found[block] = offsets[block]
+            continue
         factor, base = _numbering(window, convention, block)
-        positions = _positions_of_offsets(offsets[block], window, block)
         found[block] = np.where(positions < 0, -1, positions * factor + base)
     return arrays.as_given(indices, given)
 
@@ -283,9 +343,11 @@ def indices_to_argmax(
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
-    positions = _unfold_axes(positions_of_indices(indices, window, convention), window)
+    _check_range(indices, window, convention)
+    inside = arrays.channels_inside(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)
-    found = _unfold_axes(argmax, window)
-    for block in arrays.boxes(positions.shape, BLOCK):
-        found[block] = _offsets_of_positions(positions[block], window, block)
+    ordered, found = _ordered(indices, window, inside), _ordered(argmax, window, inside)
+    for block in _blocks(window, inside):
+        positions = _positions(ordered[block], window, convention, block)
+        found[block] = _offsets_of_positions(positions, window, block)
     return arrays.as_given(argmax, given)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
-from fastpool.indices import check_argmax, check_indices, positions_of_indices
+from fastpool.indices import check_argmax, check_indices, check_positions, values_with_positions
 from fastpool.kinds import DeviceArray, again, lazy
 from fastpool.window import Padding, Window, check_layout, check_shape, frozen_window
 
@@ -565,27 +565,27 @@ def global_max_pool_backward(
 
 def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend):
     given, y = y, arrays.read("y", y)
-    on_card = isinstance(y, DeviceArray)
-    max_unpool = kernel("max_unpool_by_indices" if on_card else "max_unpool", backend, y.device)
+    on_card, module = isinstance(y, DeviceArray), backend_for("max_unpool", backend, y.device)
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     indices = arrays.read("indices", indices)
+    inside = arrays.channels_inside(y, window)
     if on_card:
         check_indices(indices, window, convention)
-        places = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+        indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
     else:
-        places = positions_of_indices(indices, window, convention)
+        check_positions(indices, window, convention, inside)
     dtype = arrays.native(y.dtype)
     room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (y, indices), given)
 
-    inside = arrays.channels_inside(y, window)
     x = arrays.target(room, window, inside, window.x_shape, window.size, dtype, y)
-    if x.canonical.size:
-        values = arrays.canonical(y, window, inside, window.out)
-        cells = arrays.canonical(places, window, inside, window.out)
-        if on_card:
-            max_unpool(values, cells, window, convention, x.canonical)
-        else:
-            max_unpool(values, cells, x.canonical)
+    if not x.canonical.size:
+        return arrays.as_given(x.done(), given, out)
+    if hasattr(module, "max_unpool_by_indices"):
+        canonical = (arrays.canonical(a, window, inside, window.out) for a in (y, indices))
+        module.max_unpool_by_indices(*canonical, window, convention, x.canonical)
+    else:
+        for planes, values, cells, begins in values_with_positions(y, indices, window, convention, inside):
+            module.max_unpool(values, cells, x.canonical[planes], clear=begins)
     return arrays.as_given(x.done(), given, out)
 
 

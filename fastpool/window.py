@@ -294,10 +294,17 @@ class Window:
         """All windows of a plane, by axis."""
         return tuple(slice(0, n) for n in self.out)  # type: ignore[return-value]
 
+    def padded_windows(self, axis: int) -> tuple[slice, slice]:
+        """The first windows along an axis, and the last, that have a tap in the padding. None is in both."""
+        n, s, before, out = self.size[axis], self.stride[axis], self.before[axis], self.out[axis]
+        first = min(-(-before // s), out)
+        last = -(-(n + before - (self.kernel[axis] - 1) * self.dilation[axis]) // s)
+        return slice(0, first), slice(min(max(last, first), out), out)
+
     def real_taps(self, axis: int, windows: slice) -> tuple[np.ndarray, np.ndarray]:
         """The first tap that is a cell, and one past the last, of some windows along an axis.
 
-        Of a window of padding alone, the first is not below the last.
+        Of a window of padding alone, the first is not below the one past the last.
         """
         starts = np.arange(windows.start, windows.stop) * self.stride[axis] - self.before[axis]
         step, last = self.dilation[axis], self.size[axis] - 1

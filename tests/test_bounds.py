@@ -104,14 +104,15 @@ def test_compiled_gradients_stay_inside_their_array_whatever_the_offsets(dtype, 
     assert "all right" in python("-X", "faulthandler", "-c", COMPILED + dedent(code), **environment)
 
 
-@with_cython
-def test_compiled_unpooling_stays_inside_its_array_whatever_the_indices(python):
-    code = """
+@pytest.mark.parametrize("backend", ["numba", pytest.param("cython", marks=with_cython)])
+def test_compiled_unpooling_stays_inside_its_array_whatever_the_indices(backend, python):
+    code = f"""
+    from fastpool.backends import {backend} as backend
     for inner in (1, 3):
         for low, high in ((-12, 24), (-(1 << 20), 1 << 20), (-(1 << 63), (1 << 63) - 1)):
             indices = rng.integers(low, high, (2, 1, 2, 3, inner), np.int64, endpoint=True)
             x = result((2, 1, 3, 4, inner), np.float32)
-            cython.max_unpool(guarded(np.ones(indices.shape, np.float32)), guarded(indices), x)
+            backend.max_unpool(guarded(np.ones(indices.shape, np.float32)), guarded(indices), x)
             untouched()
     print("all right")
     """
@@ -121,26 +122,28 @@ def test_compiled_unpooling_stays_inside_its_array_whatever_the_indices(python):
 
 CHANGED = """
 import sys, threading
+from contextlib import suppress
 import numpy as np
 import fastpool as fp
 
 sys.setswitchinterval(1e-5)
 shape, kernel = (8, 400, 400), (300, 300)  # so many cells that offsets are uint32
-argmax, over = np.zeros((8, 101, 101), np.uint32), False
+argmax, indices, over = np.zeros((8, 101, 101), np.uint32), np.zeros((8, 101, 101), int), False
 
 def change():
     while not over:
-        argmax[-1] = 2**32 - 1
-        argmax[-1] = 0
+        argmax[-1], indices[-1] = 2**32 - 1, 2**40
+        argmax[-1], indices[-1] = 0, 0
 
 thread = threading.Thread(target=change)
 thread.start()
 try:
     for _ in range(200):
-        try:
-            fp.max_pool2d_backward(np.ones(argmax.shape, "f4"), argmax, shape, kernel, 1, backend="{}")
-        except ValueError:
-            pass
+        y = np.ones(argmax.shape, "f4")
+        with suppress(ValueError):
+            fp.max_pool2d_backward(y, argmax, shape, kernel, 1, backend="{0}")
+        with suppress(ValueError):
+            fp.max_unpool2d(y, indices, kernel, 1, output_shape=shape, backend="{0}")
 finally:
     over = True
     thread.join()
@@ -149,7 +152,7 @@ print("all right")
 
 
 @pytest.mark.parametrize("backend", ["numba", pytest.param("cython", marks=with_cython)])
-def test_an_argmax_that_another_thread_changes_ends_no_process(backend, python):
+def test_an_argmax_and_indices_that_another_thread_changes_end_no_process(backend, python):
     """It was changed after the check, and gradients went to whatever address it named."""
     assert "all right" in python("-X", "faulthandler", "-c", CHANGED.format(backend))
 

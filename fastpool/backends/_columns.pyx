@@ -335,14 +335,13 @@ def scatter(
 
 
 def put(const bits[:, :, ::1] y, const int64_t[:, :, ::1] indices, bits[:, :, ::1] x):
-    """Set the cells (outer, cells, inner) that indices name, in row-major order, and the others to zero.
+    """Set the cells (outer, cells, inner) that indices name, in row-major order.
 
     Indices of cells that are not there, such as -1, are skipped.
     """
     cdef Py_ssize_t outer, position, i
     cdef size_t cell, cells = x.shape[1]
     with nogil:
-        x[...] = 0
         for outer in range(y.shape[0]):
             for position in range(y.shape[1]):
                 for i in range(y.shape[2]):

@@ -97,7 +97,9 @@ def max_pool_backward(dy, argmax, window, dx):
         planes[some] = total
 
 
-def max_unpool(y, indices, x):
+def max_unpool(y, indices, x, *, clear=True):
+    if clear:
+        x[...] = 0
     _columns.put(_planes(_bits(y)), _planes(indices), _planes(_bits(x)))
 
 

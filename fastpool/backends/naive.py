@@ -57,8 +57,9 @@ def argmax_fits(argmax, window):
     return True
 
 
-def max_unpool(y, indices, x):
-    x[...] = 0
+def max_unpool(y, indices, x, *, clear=True):
+    if clear:
+        x[...] = 0
     for outer, *position, inner in np.ndindex(y.shape):
         index = indices[outer, *position, inner]
         if index >= 0:

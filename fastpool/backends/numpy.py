@@ -5,13 +5,13 @@ It holds every window at once, so it takes as many times the memory of its input
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from fastpool.arrays import boxes, lowest, sum_dtype
+from fastpool.window import along
 
-BLOCK = 1 << 18  # elements of an argmax that are looked at at once
+# Elements of an argmax that are checked at once.
+BLOCK = 1 << 16
 
 
 def _cells(window, width):
@@ -81,35 +81,41 @@ def max_pool_backward(dy, argmax, window, dx):
 def argmax_fits(argmax, window):
     if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
         return False
-    for axis in range(3):
-        if window.leaves_input[axis]:
-            for (windows,) in boxes(window.out[axis : axis + 1], BLOCK):
-                if not _fit_along(argmax, window, axis, windows):
-                    return False
+    return all(
+        _avoids_padding(argmax, window, axis, windows)
+        for axis in range(3)
+        for windows in window.padded_windows(axis)
+        if windows.start < windows.stop
+    )
+
+
+def _avoids_padding(argmax, window, axis, windows):
+    """Whether no offset of some windows along an axis, and all along the others, names a tap in the padding there."""
+    start = [0, 0, 0]
+    start[axis] = windows.start
+    some = argmax[(slice(None),) * (axis + 1) + (windows,)]
+    for box in boxes(some.shape, BLOCK):
+        offsets = some[box]
+        if window.volume > np.iinfo(offsets.dtype).max:  # 256 does not fit into a uint8
+            offsets = offsets.astype(np.int64)
+        its = [slice(at.start + first, at.stop + first) for at, first in zip(box[1:4], start, strict=True)]
+        first, end = (along(taps, axis)[..., None] for taps in window.real_taps(axis, its[axis]))
+        taps = offsets // window.volume_behind(axis) % window.kernel[axis]
+        if (((taps < first) | (taps >= end)) & (offsets != window.first_cells(*its)[..., None])).any():
+            return False
     return True
 
 
-def _fit_along(argmax, window, axis, windows):
-    """Whether the offsets of some windows along an axis name taps that are cells of it, or 0 in padding alone."""
-    first, end = window.real_taps(axis, windows)
-    for i in np.flatnonzero((first > 0) | (end < window.kernel[axis])):
-        positions = list(window.all_windows)
-        positions[axis] = slice(windows.start + i, windows.start + i + 1)
-        for box in boxes(argmax.shape[:1], max(BLOCK // max(prod(argmax.shape[1:]), 1), 1)):
-            row = argmax[(*box, *positions)].astype(np.int64)
-            tap = row // window.volume_behind(axis) % window.kernel[axis]
-            outside = (tap < first[i]) | (tap >= end[i])
-            if (outside & (row != window.first_cells(*positions)[..., None])).any():
-                return False
-    return True
-
-
-def max_unpool(y, indices, x):
-    values, cells = (_by_plane(a).reshape(-1, a.shape[1] * a.shape[2] * a.shape[3]) for a in (y, indices))
-    planes = np.zeros((values.shape[0], x.shape[1] * x.shape[2] * x.shape[3]), x.dtype)
-    plane, position = np.nonzero(cells >= 0)
-    planes[plane, cells[plane, position]] = values[plane, position]
-    x[...] = _from_planes(planes, x)
+def max_unpool(y, indices, x, *, clear=True):
+    if clear:
+        x[...] = 0
+    for box in boxes(y.shape, BLOCK):
+        outer, *_, inner = box
+        values, cells, planes = (
+            a.reshape(len(a), -1, a.shape[4]) for a in (y[box], indices[box], x[outer, ..., inner])
+        )
+        plane, window, lane = np.nonzero(cells >= 0)
+        planes[plane, cells[plane, window, lane], lane] = values[plane, window, lane]
 
 
 def im2col(x, window, fill_value, cols, *, fresh=True):
