@@ -50,6 +50,7 @@ WINDOWS = {
     "large windows far apart": ((1, 1, 700, 700), {"kernel_size": 127, "stride": 16, "padding": 63}),
     "strides far above the window": (IMAGE, {"kernel_size": 3, "stride": 1000, "padding": 1}),
     "a long signal": ((1, 1, 1, 2_000_000), {"kernel_size": (1, 5), "stride": 1, "padding": (0, 2)}),
+    "a long signal along another axis": ((1, 1, 2_000_000, 1), {"kernel_size": (5, 1), "stride": 1, "padding": (2, 0)}),
     "taps far apart": ((1, 1, 40, 1600), {"kernel_size": (9, 2), "stride": 1, "dilation": (1, 1000)}),
 }
 
@@ -61,9 +62,7 @@ def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     x = numbers(shape, dtype)
     y, argmax = fp.max_pool2d(x, **window, return_argmax=True, backend=backend)
     assert beside(lambda: fp.max_pool2d(x, **window, return_argmax=True, backend=backend)) < 16 * MB
-    sums = 4 * x.size if backend == "cython" and dtype == np.float16 else 0
-    gradient = beside(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend))
-    assert gradient < 10 * MB + sums + argmax.nbytes
+    assert beside(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend)) < 10 * MB
 
 
 EXTREME = {
@@ -179,9 +178,7 @@ def test_global_pooling_packs_no_plane(dtype, backend):
     x = numbers(PLANE, dtype)
     y, argmax = fp.global_max_pool(x, return_argmax=True, backend=backend)
     assert beside(lambda: fp.global_max_pool(x, return_argmax=True, backend=backend)) < 4 * MB
-    taps = 8 * x.size if backend == "cython" else 0
-    sums = 4 * x.size if backend == "cython" and dtype == np.float16 else 0
-    assert beside(lambda: fp.global_max_pool_backward(y, argmax, x.shape, backend=backend)) < 10 * MB + taps + sums
+    assert beside(lambda: fp.global_max_pool_backward(y, argmax, x.shape, backend=backend)) < 10 * MB
 
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
@@ -224,9 +221,10 @@ def test_no_plan_keeps_an_array_of_the_size_of_a_plane():
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
-def test_columns_take_blocks(order, backend):
-    x = numbers(IMAGE)
+def test_columns_take_blocks(order, dtype, backend):
+    x = numbers(IMAGE, dtype)
     columns = fp.im2col(x, 3, 1, 1, order=order, backend=backend)
     assert beside(lambda: fp.im2col(x, 3, 1, 1, order=order, backend=backend)) < 6 * MB
     assert beside(lambda: fp.col2im(columns, x.shape, 3, 1, 1, order=order, backend=backend)) < 6 * MB

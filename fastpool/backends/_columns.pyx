@@ -296,24 +296,39 @@ cdef inline size_t read_once(const index* at) noexcept nogil:
     return <size_t>(<const volatile index*>at)[0]
 
 
+cdef inline Py_ssize_t cells_from_first(
+    size_t tap, const int64_t[::1] table, Axis height, Axis width, Py_ssize_t slice_, Py_ssize_t row
+) noexcept nogil:
+    """How far a tap is from the first of its window: from the table, or calculated of taps that it does not hold."""
+    if tap < <size_t>table.shape[0]:
+        return table[tap]
+    return (
+        <Py_ssize_t>(tap // (width.kernel * height.kernel)) * slice_
+        + <Py_ssize_t>(tap // width.kernel % height.kernel) * row
+        + <Py_ssize_t>(tap % width.kernel) * width.dilation
+    )
+
+
 def scatter(
     const floating[:, :, :, :, ::1] dy,
     const offset[:, :, :, :, ::1] argmax,
     const int64_t[::1] geometry,
-    const int64_t[::1] reach,
+    const int64_t[::1] table,
     floating[:, :, ::1] dx,
+    Py_ssize_t first_cell=0,
 ):
-    """Add gradients to the winners, in row-major order of the windows; `reach` is how far each tap is from the first.
+    """Add gradients to the winners, in row-major order of the windows. `table` holds how far taps are from the first.
 
-    `dx` is (outer, cells, inner). Windows of padding alone send nothing. Another thread may have changed the offsets since
-    they were checked: one that names no tap, or a tap outside the plane, sends nothing either.
+    It may be empty. `dx` is (outer, cells, inner), the cells of a plane from `first_cell` on; gradients of other cells are skipped.
+    Windows of padding alone send nothing. Another thread may have changed the offsets since they were checked: one that
+    names no tap sends nothing, or to some cell of `dx`.
     """
     cdef Axis depth = axis_of(geometry, 0), height = axis_of(geometry, 1), width = axis_of(geometry, 2)
     cdef Py_ssize_t outer, od, oh, ow, i, row, start
     cdef Py_ssize_t inner = dy.shape[4]
-    cdef size_t tap, cell, taps = reach.shape[0], cells = dx.shape[1]
+    cdef Py_ssize_t row_step = height.dilation * width.size, slice_step = depth.dilation * height.size * width.size
+    cdef size_t tap, cell, cells = dx.shape[1]
     with nogil:
-        dx[...] = 0
         for outer in range(dy.shape[0]):
             for od in range(depth.out):
                 if padding_alone(depth, od):
@@ -321,17 +336,16 @@ def scatter(
                 for oh in range(height.out):
                     if padding_alone(height, oh):
                         continue
-                    row = (cell_of(depth, od, 0) * height.size + cell_of(height, oh, 0)) * width.size
+                    row = (cell_of(depth, od, 0) * height.size + cell_of(height, oh, 0)) * width.size - first_cell
                     for ow in range(width.out):
                         if padding_alone(width, ow):
                             continue
                         start = row + cell_of(width, ow, 0)
                         for i in range(inner):
                             tap = read_once(&argmax[outer, od, oh, ow, i])
-                            if tap < taps:
-                                cell = start + reach[tap]
-                                if cell < cells:
-                                    dx[outer, cell, i] += dy[outer, od, oh, ow, i]
+                            cell = start + cells_from_first(tap, table, height, width, slice_step, row_step)
+                            if cell < cells:
+                                dx[outer, cell, i] += dy[outer, od, oh, ow, i]
 
 
 def put(const bits[:, :, ::1] y, const int64_t[:, :, ::1] indices, bits[:, :, ::1] x):

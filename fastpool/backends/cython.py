@@ -10,12 +10,19 @@ from math import prod
 
 import numpy as np
 
-from fastpool.arrays import boxes, is_bfloat16, is_half, lowest, sum_dtype
+from fastpool._rules import after_last_window, first_window
+from fastpool.arrays import boxes, is_bfloat16, is_half, lowest
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
+
+# Sums of two-byte floats that are made at once, in float32, and gradients that are added to them.
+MOST_SUMS = 1 << 19
+
+# Windows of so many taps look up in a table where a tap is; of more, it is calculated.
+MOST_LOOKED_UP = 1 << 16
 
 
 def _bits(a):
@@ -50,12 +57,11 @@ def max_pool(x, window, y, argmax):
     numbers = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
-    inner = x.shape[4]
-    cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN, inner), y.size)
+    cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
     room = np.empty(taps * cells, numbers)
-    for box in boxes(y.shape[:4], cells // max(inner, 1)):
-        outer, *positions = box
+    for box in boxes(y.shape, cells):
+        outer, *positions, lanes = box
         geometry = _geometry_of(window, positions)
         best = y[box]
         shape, best = best.shape, best.view(numbers).reshape(-1)
@@ -70,7 +76,7 @@ def max_pool(x, window, y, argmax):
             count = min(taps, window.volume - tap)
             flat = room[: count * best.size]
             cols = flat.reshape(count, *shape)
-            _columns.gather(source[outer], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
+            _columns.gather(source[outer, lanes], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
             if half:
                 _columns.half_keys(flat, infinity)
             cols = flat.reshape(count, -1)
@@ -83,18 +89,42 @@ def max_pool(x, window, y, argmax):
 
 
 def max_pool_backward(dy, argmax, window, dx):
+    table = _cells_from_first(window)
+    if not is_half(dx.dtype):
+        dx[...] = 0
+        _columns.scatter(dy, argmax, _geometry(window), table, _planes(dx))
+        return
+    _, height, width = window.size
+    for box in boxes(dx.shape, MOST_SUMS):
+        outer, *cells, lanes = box
+        total = np.zeros(dx[box].shape, np.float32)
+        first_cell = (cells[0].start * height + cells[1].start) * width + cells[2].start
+        for windows in _windows_on(cells, window, MOST_SUMS // (total.shape[0] * total.shape[4])):
+            some = (outer, *windows, lanes)
+            values, winners = dy[some].astype(np.float32, order="C"), np.ascontiguousarray(argmax[some])
+            _columns.scatter(values, winners, _geometry_of(window, windows), table, _planes(total), first_cell)
+        with np.errstate(over="ignore"):
+            dx[box] = total
+
+
+def _cells_from_first(window):
+    """How far each tap of a window is from its first in a plane; of windows of many taps a table of none."""
+    if window.volume > MOST_LOOKED_UP:
+        return np.empty(0, np.int64)
     kd, kh, kw = (np.arange(k) * d for k, d in zip(window.kernel, window.dilation, strict=True))
     _, height, width = window.size
-    reach = ((kd[:, None, None] * height + kh[:, None]) * width + kw).reshape(-1)
-    planes = _planes(dx)
-    if not is_half(dx.dtype):
-        _columns.scatter(dy, argmax, _geometry(window), reach, planes)
-        return
-    plane = max(prod(dx.shape[1:]) * 4, 1)
-    for (some,) in boxes(dx.shape[:1], max(BLOCK_BYTES // plane, 1)):
-        total = np.empty(planes[some].shape, np.float32)
-        _columns.scatter(dy[some].astype(np.float32), argmax[some], _geometry(window), reach, total)
-        planes[some] = total
+    return ((kd[:, None, None] * height + kh[:, None]) * width + kw).reshape(-1)
+
+
+def _windows_on(cells, window, most):
+    """Boxes of at most `most` windows, in their order: all that may cover some of these cells."""
+    axes = zip(cells, window.kernel, window.stride, window.before, window.dilation, window.out, strict=True)
+    covering = [
+        (first_window(at.start, (k - 1) * d + 1, s, before), after_last_window(at.stop - 1, s, before, out))
+        for at, k, s, before, d, out in axes
+    ]
+    for box in boxes(tuple(max(end - first, 0) for first, end in covering), max(most, 1)):
+        yield [slice(at.start + first, at.stop + first) for at, (first, _) in zip(box, covering, strict=True)]
 
 
 def max_unpool(y, indices, x, *, clear=True):
@@ -136,10 +166,32 @@ def col2im(cols, window, dx):
     if dx.dtype.kind in "iu":
         cols, dx = _bits(cols), _bits(dx)
     for x, its_cols in _grouped(dx, cols, window):
-        if not half:
+        if half:
+            _add_up_halves(its_cols, window, x)
+        else:
             _columns.add_up(its_cols, _geometry(window), x)
-            continue
-        for box in boxes(x.shape[:2], max(BLOCK_BYTES // (window.volume * window.positions * 4), 1)):
-            total = np.empty(x[box].shape, sum_dtype(dx.dtype))
-            _columns.add_up(its_cols[box].astype(total.dtype), _geometry(window), total)
-            x[box] = total
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _add_up_halves(cols, window, x):
+    """As the kernel, in tiles whose sums are made in float32."""
+    for box in boxes(x.shape, MOST_SUMS):
+        group, lane, *cells = box
+        total = np.zeros(x[box].shape, np.float32)
+        for tap, offsets in enumerate(np.ndindex(window.kernel)):
+            windows, covered = _windows_with_tap(offsets, cells, window)
+            total[(..., *covered)] += cols[(group, lane, tap, *windows)]
+        x[box] = total
+
+
+def _windows_with_tap(offsets, cells, window):
+    """The windows that have a tap on some of these cells, and on which: slices along each axis."""
+    windows, covered = [], []
+    axes = zip(offsets, cells, window.stride, window.before, window.dilation, window.out, strict=True)
+    for tap, at, s, before, d, out in axes:
+        first = first_window(at.start, tap * d + 1, s, before)
+        end = max(min(first_window(at.stop, tap * d + 1, s, before), out), first)
+        start = first * s - before + tap * d - at.start
+        windows.append(slice(first, end))
+        covered.append(slice(start, start + (end - first - 1) * s + 1, s) if end > first else slice(0, 0))
+    return windows, covered
