@@ -39,7 +39,7 @@ MINUTES ?= 120
 fuzz: $(VENV)/.cuda-test
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
-# The compiled columns under gcc's sanitizers of addresses and of undefined behaviour, in a copy built for this alone.
+# The compiled columns under gcc's sanitizers of addresses, undefined behaviour and data races, in copies built for this alone.
 sanitize: $(VENV)/.cuda-test
 	$(BIN)/python tests/sanitize.py $(SEED)
 
