@@ -82,14 +82,20 @@ def _padding_alone(window: Window, block: Block) -> np.ndarray:
     return alone
 
 
+def _divmod(a: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray]:
+    """As np.divmod, which divides each element by itself: NumPy's // by one divisor is vectorised."""
+    quotient = a // divisor
+    return quotient, a - quotient * divisor
+
+
 def _positions_of_offsets(offsets: np.ndarray, window: Window, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Offsets inside the windows of a block as row-major positions inside planes, -1 for padding alone.
 
     And which of them are those of a real cell, or 0 in a window of padding alone.
     """
     offsets = offsets.astype(np.int64)
-    row, kw = np.divmod(offsets, window.kernel[2])
-    kd, kh = np.divmod(row, window.kernel[1])
+    row, kw = _divmod(offsets, window.kernel[2])
+    kd, kh = _divmod(row, window.kernel[1])
     positions, real = np.zeros(offsets.shape, np.int64), np.ones(offsets.shape, bool)
     for axis, tap in enumerate((kd, kh, kw)):
         first, end = _real_taps(window, axis, block)
@@ -103,8 +109,8 @@ def _offsets_of_positions(positions: np.ndarray, window: Window, block: Block) -
     """The inverse of `_positions_of_offsets`; ValueError for a position that its window does not cover."""
     rest, offsets, fits = positions, np.zeros(positions.shape, np.int64), np.ones(positions.shape, bool)
     for axis in (2, 1, 0):
-        rest, cell = np.divmod(rest, window.size[axis])
-        tap, between = np.divmod(cell - _starts(window, axis, block), window.dilation[axis])
+        rest, cell = _divmod(rest, window.size[axis])
+        tap, between = _divmod(cell - _starts(window, axis, block), window.dilation[axis])
         fits &= (tap >= 0) & (tap < window.kernel[axis]) & (between == 0)
         offsets += tap * window.volume_behind(axis)
     alone = np.broadcast_to(_padding_alone(window, block), fits.shape)
@@ -154,13 +160,13 @@ def check_indices(indices: Any, window: Window, convention: Any) -> None:
         raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
 
 
-def _not_of_its_plane(index: Any, limit: int, convention: str) -> ValueError:
+def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") -> ValueError:
     return ValueError(
-        f"indices must name cells of their own plane, from 0 below {limit} as {convention} counts, got {index}"
+        f"indices must name cells of their own plane, from 0 below {limit} as {convention} counts, got {index}{place}"
     )
 
 
-def _check_range(indices: np.ndarray, window: Window, convention: Any) -> None:
+def check_range(indices: np.ndarray, window: Window, convention: Any) -> None:
     """Refuse what `check_indices` refuses, and indices beyond those that a convention has."""
     check_indices(indices, window, convention)
     lowest, limit = (0, window.volume) if convention == "chainer" else (-1, _limit(window, convention))
@@ -179,18 +185,19 @@ def _positions(indices: np.ndarray, window: Window, convention: str, block: Bloc
     else:
         limit = _limit(window, convention)
         factor, base = _numbering(window, convention, block)
-        cells, remainder = np.divmod(indices - base, factor)
+        cells, remainder = _divmod(indices - base, factor)
         none = indices == -1
         fits = none | ((remainder == 0) & (cells >= 0) & (cells < prod(window.size)))
         positions = np.where(none, -1, cells)
     if not fits.all():
-        raise _not_of_its_plane(indices[~fits][0], limit, convention)
+        place = ", a cell of padding" if convention == "chainer" else ", a cell of another plane"
+        raise _not_of_its_plane(indices[~fits][0], limit, convention, place)
     return positions
 
 
 def check_positions(indices: np.ndarray, window: Window, convention: Any, inside: bool) -> None:
     """Refuse indices that are none of a framework's for this window."""
-    _check_range(indices, window, convention)
+    check_range(indices, window, convention)
     if convention != "torch":
         ordered = _ordered(indices, window, inside)
         for block in _blocks(window, inside):
@@ -199,25 +206,20 @@ def check_positions(indices: np.ndarray, window: Window, convention: Any, inside
 
 def values_with_positions(
     y: np.ndarray, indices: np.ndarray, window: Window, convention: str, inside: bool
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, bool]]:
-    """Checked indices as positions inside planes, and the values that go there, part by part in canonical form.
-
-    Also says which planes they are of, and whether these begin.
-    """
-    values, ordered = _ordered(y, window, inside), _ordered(indices, window, inside)
-    if convention == "torch" and ordered.dtype == np.int64 and ordered.flags.c_contiguous and ordered.flags.aligned:
-        canonical = (arrays.canonical(a, window, inside, window.out) for a in (y, indices))
-        yield slice(None), *canonical, True
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Parts of canonical values with the positions that indices give them inside planes, and which planes these are."""
+    ordered = _ordered(indices, window, inside)
+    flags = ordered.flags
+    if convention == "torch" and ordered.dtype == np.int64 and flags.c_contiguous and flags.aligned:
+        yield slice(None), y, ordered.reshape(y.shape)
         return
+    values = y.reshape(ordered.shape)
     for block in _blocks(window, inside):
-        images, outer, *windows, _ = block
+        images, outer, *_ = block
+        some, positions = values[block], _positions(ordered[block], window, convention, block)
+        planes, shape = len(some) * some.shape[1], some.shape[2:]
         first = images.start * values.shape[1] + outer.start
-        positions = _positions(ordered[block], window, convention, block)
-        some = np.array(values[block], arrays.native(y.dtype), order="C")
-        planes = positions.shape[0] * positions.shape[1]
-        shape = (planes, *positions.shape[2:])
-        begins = all(some.start == 0 for some in windows)
-        yield slice(first, first + planes), some.reshape(shape), positions.reshape(shape), begins
+        yield slice(first, first + planes), some.reshape(planes, *shape), positions.reshape(planes, *shape)
 
 
 def _in_main_memory(name: str, a: Any) -> None:
@@ -343,7 +345,7 @@ def indices_to_argmax(
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
-    _check_range(indices, window, convention)
+    check_range(indices, window, convention)
     inside = arrays.channels_inside(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)
     ordered, found = _ordered(indices, window, inside), _ordered(argmax, window, inside)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.backends import backend_for, chosen, kernel
-from fastpool.indices import check_argmax, check_indices, check_positions, values_with_positions
+from fastpool.indices import check_argmax, check_indices, check_positions, check_range, values_with_positions
 from fastpool.kinds import DeviceArray, again, lazy
 from fastpool.window import Padding, Window, check_layout, check_shape, frozen_window
 
@@ -569,9 +569,12 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     indices = arrays.read("indices", indices)
     inside = arrays.channels_inside(y, window)
+    by_indices = getattr(module, "max_unpool_by_indices", None)
     if on_card:
         check_indices(indices, window, convention)
         indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+    elif out is None and by_indices is None:
+        check_range(indices, window, convention)  # the rest is checked in each block before it is written
     else:
         check_positions(indices, window, convention, inside)
     dtype = arrays.native(y.dtype)
@@ -580,12 +583,13 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
     x = arrays.target(room, window, inside, window.x_shape, window.size, dtype, y)
     if not x.canonical.size:
         return arrays.as_given(x.done(), given, out)
-    if hasattr(module, "max_unpool_by_indices"):
-        canonical = (arrays.canonical(a, window, inside, window.out) for a in (y, indices))
-        module.max_unpool_by_indices(*canonical, window, convention, x.canonical)
+    values = arrays.canonical(y, window, inside, window.out)
+    if by_indices is not None:
+        by_indices(values, arrays.canonical(indices, window, inside, window.out), window, convention, x.canonical)
     else:
-        for planes, values, cells, begins in values_with_positions(y, indices, window, convention, inside):
-            module.max_unpool(values, cells, x.canonical[planes], clear=begins)
+        x.canonical[...] = 0
+        for planes, some, positions in values_with_positions(values, indices, window, convention, inside):
+            module.max_unpool(some, positions, x.canonical[planes])
     return arrays.as_given(x.done(), given, out)
 
 

@@ -296,16 +296,19 @@ cdef inline size_t read_once(const index* at) noexcept nogil:
     return <size_t>(<const volatile index*>at)[0]
 
 
-cdef inline Py_ssize_t cells_from_first(
-    size_t tap, const int64_t[::1] table, Axis height, Axis width, Py_ssize_t slice_, Py_ssize_t row
+cdef inline size_t cells_from_first(
+    size_t tap, const int64_t[::1] table, Axis height, Axis width, size_t slice_step, size_t row_step
 ) noexcept nogil:
-    """How far a tap is from the first of its window: from the table, or calculated of taps that it does not hold."""
+    """How far a tap is from the first of its window: from the table, or calculated of a tap that it does not hold.
+
+    Unsigned, because an offset of no tap may be far beyond any cell, and signed overflow is undefined.
+    """
     if tap < <size_t>table.shape[0]:
         return table[tap]
     return (
-        <Py_ssize_t>(tap // (width.kernel * height.kernel)) * slice_
-        + <Py_ssize_t>(tap // width.kernel % height.kernel) * row
-        + <Py_ssize_t>(tap % width.kernel) * width.dilation
+        tap // (<size_t>width.kernel * <size_t>height.kernel) * slice_step
+        + tap // <size_t>width.kernel % <size_t>height.kernel * row_step
+        + tap % <size_t>width.kernel * <size_t>width.dilation
     )
 
 
@@ -317,16 +320,18 @@ def scatter(
     floating[:, :, ::1] dx,
     Py_ssize_t first_cell=0,
 ):
-    """Add gradients to the winners, in row-major order of the windows. `table` holds how far taps are from the first.
+    """Add gradients to the cells that argmax names, in row-major order of the windows.
 
-    It may be empty. `dx` is (outer, cells, inner), the cells of a plane from `first_cell` on; gradients of other cells are skipped.
-    Windows of padding alone send nothing. Another thread may have changed the offsets since they were checked: one that
-    names no tap sends nothing, or to some cell of `dx`.
+    `dx` is (outer, cells, inner), the cells of each plane from `first_cell` on; gradients of other cells are skipped.
+    `table` holds how many cells each tap is after the first, or nothing: then it is calculated. Windows of padding alone
+    send nothing. Another thread may have changed the offsets since they were checked: one that names no tap sends
+    nothing, or to some cell of `dx`.
     """
     cdef Axis depth = axis_of(geometry, 0), height = axis_of(geometry, 1), width = axis_of(geometry, 2)
     cdef Py_ssize_t outer, od, oh, ow, i, row, start
     cdef Py_ssize_t inner = dy.shape[4]
-    cdef Py_ssize_t row_step = height.dilation * width.size, slice_step = depth.dilation * height.size * width.size
+    cdef size_t row_step = <size_t>height.dilation * <size_t>width.size
+    cdef size_t slice_step = <size_t>depth.dilation * <size_t>height.size * <size_t>width.size
     cdef size_t tap, cell, cells = dx.shape[1]
     with nogil:
         for outer in range(dy.shape[0]):

@@ -18,11 +18,11 @@ from fastpool.backends.numpy import argmax_fits as argmax_fits
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
 
-# Sums of two-byte floats that are made at once, in float32, and gradients that are added to them.
+# Sums of two-byte floats that are made at once, in float32, and gradients that are added to them at once.
 MOST_SUMS = 1 << 19
 
-# Windows of so many taps look up in a table where a tap is; of more, it is calculated.
-MOST_LOOKED_UP = 1 << 16
+# Taps that a table holds; where those of a larger window are is calculated.
+MOST_TABULATED = 1 << 16
 
 
 def _bits(a):
@@ -101,15 +101,15 @@ def max_pool_backward(dy, argmax, window, dx):
         first_cell = (cells[0].start * height + cells[1].start) * width + cells[2].start
         for windows in _windows_on(cells, window, MOST_SUMS // (total.shape[0] * total.shape[4])):
             some = (outer, *windows, lanes)
-            values, winners = dy[some].astype(np.float32, order="C"), np.ascontiguousarray(argmax[some])
-            _columns.scatter(values, winners, _geometry_of(window, windows), table, _planes(total), first_cell)
+            values, offsets = dy[some].astype(np.float32, order="C"), np.ascontiguousarray(argmax[some])
+            _columns.scatter(values, offsets, _geometry_of(window, windows), table, _planes(total), first_cell)
         with np.errstate(over="ignore"):
             dx[box] = total
 
 
 def _cells_from_first(window):
-    """How far each tap of a window is from its first in a plane; of windows of many taps a table of none."""
-    if window.volume > MOST_LOOKED_UP:
+    """How many cells of a plane each tap of a window is after its first; nothing for windows of many taps."""
+    if window.volume > MOST_TABULATED:
         return np.empty(0, np.int64)
     kd, kh, kw = (np.arange(k) * d for k, d in zip(window.kernel, window.dilation, strict=True))
     _, height, width = window.size
@@ -117,7 +117,7 @@ def _cells_from_first(window):
 
 
 def _windows_on(cells, window, most):
-    """Boxes of at most `most` windows, in their order: all that may cover some of these cells."""
+    """All windows that can cover some of these cells, in their order: boxes of at most `most`."""
     axes = zip(cells, window.kernel, window.stride, window.before, window.dilation, window.out, strict=True)
     covering = [
         (first_window(at.start, (k - 1) * d + 1, s, before), after_last_window(at.stop - 1, s, before, out))
@@ -127,9 +127,7 @@ def _windows_on(cells, window, most):
         yield [slice(at.start + first, at.stop + first) for at, (first, _) in zip(box, covering, strict=True)]
 
 
-def max_unpool(y, indices, x, *, clear=True):
-    if clear:
-        x[...] = 0
+def max_unpool(y, indices, x):
     _columns.put(_planes(_bits(y)), _planes(indices), _planes(_bits(x)))
 
 
@@ -174,7 +172,7 @@ def col2im(cols, window, dx):
 
 @np.errstate(over="ignore", invalid="ignore")
 def _add_up_halves(cols, window, x):
-    """As the kernel, in tiles whose sums are made in float32."""
+    """As `_columns.add_up`, in tiles whose sums are made in float32."""
     for box in boxes(x.shape, MOST_SUMS):
         group, lane, *cells = box
         total = np.zeros(x[box].shape, np.float32)
@@ -185,7 +183,7 @@ def _add_up_halves(cols, window, x):
 
 
 def _windows_with_tap(offsets, cells, window):
-    """The windows that have a tap on some of these cells, and on which: slices along each axis."""
+    """The windows that have a tap on some of these cells, and the cells that they have it on: slices along each axis."""
     windows, covered = [], []
     axes = zip(offsets, cells, window.stride, window.before, window.dilation, window.out, strict=True)
     for tap, at, s, before, d, out in axes:

@@ -57,9 +57,7 @@ def argmax_fits(argmax, window):
     return True
 
 
-def max_unpool(y, indices, x, *, clear=True):
-    if clear:
-        x[...] = 0
+def max_unpool(y, indices, x):
     for outer, *position, inner in np.ndindex(y.shape):
         index = indices[outer, *position, inner]
         if index >= 0:

@@ -106,9 +106,7 @@ def _avoids_padding(argmax, window, axis, windows):
     return True
 
 
-def max_unpool(y, indices, x, *, clear=True):
-    if clear:
-        x[...] = 0
+def max_unpool(y, indices, x):
     for box in boxes(y.shape, BLOCK):
         outer, *_, inner = box
         values, cells, planes = (

@@ -360,14 +360,14 @@ def _check_plan(window, inner, itemsize):
 
 
 @_launched
-def max_unpool(y, indices, x, *, clear=True):
+def max_unpool(y, indices, x):
     planes, inner = x.shape[0], x.shape[4]
     arguments = (
         _flat(y).reshape(planes, -1, inner),
         _flat(indices).reshape(planes, -1, inner),
         _flat(x).reshape(planes, -1, inner),
     )
-    return pool.max_unpool, planes, x.nbytes + y.nbytes, 0, *arguments, clear
+    return pool.max_unpool, planes, x.nbytes + y.nbytes, 0, *arguments
 
 
 def _movable(a):

@@ -1267,11 +1267,9 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, s
 
 
 @kernel
-def max_unpool(y, indices, x, clear, scratch, start, stop):
+def max_unpool(y, indices, x, scratch, start, stop):
     """Units are planes, (outer, cells, inner). Indices are the caller's own, and another thread may change them."""
     for plane in range(start, stop):
-        if clear:
-            fill(x[plane].reshape(-1), 0)
         for i in range(y.shape[1]):
             for c in range(y.shape[2]):
                 cell = np.uint64(indices[plane, i, c])
