@@ -25,10 +25,10 @@ def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
     Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
     """
     if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
-        raise _misfit(argmax, window)
+        raise _invalid_argmax(argmax, window)
 
 
-def _misfit(argmax: np.ndarray, window: Window) -> ValueError:
+def _invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
     if argmax.max() >= window.volume:
         return ValueError(
             f"argmax must be below {window.volume}, the cells of a window of {window.kernel}, got {argmax.max()}; "
@@ -216,10 +216,11 @@ def values_with_positions(
     values = y.reshape(ordered.shape)
     for block in _blocks(window, inside):
         images, outer, *_ = block
-        some, positions = values[block], _positions(ordered[block], window, convention, block)
-        planes, shape = len(some) * some.shape[1], some.shape[2:]
-        first = images.start * values.shape[1] + outer.start
-        yield slice(first, first + planes), some.reshape(planes, *shape), positions.reshape(planes, *shape)
+        positions = _positions(ordered[block], window, convention, block)
+        first = images.start * ordered.shape[1] + outer.start
+        count = (images.stop - images.start) * (outer.stop - outer.start)
+        shape = (count, *ordered[block].shape[2:])
+        yield slice(first, first + count), values[block].reshape(shape), positions.reshape(shape)
 
 
 def _in_main_memory(name: str, a: Any) -> None:
@@ -294,7 +295,7 @@ def argmax_to_indices(
     for block in _blocks(window, inside):
         positions, fits = _positions_of_offsets(offsets[block], window, block)
         if not fits.all():
-            raise _misfit(argmax, window)
+            raise _invalid_argmax(argmax, window)
         if convention == "chainer":
             found[block] = offsets[block]
             continue

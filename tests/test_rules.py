@@ -3,6 +3,7 @@
 import threading
 import tracemalloc
 from importlib import import_module
+from math import prod
 
 import ml_dtypes
 import numpy as np
@@ -903,6 +904,47 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
     indices[0, 0, 0, 0] = index
     with pytest.raises(ValueError, match=f"indices must name cells of their own plane.*got {index}"):
         fp.max_unpool2d(y, indices, 2, convention=convention, backend="numpy")
+
+
+def test_an_offset_of_chainer_that_names_padding_is_said_to():
+    for call in (
+        lambda indices: fp.max_unpool2d(np.ones((2, 2)), indices, 2, padding=1, convention="chainer"),
+        lambda indices: fp.indices_to_argmax(indices, (2, 2), (2, 2), padding=1, convention="chainer"),
+    ):
+        with pytest.raises(ValueError, match=r"from 0 below 4 as chainer counts, got 1, a cell of padding"):
+            call(np.array([[3, 2], [1, 1]]))
+
+
+# More windows than are converted at once, in one plane or in several, and the channels of one window in one block.
+@pytest.mark.parametrize("shape", [(1, 2, 520, 520), (1, 520, 520, 2), (300, 3, 18, 18), (2, 2, 2, 70_000)])
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+def test_indices_of_many_blocks_bring_each_value_back(convention, shape, backend):
+    if SIMULATED or backend == "naive":
+        pytest.skip("takes minutes")
+    last = shape[-1] == 2
+    plan = {"convention": convention, "data_format": "channels_last" if last else "channels_first"}
+    x = np.random.default_rng(0).permutation(prod(shape)).astype(np.float32).reshape(shape) + 1
+    y, argmax = fp.max_pool2d(x, 2, data_format=plan["data_format"], return_argmax=True)
+    spread = y.repeat(2, 1).repeat(2, 2) if last else y.repeat(2, 2).repeat(2, 3)
+    expected = np.where(x == spread, x, 0)
+    indices = fp.argmax_to_indices(argmax, shape, (2, 2), **plan)
+    np.testing.assert_array_equal(fp.indices_to_argmax(indices, shape, (2, 2), **plan), argmax)
+    for out in (None, np.full_like(x, 7)):
+        for same in (indices, indices.astype(">i8"), indices.astype(np.int32)):
+            got = fp.max_unpool2d(y, same, 2, out=out, backend=backend, **plan)
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("convention", "wrong"), [("torch", 1 << 18), ("onnx", 0), ("tensorflow", 0), ("chainer", 4)])
+def test_an_invalid_index_behind_many_blocks_leaves_out_as_it_is(convention, wrong, backend):
+    shape = (1, 2, 512, 512)
+    argmax = np.zeros((1, 2, 256, 256), np.uint8)
+    indices = fp.argmax_to_indices(argmax, shape, 2, convention=convention)
+    indices[0, 1, -1, -1] = wrong
+    out = np.full(shape, 7, np.float32)
+    with pytest.raises(ValueError, match=f"indices must name cells of their own plane.*got {wrong}"):
+        fp.max_unpool2d(argmax.astype(np.float32), indices, 2, convention=convention, out=out, backend=backend)
+    assert (out == 7).all()
 
 
 # Backends and threads

@@ -10,11 +10,11 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
 - `prepared_max_pool_backward(window, outer, inner, dtype)`, likewise: a function of (dy, argmax, dx) that first looks
   whether the argmax fits, and tells; or None
 - `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
-- `max_unpool(y, indices, x)`: sets cells of x, which holds zeros and the values of earlier calls, and leaves the others.
-  Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own, which another
-  thread can change during the call: an index outside its plane is skipped, or raises
-- `max_unpool_by_indices(y, indices, window, convention, x)`, if it likes: is called instead. It reads the indices of each
-  convention in any integer dtype, and sets all cells of x
+- `max_unpool(y, indices, x)`: sets cells of x, which holds zeros and the values of earlier calls, and leaves the others
+  as they are. Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own,
+  which another thread can change during the call: an index outside its plane is skipped, or raises
+- `max_unpool_by_indices(y, indices, window, convention, x)`, if it likes: is called instead. It takes the indices of
+  each convention, in any integer dtype, and sets all cells of x
 - `im2col(x, window, fill_value, cols, *, fresh=True)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap,
   position]; it is not `fresh` where it is the caller's `out`, most of which has been written to before
 - `check()`, if it likes: raises an error that says why it cannot run here

@@ -183,7 +183,7 @@ def _add_up_halves(cols, window, x):
 
 
 def _windows_with_tap(offsets, cells, window):
-    """The windows that have a tap on some of these cells, and the cells that they have it on: slices along each axis."""
+    """The windows that have a tap on some of these cells, and which cells these taps are on: slices along each axis."""
     windows, covered = [], []
     axes = zip(offsets, cells, window.stride, window.before, window.dilation, window.out, strict=True)
     for tap, at, s, before, d, out in axes:

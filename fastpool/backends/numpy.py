@@ -82,26 +82,22 @@ def argmax_fits(argmax, window):
     if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
         return False
     return all(
-        _avoids_padding(argmax, window, axis, windows)
-        for axis in range(3)
-        for windows in window.padded_windows(axis)
-        if windows.start < windows.stop
+        _avoids_padding(argmax, window, axis, windows) for axis in range(3) for windows in window.padded_windows(axis)
     )
 
 
 def _avoids_padding(argmax, window, axis, windows):
-    """Whether no offset of some windows along an axis, and all along the others, names a tap in the padding there."""
-    start = [0, 0, 0]
-    start[axis] = windows.start
-    some = argmax[(slice(None),) * (axis + 1) + (windows,)]
-    for box in boxes(some.shape, BLOCK):
-        offsets = some[box]
+    """Whether some windows along an axis, and all along the others, name no tap in the padding of that axis."""
+    shape, at = list(argmax.shape), 1 + axis
+    shape[at] = windows.stop - windows.start
+    for box in map(list, boxes(tuple(shape), BLOCK)):
+        box[at] = slice(windows.start + box[at].start, windows.start + box[at].stop)
+        offsets = argmax[tuple(box)]
         if window.volume > np.iinfo(offsets.dtype).max:  # 256 does not fit into a uint8
             offsets = offsets.astype(np.int64)
-        its = [slice(at.start + first, at.stop + first) for at, first in zip(box[1:4], start, strict=True)]
-        first, end = (along(taps, axis)[..., None] for taps in window.real_taps(axis, its[axis]))
+        first, end = (along(taps, axis)[..., None] for taps in window.real_taps(axis, box[at]))
         taps = offsets // window.volume_behind(axis) % window.kernel[axis]
-        if (((taps < first) | (taps >= end)) & (offsets != window.first_cells(*its)[..., None])).any():
+        if (((taps < first) | (taps >= end)) & (offsets != window.first_cells(*box[1:4])[..., None])).any():
             return False
     return True
 
@@ -112,8 +108,8 @@ def max_unpool(y, indices, x):
         values, cells, planes = (
             a.reshape(len(a), -1, a.shape[4]) for a in (y[box], indices[box], x[outer, ..., inner])
         )
-        plane, window, lane = np.nonzero(cells >= 0)
-        planes[plane, cells[plane, window, lane], lane] = values[plane, window, lane]
+        plane, _, channel = some = np.nonzero(cells >= 0)
+        planes[plane, cells[some], channel] = values[some]
 
 
 def im2col(x, window, fill_value, cols, *, fresh=True):
