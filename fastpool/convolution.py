@@ -129,6 +129,7 @@ def conv2d(
            [20., 24.]])
     """
     given, x = x, arrays.read("x", x, floats_only=True)
+    im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
     dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
@@ -142,13 +143,13 @@ def conv2d(
         shape = y_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
         room = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), given)
     if isinstance(x, DeviceArray):
-        return _on_card(x, w, b, window, groups, data_format, room, out, backend)
+        return _on_card(x, w, b, window, groups, data_format, room, out, im2col)
 
     x = _channels_first(x, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
     y = np.empty(y_shape, dtype)
     for block in _blocks(window, total.itemsize):
-        cols = _columns(x, block, groups, total, backend)
+        cols = _columns(x, block, groups, total, im2col)
         product = np.matmul(weights, cols).reshape(filters, block.image_count, -1, ow)
         if b is not None:
             product += b[:, None, None, None].astype(total, copy=False)
@@ -156,7 +157,7 @@ def conv2d(
     return arrays.as_given(_as_asked(y, data_format, room), given, out)
 
 
-def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend: str | None) -> np.ndarray:
+def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, im2col: Any) -> np.ndarray:
     """The columns of one block, (groups, C / groups * KH * KW, images * positions): one product for all its images."""
     window = block.window
     if window is None:
@@ -164,17 +165,16 @@ def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend
     cells = x[block.images, :, block.rows_in].astype(total, copy=False)
     inside = arrays.channels_inside(cells, window)
     cols = np.empty((window.channels, window.volume, window.batch, window.positions), total)
-    im2col = kernel("im2col", backend)
     im2col(arrays.canonical(cells, window, inside, window.size), window, total.type(0), cols.transpose(2, 0, 1, 3))
     return cols.reshape(groups, block.taps // groups, -1)
 
 
-def _cells(cols: np.ndarray, block: _Block, backend: str | None) -> np.ndarray:
+def _cells(cols: np.ndarray, block: _Block, col2im: Any) -> np.ndarray:
     """The adjoint of `_columns`: the cells (images, C, rows, W) under a block that covers some."""
     window: Window = block.window  # type: ignore[assignment]
     cells = np.empty((window.batch * window.channels, *window.size, 1), cols.dtype)
     cols = cols.reshape(window.channels, window.volume, window.batch, window.positions)
-    kernel("col2im", backend)(cols.transpose(2, 0, 1, 3), window, cells)
+    col2im(cols.transpose(2, 0, 1, 3), window, cells)
     return cells.reshape(window.x_shape)
 
 
@@ -219,6 +219,7 @@ def conv2d_backward(
            [2., 3.]]), array([1.]))
     """
     given, x = x, arrays.read("x", x, floats_only=True)
+    im2col, col2im = (kernel(op, backend, x.device) for op in ("im2col", "col2im"))
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
@@ -229,7 +230,7 @@ def conv2d_backward(
     expected = dy_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
     dy = arrays.like("dy", dy, expected, dtype, "the forward pass", x)
     if isinstance(x, DeviceArray):
-        return _backward_on_card(dy, x, w, window, groups, data_format, backend)
+        return _backward_on_card(dy, x, w, window, groups, data_format, im2col, col2im)
 
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
@@ -237,10 +238,10 @@ def conv2d_backward(
     for block in _blocks(window, total.itemsize):
         slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
         slopes = slopes.swapaxes(0, 1).reshape(groups, filters // groups, -1)
-        dw += np.matmul(slopes, _columns(x, block, groups, total, backend).swapaxes(1, 2))
+        dw += np.matmul(slopes, _columns(x, block, groups, total, im2col).swapaxes(1, 2))
         if block.window is not None:
             dcols = np.matmul(weights.swapaxes(1, 2), slopes)
-            dx[block.images, :, block.rows_in] += _cells(dcols, block, backend)
+            dx[block.images, :, block.rows_in] += _cells(dcols, block, col2im)
     dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
     db = dy.sum(axis=(0, 2, 3), dtype=total)
     return arrays.as_given((dx, dw.reshape(w.shape).astype(dtype), db.astype(dtype)), given)
@@ -274,7 +275,7 @@ def _of_images(window: Window, count: int) -> Window:
     return replace(window, batch=count, x_shape=(count, *window.x_shape[1:]), y_shape=(count, *window.y_shape[1:]))
 
 
-def _columns_on_card(x: DeviceArray, window: Window, backend: str | None, images_inside: bool) -> DeviceArray:
+def _columns_on_card(x: DeviceArray, window: Window, im2col: Any, images_inside: bool) -> DeviceArray:
     """The columns, indexed [image, channel, tap, position], in this order or with the images next to the positions."""
     image, of_image = (window.batch,), (window.channels, window.volume)
     if images_inside:
@@ -284,11 +285,11 @@ def _columns_on_card(x: DeviceArray, window: Window, backend: str | None, images
         whole = cols = x.empty((*image, *of_image, window.positions), x.dtype)
     if cols.size:
         inside = arrays.channels_inside(x, window)
-        kernel("im2col", backend, x.device)(arrays.canonical(x, window, inside, window.size), window, 0, cols)
+        im2col(arrays.canonical(x, window, inside, window.size), window, 0, cols)
     return whole
 
 
-def _on_card(x, w, b, window, groups, data_format, room, out, backend) -> Any:
+def _on_card(x, w, b, window, groups, data_format, room, out, im2col) -> Any:
     filters = w.shape[0]
     images, columns_shape, shape = _matrices(x, window, groups, filters)
     y_shape = (window.batch, filters, *window.out[1:])
@@ -296,9 +297,7 @@ def _on_card(x, w, b, window, groups, data_format, room, out, backend) -> Any:
     weights = w.given().reshape(groups, filters // groups, -1)
     for n in range(0, window.batch, images):
         block = _images(x, n, images)
-        cols = (
-            _columns_on_card(block, _of_images(window, block.shape[0]), backend, False).given().reshape(columns_shape)
-        )
+        cols = _columns_on_card(block, _of_images(window, block.shape[0]), im2col, False).given().reshape(columns_shape)
         product = weights @ cols
         if b is not None:
             product += b.given().reshape(1, groups, filters // groups, 1)
@@ -311,7 +310,7 @@ def _on_card(x, w, b, window, groups, data_format, room, out, backend) -> Any:
     return out
 
 
-def _backward_on_card(dy, x, w, window, groups, data_format, backend) -> Any:
+def _backward_on_card(dy, x, w, window, groups, data_format, im2col, col2im) -> Any:
     filters, first = w.shape[0], data_format == "channels_first"
     images, columns_shape, _ = _matrices(x, window, groups, filters)
     weights = w.given().reshape(groups, filters // groups, -1)
@@ -321,13 +320,13 @@ def _backward_on_card(dy, x, w, window, groups, data_format, backend) -> Any:
         part = _of_images(window, block.shape[0])
         slopes = (slopes if first else slopes.transpose((0, 3, 1, 2))).given().swapaxes(0, 1)
         slopes = slopes.reshape(groups, filters // groups, -1)
-        cols = _columns_on_card(block, part, backend, True).given().reshape(groups, columns_shape[2], -1)
+        cols = _columns_on_card(block, part, im2col, True).given().reshape(groups, columns_shape[2], -1)
         dw = dw + slopes @ cols.swapaxes(1, 2)
         dcols = x.kind.read(
             "dcols", (weights.swapaxes(1, 2) @ slopes).reshape(part.channels, part.volume, part.batch, -1)
         )
         into = _images(dx, n, images).reshape(-1, *window.size, 1)
-        kernel("col2im", backend, x.device)(dcols.transpose((2, 0, 1, 3)), part, into)
+        col2im(dcols.transpose((2, 0, 1, 3)), part, into)
     db = (dy if first else dy.transpose((0, 3, 1, 2))).given().sum((0, 2, 3))
     dx = dx if first else dx.transpose((0, 2, 3, 1))
     return dx.given(), dw.reshape(w.shape), db

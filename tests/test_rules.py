@@ -958,6 +958,33 @@ def test_unknown_backends_are_refused_with_the_known_ones():
         pass
 
 
+EMPTY, FILTER = np.empty((0, 1, 4, 4), np.float32), np.ones((1, 1, 2, 2), np.float32)
+PIXEL = FILTER[..., :1, :1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **backend: fp.max_pool2d(EMPTY, 2, **backend),
+        lambda **backend: fp.maxout(EMPTY, 2, **backend),
+        lambda **backend: fp.im2col(EMPTY, 2, **backend),
+        lambda **backend: fp.max_unpool2d(EMPTY, EMPTY.astype(int), 2, **backend),
+        lambda **backend: fp.hard_swish(EMPTY, **backend),
+        lambda **backend: fp.swish_backward(EMPTY, EMPTY, **backend),
+        lambda **backend: fp.conv2d(EMPTY, FILTER, **backend),
+        lambda **backend: fp.conv2d_backward(np.empty((0, 1, 3, 3), np.float32), EMPTY, FILTER, **backend),
+        # Of windows of padding alone no columns are made.
+        lambda **backend: fp.conv2d(PIXEL, PIXEL, stride=9, padding=((2, 0), (0, 0)), **backend),
+    ],
+)  # fmt: skip
+def test_a_call_with_nothing_to_do_refuses_an_unknown_or_unavailable_backend_too(call, monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of"):
+        call(backend="torch")
+    monkeypatch.setitem(import_module("fastpool.backends")._loaded, "cython", "no compiler")
+    with pytest.raises(RuntimeError, match="backend 'cython' cannot run here: no compiler"):
+        call(backend="cython")
+
+
 @pytest.fixture
 def only(monkeypatch):
     """Make each backend say its own name instead of pooling."""
