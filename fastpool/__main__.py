@@ -458,10 +458,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run is bench and args.seconds is None:
         args.seconds = 0.3 if args.quick else 1.0
     try:
-        return args.run(args)
+        fastpool.get_num_threads()
+    except ValueError as error:  # of FASTPOOL_NUM_THREADS
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has ended. The interpreter flushes at its end, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """`python -m fastpool`: what it prints and writes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,6 +148,25 @@ def test_ctrl_c_ends_a_command_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr(__main__, "info", interrupted)
     assert __main__.main(["info"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("command", ["info", "bench", "warmup"])
+def test_a_number_of_threads_that_is_none_is_told_in_one_line(command, fastpool):
+    told = fastpool(command, fails=True, FASTPOOL_NUM_THREADS="many")
+    assert told == "FASTPOOL_NUM_THREADS must be a positive integer, got 'many'\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered):
+    """As with `| head`: it printed a traceback, or one of the flush at the end."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fastpool", "info"]
+    environment = os.environ | {"PYTHONPATH": f"{fp.__path__[0]}/..", "PYTHONUNBUFFERED": unbuffered}
+    with open(write, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
