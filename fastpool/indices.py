@@ -167,8 +167,7 @@ def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") 
 
 
 def check_range(indices: np.ndarray, window: Window, convention: Any) -> None:
-    """Refuse what `check_indices` refuses, and indices beyond those that a convention has."""
-    check_indices(indices, window, convention)
+    """Refuse indices beyond those that a convention has: for "torch" all that are invalid."""
     lowest, limit = (0, window.volume) if convention == "chainer" else (-1, _limit(window, convention))
     if indices.size:
         least, most = int(indices.min()), int(indices.max())
@@ -196,8 +195,7 @@ def _positions(indices: np.ndarray, window: Window, convention: str, block: Bloc
 
 
 def check_positions(indices: np.ndarray, window: Window, convention: Any, inside: bool) -> None:
-    """Refuse indices that are none of a framework's for this window."""
-    check_range(indices, window, convention)
+    """Refuse indices that `check_range` lets pass, of cells in another plane or in the padding."""
     if convention != "torch":
         ordered = _ordered(indices, window, inside)
         for block in _blocks(window, inside):
@@ -346,6 +344,7 @@ def indices_to_argmax(
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
+    check_indices(indices, window, convention)
     check_range(indices, window, convention)
     inside = arrays.channels_inside(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)

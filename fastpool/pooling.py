@@ -570,13 +570,12 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
     indices = arrays.read("indices", indices)
     inside = arrays.channels_inside(y, window)
     by_indices = getattr(module, "max_unpool_by_indices", None)
-    if on_card:
-        check_indices(indices, window, convention)
-        indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
-    elif out is None and by_indices is None:
-        check_range(indices, window, convention)  # the rest is checked in each block before it is written
-    else:
-        check_positions(indices, window, convention, inside)
+    check_indices(indices, window, convention)
+    indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+    if not on_card:
+        check_range(indices, window, convention)
+        if out is not None or by_indices is not None:  # else a fresh result is dropped where a block is found invalid
+            check_positions(indices, window, convention, inside)
     dtype = arrays.native(y.dtype)
     room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (y, indices), given)
 

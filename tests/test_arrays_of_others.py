@@ -502,6 +502,11 @@ def test_arrays_of_one_call_lie_in_one_place(card, x):
         fp.max_pool2d_backward(y, argmax.numpy(), x.shape, 2)
     with pytest.raises(TypeError, match="argmax must lie in main memory to be converted"):
         fp.argmax_to_indices(argmax, x.shape, 2)
+    indices = tensor(np.zeros(y.shape, int))
+    with pytest.raises(ValueError, match=r"indices must lie where .* do, on the CPU, got one on CUDA device 0"):
+        fp.max_unpool2d(y.numpy(), indices, 2)
+    with pytest.raises(ValueError, match=r"indices must lie where .* do, on CUDA device 0, got one on the CPU"):
+        fp.max_unpool2d(y, indices.numpy(), 2)
 
 
 def test_an_argmax_on_a_card_that_does_not_fit_sends_its_gradient_nowhere(card):
