@@ -28,8 +28,9 @@ def _elementwise(
         dtype = PLAIN[x.dtype]
         y = np.empty(x.shape, dtype) if out is None else arrays.contiguous_out(out, x.shape, dtype, given[::-1])
         if y is not None:
+            run = kernel(op, backend)
             if x.size:
-                kernel(op, backend)(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
+                run(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
             return y
     if (graphs := lazy(x)) is not None:
         return graphs.elementwise(op, dict(zip(names, given, strict=True)), extra, out, backend)

@@ -146,9 +146,9 @@ def conv2d(
 
     x = _channels_first(x, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
-    y = np.empty(y_shape, dtype)
+    y, im2col = np.empty(y_shape, dtype), kernel("im2col", backend)
     for block in _blocks(window, total.itemsize):
-        cols = _columns(x, block, groups, total, backend)
+        cols = _columns(x, block, groups, total, im2col)
         product = np.matmul(weights, cols).reshape(filters, block.image_count, -1, ow)
         if b is not None:
             product += b[:, None, None, None].astype(total, copy=False)
@@ -156,7 +156,7 @@ def conv2d(
     return arrays.as_given(_as_asked(y, data_format, room), given, out)
 
 
-def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend: str | None) -> np.ndarray:
+def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, im2col: Any) -> np.ndarray:
     """The columns of one block, (groups, C / groups * KH * KW, images * positions): one product for all its images."""
     window = block.window
     if window is None:
@@ -164,17 +164,16 @@ def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, backend
     cells = x[block.images, :, block.rows_in].astype(total, copy=False)
     inside = arrays.channels_inside(cells, window)
     cols = np.empty((window.channels, window.volume, window.batch, window.positions), total)
-    im2col = kernel("im2col", backend)
     im2col(arrays.canonical(cells, window, inside, window.size), window, total.type(0), cols.transpose(2, 0, 1, 3))
     return cols.reshape(groups, block.taps // groups, -1)
 
 
-def _cells(cols: np.ndarray, block: _Block, backend: str | None) -> np.ndarray:
+def _cells(cols: np.ndarray, block: _Block, col2im: Any) -> np.ndarray:
     """The adjoint of `_columns`: the cells (images, C, rows, W) under a block that covers some."""
     window: Window = block.window  # type: ignore[assignment]
     cells = np.empty((window.batch * window.channels, *window.size, 1), cols.dtype)
     cols = cols.reshape(window.channels, window.volume, window.batch, window.positions)
-    kernel("col2im", backend)(cols.transpose(2, 0, 1, 3), window, cells)
+    col2im(cols.transpose(2, 0, 1, 3), window, cells)
     return cells.reshape(window.x_shape)
 
 
@@ -234,13 +233,14 @@ def conv2d_backward(
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
     weights = w.reshape(groups, filters // groups, -1).astype(total)
     dx, dw = np.zeros(x.shape, total), np.zeros(weights.shape, total)
+    im2col, col2im = kernel("im2col", backend), kernel("col2im", backend)
     for block in _blocks(window, total.itemsize):
         slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
         slopes = slopes.swapaxes(0, 1).reshape(groups, filters // groups, -1)
-        dw += np.matmul(slopes, _columns(x, block, groups, total, backend).swapaxes(1, 2))
+        dw += np.matmul(slopes, _columns(x, block, groups, total, im2col).swapaxes(1, 2))
         if block.window is not None:
             dcols = np.matmul(weights.swapaxes(1, 2), slopes)
-            dx[block.images, :, block.rows_in] += _cells(dcols, block, backend)
+            dx[block.images, :, block.rows_in] += _cells(dcols, block, col2im)
     dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
     db = dy.sum(axis=(0, 2, 3), dtype=total)
     return arrays.as_given((dx, dw.reshape(w.shape).astype(dtype), db.astype(dtype)), given)
