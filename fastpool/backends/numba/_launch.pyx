@@ -65,7 +65,7 @@ cdef class Call:
     cdef object keep
     cdef readonly int64_t units, nbytes, scratch_bytes
 
-    def __init__(self, address, itemsizes, bytes constants, units, nbytes, scratch_bytes, keep):
+    def __cinit__(self, address, itemsizes, bytes constants, units, nbytes, scratch_bytes, keep):
         cdef int i
         self.kernel = <team_kernel><uintptr_t>address
         self.arrays, self.used = len(itemsizes), 0
