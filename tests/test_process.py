@@ -616,6 +616,23 @@ class TestCache:
         (cached / "fastpool-kernels" / f"{'0' * 40}.kernel.{'0' * 16}.tmp").write_bytes(b"half a kern")
         assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
 
+    def test_kernels_with_checks_of_bounds_are_not_kept(self, python, tmp_path):
+        """They refer to functions of Numba's that only a process has which compiles: another one crashed."""
+        code = """
+import sys
+import numpy as np
+from fastpool.backends import numba
+from fastpool.backends.numba import plan
+sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
+call = numba.call_of(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
+x = np.zeros(9, np.float32)
+call.run(np.empty(0, np.uint8), 0, 1, np.ones(1, np.float32), np.array([5]), x)
+print(x[5])
+"""
+        settings = {"NUMBA_CACHE_DIR": tmp_path, "NUMBA_BOUNDSCHECK": 1, "FASTPOOL_KERNELS": "jit"}
+        for _ in range(2):
+            assert python("-c", code, **settings) == "index is out of bounds\n0.0\n"
+
     def test_it_works_where_nothing_can_be_written(self, python, tmp_path):
         """Neither the home, nor the install, nor the folder asked for: files stand where folders would be made."""
         nowhere = tmp_path / "a file"

@@ -300,10 +300,13 @@ def compile_now(name: str) -> tuple[int, Any]:
             _need_memory()
             processor = this_processor()
             kept_as = object_name(name, processor)
-            code = _kept_code(kept_as)
+            # Checks of bounds raise by functions of Numba's that only a process has which compiles.
+            keeps = not numba.config.BOUNDSCHECK
+            code = _kept_code(kept_as) if keeps else None
             if code is None:
                 code = object_code(name, processor)
-                _keep(kept_as, code)
+                if keeps:
+                    _keep(kept_as, code)
             _loaded[name] = _load(name, code, processor)
         return _loaded[name]
 
