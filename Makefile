@@ -1,4 +1,4 @@
-# make demo | test | fuzz | torture | sanitize | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare |
+# make demo | test | kernels | wheel | fuzz | torture | sanitize | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare |
 # dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
@@ -17,16 +17,33 @@ ASV ?=
 SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))
 BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
-SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx
+SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx \
+	$(addprefix fastpool/backends/numba/,_launch.pyx team.h cpu.h)
+# What the library of kernels is made of: see SOURCES in compilation.py, and the table of them in plan.py.
+KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
+	$(patsubst %,fastpool/backends/numba/%.py,columns compilation elementwise lanes library plan pool scalars scratch)
+LEVELS ?=
 
-.PHONY: demo test fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks
+test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks $(VENV)/.kernels
 	$(BIN)/python -m pytest -q -n 2
+
+# The kernels compiled beforehand, for this machine: some minutes, of which a change of a kernel takes all again.
+# `make kernels LEVELS="x86-64-v3 x86-64-v4"` compiles for other processors too.
+kernels: $(VENV)/.kernels
+	test -z "$(LEVELS)" || $(BIN)/python -m fastpool.build $(LEVELS)
+
+# A wheel with the kernels that are built here, for every Linux that is not older than this one.
+wheel: kernels $(VENV)/.dev
+	rm -rf dist/*.whl
+	$(BIN)/python -m build --wheel --outdir dist .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
 
 # Signals, forks, threads and refused memory at random, for so many seconds; the same SEED makes the same rounds.
 SEED ?= $(shell date +%Y%m%d)
@@ -39,13 +56,13 @@ MINUTES ?= 120
 fuzz: $(VENV)/.cuda-test
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
-# The compiled columns under gcc's sanitizers of addresses, undefined behaviour and data races, in copies built for this alone.
+# The compiled modules under gcc's sanitizers of addresses, undefined behaviour and threads, in a copy built for this alone.
 sanitize: $(VENV)/.cuda-test
 	$(BIN)/python tests/sanitize.py $(SEED)
 
 # Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
 sanitize-numba: $(VENV)/.cuda-test
-	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" \
+	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit NUMBA_CACHE_DIR="$$cache" \
 		$(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
@@ -101,7 +118,8 @@ dashboard: $(VENV)/.bench
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf benchmarks/.asv/env benchmarks/.asv/html benchmarks/.asv/npm report.html
-	rm -f fastpool/backends/_columns.c fastpool/backends/_columns.*.so fastpool/backends/_columns.*.pyd
+	rm -f fastpool/backends/_columns.c fastpool/backends/numba/_launch.c
+	rm -f fastpool/backends/*.so fastpool/backends/*.pyd fastpool/backends/numba/*.so fastpool/backends/numba/*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -115,6 +133,10 @@ $(VENV)/.machine: $(VENV)/.bench
 # The package is built where it stands, once for each set of extras that is asked for.
 $(VENV)/.%: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+$(VENV)/.kernels: $(KERNEL_SOURCES) | $(VENV)/.cuda-test
+	$(BIN)/python -m fastpool.build
 	touch $@
 
 # PyTorch judges from outside where it can be had; without it those tests are skipped.

@@ -1,4 +1,4 @@
-"""The one compiled module. Everything else about the package is in pyproject.toml."""
+"""The compiled modules. Everything else about the package is in pyproject.toml."""
 
 import os
 import sysconfig
@@ -8,15 +8,25 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 msvc = sysconfig.get_platform().startswith("win")
-columns = Extension(
-    "fastpool.backends._columns",
-    ["fastpool/backends/_columns.pyx"],
-    extra_compile_args=["/O2"] if msvc else ["-O3"],
-)
+here = "fastpool/backends"
+modules = [
+    Extension(
+        "fastpool.backends._columns",
+        [f"{here}/_columns.pyx"],
+        extra_compile_args=["/O2"] if msvc else ["-O3"],
+    ),
+    Extension(
+        "fastpool.backends.numba._launch",
+        [f"{here}/numba/_launch.pyx"],
+        depends=[f"{here}/numba/team.h", f"{here}/numba/cpu.h"],
+        extra_compile_args=["/O2", "/std:c11", "/experimental:c11atomics"] if msvc else ["-O2", "-std=gnu11"],
+    ),
+]
 directives = {"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True}
-(columns,) = cythonize([columns], compiler_directives=directives)
+modules = cythonize(modules, compiler_directives=directives)
 # Without a C compiler the rest installs, and fastpool.backends() says what is missing. cythonize drops this option.
-columns.optional = True
+for module in modules:
+    module.optional = True
 
 
 class Wheel(bdist_wheel):
@@ -27,8 +37,9 @@ class Wheel(bdist_wheel):
         build_ext = self.get_finalized_command("build_ext")
         if not any(map(os.path.exists, build_ext.get_outputs())):
             self.distribution.ext_modules = []
+            self.distribution.package_data = {"fastpool": ["py.typed"]}  # and no kernels, which nothing could call
             self.root_is_pure = True
         super().run()
 
 
-setup(ext_modules=[columns], cmdclass={"bdist_wheel": Wheel})
+setup(ext_modules=modules, cmdclass={"bdist_wheel": Wheel})

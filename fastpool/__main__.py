@@ -94,7 +94,6 @@ def disk_cache() -> Any:
 
 def environment() -> dict[str, Any]:
     """What a timing depends on: versions, the processor, threads."""
-    numba = _numba_backend()
     return {
         "fastpool": fastpool.__version__,
         "python": platform.python_version(),
@@ -106,7 +105,6 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": _cpu_count(),
         "threads": fastpool.get_num_threads(),
-        "threading layer": "fastpool's own (Numba's are never entered)" if numba else "none",
     }
 
 
@@ -115,9 +113,11 @@ def info(_: argparse.Namespace) -> int:
     for name, value in environment().items():
         print(f"{name:16} {value}")
     numba = _numba_backend()
-    if numba:
+    if numba and numba.library.level():
+        print(f"{'kernels':16} built with the package, for {numba.library.level()}")
+    elif numba:
         folder = numba.cache_directory()
-        print(f"{'kernels cached':16} {folder or 'nowhere'}")
+        print(f"{'kernels':16} compiled by Numba when first called; kept in {folder or 'no folder'}")
         for use, why in (
             ("read", disk_cache().why_not_read(folder)),
             ("written", disk_cache().why_not_written(folder)),
@@ -129,19 +129,19 @@ def info(_: argparse.Namespace) -> int:
     return 0
 
 
-def _compiled(names: Sequence[str], everything: bool, processes: int) -> Iterator[str]:
+def _compiled(names: Sequence[str], processes: int) -> Iterator[str]:
     """The names of kernels, each when it is compiled, in processes at once."""
     # What children run is looked up in a module that they can import, which this one is not.
     compile_by_name = import_module("fastpool.backends.numba").compile_by_name
     if processes == 1:
-        yield from (compile_by_name(name, everything) for name in names)
+        yield from map(compile_by_name, names)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         try:
             # Ctrl-C is the parent's to answer: children started while it is ignored ignore it.
             answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                started = [pool.submit(compile_by_name, name, everything) for name in names]
+                started = [pool.submit(compile_by_name, name) for name in names]
             finally:
                 signal.signal(signal.SIGINT, answer)
             for done in as_completed(started):
@@ -159,6 +159,9 @@ def warmup(args: argparse.Namespace) -> int:
     if numba is None:
         print(f"nothing to compile: {fastpool.backends()['numba'].reason}", file=sys.stderr)
         return 1
+    if numba.library.level():
+        print(f"nothing to compile: the package holds kernels for {numba.library.level()}")
+        return 0
     folder = numba.cache_directory()
     why = disk_cache().why_not_read(folder) or disk_cache().why_not_written(folder)
     if why:
@@ -167,7 +170,7 @@ def warmup(args: argparse.Namespace) -> int:
     names = [name for name, _ in numba.warmup_tasks(args.all)]
     start = perf_counter()
     with _progress(len(names)) as advance:
-        for name in _compiled(names, args.all, min(fastpool.get_num_threads(), len(names))):
+        for name in _compiled(names, min(fastpool.get_num_threads(), len(names))):
             advance(name)
     print(f"{len(names)} kernels ready after {perf_counter() - start:.1f} s; cached in {folder}")
     return 0
@@ -442,10 +445,10 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser(
         "warmup",
-        help="compile and cache the kernels",
-        description="Compile the kernels of the numba backend now and cache them on disk, so that no later call waits. "
-        "The kernels of float32 and uint8 take about 90 seconds of one core, all of them about 8 minutes; all cores "
-        "take part (FASTPOOL_NUM_THREADS limits them).",
+        help="compile and keep the kernels, where none were built",
+        description="Where no kernels were built with the package: have Numba compile them now and keep them on disk, "
+        "so that no later call waits. Those of float32 and uint8 take about three minutes of one core, all of them "
+        "about 20; all cores take part (FASTPOOL_NUM_THREADS limits them).",
     )
     one.add_argument("--all", action="store_true", help="all dtypes, and an argmax of large windows too")
     one.set_defaults(run=warmup)

@@ -35,7 +35,7 @@ def is_bfloat16(dtype: np.dtype) -> bool:
 
 def is_float(dtype: np.dtype) -> bool:
     """One of the four floating dtypes: the ones with gradients."""
-    return dtype.kind == "f" or is_bfloat16(dtype)
+    return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or is_bfloat16(dtype)
 
 
 def is_half(dtype: np.dtype) -> bool:
@@ -63,7 +63,7 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
         x = x.view(_plain(x.dtype))
     dtype = x.dtype
     if floats_only:
-        if not (is_float(dtype) and supported(dtype)):
+        if not is_float(dtype):
             raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {dtype}")
     elif not supported(dtype):
         raise TypeError(

@@ -1,21 +1,23 @@
-"""How many threads a call may use, and which locks a fork waits for."""
+"""How many threads a call may use, what runs in a thread of its own, and which locks a fork waits for."""
 
 from __future__ import annotations
 
 import logging  # noqa: F401  its hook at forks must be registered before ours: see hold_across_forks
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from itertools import product
 from pathlib import Path
-from threading import local
+from threading import Thread, local
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastpool.window import integer
+
+Result = TypeVar("Result")
 
 _set: int | None = None
 _limit: ContextVar[int | None] = ContextVar("fastpool_threads", default=None)
@@ -186,3 +188,32 @@ if hasattr(os, "register_at_fork"):
     # Twice, since the handler of a signal that came during the fork runs inside the first, and may raise.
     for _ in range(2):
         os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call what must not be left half done, as the import of a package, or a compiler's run.
+
+    In a new thread the caller's depth of recursion does not count, and no handler of a signal runs, such as that of
+    Ctrl-C: packages that are interrupted on their import do not work afterwards, and llvmlite leaves its lock taken.
+    """
+    results: list[Result] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = Thread(target=run, name=f"fastpool {function.__name__}")
+    try:
+        thread.start()
+    except RecursionError:
+        raise
+    except RuntimeError:  # no more threads: the interpreter is shutting down, or at a limit of the system's
+        run()
+    else:
+        thread.join()
+    if raised:
+        raise raised[0]
+    return results[0]

@@ -45,10 +45,10 @@ def flush(shape, dtype, end, content=None):
 
 
 def last_piece_first(rng):
-    def run(kernel, units, nbytes, scratch_bytes, *arguments):
-        cuts = sorted({0, units, *rng.integers(0, units + 1, 3).tolist()})
+    def run(call, *arrays):
+        cuts = sorted({0, call.units, *rng.integers(0, call.units + 1, 3).tolist()})
         for start, stop in reversed(list(pairwise(cuts))):
-            kernel(*arguments, flush(scratch_bytes, "u1", True), start, stop)
+            call.run(flush(call.scratch_bytes, "u1", True), start, stop, *arrays)
 
     return run
 
@@ -151,8 +151,10 @@ def columns_problem(rng, end, dtype):
     space, window = a_window(rng, axes)
     del window["ceil_mode"]
     # Mostly in many blocks, and past the caches, as only large arrays are.
-    numba_backend.MOST_LAID, numba_backend.LARGE = int(rng.choice([1, 60, 500, 1 << 15])), int(rng.choice([0, 1 << 25]))
-    numba_backend._column_plan.cache_clear()
+    numba_backend.plan.MOST_LAID = int(rng.choice([1, 60, 500, 1 << 15]))
+    numba_backend.LARGE = int(rng.choice([0, 1 << 25]))
+    for planned in (numba_backend.plan._column_plan, numba_backend._im2col, numba_backend._col2im):
+        planned.cache_clear()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
     window |= {"data_format": layout, "order": str(rng.choice(["unfold", "gemm", "windows"]))}

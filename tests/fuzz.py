@@ -605,6 +605,10 @@ class Machine:
             self.numba = import_module("fastpool.backends.numba")
             self.threads = import_module("fastpool.backends.numba.threads")
             self.launch = self.threads.launch
+            if os.environ.get("NUMBA_BOUNDSCHECK"):  # a kernel cannot raise: Numba reports what it would
+                sys.unraisablehook = _end
+                # By functions of Numba's that only a process has which compiles.
+                _replace(import_module("fastpool.backends.numba.compilation"), "_kept_code", lambda _: None)
             self.parallel = {name: getattr(self.threads, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
             for module in (self.numba, self.threads):
                 _replace(module, "new_scratch", memory.scratch)
@@ -617,20 +621,26 @@ class Machine:
         for name, value in (shared if way == "shared" else self.parallel).items():
             _replace(self.threads, name, value)
         # Columns mostly in many blocks, and past the caches, as only large arrays are.
-        _replace(self.numba, "MOST_LAID", int(rng.choice([1, 60, 500, 1 << 15])))
+        _replace(self.numba.plan, "MOST_LAID", int(rng.choice([1, 60, 500, 1 << 15])))
         _replace(self.numba, "LARGE", int(rng.choice([0, 1 << 25])))
-        self.numba._column_plan.cache_clear()
+        for planned in (self.numba.plan._column_plan, self.numba._im2col, self.numba._col2im):
+            planned.cache_clear()
         fp.set_num_threads(int(rng.integers(1, 5)) if way != "shared" else 3)
 
     def _pieces(self, rng):
         """The last piece first, so that what a piece writes beyond its own end stays and is seen."""
 
-        def run(kernel, units, nbytes, scratch_bytes, *arguments):
-            cuts = sorted({0, units, *rng.integers(0, units + 1, 3).tolist()})
+        def run(call, *arrays):
+            cuts = sorted({0, call.units, *rng.integers(0, call.units + 1, 3).tolist()})
             for start, stop in reversed(list(pairwise(cuts))):
-                kernel(*arguments, self.memory.scratch(scratch_bytes), start, stop)
+                call.run(self.memory.scratch(call.scratch_bytes), start, stop, *arrays)
 
         return run
+
+
+def _end(unraisable):
+    print(f"{type(unraisable.exc_value).__name__} in a kernel: {unraisable.exc_value}", flush=True)
+    os._exit(3)
 
 
 def _replace(module, name, value):

@@ -1,19 +1,25 @@
-"""The compiled columns under gcc's sanitizers: python sanitize.py [SEED].
+"""The compiled modules under gcc's sanitizers: python sanitize.py [SEED].
 
 A copy of the package is built with those of addresses and of undefined behaviour in a temporary folder, where the tests
-of the cython backend and its part of the fuzzer run; then with that of data races, where threads call it. The first
-report ends its process, and fails the run. Before each, calls that must be reported are.
+of the cython backend, its part of the fuzzer, and the tests of threads run; then with that of data races, where threads
+call the cython backend. The threads of team.h are run by team_races.c. The first report ends its process, and fails the
+run. Before each, calls that must be reported are.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize={} -fno-omit-frame-pointer -g1"
+# The sanitizer of data races keeps its shadow of memory where random addresses may lead.
+AT_FIXED_ADDRESSES = "setarch", "--addr-no-randomize"
+ONE_RACE = {"TSAN_OPTIONS": "halt_on_error=1"}
 BEYOND_AN_ARRAY = "c.take_maximum(np.zeros((1, 4096), 'f4'), np.zeros(8, 'f4'))"
 OVERFLOW = "c.gather(np.zeros((1,) * 5, 'u1'), np.full(18, -(2**63)), 0, np.zeros((1,) * 6, 'u1'))"
 BOUNDS = "compiled or (changes and cython)"
@@ -28,9 +34,9 @@ def library(name):
 
 
 def build(folder, sanitizers):
-    """A copy of the working tree with the instrumented module in it."""
+    """A copy of the working tree with the instrumented modules in it."""
     tree, built, flags = folder / "tree", folder / "built", FLAGS.format(sanitizers)
-    ignored = shutil.ignore_patterns("_columns.c", "*.so", "__pycache__")
+    ignored = shutil.ignore_patterns("_columns.c", "_launch.c", "*.so", "__pycache__")
     for name in ("fastpool", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -39,8 +45,9 @@ def build(folder, sanitizers):
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", built, tree]
     subprocess.run(command, check=True, env=os.environ | {"CC": "gcc", "CFLAGS": flags, "LDFLAGS": flags})
     # Without a compiler the package installs nevertheless.
-    (module,) = (built / "fastpool" / "backends").glob("_columns.*.so")
-    shutil.copy(module, tree / "fastpool" / "backends")
+    for name in ("fastpool/backends/_columns.*.so", "fastpool/backends/numba/_launch.*.so"):
+        (module,) = built.glob(name)
+        shutil.copy(module, tree / module.relative_to(built))
     return tree
 
 
@@ -65,7 +72,7 @@ def must_report(run, expected, *arguments):
 
 def must_pass(run, *arguments):
     if code := run(*arguments).returncode:
-        sys.exit(f"{' '.join(arguments)}: exit code {code}")
+        sys.exit(f"{arguments}: exit code {code}")
 
 
 def addresses(folder, seed):
@@ -80,20 +87,31 @@ def addresses(folder, seed):
     must_pass(run, *pytest, "tests/test_rules.py", "-k", "cython")
     must_pass(run, *pytest, "tests/test_bounds.py", "-k", BOUNDS)
     must_pass(run, *pytest, "tests/test_conformance.py", "-k", CONFORMANCE)
+    must_pass(run, *pytest, "tests/test_threads.py")
     must_pass(run, "tests/fuzz.py", "--backend", "cython", "--seed", seed, "--cases", "300")
 
 
 def races(folder):
-    # Its shadow of memory lies where random addresses may lead.
-    command = "setarch", "--addr-no-randomize"
-    run = runner(build(folder, "thread"), "libtsan.so", *command, TSAN_OPTIONS="halt_on_error=1")
+    run = runner(build(folder, "thread"), "libtsan.so", *AT_FIXED_ADDRESSES, **ONE_RACE)
     must_report(run, "data race", "tests/races.py", "shared")
     must_pass(run, "tests/races.py")
     print("no data race", flush=True)
 
 
+def team(folder):
+    """Calls that are shared between threads, each of which is a function of C, with and without a race."""
+    program, source = folder / "team_races", ROOT / "tests" / "team_races.c"
+    headers = sysconfig.get_path("include"), ROOT / "fastpool" / "backends" / "numba"
+    build = ["gcc", "-std=gnu11", "-O1", *FLAGS.format("thread").split(), *(f"-I{header}" for header in headers)]
+    run = partial(subprocess.run, env=os.environ | ONE_RACE)
+    for check, flags in ((partial(must_report, run, "data race"), ["-DRACE"]), (partial(must_pass, run), [])):
+        subprocess.run([*build, *flags, source, "-o", program, "-lpthread"], check=True)
+        check([*AT_FIXED_ADDRESSES, str(program)])
+
+
 def main(seed="0"):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        team(Path(one))
         addresses(Path(one), seed)
         races(Path(other))
 

@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -163,7 +164,7 @@ KERNELS = ("pool", "columns", "elementwise", "scalars", "lanes")
 @pytest.mark.parametrize("module", KERNELS)
 def test_kernels_allocate_nothing(module):
     """Their scratch comes from the caller, so that nothing is lost, or half done, where there is no memory."""
-    source = (ROOT / "fastpool" / "backends" / "numba" / f"{module}.py").read_text()
+    source = Path(fp.__file__).with_name("backends").joinpath("numba", f"{module}.py").read_text()
     called = {
         node.func.attr
         for node in ast.walk(ast.parse(source))

@@ -324,15 +324,20 @@ of_numba = pytest.mark.skipif(
 )
 
 
+def plan_columns_anew(numba, monkeypatch):
+    for module, name in ((numba.plan, "_column_plan"), (numba, "_im2col"), (numba, "_col2im")):
+        monkeypatch.setattr(module, name, lru_cache(getattr(module, name).__wrapped__))
+
+
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
 @pytest.mark.parametrize("most_laid", [1, 200, 1 << 15])
 def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch):
     numba = import_module("fastpool.backends.numba")
-    monkeypatch.setattr(numba, "MOST_LAID", most_laid)
+    monkeypatch.setattr(numba.plan, "MOST_LAID", most_laid)
     monkeypatch.setattr(numba, "LARGE", 0)
-    monkeypatch.setattr(numba, "_column_plan", lru_cache(numba._column_plan.__wrapped__))
+    plan_columns_anew(numba, monkeypatch)
     rng = np.random.default_rng(3)
     for width in WIDTHS:
         for kernel, stride, padding, dilation in (
@@ -363,9 +368,9 @@ def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16, np.float64])
 def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order, layout, monkeypatch):
     numba = import_module("fastpool.backends.numba")
-    monkeypatch.setattr(numba, "MOST_LAID", 1)
-    monkeypatch.setattr(numba, "MOST_SCRATCH", 500)
-    monkeypatch.setattr(numba, "_column_plan", lru_cache(numba._column_plan.__wrapped__))
+    monkeypatch.setattr(numba.plan, "MOST_LAID", 1)
+    monkeypatch.setattr(numba.plan, "MOST_SCRATCH", 500)
+    plan_columns_anew(numba, monkeypatch)
     rng = np.random.default_rng(3)
     for images in (2, 149, 150):
         for kernel, stride, padding, dilation in (

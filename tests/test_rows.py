@@ -10,6 +10,7 @@ import fastpool as fp
 from fastpool import pooling
 
 numba = pytest.importorskip("fastpool.backends.numba")
+plans = numba.plan
 
 DTYPES = ["float32", "uint8", "float16", "float64"]
 WIDTHS = [*range(1, 20), 31, 32, 33, 47, 48, 63, 64, 65, 66, 127, 128, 129, 191, 193, 255, 257, 640]
@@ -111,15 +112,15 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
     [((9, 3), 1, (4, 1)), ((12, 4), (1, 2), 0), ((9, 5), (1, 5), (9, 2)), ((9, 4), (1, 7), (8, 1)), (17, 1, 8)],
 )
 def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, dtype, monkeypatch):
-    monkeypatch.setattr(numba, "LEAST_WIDE", 64)
-    monkeypatch.setattr(numba, "MOST_KEPT", 1)
-    numba._forward_call.cache_clear()
+    monkeypatch.setattr(plans, "LEAST_WIDE", 64)
+    monkeypatch.setattr(plans, "MOST_KEPT", 1)
+    numba._max_pool.cache_clear()
     try:
         for windows in (194, 195, 255, 259, 383):
             x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
             plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
             inner = 3 if layout == "channels_last" else 1
-            _, (_, columns), _ = numba._tall_plan(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
+            _, (_, columns), _ = plans._tall_plan(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
             assert columns < plan.out[2], "blocks that end inside of a row"
             room = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
             y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=room)
@@ -129,7 +130,7 @@ def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, 
             np.testing.assert_array_equal(y, expected[0])
             np.testing.assert_array_equal(argmax, expected[1])
     finally:
-        numba._forward_call.cache_clear()
+        numba._max_pool.cache_clear()
 
 
 EXTREME = [  # shapes with their channels first, kernel_size, stride, padding, dilation
@@ -154,12 +155,12 @@ EXTREME = [  # shapes with their channels first, kernel_size, stride, padding, d
 @pytest.mark.parametrize("most", [700, 1 << 12, 1 << 14, 1 << 16])
 def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, dtype, monkeypatch):
     """A limit on scratch that small arrays pass takes them to smaller blocks, or to the kernels that need none."""
-    monkeypatch.setattr(numba, "MOST_SCRATCH", most)
-    monkeypatch.setattr(numba, "MOST_SUMS_IN_SCRATCH", 8)
-    monkeypatch.setattr(numba, "LEAST_WIDE", 64)
+    monkeypatch.setattr(plans, "MOST_SCRATCH", most)
+    monkeypatch.setattr(plans, "MOST_SUMS_IN_SCRATCH", 8)
+    monkeypatch.setattr(plans, "LEAST_WIDE", 64)
     for module, name in (
-        (numba, "_forward_call"),
-        (numba, "_backward_call"),
+        (numba, "_max_pool"),
+        (numba, "_max_pool_backward"),
         (pooling, "_prepared"),
         (pooling, "_prepared_backward"),
     ):
@@ -186,7 +187,7 @@ def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
-    _, (rows, _), units = numba._tall_plan(window, 1, 1, (4, 2), threads)
+    _, (rows, _), units = plans._tall_plan(window, 1, 1, (4, 2), threads)
     assert units >= threads
     assert rows >= 65
     fp.set_num_threads(threads)

@@ -213,7 +213,8 @@ def test_the_extremes_of_an_integer_survive(dtype, backend):
     np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, backend=backend), x[[1, 1, 2]])
 
 
-UNSUPPORTED = ["c8", "c16", "U3", "S3", "M8[s]", "m8[s]", "V4", [("a", "f4")], ml_dtypes.float8_e4m3fn, ml_dtypes.int4]
+UNSUPPORTED = ["c8", "c16", "U3", "S3", "M8[s]", "m8[s]", "V4", [("a", "f4")]]
+UNSUPPORTED += [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.int4]
 
 
 @pytest.mark.parametrize("dtype", [*UNSUPPORTED, np.longdouble], ids=str)
@@ -231,9 +232,11 @@ def test_other_dtypes_are_refused_by_name_with_what_is_supported(dtype):
             call()
 
 
-@pytest.mark.parametrize("dtype", [np.dtype(bool), *INTEGERS], ids=str)
+@pytest.mark.parametrize("dtype", [np.dtype(bool), *INTEGERS, *UNSUPPORTED, np.longdouble], ids=str)
 def test_gradients_and_activations_take_the_floats_only(dtype):
-    x, argmax = np.ones((2, 2), dtype), np.zeros((2, 2), np.uint8)
+    x, argmax = np.zeros((2, 2), dtype), np.zeros((2, 2), np.uint8)
+    if x.dtype == np.float64:
+        pytest.skip("long double is float64 here")
     for call in (
         lambda: fp.max_pool2d_backward(x, argmax, (4, 4), 2),
         lambda: fp.maxout_backward(x, argmax, (2, 4)),
@@ -243,8 +246,9 @@ def test_gradients_and_activations_take_the_floats_only(dtype):
         lambda: fp.swish_backward(x, x),
         lambda: fp.conv2d(x[None, None], x[None, None]),
     ):
-        with pytest.raises(TypeError, match="must be float16, bfloat16, float32 or float64, got " + str(dtype)):
+        with pytest.raises(TypeError, match="must be float16, bfloat16, float32 or float64, got ") as raised:
             call()
+        assert str(x.dtype) in str(raised.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
@@ -958,31 +962,25 @@ def test_unknown_backends_are_refused_with_the_known_ones():
         pass
 
 
-EMPTY, FILTER = np.empty((0, 1, 4, 4), np.float32), np.ones((1, 1, 2, 2), np.float32)
-PIXEL = FILTER[..., :1, :1]
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda **backend: fp.max_pool2d(EMPTY, 2, **backend),
-        lambda **backend: fp.maxout(EMPTY, 2, **backend),
-        lambda **backend: fp.im2col(EMPTY, 2, **backend),
-        lambda **backend: fp.max_unpool2d(EMPTY, EMPTY.astype(int), 2, **backend),
-        lambda **backend: fp.hard_swish(EMPTY, **backend),
-        lambda **backend: fp.swish_backward(EMPTY, EMPTY, **backend),
-        lambda **backend: fp.conv2d(EMPTY, FILTER, **backend),
-        lambda **backend: fp.conv2d_backward(np.empty((0, 1, 3, 3), np.float32), EMPTY, FILTER, **backend),
-        # Of windows of padding alone no columns are made.
-        lambda **backend: fp.conv2d(PIXEL, PIXEL, stride=9, padding=((2, 0), (0, 0)), **backend),
-    ],
-)  # fmt: skip
-def test_a_call_with_nothing_to_do_refuses_an_unknown_or_unavailable_backend_too(call, monkeypatch):
-    with pytest.raises(ValueError, match="backend must be one of"):
-        call(backend="torch")
-    monkeypatch.setitem(import_module("fastpool.backends")._loaded, "cython", "no compiler")
-    with pytest.raises(RuntimeError, match="backend 'cython' cannot run here: no compiler"):
-        call(backend="cython")
+def test_unknown_backends_are_refused_for_empty_batches_too():
+    x, flat = np.zeros((0, 1, 4, 4), np.float32), np.zeros((0, 4), np.float32)
+    w, argmax = np.zeros((1, 1, 2, 2), np.float32), np.zeros((0, 1, 2, 2), np.uint8)
+    for call in (
+        lambda: fp.max_pool2d(x, 2, backend="torch"),
+        lambda: fp.max_pool2d_backward(x[..., :2, :2], argmax, x.shape, 2, backend="torch"),
+        lambda: fp.global_max_pool(x, backend="torch"),
+        lambda: fp.maxout(flat, 2, backend="torch"),
+        lambda: fp.im2col(x, 2, backend="torch"),
+        lambda: fp.hard_swish(flat, backend="torch"),
+        lambda: fp.hard_swish(flat[:, ::2], backend="torch"),
+        lambda: fp.swish_backward(flat, flat, backend="torch"),
+        lambda: fp.conv2d(x, w, backend="torch"),
+        lambda: fp.conv2d_backward(x[..., :3, :3], x, w, backend="torch"),
+        # One window of padding alone, which has no columns.
+        lambda: fp.conv2d(w[..., :1, :1], w[..., :1, :1], stride=9, padding=((2, 0), (0, 0)), backend="torch"),
+    ):
+        with pytest.raises(ValueError, match="backend must be one of"):
+            call()
 
 
 @pytest.fixture
@@ -1081,11 +1079,19 @@ fp.max_pool1d([1], 1, backend="numba")
 
 
 def test_without_numba_another_backend_takes_over_and_the_reason_is_told(python):
-    out = python("-c", WITHOUT_NUMBA, FASTPOOL_BACKEND=None, fails=True)
+    out = python("-c", WITHOUT_NUMBA, FASTPOOL_BACKEND=None, FASTPOOL_KERNELS="jit", fails=True)
     assert out.startswith("False ")
     assert "[3 5] [0. 0.]" in out
     assert "RuntimeError: backend 'numba' cannot run here: " in out
     assert 'pip install "fastpool[numba]"' in out
+
+
+def test_where_the_compiled_modules_are_missing_numba_is_no_remedy(python):
+    code = WITHOUT_NUMBA.replace('"numba"] = None', '"fastpool.backends.numba._launch"] = None', 1)
+    out = python("-c", code, FASTPOOL_BACKEND=None, fails=True)
+    assert out.startswith("False ")
+    assert "remedy: reinstall fastpool where a C compiler is at hand" in out
+    assert "pip install" not in out
 
 
 WITHOUT_A_CARD = """

@@ -1,11 +1,20 @@
-"""How the numba backend shares the work of a call: with kernels of the tests' own, which tell who did what."""
+"""How the numba backend shares the work of a call: with kernels of the tests' own, in C, which tell who did what."""
 
+import ctypes
 import math
 import os
+import shlex
+import shutil
 import signal
+import struct
+import subprocess
 import sys
+import sysconfig
 import time
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 import numpy as np
@@ -14,116 +23,197 @@ import pytest
 import fastpool as fp
 import fastpool.threads
 
-pytest.importorskip("numba")
-from numba import types
+pytest.importorskip("fastpool.backends.numba._launch")
 
-from fastpool.backends.numba import compilation, threads
-from fastpool.backends.numba.compilation import kernel
-from fastpool.backends.numba.threads import done_of, launch, mark_done, pause, set_state, state_of
+from fastpool.backends.numba._launch import Call
+
+from fastpool.backends.numba import _launch, library, threads
+from fastpool.backends.numba.threads import launch
+
+COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")
+pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="there is no C compiler")
 
 MUCH = 100 * threads.PARALLEL_BYTES
 
 # A kernel that waits for another chunk gives up after some seconds.
 PATIENCE = 100_000_000
 
-thread_id = types.ExternalFunction("pthread_self", types.uint64())
+# Words are (address, elements, bytes of one) for each array, then the constants. A flag is an array of two numbers: the
+# first is set and seen across threads, the second is counted up.
+SOURCE = r"""
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+
+#define KERNEL(name) void name(const int64_t *words, char *scratch, int64_t start, int64_t stop)
+#define INTS(i) ((int64_t *)words[3 * (i)])
+#define DOUBLES(i) ((double *)words[3 * (i)])
+#define SET(where, value) __atomic_store_n(where, value, __ATOMIC_RELEASE)
+#define SEEN(where) __atomic_load_n(where, __ATOMIC_ACQUIRE)
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
+#define COUNT(where) __atomic_fetch_add(where, 1, __ATOMIC_ACQ_REL)
+
+/* How often each item is done, and where the chunks are: chunks[first] = last. */
+KERNEL(note) {
+    for (int64_t item = start; item < stop; item++)
+        INTS(0)[item]++;
+    if (stop > start)
+        INTS(1)[start] = stop;
+}
+
+/* The chunk of the first item waits until another chunk has begun. */
+KERNEL(meet) {
+    if (start > 0)
+        SET(&INTS(0)[0], 1);
+    else if (stop > 0)
+        for (int64_t i = 0; i < words[6]; i++)
+            if (SEEN(&INTS(0)[0])) {
+                INTS(1)[0] = 1;
+                break;
+            } else
+                PAUSE();
+}
+
+/* Every chunk notes its thread, and stays until so many have begun. */
+KERNEL(gather_threads) {
+    if (stop > start) {
+        INTS(1)[start] = (int64_t)pthread_self();
+        COUNT(&INTS(0)[1]);
+        for (int64_t i = 0; i < words[7] && SEEN(&INTS(0)[1]) < words[6]; i++)
+            PAUSE();
+    }
+}
+
+KERNEL(note_threads) {
+    for (int64_t item = start; item < stop; item++) {
+        INTS(0)[item]++;
+        INTS(1)[item] = (int64_t)pthread_self();
+    }
+}
+
+/* Each chunk fills its thread's scratch, waits for another to do so, and tells whether its own is still there. */
+KERNEL(write_to_scratch) {
+    if (stop > start) {
+        memset(scratch, (int)(start % 251), words[6]);
+        COUNT(&INTS(0)[1]);
+        for (int64_t i = 0; i < words[7] && SEEN(&INTS(0)[1]) < 2; i++)
+            PAUSE();
+        int64_t kept = 0;
+        while (kept < words[6] && scratch[kept] == (char)(start % 251))
+            kept++;
+        INTS(1)[start] = kept == words[6] ? 1 : -1;
+    }
+}
+
+/* Says that it has begun, and waits to be let go. */
+KERNEL(block) {
+    if (stop > start) {
+        COUNT(&INTS(0)[1]);
+        for (int64_t i = 0; i < words[3] && !SEEN(&INTS(0)[0]); i++)
+            PAUSE();
+    }
+}
+
+KERNEL(multiply) {
+    for (int64_t item = start; item < stop; item++)
+        DOUBLES(1)[item] += DOUBLES(0)[item] * words[6];
+}
+
+/* Its constants as they came, as many words as its array has. */
+KERNEL(copy_words) {
+    memcpy(INTS(0), &words[3], 8 * words[1]);
+}
+
+/* Where its array lies, and of what. */
+KERNEL(copy_array) {
+    memcpy(INTS(1), words, 24);
+}
+"""
+
+
+@cache
+def kernels():
+    with TemporaryDirectory() as folder:
+        source, built = Path(folder, "kernels.c"), Path(folder, "kernels.so")
+        source.write_text(SOURCE)
+        subprocess.run([*COMPILER, "-O1", "-shared", "-fPIC", "-pthread", source, "-o", built], check=True)
+        return ctypes.CDLL(str(built))
+
+
+def call(name, items, nbytes, arrays, constants=(), scratch_bytes=0):
+    """A call of one of these kernels; arrays of eight bytes an element."""
+    address = ctypes.cast(getattr(kernels(), name), ctypes.c_void_p).value
+    words = struct.pack(f"={len(constants)}q", *constants)
+    return Call(address, (8,) * arrays, words, items, nbytes, scratch_bytes, None)
 
 
 @pytest.fixture(autouse=True)
-def _four_threads(monkeypatch):
-    """And no kernel of a test on disk, where it would outlive its source."""
-    monkeypatch.setattr(compilation, "cache_directory", lambda: "")
+def _four_threads():
     fp.set_num_threads(4)
     yield
     fp.set_num_threads(None)
 
 
-# A flag is an array like the mailbox of the helpers: its first word can be set and seen across threads, its second
-# be counted up.
-
-
 def new_flag():
-    return np.zeros(threads.WORDS, np.int64)
+    return np.zeros(2, np.int64)
 
 
-@kernel
-def note(counts, chunks, scratch, start, stop):
-    """How often each unit is done, and where the chunks are: chunks[first] = last."""
-    for unit in range(start, stop):
-        counts[unit] += 1
-    if stop > start:
-        chunks[start] = stop
-
-
-def noted(units, nbytes):
-    counts, chunks = np.zeros(units, np.int64), np.zeros(units, np.int64)
-    launch(note, units, nbytes, 0, counts, chunks)
+def noted(items, nbytes):
+    counts, chunks = np.zeros(items, np.int64), np.zeros(items, np.int64)
+    launch(call("note", items, nbytes, 2), counts, chunks)
     return counts, {int(start): int(chunks[start]) for start in np.flatnonzero(chunks)}
-
-
-@kernel
-def meet(flag, met, patience, scratch, start, stop):
-    """The chunk of the first unit waits until another chunk has begun."""
-    if start > 0:
-        set_state(flag, 1)
-    elif stop > 0:
-        for _ in range(patience):
-            if state_of(flag) == 1:
-                met[0] = 1
-                break
-            pause()
 
 
 @contextmanager
 def helpers_that_watch_for_long(times=100):
     """On a busy machine a helper may give up before its caller, whose core it got, has told what to do."""
-    before, threads.WATCH = threads.WATCH, times * threads.WATCH
+    before = _launch.watch_for(1)
+    _launch.watch_for(times * before)
     try:
         yield
     finally:
-        threads.WATCH = before
+        _launch.watch_for(before)
 
 
 def another_thread_helps():
     """Whether the chunks of a call meet, sooner or later: a helper may just be falling asleep."""
-    met = np.zeros(1, np.uint8)
+    met = np.zeros(1, np.int64)
     with helpers_that_watch_for_long():
         for _ in range(20):
-            launch(meet, 2, MUCH, 0, new_flag(), met, PATIENCE // 20)
+            launch(call("meet", 2, MUCH, 2, [PATIENCE // 20]), new_flag(), met)
             if met[0]:
                 return True
     return False
 
 
-@kernel
-def gather_threads(flag, ids, wanted, patience, scratch, start, stop):
-    """Every chunk notes its thread, and stays until so many have begun."""
-    if stop > start:
-        ids[start] = thread_id()
-        mark_done(flag)
-        for _ in range(patience):
-            if done_of(flag) >= wanted:
-                break
-            pause()
-
-
 def threads_of_a_call(wanted, patience):
     """The threads that take chunks of one call, whose chunks wait for as many as are wanted."""
-    flag, ids = new_flag(), np.zeros(64, np.uint64)
-    launch(gather_threads, 64, MUCH, 0, flag, ids, wanted, patience)
+    ids = np.zeros(64, np.int64)
+    launch(call("gather_threads", 64, MUCH, 2, [wanted, patience]), new_flag(), ids)
     return {int(i) for i in ids[ids != 0]}
 
 
+def threads_that_count():
+    """Of a call of many items, how often each was done, and by which threads."""
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
+    launch(call("note_threads", 1000, MUCH, 2), counts, ids)
+    return counts, set(ids)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
-@pytest.mark.parametrize("units", [1, 2, 3, 7, 100, 1001, 10_007])
+@pytest.mark.parametrize("items", [1, 2, 3, 7, 100, 1001, 10_007])
 @pytest.mark.parametrize("nbytes", [0, threads.PARALLEL_BYTES, MUCH, 10**12])
-def test_every_unit_is_done_once(units, nbytes, n):
+def test_every_item_is_done_once(items, nbytes, n):
     fp.set_num_threads(n)
-    counts, chunks = noted(units, nbytes)
+    counts, chunks = noted(items, nbytes)
     assert (counts == 1).all()
     ends = sorted(chunks.items())
     assert [start for start, _ in ends] == [0] + [stop for _, stop in ends[:-1]]
-    assert ends[-1][1] == units
+    assert ends[-1][1] == items
 
 
 def test_much_work_is_cut_into_chunks():
@@ -135,7 +225,14 @@ def test_no_more_chunks_than_the_mailbox_counts(monkeypatch):
     monkeypatch.setattr(threads, "CHUNKS_PER_THREAD", 1000)
     counts, chunks = noted(100_000, 10**12)
     assert (counts == 1).all()
-    assert len(chunks) == threads.MOST_CHUNKS
+    assert len(chunks) == _launch.MOST_CHUNKS
+
+
+def test_more_threads_than_the_team_has_places_for_are_as_many_as_it_has():
+    fp.set_num_threads(10_000)
+    counts, _ = noted(100_000, 10**12)
+    assert (counts == 1).all()
+    assert _launch.helpers_started() <= _launch.MOST_HELPERS
 
 
 def test_little_work_stays_in_one_piece():
@@ -147,8 +244,8 @@ def test_one_thread_is_one_piece():
     assert noted(100, MUCH)[1] == {0: 100}
 
 
-def test_no_units_are_no_work():
-    launch(note, 0, MUCH, 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+def test_no_items_are_no_work():
+    launch(call("note", 0, MUCH, 2), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def test_another_thread_helps():
@@ -158,102 +255,79 @@ def test_another_thread_helps():
 def test_without_a_helper_chunks_do_not_meet():
     """What the test above would see."""
     fp.set_num_threads(1)
-    met = np.zeros(1, np.uint8)
-    launch(meet, 2, MUCH, 0, new_flag(), met, 1000)
+    met = np.zeros(1, np.int64)
+    launch(call("meet", 2, MUCH, 2, [1000]), new_flag(), met)
     assert not met[0]
 
 
-@kernel
-def copy_arguments(f4, u1, i2, bits, whole, real, scalar, flag, nothing, pair, nested, seen, scratch, start, stop):
-    for unit in range(start, stop):
-        seen[unit, 0] = f4[unit]
-        seen[unit, 1] = u1[unit, unit % 3]
-        seen[unit, 2] = i2[unit, 0, 1]
-        seen[unit, 3] = 1 if bits[unit] else 0
-        seen[unit, 4] = whole
-        seen[unit, 5] = real
-        seen[unit, 6] = scalar
-        seen[unit, 7] = 1 if flag else 0
-        seen[unit, 8] = 1 if nothing is None else 0
-        seen[unit, 9] = pair[0] + pair[1]
-        seen[unit, 10] = nested[0] + nested[1][0] + nested[1][1]
-        seen[unit, 11] = f4.shape[0] + i2.shape[2]
+# What a call hands over
 
 
-@pytest.mark.parametrize("nbytes", [0, MUCH])
-def test_arguments_of_all_kinds_reach_the_kernel(nbytes):
-    rng, units = np.random.default_rng(0), 100
-    f4, u1 = rng.random(units).astype(np.float32), rng.integers(0, 256, (units, 3)).astype(np.uint8)
-    i2, bits = rng.integers(-99, 99, (units, 2, 2)).astype(np.int16), rng.random(units) < 0.5
-    seen = np.zeros((units, 12))
-    scalars = -(2**40), 0.1, np.int16(-7), True, None, (3, 4), (1, (np.float32(0.5), 2**33))
-    launch(copy_arguments, units, nbytes, 0, f4, u1, i2, bits, *scalars, seen)
-    every = np.arange(units)
-    expected = [f4, u1[every, every % 3], i2[:, 0, 1], bits, -(2**40), 0.1, -7, 1, 1, 7, 1.5 + 2**33, units + 2]
-    np.testing.assert_array_equal(seen, np.stack([np.broadcast_to(e, units) for e in expected], 1))
+def test_constants_of_all_kinds_reach_the_kernel():
+    dtype = library.Empty(np.dtype("f4"))  # which, as None does, takes no word
+    constants = -(2**40), np.float32(0.1), np.int16(-7), True, None, dtype, (3, -4), 2.5, np.uint8(200)
+    codes, words = library.encoded(constants)
+    assert codes == "i_f4_i2_b_n_ef4_t2_d_u1"
+    seen = np.zeros(len(words) // 8, np.int64)
+    address = ctypes.cast(kernels().copy_words, ctypes.c_void_p).value
+    launch(Call(address, (8,), words, 1, 0, 0, None), seen)
+    assert seen[0] == -(2**40)
+    assert seen.view(np.float32)[2] == np.float32(0.1)
+    assert seen.view(np.int16)[8] == -7
+    assert seen[3:6].tolist() == [1, 3, -4]
+    assert seen.view(np.float64)[6] == 2.5
+    assert seen[7] == 200
 
 
-@kernel
-def add(a, b, out, scratch, start, stop):
-    for unit in range(start, stop):
-        out[unit] = a[unit] + b
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f2", "f4", "f8"])
+def test_an_array_is_its_address_length_and_width(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for a in (np.zeros((3, 5), dtype), np.zeros((2, 2), ml_dtypes.bfloat16), np.zeros(0, dtype), np.zeros(4, bool)):
+        a.flags.writeable = False
+        seen = np.zeros(3, np.int64)
+        address = ctypes.cast(kernels().copy_array, ctypes.c_void_p).value
+        launch(Call(address, (a.itemsize, 8), b"", 1, 0, 0, None), a, seen)
+        assert seen.tolist() == [a.ctypes.data, a.size, a.itemsize]
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
-def test_one_kernel_serves_several_dtypes_one_after_the_other(dtype):
-    a, out = np.arange(100).astype(dtype), np.zeros(100)
-    for b in (1, 1.5, np.float32(0.25), np.uint8(3)):
-        launch(add, 100, MUCH, 0, a, b, out)
-        np.testing.assert_array_equal(out, a + float(b))
+def test_a_call_refuses_what_does_not_fit():
+    a, scratch = np.zeros(4, np.int64), np.zeros(64, np.uint8)
+    one = call("note", 4, 0, 2, scratch_bytes=64)
+    with pytest.raises(TypeError, match="takes 2 arrays, got 1"):
+        one.run(scratch, 0, 4, a)
+    with pytest.raises(TypeError, match="elements of array 1 have 8 bytes, got 4"):
+        one.run(scratch, 0, 4, a, a.astype(np.int32))
+    with pytest.raises((BufferError, ValueError), match="contiguous"):
+        one.run(scratch, 0, 4, a, np.zeros(8, np.int64)[::2])
+    with pytest.raises(TypeError, match="NoneType"):
+        one.run(scratch, 0, 4, a, None)
+    with pytest.raises(ValueError, match="scratch needs 64 bytes, got 63"):
+        one.run(scratch[:63], 0, 4, a, a)
+    with pytest.raises(ValueError, match="scratch needs 192 bytes, got 64"):
+        one.run_shared(scratch, 2, 2, a, a)
+    for begin, end in ((-1, 2), (2, 1), (0, 5)):
+        with pytest.raises(ValueError, match="work items from 0 up to 4"):
+            one.run(scratch, begin, end, a, a)
+    for chunks in (0, 5):
+        with pytest.raises(ValueError, match="chunks from 1 up to 4"):
+            one.run_shared(scratch, 0, chunks, a, a)
+    with pytest.raises(ValueError, match="helpers from 0 up to"):
+        one.run_shared(scratch, -1, 2, a, a)
+    with pytest.raises(ValueError, match="helpers from 0 up to"):
+        one.run_shared(scratch, _launch.MOST_HELPERS + 1, 2, a, a)
+    with pytest.raises(ValueError, match="at most 4 arrays"):
+        call("note", 4, 0, 5)
+    with pytest.raises(ValueError, match="7 bytes"):
+        Call(1, (8,), bytes(7), 1, 0, 0, None)
+    with pytest.raises(ValueError, match="at most 64 words"):
+        call("note", 4, 0, 2, range(60))
+    assert not a.any()
+    without = Call(1, (0, 8), b"", 1, 0, 0, None)
+    with pytest.raises(TypeError, match="takes None for array 0, got ndarray"):
+        without.run(scratch, 0, 0, a, a)
 
 
-@kernel
-def fail(counts, at, kind, scratch, start, stop):
-    for unit in range(start, stop):
-        counts[unit] += 1
-    if start <= at < stop:
-        if kind == 0:
-            raise MemoryError("no room")
-        raise ValueError("no such number")
-
-
-@pytest.mark.parametrize(("kind", "error"), [(0, MemoryError("no room")), (1, ValueError("no such number"))], ids=str)
-@pytest.mark.parametrize("at", [0, 50, 99])
-@pytest.mark.parametrize("nbytes", [0, MUCH])
-def test_an_error_in_any_chunk_reaches_the_caller_and_the_helpers_live_on(nbytes, at, kind, error):
-    for _ in range(3):
-        with pytest.raises(type(error), match=str(error)):
-            launch(fail, 100, nbytes, 0, np.zeros(100, np.int64), at, kind)
-    assert another_thread_helps()
-    assert (noted(100, MUCH)[0] == 1).all()
-
-
-@kernel
-def fail_in_parts(out, scratch, start, stop):
-    """As where every thread wants room and there is only enough for one."""
-    if 0 < stop - start < len(out):
-        raise MemoryError("no room for all of us")
-    for unit in range(start, stop):
-        out[unit] = unit
-
-
-def test_what_goes_wrong_in_parts_is_done_again_alone():
-    out = np.zeros(100, np.int64)
-    launch(fail_in_parts, 100, MUCH, 0, out)
-    np.testing.assert_array_equal(out, np.arange(100))
-
-
-@kernel
-def write_to_scratch(flag, seen, patience, scratch, start, stop):
-    """Each chunk fills its thread's scratch, waits for another to do so, and tells whether its own is still there."""
-    if stop > start:
-        scratch[:] = start % 251
-        mark_done(flag)
-        for _ in range(patience):
-            if done_of(flag) > 1:
-                break
-            pause()
-        seen[start] = len(scratch) if (scratch == start % 251).all() else -1
+# Scratch
 
 
 @pytest.mark.parametrize("nbytes", [1, 64, 4096, 1 << 20])
@@ -262,8 +336,8 @@ def test_each_thread_has_scratch_of_its_own(nbytes):
     seen = np.zeros(64, np.int64)
     with helpers_that_watch_for_long():
         for _ in range(5):
-            launch(write_to_scratch, 64, MUCH, nbytes, new_flag(), seen, 10_000)
-    assert set(seen[seen != 0]) == {nbytes}
+            launch(call("write_to_scratch", 64, MUCH, 2, [nbytes, 10_000], nbytes), new_flag(), seen)
+    assert set(seen[seen != 0]) == {1}
 
 
 def test_scratch_begins_a_line_of_the_caches_and_is_kept_while_it_is_small():
@@ -283,8 +357,8 @@ def test_a_call_that_finds_no_memory_for_all_threads_runs_in_one(monkeypatch):
         return allocate(nbytes)
 
     monkeypatch.setattr(threads, "new_scratch", refuse)
-    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
-    launch(note_threads, 1000, MUCH, 4096, counts, ids)
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
+    launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
     assert (counts == 1).all()
     assert len(set(ids)) == 1
 
@@ -294,84 +368,75 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
         raise MemoryError("refused")
 
     monkeypatch.setattr(threads, "new_scratch", refuse)
-    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
+    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     with pytest.raises(MemoryError, match="refused"):
-        launch(note_threads, 1000, MUCH, 4096, counts, ids)
+        launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
     assert not counts.any()
 
 
-@kernel
-def block(flag, patience, scratch, start, stop):
-    """Says that it has begun, and waits to be let go."""
-    if stop > start:
-        mark_done(flag)
-        for _ in range(patience):
-            if state_of(flag) == 1:
-                break
-            pause()
-
-
-@kernel
-def note_threads(counts, ids, scratch, start, stop):
-    for unit in range(start, stop):
-        counts[unit] += 1
-        ids[unit] = thread_id()
+# Helpers that are busy, do not come, or are too many
 
 
 def test_a_call_that_finds_the_helpers_busy_with_another_finishes_alone():
-    launch(block, 4, MUCH, 0, new_flag(), 0)
     flag = new_flag()
-    caller = Thread(target=launch, args=(block, 4, MUCH, 0, flag, PATIENCE))
+    caller = Thread(target=launch, args=(call("block", 4, MUCH, 1, [100 * PATIENCE]), flag))
     caller.start()
     try:
         end = time.monotonic() + 60
         while flag[1] == 0 and time.monotonic() < end:
             time.sleep(0.001)
-        counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
-        launch(note_threads, 1000, MUCH, 0, counts, ids)
+        counts, ids = threads_that_count()
+        untouched = np.zeros(4, np.int64)
+        assert not call("note", 4, MUCH, 2).run_shared(np.empty(0, np.uint8), 3, 4, untouched, untouched)
         assert caller.is_alive()
     finally:
         flag[0] = 1
         caller.join()
     assert (counts == 1).all()
-    assert len(set(ids)) == 1
+    assert len(ids) == 1
+    assert not untouched.any()
 
 
-def test_a_call_whose_helpers_do_not_come_finishes_alone(monkeypatch):
-    monkeypatch.setattr(threads._Team, "wake", lambda self, count: None)
-    time.sleep(0.1)
-    counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.uint64)
-    launch(note_threads, 1000, MUCH, 0, counts, ids)
-    assert (counts == 1).all()
-    assert len(set(ids)) == 1
+FEWER_THREADS = """
+import ctypes, re, resource, sys
+sys.path.insert(0, "tests")
+import test_threads
+from test_threads import another_thread_helps, fp, noted, threads_that_count, MUCH, _launch
+test_threads.kernels()
+fp.set_num_threads(1)
+noted(1001, MUCH)
+fp.set_num_threads(4)
+pthread, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+assert pthread.pthread_attr_init(attributes) == 0
+assert pthread.pthread_attr_setstacksize(attributes, ctypes.c_size_t(64 << 20)) == 0
+assert pthread.pthread_setattr_default_np(attributes) == 0
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+memory = used + int(sys.argv[1]) * (64 << 20) + (32 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
+counts, ids = threads_that_count()
+print((counts == 1).all(), len(ids) <= 1 + int(sys.argv[1]), (noted(1001, MUCH)[0] == 1).all())
+print(_launch.helpers_started(), another_thread_helps())
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+noted(1001, MUCH)
+print(_launch.helpers_started(), another_thread_helps())
+"""
 
 
-def test_an_interpreter_that_starts_no_more_threads_computes_alone(monkeypatch):
-    monkeypatch.setattr(threads, "_team", threads._Team())
-
-    def refuse(self):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(Thread, "start", refuse)
-    assert (noted(1000, MUCH)[0] == 1).all()
-
-
-@kernel
-def multiply(a, factor, out, scratch, start, stop):
-    for unit in range(start, stop):
-        out[unit] += a[unit] * factor
+@pytest.mark.parametrize("some", [0, 1, 2])
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory, and sets the size of stacks, as Linux does")
+def test_where_fewer_threads_start_a_call_finishes_with_those_and_a_later_one_starts_the_others(some, python):
+    assert python("-c", FEWER_THREADS, str(some), MALLOC_ARENA_MAX=1) == f"True True True\n{some} {some > 0}\n3 True\n"
 
 
 def test_many_threads_may_launch_thousands_of_calls_at_once():
-    launch(multiply, 100, MUCH, 0, np.zeros(100), 1, np.zeros(100))
     wrong, done = [], []
 
     def loop(seed):
         rng = np.random.default_rng(seed)
         for factor in range(500):
-            units = int(rng.integers(1, 200))
-            a, out = rng.random(units), np.zeros(units)
-            launch(multiply, units, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, 0, a, factor, out)
+            items = int(rng.integers(1, 200))
+            a, out = rng.random(items), np.zeros(items)
+            launch(call("multiply", items, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, 2, [factor]), a, out)
             if not np.array_equal(out, a * factor):
                 wrong.append((seed, factor))
         done.append(seed)
@@ -387,9 +452,10 @@ def test_many_threads_may_launch_thousands_of_calls_at_once():
 
 def test_one_thread_may_launch_thousands_of_calls_of_several_kernels():
     out, total, counts, chunks = np.zeros(64), np.zeros(64), np.zeros(64, np.int64), np.zeros(64, np.int64)
+    note = call("note", 64, MUCH, 2)
     for factor in range(3000):
-        launch(multiply, 64, MUCH, 0, np.full(64, 2.0), factor, out)
-        launch(note, 64, MUCH, 0, counts, chunks)
+        launch(call("multiply", 64, MUCH, 2, [factor]), np.full(64, 2.0), out)
+        launch(note, counts, chunks)
         total += 2.0 * factor
     np.testing.assert_array_equal(out, total)
     assert (counts == 3000).all()
@@ -418,12 +484,39 @@ def test_helpers_sleep_after_a_while_and_wake_again():
     assert another_thread_helps()
 
 
+SIGNALS_OF_HELPERS = """
+import os, re, signal, sys, time
+sys.path.insert(0, "tests")
+from test_threads import MUCH, fp, noted
+def tasks():
+    return set(os.listdir("/proc/self/task"))
+def takes(task):
+    blocked = int(re.search(r"SigBlk:\\s+(\\w+)", open(f"/proc/self/task/{task}/status").read())[1], 16)
+    usual = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    return {number for number in usual if number < 32 and not blocked >> number - 1 & 1}
+fp.set_num_threads(1)
+noted(1001, MUCH)
+before = tasks()
+fp.set_num_threads(4)
+noted(1001, MUCH)
+helpers, end = tasks() - before, time.monotonic() + 60
+errors = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+while not all(takes(task) == errors for task in helpers) and time.monotonic() < end:  # they may just be starting
+    time.sleep(0.01)
+print(len(helpers), [takes(task) - errors for task in helpers], takes(os.getpid()) > errors)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_signals_come_to_the_threads_of_the_program_but_for_errors_in_a_helper(python):
+    assert python("-c", SIGNALS_OF_HELPERS) == "3 [set(), set(), set()] True\n"
+
+
 IN_A_CHILD = """
 import os, sys, time
 sys.path.insert(0, "tests")
 import test_threads
-from test_threads import another_thread_helps, compilation, fp, noted, MUCH
-compilation.cache_directory = lambda: ""
+from test_threads import another_thread_helps, fp, noted, MUCH
 fp.set_num_threads(4)
 def works():
     return another_thread_helps() and (noted(1001, MUCH)[0] == 1).all()
@@ -452,6 +545,32 @@ print(works())
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
 def test_a_forked_child_has_helpers_of_its_own(python):
     assert python("-W", "ignore", "-c", IN_A_CHILD) == "True\n0\nTrue\n"
+
+
+IN_A_CHILD_OF_A_CALL = """
+import os, sys, time
+sys.path.insert(0, "tests")
+import test_threads
+from test_threads import another_thread_helps, call, fp, launch, new_flag, noted, MUCH, PATIENCE, Thread
+fp.set_num_threads(4)
+noted(1001, MUCH)
+flag = new_flag()
+caller = Thread(target=launch, args=(call("block", 4, MUCH, 1, [100 * PATIENCE]), flag))
+caller.start()
+while flag[1] == 0:
+    time.sleep(0.001)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if another_thread_helps() and (noted(1001, MUCH)[0] == 1).all() else 1)
+flag[0] = 1
+caller.join()
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), another_thread_helps())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
+def test_a_child_forked_in_the_middle_of_another_threads_call_has_a_mailbox_of_its_own(python):
+    assert python("-W", "ignore", "-c", IN_A_CHILD_OF_A_CALL) == "0 True\n"
 
 
 # How many threads
@@ -562,8 +681,7 @@ print(counts == [1, before, 1])
 INTERRUPTED = """
 import random, signal, sys, time
 sys.path.insert(0, "tests")
-from test_threads import MUCH, another_thread_helps, compilation, fp, noted
-compilation.cache_directory = lambda: ""
+from test_threads import MUCH, another_thread_helps, fp, noted
 fp.set_num_threads(4)
 class Interrupt(Exception):
     pass

@@ -32,11 +32,11 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
-from threading import RLock, Thread
+from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fastpool.threads import hold_across_forks
+from fastpool.threads import hold_across_forks, in_a_thread_of_its_own
 
 _MODULES = {
     "numba": "fastpool.backends.numba",
@@ -69,6 +69,7 @@ _loading = RLock()
 hold_across_forks(_loading)
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+_SHORTAGES_TOLD = (*map(os.strerror, _SHORTAGES), "failed to map segment")
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -77,7 +78,7 @@ def _is_transient(error: BaseException) -> bool:
         return True
     # The dynamic loader tells its reason in words only.
     return getattr(error, "errno", None) in _SHORTAGES or (
-        isinstance(error, (ImportError, OSError)) and any(os.strerror(number) in str(error) for number in _SHORTAGES)
+        isinstance(error, (ImportError, OSError)) and any(words in str(error) for words in _SHORTAGES_TOLD)
     )
 
 
@@ -89,8 +90,8 @@ def _forget_orphans(before: set[str]) -> None:
             del sys.modules[name]
 
 
-def _import(name: str, raised: list[BaseException]) -> None:
-    """Enter the backend into `_loaded`, or add to `raised` what may not happen again."""
+def _import(name: str) -> None:
+    """Enter the backend into `_loaded`, or raise what may not happen again."""
     with _loading:
         if name in _loaded:
             return
@@ -102,31 +103,16 @@ def _import(name: str, raised: list[BaseException]) -> None:
         except BaseException as error:  # a broken installation of a dependency may raise anything
             if _is_transient(error):
                 _forget_orphans(before)
-                raised.append(error)
-            else:
-                remedy = _REMEDY.get(name, "reinstall fastpool")
-                _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
+                raise
+            own = str(getattr(error, "name", None)).startswith(f"{__name__}.")  # a module that was not compiled
+            remedy = _REMEDY.get("cython" if own else name, "reinstall fastpool")
+            _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
 
 
 def _load(name: str) -> ModuleType | str:
-    """The backend's module, or the lasting reason why there is none.
-
-    It is imported in a thread of its own. There the caller's depth of recursion does not count, and no handler of a
-    signal runs, such as that of Ctrl-C: packages that are interrupted on their import do not work afterwards.
-    """
+    """The backend's module, or the lasting reason why there is none."""
     if name not in _loaded:
-        raised: list[BaseException] = []
-        thread = Thread(target=_import, args=(name, raised), name="fastpool import")
-        try:
-            thread.start()
-        except RecursionError:
-            raise
-        except RuntimeError:  # no more threads: the interpreter is shutting down, or at a limit of the system's
-            _import(name, raised)
-        else:
-            thread.join()
-        if raised:
-            raise raised[0]
+        in_a_thread_of_its_own(_import, name)
     return _loaded[name]
 
 

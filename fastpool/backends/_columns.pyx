@@ -1,3 +1,4 @@
+# cython: freethreading_compatible=True
 """Compiled loops over columns: gather them, add them up, take their maximum. Serial, and without the GIL.
 
 `geometry` is `Window.numbers`: size, kernel, stride, before, dilation and out, each for depth, height, width.

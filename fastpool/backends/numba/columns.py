@@ -6,7 +6,6 @@ from numba.extending import overload
 
 from fastpool.backends.numba.compilation import INLINED, inlined, kernel
 from fastpool.backends.numba.lanes import (
-    BYTES,
     beside,
     evens,
     fence,
@@ -21,16 +20,16 @@ from fastpool.backends.numba.lanes import (
 from fastpool.backends.numba.pool import fill_lanes
 from fastpool.backends.numba.scalars import (
     carve,
-    jitable,
     lay_row,
     narrow_row,
     narrow_zipped,
     narrowed,
     onward,
     part,
-    scratch_bytes,
+    positive,
     widened,
 )
+from fastpool.backends.numba.scratch import col2im_scratch, im2col_scratch
 
 
 @inlined
@@ -74,29 +73,18 @@ def lay_windows(to, cells, count, step, inner):
     """One cell of each of `count` windows, `step` cells apart."""
     lanes = lanes_in(to)
     if step == 1:
-        for i in range(0, count * inner, lanes):
+        for i in range(0, count * inner, positive(lanes)):
             store(to, i, load(cells, i))
     elif step == 2 and inner == 1:
-        for i in range(0, count, lanes):
+        for i in range(0, count, positive(lanes)):
             store(to, i, evens(load(cells, 2 * i), load(cells, 2 * i + lanes)))
     elif inner == 1:
         for i in range(count):
             to[i] = cells[np.uint64(i * step)]
     else:
         for window in range(count):
-            for i in range(0, inner, lanes):
+            for i in range(0, inner, positive(lanes)):
                 store(to, window * inner + i, load(cells, window * step * inner + i))
-
-
-@jitable
-def im2col_scratch(geometry, block, itemsize):
-    """Elements for the cells under a block, and for a row of taps of all its windows; and the bytes of all."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    (block_rows, block_columns, taps_down, taps_along, images), lanes = block, BYTES // itemsize
-    below, beyond = (taps_down - 1) * dh // sh, (taps_along - 1) * dw
-    cells_size = (block_rows + below) * ((block_columns - 1) * sw + beyond + 1) * images + 6 * lanes
-    laid_size = (block_rows + below) * block_columns * images + lanes
-    return cells_size, laid_size, scratch_bytes(cells_size + taps_along * laid_size, itemsize)
 
 
 @kernel
@@ -130,7 +118,7 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, 
         rows, columns = min(block_rows, OH - oh), min(block_columns, OW - ow)
         from_channel = image * image_step + channel * channel_step
         into_block = image * into_image + channel * into_channel + ((od * OH + oh) * OW + ow) * inner
-        for first_tap in range(0, KD * KH * KW, taps_down * taps_along):
+        for first_tap in range(0, KD * KH * KW, positive(taps_down * taps_along)):
             kd, kh, kw = first_tap // (KH * KW), first_tap // KW % KH, first_tap % KW
             d, left, width = od * sd - pd + kd * dd, ow * sw - pw + kw * dw, (columns - 1) * sw + beyond + 1
             begin, end = max(-left, 0), min(W - left, width)
@@ -171,7 +159,7 @@ def im2col(x, cols, fill_value, geometry, x_steps, cols_steps, channels, block, 
                             source, whole = along * next_along + above * next_run, run
                             if next_run == run and columns == OW and images == inner:
                                 whole = rows * run
-                            for _ in range(0, rows * run, whole):
+                            for _ in range(0, rows * run, positive(whole)):
                                 copy_run(onward(cols, into), onward(windows, source), whole, streams)
                                 into, source = into + OW * inner, source + next_run
     if streams:
@@ -206,7 +194,7 @@ def _add_rows(total, to_next, step, cols, from_next, rows, count, inner, infinit
                 to, source, done = to + to_next, source + from_next, done + 1
         length, apart = (count * inner, 0) if step == inner else (inner, step)
         for _ in range(done, rows):
-            for at in range(0, count * inner, length):
+            for at in range(0, count * inner, positive(length)):
                 sums, column = onward(total, to + at // inner * apart), onward(cols, source + at)
                 for i in range(length):
                     sums[i] += widened(column[i], infinity)
@@ -225,15 +213,6 @@ def spread_cells(dx, step, cells, cell_step, count, infinity):
 def first_at(tap, stride, place):
     """The first window, from the very first on, whose tap lies not before a place; both counted from the padding."""
     return max(place - tap + stride - 1, 0) // stride
-
-
-@jitable
-def col2im_scratch(block, itemsize):
-    """Elements of the sums of a row of cells of one phase, and of all; and the bytes of these."""
-    (block_rows, block_columns, phases, images), lanes = block, BYTES // itemsize
-    pitch = block_columns * images + lanes  # zeros added behind a row are no part of the next: that would have to wait
-    sums = block_rows * phases * pitch + 2 * lanes
-    return pitch, sums, scratch_bytes(sums, itemsize)
 
 
 @kernel

@@ -35,7 +35,7 @@ def sigmoid(z):
 
 
 @kernel
-def swish(x, beta, y, infinity, scratch, start, stop):
+def swish(x, y, beta, infinity, scratch, start, stop):
     x, y = part(x, start, stop - start), part(y, start, stop - start)
     for i in range(len(y)):
         value = widened(x[i], infinity)
@@ -47,7 +47,7 @@ def swish(x, beta, y, infinity, scratch, start, stop):
 
 
 @kernel
-def swish_backward(dy, x, beta, dx, infinity, scratch, start, stop):
+def swish_backward(dy, x, dx, beta, infinity, scratch, start, stop):
     dy, x, dx = part(dy, start, stop - start), part(x, start, stop - start), part(dx, start, stop - start)
     for i in range(len(dx)):
         value = widened(x[i], infinity)

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-BYTES = 64
+from fastpool.backends.numba.scratch import BYTES
 
 
 class Lanes(types.Type):

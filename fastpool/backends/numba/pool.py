@@ -6,11 +6,9 @@ Arrays arrive flat. A plane has rows of W * inner numbers, so that one loop serv
 import numpy as np
 from numba import types
 from numba.extending import overload
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastpool.backends.numba.compilation import INLINED, inlined, kernel
 from fastpool.backends.numba.lanes import (
-    BYTES,
     add_offsets,
     beside,
     count_up,
@@ -43,7 +41,6 @@ from fastpool.backends.numba.scalars import (
     first_window,
     in_place_of,
     itemsize_of,
-    jitable,
     key,
     keyed,
     lay_row,
@@ -53,8 +50,9 @@ from fastpool.backends.numba.scalars import (
     narrowed,
     onward,
     part,
+    plain,
+    positive,
     precedes,
-    scratch_bytes,
     scratch_for_sums,
     unkeyed,
     widen_row,
@@ -62,11 +60,25 @@ from fastpool.backends.numba.scalars import (
     wins,
     won_at,
 )
+from fastpool.backends.numba.scratch import (
+    asks_each_position,
+    backward_scratch,
+    by_taps_scratch,
+    check_scratch,
+    compares_in_place,
+    direct_scratch,
+    edges_along,
+    elements_apart,
+    max_pool_scratch,
+    scratch_bytes,
+    tall_scratch,
+    windows_at_edges,
+)
 
-ONE_SLICE = (1, 1, 0)
-MOST_BITS = 5  # taps of a row that are compared one by one where each has a bit
-TAPS_SIDE_BY_SIDE = 1, 2, 3, 4, 5, 8  # in a row: those whose gradients one store puts side by side
-BLOCK = 4096  # elements in the scratch of one block: what stays in the caches closest to the core
+
+@inlined
+def one_slice():
+    return plain(1), plain(1), plain(0)
 
 
 @inlined
@@ -133,12 +145,12 @@ def largest(out, won, count, last, a, a_won, over_slices, over_taps, ahead):
     if known == 2:
         while i < count:
             i = min(i, last)
-            largest_lanes(out, won, i, a, a_won, i, ONE_SLICE, (2, step, weight), ahead)
+            largest_lanes(out, won, i, a, a_won, i, one_slice(), (plain(2), step, weight), ahead)
             i += lanes
     elif known == 3:
         while i < count:
             i = min(i, last)
-            largest_lanes(out, won, i, a, a_won, i, ONE_SLICE, (3, step, weight), ahead)
+            largest_lanes(out, won, i, a, a_won, i, one_slice(), (plain(3), step, weight), ahead)
             i += lanes
     else:
         while i < count:
@@ -150,7 +162,7 @@ def largest(out, won, count, last, a, a_won, over_slices, over_taps, ahead):
 @inlined
 def largest_apart(load_apart, out, won, count, cells, taps, stride, dilation):
     """The same along a row for windows 2, 3 or 5 cells apart: of each tap every such cell, side by side in lanes."""
-    for i in range(0, count, lanes_in(out)):
+    for i in range(0, count, positive(lanes_in(out))):
         source = i * stride
         best = load_apart(cells, source)
         if won is None:
@@ -171,7 +183,7 @@ def largest_apart(load_apart, out, won, count, cells, taps, stride, dilation):
 def largest_far_apart(out, won, count, cells, spare, taps, stride, dilation):
     """The same for windows any number of cells apart: piece by piece, for each tap its cells side by side."""
     lanes, most = lanes_in(out), len(spare) // 2
-    for begin in range(0, count, most):
+    for begin in range(0, count, positive(most)):
         piece = min(most, count - begin)
         for tap in range(taps):
             cells_of_tap, into = onward(cells, begin * stride + tap * dilation), part(spare, 0, most)
@@ -181,7 +193,7 @@ def largest_far_apart(out, won, count, cells, spare, taps, stride, dilation):
                 into[i] = cells_of_tap[np.uint64(i * stride)]
             if tap == 0 and won is not None:
                 fill(part(won, begin, piece), 0)
-            for i in range(0, piece if tap > 0 else 0, lanes):
+            for i in range(0, piece if tap > 0 else 0, positive(lanes)):
                 best, value = load(spare, i), load(into, i)
                 if won is None:
                     store(spare, i, maximum(best, value))
@@ -197,7 +209,7 @@ def largest_far_apart(out, won, count, cells, spare, taps, stride, dilation):
 def halve(out, won, a, a_won, count, weight):
     """The larger of each two neighbours of a row, to `count` numbers; in the row itself if `out` is `a`."""
     lanes = lanes_in(a)
-    for i in range(0, count, lanes):
+    for i in range(0, count, positive(lanes)):
         low, high = load(a, 2 * i), load(a, 2 * i + lanes)
         first, second = evens(low, high), odds(low, high)
         if won is None:
@@ -219,7 +231,7 @@ def double(a, a_won, source, count, taps, step, weight):
     width = 1
     while 2 * width < taps:
         count -= width * step
-        largest(a, a_won, count, count, source, a_won, ONE_SLICE, (2, width * step, width * weight), 0)
+        largest(a, a_won, count, count, source, a_won, one_slice(), (plain(2), width * step, width * weight), plain(0))
         source = onward(a, 0)
         width *= 2
     return width
@@ -256,14 +268,16 @@ def along_rows(out, won, count, cells, spare, taps, stride, dilation, inner):
     if stride == 1:
         step, weight = dilation * inner, 1
         if taps > 4:
-            weight = taps - double(out, won, cells, count, taps, step, 1)
+            weight = taps - double(out, won, cells, count, taps, step, plain(1))
             cells, step, taps = onward(out, 0), weight * step, 2
-        largest(out, won, count, count, cells, won, ONE_SLICE, (taps, step, weight), 0)
+        largest(out, won, count, count, cells, won, one_slice(), (taps, step, weight), plain(0))
     elif inner > 1:
         for cell in range(count // inner):
             to, to_won = onward(out, cell * inner), onward(won, cell * inner)
             source, source_won = onward(cells, cell * stride * inner), onward(cells_won, cell * stride * inner)
-            largest(to, to_won, inner, inner, source, source_won, ONE_SLICE, (taps, dilation * inner, 1), 0)
+            largest(
+                to, to_won, inner, inner, source, source_won, one_slice(), (taps, dilation * inner, plain(1)), plain(0)
+            )
     elif dilation == 1 and taps == stride and taps & (taps - 1) == 0:
         width = 2
         while width < taps:
@@ -289,7 +303,7 @@ def largest_between_edges(load_at, out, won, counts, cells, real, lows, taps, st
     """
     (above, below, end), lanes, none = counts, lanes_in(out), beside(lows, np.uint8(0))
     fill_lanes(out, 0, above, lows)
-    for i in range(0, below - above, lanes):
+    for i in range(0, below - above, positive(lanes)):
         source, bit, bits = i * stride, beside(lows, np.uint8(1)), load_beside(lows, real, i)
         best = where((bits & bit) != none, keyed(load_at(cells, source), infinity), lows)
         for line in range(stride):
@@ -324,7 +338,7 @@ def taps_in_row(real, W, KW, sw, pw, dw, OW, inner):
         first = first_tap(ow * sw - pw, dw)
         end = max(after_last_tap(ow * sw - pw, KW, dw, W), first)
         fill_lanes(real, ow * inner, (ow + 1) * inner, beside(load(real, 0), np.uint8((1 << end) - (1 << first))))
-    for i in range(row, len(real) - lanes, min(row, lanes)):
+    for i in range(row, len(real) - lanes, positive(min(row, lanes))):
         store(real, i, load(real, i - row))
 
 
@@ -342,13 +356,6 @@ def first_cell(starts, geometry):
 @inlined
 def leaves(start, kernel, dilation, size):
     return start < 0 or start + (kernel - 1) * dilation >= size
-
-
-@jitable
-def windows_at_edges(start, out, kernel, stride, dilation, size):
-    """The windows along an axis, the first at `start`, that leave it: those up to `begin`, and from `end` on."""
-    begin = min((max(-start, 0) + stride - 1) // stride, out)
-    return begin, max(min((size - (kernel - 1) * dilation - start + stride - 1) // stride, out), begin)
 
 
 @inlined
@@ -372,44 +379,13 @@ def any_equal(run, value):
     return found
 
 
-# What a kernel needs of scratch is told by a function beside it, which the plan and the kernel both call.
-
-
-@jitable
-def compares_in_place(geometry, inner, block):
-    """Whether windows lie as their cells do.
-
-    They are compared there, whatever of a window hangs over an end of a row.
-    """
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    same_pitch = OW * sw == W and block[1] == OW and (sw == 1 or (sw == 2 and inner == 1))
-    return same_pitch and 1 < KW <= MOST_BITS and (KW > 2 or pw > 0)
-
-
-@jitable
-def max_pool_scratch(geometry, inner, block, itemsize, argmax_itemsize):
-    """Elements for the maxima along rows, of a spare row, and of the mask of taps; and the bytes of all."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    (block_rows, block_columns), lanes, reach_w = block, BYTES // itemsize, (KW - 1) * dw
-    # For each slice the cells under a block, which the maxima along its rows then take the place of.
-    most_rows = (block_rows - 1) * sh + (KH - 1) * dh + 1
-    most_columns = max(block_columns + reach_w // sw, (W + sw - 1) // sw if block_columns == OW else 0)
-    along = min(KD, D) * (most_rows * most_columns * sw * inner + lanes) + reach_w * inner + 2 * sw * lanes
-    spare = 64 * lanes if sw > 3 and inner == 1 else 0
-    mask = most_rows * OW * inner + BYTES if compares_in_place(geometry, inner, block) else 0
-    values = along + spare + lanes
-    nbytes = scratch_bytes(values, itemsize) + scratch_bytes(values, argmax_itemsize) + scratch_bytes(mask, 1)
-    return along, spare, mask, nbytes
-
-
 @kernel
-def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, scratch, start, stop):
+def max_pool(x, y, argmax, infinity, lowest, geometry, inner, block, scratch, start, stop):
     """Units are blocks of windows, `block` rows by columns. First the maximum along the rows, then down the columns.
 
     In this order a later tap has a larger offset, so that the first of equal cells stays without a look at the
     offsets. Rows are written in whole lanes: what spills over the end of one is written again with the next.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
@@ -500,7 +476,7 @@ def max_pool(x, y, argmax, infinity, lowest, numbers, inner, block, scratch, sta
                 cells, over_slices = onward(x, origin + row * sh * row_step), (slices, dd * slice_step, KH * KW)
                 over_taps = KH, dh * row_step, KW
                 for tap in range(KH):
-                    for i in range(0, count, lanes):
+                    for i in range(0, count, positive(lanes)):
                         fetch(cells, tap * dh * row_step + i + next_block)
                 largest(best, best_won, count, last, cells, None, over_slices, over_taps, kd0 * KH * KW)
             else:
@@ -549,20 +525,8 @@ def larger(out, won, count, last, a, a_won, b, b_won, behind):
         i += lanes
 
 
-@jitable
-def tall_scratch(geometry, inner, block, itemsize, argmax_itemsize):
-    """Elements of a row of cells, from the start of one kept row to the next, and of all; and the bytes of these."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    block_columns, lanes, reach = block[1], BYTES // itemsize, (KW - 1) * dw
-    # Maxima are taken at every cell of a row, also of windows that begin too late to be whole.
-    row = (block_columns * sw + 2 * reach + sw) * inner + (2 * sw + 2) * lanes
-    step = block_columns * inner + lanes
-    values = row + 64 * lanes + (KH + 1) * step
-    return row, step, values, scratch_bytes(values, itemsize) + scratch_bytes(values, argmax_itemsize)
-
-
 @kernel
-def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, block, scratch, start, stop):
+def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, geometry, inner, block, scratch, start, stop):
     """Units are blocks of windows one row apart, `block` rows by columns. Each row of cells is looked at once.
 
     Rows of maxima come one after the other, in pieces as tall as a window. A window is the end of one piece and the
@@ -570,7 +534,6 @@ def max_pool_of_tall_windows(x, y, argmax, infinity, lowest, numbers, inner, blo
     Werman 1993). Offsets count from the top of the block, and wrap around: the difference fits their dtype again. Every
     row of a block is one of lanes at least.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns = block
     row_blocks, column_blocks = (OH + block_rows - 1) // block_rows, (OW + block_columns - 1) // block_columns
@@ -701,19 +664,12 @@ def pool_cells(x, origin, taps, first, lowest, infinity, geometry, inner):
     return best, winner
 
 
-@jitable
-def direct_scratch(itemsize, argmax_itemsize):
-    lanes = BYTES // itemsize
-    return scratch_bytes(lanes, itemsize), scratch_bytes(lanes, itemsize) + scratch_bytes(lanes, argmax_itemsize)
-
-
 @kernel
-def max_pool_direct(x, y, argmax, infinity, lowest, numbers, inner, columns, scratch, start, stop):
+def max_pool_direct(x, y, argmax, infinity, lowest, geometry, inner, columns, scratch, start, stop):
     """Units are so many windows of a row. Each is read where it lies, cell by cell or neighbours in vectors.
 
     For windows that are too large to be packed, or share so few cells that they gain nothing from it.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     lanes, (offsets_begin, _) = lanes_in(x), direct_scratch(x.itemsize, itemsize_of(argmax))
     values, offsets = carve(scratch, 0, lanes, x), carve(scratch, offsets_begin, lanes, argmax)
@@ -780,7 +736,7 @@ def lay_out_windows(slopes, winners, dy, argmax, origin, top, left, size, OH, OW
 def gather(total, slopes, winners, count, origin, sources, taps, begin, end, dx, to):
     """Each cell's sum of the gradients of the windows that it won, window after window: two times as many lanes."""
     lanes = lanes_in(total)
-    for i in range(0, count, 2 * lanes):
+    for i in range(0, count, positive(2 * lanes)):
         low = beside(load(total, 0), total.dtype.type(0))
         high = low
         fetch_to_write(dx, to + i)
@@ -805,23 +761,8 @@ def spread_row(dx, cells, step, count, infinity):
         dx[np.uint64(i * step)] = narrowed(cells[i], infinity)
 
 
-@jitable
-def by_taps_scratch(geometry, inner, block, itemsize, argmax_itemsize):
-    """Elements of a slice of gradients, of all slices, of the sums of a phase, and of taps; and the bytes of all."""
-    D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
-    (block_rows, block_columns, alike), lanes = block, BYTES // itemsize
-    back_h, back_w, most_slices = (KH - 1) * dh // sh, (KW - 1) * dw // sw, (KD - 1) * dd // sd + 1
-    laid_pitch, taps = block_columns + back_w, KD * KH * KW * lanes
-    slice_size = (block_rows + back_h) * laid_pitch * inner
-    phase_size = ((block_rows - 1) * max(laid_pitch, OW if alike else 0) + laid_pitch) * inner + 2 * lanes
-    slopes = most_slices * slice_size + back_w * inner + 4 * lanes
-    nbytes = scratch_bytes(slopes + sh * sw * phase_size + 2 * lanes, itemsize)
-    nbytes += scratch_bytes(slopes + taps, argmax_itemsize) + scratch_bytes(taps, 8) + scratch_bytes(sh * sw + 1, 8)
-    return slice_size, slopes, phase_size, taps, nbytes
-
-
 @kernel
-def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, block, scratch, start, stop):
+def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, geometry, inner, block, scratch, start, stop):
     """Units are blocks of cells, rows by columns in strides. Each cell asks every window that covers it, in order.
 
     The cells of one phase of the stride are covered by the same taps, so that they are one run, with the row of
@@ -830,7 +771,6 @@ def max_pool_backward_by_taps(dy, argmax, dx, infinity, sums, numbers, inner, bl
     Where windows are `alike` they are asked where they lie. What a cell then takes for a window across an edge is one
     at the other end of a row, or in the next plane: no tap of it that is a cell of its own lies where the cell asks.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     block_rows, block_columns, alike = block
     all_rows, all_columns = (H + ph + sh - 1) // sh, (W + pw + sw - 1) // sw
@@ -978,13 +918,12 @@ def put_won_side_by_side(dx, to, dy, argmax, source, tap, taps):
 
 
 @kernel
-def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, scratch, start, stop):
+def max_pool_backward_of_tiles(dy, argmax, dx, geometry, inner, scratch, start, stop):
     """Units are rows of windows side by side, so that each cell is of one window: its gradient, or 0; or of none.
 
     Rows are written in whole lanes: what spills over the end of one is written again with the next, or else the last
     lanes overlap those before.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     lanes, width, covered, zero = lanes_in(dy), W * inner, OW * KW * inner, dy.dtype.type(0)
     run = inner if KW > 1 and inner > 1 else OW * inner  # so many gradients are read one after the other
@@ -997,7 +936,7 @@ def max_pool_backward_of_tiles(dy, argmax, dx, numbers, inner, scratch, start, s
         readable = source + OW * inner + lanes_beyond <= len(dy)
         row, limit = (first_slice * H + oh * KH) * width, (first_slice * H + min(stop - rest * OH, OH) * KH) * width
         kh = 0
-        for tap in range(0, KD * KH * KW, KW):
+        for tap in range(0, KD * KH * KW, positive(KW)):
             i, cell = 0, 0
             whole = readable and row + covered + beyond <= limit
             last = run if whole else run - lanes
@@ -1060,7 +999,7 @@ def any_outside(argmax, lows, highs, behind, kernel):
 def any_outside_of(argmax, step, low, high, number, behind, kernel):
     """The same for every step-th offset, and the same bounds for all."""
     outside = False
-    for i in range(0, len(argmax), step):
+    for i in range(0, len(argmax), positive(step)):
         tap = tap_along(argmax[np.uint64(i)], number, behind, kernel)
         outside |= (tap < low) | (tap >= high)
     return outside
@@ -1083,50 +1022,13 @@ def is_real(offset, starts, geometry):
     return 0 <= d + kd * dd < D and 0 <= h + kh * dh < H and 0 <= w + kw * dw < W
 
 
-@jitable
-def elements_apart(axis, geometry, inner):
-    """How many elements of an argmax lie from one position along an axis to the next."""
-    OH, OW = geometry[16], geometry[17]
-    return inner * (OH * OW if axis == 0 else (OW if axis == 1 else 1))
-
-
-@jitable
-def edges_along(axis, geometry):
-    """The windows along an axis that leave the input: those before the first number, and from the second on."""
-    size, kernel, stride = geometry[axis], geometry[3 + axis], geometry[6 + axis]
-    before, dilation, out = geometry[9 + axis], geometry[12 + axis], geometry[15 + axis]
-    return windows_at_edges(-before, out, kernel, stride, dilation, size)
-
-
-@jitable
-def asks_each_position(axis, geometry, inner, period):
-    """Few positions, or such as have many elements each, are looked at one by one; else a pattern of bounds is."""
-    (begin, end), out = edges_along(axis, geometry), geometry[15 + axis]
-    return 8 * (begin + out - end) < out or elements_apart(axis, geometry, inner) >= min(period, 32)
-
-
-@jitable
-def check_scratch(geometry, inner, argmax_itemsize):
-    """Elements of a pattern of bounds, and the bytes of two of them if any axis is looked at by a pattern.
-
-    They are float32 where this names each offset exactly.
-    """
-    OD, OH, OW = geometry[15:]
-    period = OD * OH * OW * inner if OD * OH * OW * inner <= BLOCK else OW * inner
-    patterns = 0
-    for axis in range(3 if period <= 8 * BLOCK else 0):
-        patterns = patterns if asks_each_position(axis, geometry, inner, period) else 2
-    return period, patterns * scratch_bytes(period, 4 if argmax_itemsize <= 2 else 8)
-
-
 @kernel
-def misplaced(argmax, found, numbers, inner, scratch, start, stop):
+def misplaced(argmax, found, geometry, inner, scratch, start, stop):
     """Whether any argmax names no cell of its window, or one of padding. Units are planes.
 
     First axis by axis: the windows that leave the input, or for many windows at once where most do. Where an offset
     then looks wrong, as it does where a window has no real cell, each window is asked.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     plane, most = OD * OH * OW * inner, argmax.dtype.type(0)
     run = part(argmax, start * plane, (stop - start) * plane)
@@ -1152,13 +1054,13 @@ def misplaced(argmax, found, numbers, inner, scratch, start, stop):
             if by_itself and behind == 1:
                 suspect |= any_outside_of(onward(run, one), out, low, high, number, taps_behind, kernel)
                 continue
-            for at in range(one * behind, len(run) if by_itself else period, out * behind):
+            for at in range(one * behind, len(run) if by_itself else period, positive(out * behind)):
                 if by_itself:
                     suspect |= any_outside_of(part(run, at, behind), 1, low, high, number, taps_behind, kernel)
                 else:
                     fill(part(lows, at, behind), low)
                     fill(part(highs, at, behind), high)
-        for at in range(0, len(run) if leaving > 0 and not by_itself else 0, period):
+        for at in range(0, len(run) if leaving > 0 and not by_itself else 0, positive(period)):
             suspect |= any_outside(part(run, at, period), lows, highs, taps_behind, kernel)
     for i in range(len(run) if suspect else 0):
         rest, ow = divmod(i // inner, OW)
@@ -1190,23 +1092,14 @@ def _elements_behind(winner, behind, geometry, inner):
     return lambda winner, behind, geometry, inner: cells_behind(winner, geometry, number) * inner
 
 
-@jitable
-def backward_scratch(tile, argmax_itemsize, sums_itemsize):
-    """Bytes of the table of offsets, and of all with the sums of a tile, where these are not made in dx."""
-    rows, columns, planes, channels = tile
-    table = 256 * 8 if argmax_itemsize == 1 else 0
-    return table, table + scratch_bytes(planes * rows * columns * channels, sums_itemsize)
-
-
 @kernel
-def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, start, stop):
+def max_pool_backward(dy, argmax, dx, infinity, geometry, inner, tile, scratch, start, stop):
     """Units are tiles of dx, rows by columns by channels: whole rows, or a piece of one, or one of a single cell.
 
     Each is zeroed, then every window that can reach it adds to it, in order.
     For windows of many taps; its work does not grow with their number. Neighbouring windows often add to one cell, and
     each would wait for the one before: so the loop inside goes over channels, or over some planes, where cells differ.
     """
-    geometry = to_fixed_tuple(numbers, 18)
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = geometry
     tile_rows, tile_columns, most_planes, tile_channels = tile
     rows, width, windows = D * H, W * inner, OD * OH * OW * inner
@@ -1267,11 +1160,13 @@ def max_pool_backward(dy, argmax, dx, infinity, numbers, inner, tile, scratch, s
 
 
 @kernel
-def max_unpool(y, indices, x, scratch, start, stop):
-    """Units are planes, (outer, cells, inner). Indices are the caller's own, and another thread may change them."""
+def max_unpool(y, indices, x, windows, cells, inner, scratch, start, stop):
+    """Units are planes, of so many windows and cells. Indices are the caller's own: another thread may change them."""
     for plane in range(start, stop):
-        for i in range(y.shape[1]):
-            for c in range(y.shape[2]):
-                cell = np.uint64(indices[plane, i, c])
-                if cell < np.uint64(x.shape[1]):
-                    x[plane, cell, c] = y[plane, i, c]
+        to = part(x, plane * cells * inner, cells * inner)
+        for i in range(windows):
+            source = (plane * windows + i) * inner
+            for c in range(inner):
+                cell = np.uint64(indices[source + c])
+                if cell < np.uint64(cells):
+                    to[cell * np.uint64(inner) + np.uint64(c)] = y[source + c]

@@ -1,5 +1,7 @@
 """The shared rules compiled, a maximum that vectorises, and the two-byte floats that Numba does not know."""
 
+from types import FunctionType
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -8,9 +10,9 @@ from numba.extending import intrinsic, overload, register_jitable
 from numba.np.arrayobj import populate_array
 
 from fastpool import _rules
+from fastpool.backends.numba import scratch
 from fastpool.backends.numba.compilation import INLINED, inlined
 from fastpool.backends.numba.lanes import (
-    BYTES,
     Lanes,
     beside,
     fetch,
@@ -24,7 +26,9 @@ from fastpool.backends.numba.lanes import (
     zip_low,
 )
 
-jitable = register_jitable(**INLINED)  # for what the plan of a call in Python and its kernel both ask
+for both_ask in scratch.__dict__.values():  # the plan of a call in Python, and its kernel
+    if isinstance(both_ask, FunctionType):
+        register_jitable(**INLINED)(both_ask)
 
 wins = inlined(_rules.wins)
 precedes = inlined(_rules.precedes)
@@ -399,6 +403,25 @@ def onward(typing_context, run, begin):
     return run(run, types.intp), generate
 
 
+@intrinsic
+def plain(typing_context, constant):
+    """A constant as any other integer: Numba compiles a function once for all of them, LLVM sees which it is."""
+    return types.intp(constant), lambda context, builder, signature, args: context.cast(
+        builder, args[0], constant, types.intp
+    )
+
+
+@intrinsic
+def positive(typing_context, step):
+    """A step that is above 0: LLVM is told so, and drops the error that range() would raise."""
+
+    def generate(context, builder, signature, args):
+        builder.assume(builder.icmp_signed(">", args[0], args[0].type(0)))
+        return args[0]
+
+    return step(step), generate
+
+
 # A kernel's scratch comes from its caller, as bytes that begin a line of the caches. Each part of it does so too.
 
 
@@ -428,12 +451,6 @@ def carve_bounds(argmax, scratch, begin, count):
 def _carve_bounds(argmax, scratch, begin, count):
     number = np.float32 if argmax.dtype.bitwidth <= 16 else np.float64
     return lambda argmax, scratch, begin, count: carve(scratch, begin, count, number)
-
-
-@jitable
-def scratch_bytes(count, itemsize):
-    """The bytes of scratch that so many elements take: whole lines of the caches."""
-    return (count * itemsize + BYTES - 1) // BYTES * BYTES
 
 
 @intrinsic

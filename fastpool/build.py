@@ -1,0 +1,127 @@
+"""Build the library of kernels: python -m fastpool.build [LEVEL ...]
+
+Numba compiles each usual kernel to object code, and the C compiler links them. That needs both; running the kernels
+needs neither. Objects are kept, so that only kernels whose sources or compiler have changed are compiled again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from fastpool.backends.numba import kernel_name, library, plan
+from fastpool.threads import usable_cpus
+
+
+class Target(NamedTuple):
+    """What a level's kernels are compiled for, as LLVM names it."""
+
+    triple: str
+    cpu: str
+    numba_cpu: str  # what Numba is told: it knows processors of this machine's kind alone
+
+
+TARGETS = {
+    "x86-64-v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", "x86-64-v4"),
+    "x86-64-v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", "x86-64-v3"),
+    "aarch64": Target("aarch64-unknown-linux-gnu", "generic", "generic"),
+}
+OBJECTS = Path("build/kernels")
+
+
+def names() -> list[str]:
+    """The kernels that go into a library."""
+    return list(dict.fromkeys(map(kernel_name, plan.usual_calls())))
+
+
+def _compile(task: tuple[str, str, str]) -> Path:
+    """Have a kernel's object code in a folder; where it is."""
+    from fastpool.backends.numba import compilation  # Numba reads for which processor when it is imported
+
+    name, level, folder = task
+    target = TARGETS[level]
+    processor = compilation.Processor(target.triple, target.cpu, "")
+    path = Path(folder, compilation.object_name(name, processor)).with_suffix(".o")
+    if not path.exists():
+        code = compilation.object_code(name, processor)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(code)
+        part.replace(path)
+    return path
+
+
+def _objects(level: str, folder: Path, jobs: int) -> Iterator[tuple[str, Path]]:
+    before = {setting: os.environ.get(setting) for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")}
+    os.environ.update(NUMBA_CPU_NAME=TARGETS[level].numba_cpu, NUMBA_CPU_FEATURES="")
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            tasks = [(name, level, str(folder)) for name in names()]
+            yield from zip(names(), pool.map(_compile, tasks), strict=True)
+    finally:
+        for setting, value in before.items():
+            if value is None:
+                del os.environ[setting]
+            else:
+                os.environ[setting] = value
+
+
+def sources() -> str:
+    """A digest of what the kernels are made of."""
+    from fastpool.backends.numba import compilation  # Numba, which only a build needs
+
+    return compilation.sources()
+
+
+def linker(level: str) -> list[str]:
+    """The C compiler that links a level's library."""
+    if level == "aarch64" and library.native_level() != "aarch64":
+        return ["aarch64-linux-gnu-gcc"]
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
+    """Build the library of a level; where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = jobs or usable_cpus()
+    objects = []
+    for count, (name, path) in enumerate(_objects(level, folder, jobs), 1):
+        print(f"\r{level}: {count} of {len(names())} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
+        objects.append(str(path))
+    print(file=sys.stderr)
+    to = library.library_path(level)
+    with tempfile.TemporaryDirectory(dir=to.parent) as beside:
+        made, origin = Path(beside, to.name), Path(beside, "origin.c")
+        origin.write_text(f'const char *fastpool_sources = "{sources()}";\n')
+        # Undefined symbols are an error, so that nothing of Python's or Numba's is asked for.
+        flags = ["-shared", "-fPIC", "-s", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
+        subprocess.run([*linker(level), *flags, "-o", str(made), str(origin), *objects], check=True)
+        made.replace(to)
+    return to
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fastpool.build", description=__doc__)
+    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(TARGETS)}; that of this machine")
+    parser.add_argument("--jobs", type=int, help="processes; as many as CPUs")
+    parser.add_argument("--objects", type=Path, default=OBJECTS, help="where object code is kept; %(default)s")
+    options = parser.parse_args()
+    unknown = set(options.levels) - set(TARGETS)
+    if unknown:
+        parser.error(f"LEVEL must be one of {', '.join(TARGETS)}, got {', '.join(sorted(unknown))}")
+    for level in options.levels or filter(None, [library.native_level()]):
+        path = build(level, options.objects, options.jobs)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

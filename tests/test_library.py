@@ -1,0 +1,155 @@
+"""Where the numba backend's kernels come from: the library that was built with the package, or Numba."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastpool as fp
+
+pytest.importorskip("fastpool.backends.numba._launch")
+
+from fastpool.backends.numba import kernel_name, library, plan
+
+BUILT = library.library_path(library.native_level() or "none")
+of_the_library = pytest.mark.skipif(not BUILT.exists(), reason="no kernels were built")
+
+
+@pytest.fixture(scope="module")
+def compilation():
+    return pytest.importorskip("fastpool.backends.numba.compilation")
+
+
+def test_every_kernel_is_a_usual_one(compilation):
+    """So that it is built with the package, and taken by a warm-up."""
+    compilation._compiled("hard_swish__f4_f4__n")  # which imports all modules of kernels
+    assert {made.kernel for made in plan.usual_calls()} == set(compilation._kernels)
+
+
+@of_the_library
+def test_the_library_holds_every_usual_kernel():
+    functions = library.ctypes.CDLL(str(BUILT))
+    missing = {name for name in map(kernel_name, plan.usual_calls()) if not hasattr(functions, name)}
+    assert not missing
+
+
+@of_the_library
+def test_the_library_is_of_the_kernels_as_they_are_now(compilation):
+    """`make kernels` builds it anew."""
+    stored = library.ctypes.c_char_p.in_dll(library.ctypes.CDLL(str(BUILT)), "fastpool_sources").value.decode()
+    assert stored == compilation.sources()
+
+
+@of_the_library
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not here")
+def test_the_library_asks_for_the_c_library_alone():
+    listed = subprocess.run(["nm", "-D", "--undefined-only", BUILT], capture_output=True, text=True, check=True).stdout
+    asked = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
+    weak = {"__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
+    assert asked - weak <= {"memcpy", "memmove", "memset"}
+
+
+def test_a_processor_is_asked_for_no_more_than_the_system_says_it_can():
+    if library.native_level() in ("", "aarch64") or sys.platform != "linux":
+        pytest.skip("is about x86-64 and Linux")
+    flags = set(re.search(r"flags\s*:(.*)", Path("/proc/cpuinfo").read_text())[1].split())
+    third = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "abm"} <= flags
+    fourth = third and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags
+    assert library.native_level() == ("x86-64-v4" if fourth else "x86-64-v3")
+    assert library.levels_here() == (("x86-64-v4", "x86-64-v3") if fourth else ("x86-64-v3",))
+    assert third
+
+
+def test_names_tell_kernels_apart():
+    window = fp.window.Window.plan(2, (8, 8), 3, 1, 1)
+    pooled = plan.max_pool(window, 1, 1, np.dtype("f4"), np.dtype("u1"), 1)
+    assert kernel_name(pooled) == "max_pool__f4_f4_u1__n_f4_t18_i_t2"
+    half = plan.max_pool(window, 1, 1, np.dtype("f2"), None, 1)
+    assert kernel_name(half) == "max_pool__i2_i2_none__i2_i2_t18_i_t2"
+    assert kernel_name(plan.activation("swish", np.dtype("f8"), 3, 1.5)) == "swish__f8_f8__d_n"
+
+
+CALLS = """
+import numpy as np, fastpool as fp
+rng = np.random.default_rng(0)
+x = rng.standard_normal((2, 3, 9, 11), np.float32)
+y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+cols = fp.im2col(x, 3)
+results = [
+    y, argmax, fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1), cols, fp.col2im(cols, x.shape, 3),
+    fp.hard_swish(x), fp.hard_swish_backward(x, x), fp.swish(x), fp.swish_backward(x, x), fp.maxout(x, 3, axis=1),
+    fp.max_pool2d((100 * x).astype(np.int16), 2), fp.max_pool2d(x.astype(np.float16), 2),
+]
+import hashlib, sys
+digest = hashlib.sha256(b"".join(a.tobytes() for a in results)).hexdigest()
+print(digest, "numba" in sys.modules, "llvmlite" in sys.modules)
+"""
+ALONE = "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None  # neither is installed\n"
+
+
+@of_the_library
+def test_the_library_needs_no_numba_and_gives_the_bits_that_numba_gives(python, compilation):
+    built, *imported = python("-c", CALLS, FASTPOOL_BACKEND="numba").split()
+    assert imported == ["False", "False"]
+    assert python("-c", ALONE + CALLS, FASTPOOL_BACKEND="numba").split()[0] == built
+    chosen = {"NUMBA_CPU_NAME": library.native_level().replace("aarch64", "generic"), "NUMBA_CPU_FEATURES": ""}
+    compiled = python("-c", CALLS, FASTPOOL_BACKEND="numba", FASTPOOL_KERNELS="jit", **chosen).split()
+    assert compiled == [built, "True", "True"]
+
+
+EVERY_CASE = """
+import sys
+import numpy as np
+from fastpool.__main__ import agrees
+from fastpool.cases import CASES
+dtypes = [np.dtype(code) for code in "?bBhHiIqQefd"]
+try:
+    from ml_dtypes import bfloat16
+    dtypes.append(np.dtype(bfloat16))
+except ImportError:
+    pass
+done = set()
+for case in CASES.values():
+    for dtype in filter(case.takes_dtype, dtypes):
+        for layout in ("channels_first", "channels_last"):
+            arguments = case.arguments(np.random.default_rng(0), dtype, "small", layout)
+            result, expected = case.run(arguments, "numba"), case.run(arguments, "numpy")
+            assert agrees(result, expected, case.exact), (case.name, dtype, layout)
+            done.add(case.op)
+print(len(done) == len({case.op for case in CASES.values()}))
+"""
+
+
+@of_the_library
+def test_every_op_on_every_dtype_needs_the_library_alone(python):
+    assert python("-W", "error", "-c", ALONE + EVERY_CASE) == "True\n"
+
+
+@of_the_library
+def test_a_kernel_that_is_not_there_and_cannot_be_compiled_is_named(python):
+    code = """
+from fastpool.backends.numba import library
+try:
+    library.find("max_pool__f2_f2__n")
+except RuntimeError as error:
+    print(error)
+"""
+    said = python("-c", ALONE + code)
+    assert said.startswith("no kernel max_pool__f2_f2__n: it is not among those for ")
+    assert said.endswith('; remedy: pip install "fastpool[numba]"\n')
+
+
+def test_the_level_is_chosen_by_the_environment(python):
+    code = "from fastpool.backends.numba import library; print([library.level()])"
+    assert python("-c", code, FASTPOOL_KERNELS="jit") == "['']\n"
+    for at, most in enumerate(library.BUILT_LEVELS):
+        able = (level for level in library.levels_here() if level in library.BUILT_LEVELS[at:])
+        taken = next((level for level in able if library.library_path(level).exists()), "")
+        assert python("-c", code, FASTPOOL_KERNELS=most) == f"[{taken!r}]\n"
+    call = "import fastpool; fastpool.hard_swish([1.0])"
+    said = python("-c", call, FASTPOOL_KERNELS="fast", FASTPOOL_BACKEND=None, fails=True)
+    assert "ValueError: FASTPOOL_KERNELS must be one of 'x86-64-v4', 'x86-64-v3', 'aarch64', 'jit', got 'fast'" in said
