@@ -302,12 +302,13 @@ for case in runpy.run_path({str(CASES_FILE)!r})["CASES"].values():
 
 
 class kernels:
-    """The kernels that the typical calls need: more of them, or larger ones, take longer to compile and to load."""
+    """The kernels of the typical calls, compiled by Numba: more or larger ones take longer to compile and to load."""
 
     def setup_cache(self) -> dict[str, float]:
         _available("numba")
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, "-c", _COMPILE], env={**os.environ, "NUMBA_CACHE_DIR": folder}, check=True)
+            environment = {**os.environ, "NUMBA_CACHE_DIR": folder, "FASTPOOL_KERNELS": "jit"}
+            subprocess.run([sys.executable, "-c", _COMPILE], env=environment, check=True)
             sizes = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
         return {"number": len(sizes), "bytes": sum(sizes)}
 
@@ -324,16 +325,27 @@ class kernels:
 
 
 class package:
-    """What a user downloads."""
+    """What a user downloads, and what it takes on disk."""
+
+    @staticmethod
+    def files() -> list[Path]:
+        """The files that a wheel has: sources, compiled modules and the kernels for each CPU level."""
+        installed = sorted(Path(fastpool.__file__).parent.rglob("*"))
+        return [
+            path
+            for path in installed
+            if path.name.endswith((".py", "py.typed", *EXTENSION_SUFFIXES[:1])) or path.name.startswith("kernels.")
+        ]
 
     def track_wheel_size(self) -> int:
         """The files of the package, compressed as in a wheel."""
-        folder = Path(fastpool.__file__).parent
         wheel = BytesIO()
         with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(folder.rglob("*")):
-                if path.name.endswith((".py", "py.typed", *EXTENSION_SUFFIXES[:1])):
-                    archive.write(path, path.relative_to(folder.parent))
+            for path in self.files():
+                archive.write(path, path.relative_to(Path(fastpool.__file__).parent.parent))
         return len(wheel.getvalue())
 
-    track_wheel_size.unit = "bytes"
+    def track_installed_size(self) -> int:
+        return sum(path.stat().st_size for path in self.files())
+
+    track_wheel_size.unit = track_installed_size.unit = "bytes"

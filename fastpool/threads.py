@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging  # noqa: F401  its hook at forks must be registered before ours: see hold_across_forks
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -190,12 +191,25 @@ if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
+# What the start of a thread takes, with its stack: short of it, `Thread.start` waits for ever.
+THREAD_BYTES = 1 << 26
+
+
+def need_memory(nbytes: int, what: str) -> None:
+    """Raise MemoryError where so much is not to be had, for the sake of those who cannot cope without."""
+    try:
+        mmap.mmap(-1, nbytes).close()
+    except OSError:
+        raise MemoryError(f"{what} only where {nbytes >> 20} MB of memory are free") from None
+
+
 def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call what must not be left half done, as the import of a package, or a compiler's run.
 
     In a new thread the caller's depth of recursion does not count, and no handler of a signal runs, such as that of
     Ctrl-C: packages that are interrupted on their import do not work afterwards, and llvmlite leaves its lock taken.
     """
+    need_memory(THREAD_BYTES, "a package is imported, or a kernel compiled,")
     results: list[Result] = []
     raised: list[BaseException] = []
 

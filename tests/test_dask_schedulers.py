@@ -60,20 +60,18 @@ def test_a_limit_holds_in_its_block_and_thread_alone():
 
 
 THREADS = """
-import os, sys, threading
 import numpy as np, dask, dask.array as da, fastpool as fp
+from fastpool.backends.numba._launch import helpers_started
 fp.set_num_threads(4)
 x = np.ones((4096, 2048), np.float32)
 lazy = da.from_array(x, chunks=1024)
 with dask.config.set(scheduler="threads", num_workers=3):
     y, argmax = fp.max_pool2d(lazy, (3, 3), 2, 1, return_argmax=True)
     dask.compute(fp.max_pool2d_backward(y, argmax, x.shape, (3, 3), 2, 1), fp.maxout(fp.hard_swish(lazy), 1024))
-def helpers():
-    return sum(thread.name == "fastpool" for thread in threading.enumerate())
-in_tasks = helpers()
+in_tasks = helpers_started()
 assert fp.get_num_threads() == 4
 fp.max_pool2d(x, (3, 3), 2, 1)
-print(in_tasks, helpers())
+print(in_tasks, helpers_started())
 """
 
 

@@ -1,23 +1,18 @@
 """How Numba compiles a kernel: to object code with a C interface, free of Python.
 
 The package's build links the objects of all usual kernels to one library. Any other kernel is compiled when it is first
-called, and its object code is kept on disk, one file for each, named by all that it depends on.
+called (`just_in_time.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import re
 import sys
-import warnings
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from fastpool.backends.numba import disk_cache
 
 LEAST_NUMBA = (0, 62)  # LLVM ends the process on vectors of maxima in older ones
 _numba_version = version("numba")
@@ -37,8 +32,15 @@ from fastpool.threads import hold_across_forks  # noqa: E402
 
 DIGEST = hashlib.sha256
 
-# Functions that a kernel calls become a part of it.
-INLINED = {"nogil": True, "error_model": "numpy", "forceinline": True}
+# Functions that a kernel calls become a part of it. Without wrappers, that Python and C could call, they compile in
+# three quarters of the time.
+INLINED = {
+    "nogil": True,
+    "error_model": "numpy",
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 # The settings of Numba that change the code it makes.
 SETTINGS = (
@@ -203,51 +205,17 @@ def object_code(name: str, processor: Processor) -> bytes:
             variable.linkage = "internal"
     symbol = module.get_function(entry.native_name)
     symbol.name, symbol.linkage = name, "external"
-    machine = _machine(processor, reloc="pic", codemodel="default")
+    machine = target_machine(processor, reloc="pic", codemodel="default")
     if processor.triple != module.triple:  # kernels ask for nothing of one processor: LLVM makes code for another
         module.triple, module.data_layout = processor.triple, str(machine.target_data)
     return machine.emit_object(module)
 
 
-def _machine(processor: Processor, **options: Any) -> Any:
+def target_machine(processor: Processor, **options: Any) -> Any:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(processor.triple)
     return target.create_target_machine(cpu=processor.cpu, features=processor.features, opt=3, **options)
-
-
-# What loading or compiling a kernel takes at most, with what Numba imports for the first one.
-NEEDED = 1 << 28
-
-
-def _need_memory() -> None:
-    """LLVM ends the process where it finds no memory, and OpenBLAS waits for some for ever: so this raises first."""
-    try:
-        mmap.mmap(-1, NEEDED).close()
-    except OSError:
-        raise MemoryError(f"a kernel is loaded or compiled only where {NEEDED >> 20} MB of memory are free") from None
-
-
-@cache  # a later change of the current folder changes nothing
-def cache_directory() -> str:
-    """Where compiled kernels are kept: below NUMBA_CACHE_DIR, else in the user's cache; '' where there is no home."""
-    try:
-        base = Path(numba.config.CACHE_DIR).expanduser() if numba.config.CACHE_DIR else disk_cache.user_cache()
-        return "" if base is None else str(Path(base, "fastpool-kernels").absolute())
-    except (OSError, RuntimeError):  # no current folder; `~` of a user whom nobody knows
-        return ""
-
-
-@cache
-def _warn_not_kept(why: str) -> None:
-    """Tell once that every process compiles for itself. Where warnings are errors, the call goes on all the same."""
-    with suppress(RuntimeWarning):
-        warnings.warn(
-            f"the kernels that fastpool compiles are not kept for later processes: {why}; set NUMBA_CACHE_DIR to a "
-            "folder that belongs to you and that others cannot write to",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 @cache
@@ -265,56 +233,3 @@ def object_name(name: str, processor: Processor) -> str:
     settings = [(setting, getattr(numba.config, setting, None)) for setting in SETTINGS]
     key = "/".join((name, repr(processor), repr(settings), sources()))
     return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
-
-
-def _seal(name: str, payload: bytes) -> bytes:
-    """What shows that a file is whole and bears its own name."""
-    return DIGEST(name.encode() + payload).digest()
-
-
-def _kept_code(kept_as: str) -> bytes | None:
-    try:
-        stored = disk_cache.read(cache_directory(), kept_as) if cache_directory() else None
-    except Exception:
-        return None
-    return stored[32:] if stored is not None and _seal(kept_as, stored[32:]) == stored[:32] else None
-
-
-def _keep(kept_as: str, code: bytes) -> None:
-    try:
-        why = disk_cache.why_not_written(cache_directory())
-        why = why or disk_cache.write(cache_directory(), kept_as, _seal(kept_as, code) + code)
-    except Exception:
-        return
-    if why:
-        _warn_not_kept(why)
-
-
-_loaded: dict[str, tuple[int, Any]] = {}
-
-
-def compile_now(name: str) -> tuple[int, Any]:
-    """The address of a kernel that is compiled now, or has been kept on disk; and what must be kept meanwhile."""
-    with global_compiler_lock:  # llvmlite has a lock of its own, which a fork does not wait for
-        if name not in _loaded:
-            _need_memory()
-            processor = this_processor()
-            kept_as = object_name(name, processor)
-            # Checks of bounds raise by functions of Numba's that only a process has which compiles.
-            keeps = not numba.config.BOUNDSCHECK
-            code = _kept_code(kept_as) if keeps else None
-            if code is None:
-                code = object_code(name, processor)
-                if keeps:
-                    _keep(kept_as, code)
-            _loaded[name] = _load(name, code, processor)
-        return _loaded[name]
-
-
-def _load(name: str, code: bytes, processor: Processor) -> tuple[int, Any]:
-    target = _machine(processor, reloc="pic", codemodel="jitdefault", jit=True)
-    empty = llvm.parse_assembly(f'target triple = "{processor.triple}"')
-    engine = llvm.create_mcjit_compiler(empty, target)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    return engine.get_function_address(name), engine

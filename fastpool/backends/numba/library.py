@@ -126,7 +126,7 @@ def level() -> str:
 
 def compiler() -> Any:
     """The module that compiles kernels, by Numba. ImportError where that is not installed."""
-    return import_module("fastpool.backends.numba.compilation")
+    return import_module("fastpool.backends.numba.just_in_time")
 
 
 def find(name: str) -> tuple[int, Any]:
