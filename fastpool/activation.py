@@ -2,70 +2,50 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import chosen, kernel
-from fastpool.kinds import again, lazy
+from fastpool.arrays import Result
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan, call
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
-# What needs no more than a look, as NumPy's own.
-PLAIN = {dtype: dtype for dtype in map(np.dtype, ("f2", "f4", "f8"))}
 
-
-def _elementwise(
-    op: str, names: tuple[str, ...], given: tuple[Any, ...], extra: tuple[float, ...], out: Any, backend: str | None
-) -> Any:
-    """Run `op` over arrays of one shape and dtype, in the memory order of the last of them."""
-    x = given[-1]
-    if _is_plain(x) and all(_is_plain(a) and _alike(a, x) for a in given[:-1]):
-        if extra:
-            _check_extra(extra, x.dtype)
-        dtype = PLAIN[x.dtype]
-        y = np.empty(x.shape, dtype) if out is None else arrays.contiguous_out(out, x.shape, dtype, given[::-1])
-        if y is not None:
-            run = kernel(op, backend)
-            if x.size:
-                run(*[a.reshape(-1) for a in given], *extra, y.reshape(-1))
-            return y
-    if (graphs := lazy(x)) is not None:
-        return graphs.elementwise(op, dict(zip(names, given, strict=True)), extra, out, backend)
-    return again(_run, given, (op, names, extra, chosen(backend)), out)
-
-
-def _is_plain(a: Any) -> bool:
-    return type(a) is np.ndarray and a.dtype in PLAIN and a.flags.carray
-
-
-def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape
-
-
-def _run(*arguments: Any) -> Any:
-    *inputs, op, names, extra, backend, out = arguments
-    read = [arrays.read(name, a, floats_only=True) for name, a in zip(names, inputs, strict=True)]
-    x, given = read[-1], inputs[-1]
-    run = kernel(op, backend, x.device)
+def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Plan:
+    """Of arrays of one shape and dtype, in the memory order of the last of them."""
+    names, x = INPUTS[op], inputs[-1]
+    module = backend_for(op, backend, x.device)
     dtype = arrays.native(x.dtype)
-    _check_extra(extra, dtype)
-    for name, a in zip(names[:-1], read[:-1], strict=True):
+    for name, a in zip(names[:-1], inputs[:-1], strict=True):
         arrays.like(name, a, x.shape, dtype, names[-1], x)
-    room = None if out is None else arrays.check_out(out, x.shape, dtype, (x, *read[:-1]), given)
+    prepare = getattr(module, f"prepare_{op}", None)
+    function = getattr(module, op) if prepare is None else prepare(dtype, x.size)
+
+    def run_with_beta(*operands: Any) -> None:
+        *others, y, beta = operands
+        _check_beta(beta, dtype)
+        function(*others, beta, y)
+
     order = arrays.memory_axes(x)
-    flat = [arrays.dense(a, order).reshape(-1) for a in read]
-    if room is None:
-        fresh = arrays.empty((x.size,), dtype, x)
-        shape = tuple(x.shape[axis] for axis in order)
-        y = arrays.Target(fresh.reshape(shape).transpose(np.argsort(order)), fresh, None)
-    else:
-        y = arrays.within(room, room.transpose(order), (x.size,))
-    if x.size:
-        run(*flat, *extra, y.canonical)
-    return arrays.as_given(y.done(), given, out)
+    axes = None if order == tuple(range(x.ndim)) else order
+    flat = None if prepare is not None else (x.size,)
+    operands = [arrays.operand(a, order, flat) for a in inputs]
+    run = run_with_beta if op.startswith("swish") else function
+    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, flat),), run)
+
+
+INPUTS = {
+    "hard_swish": ("x",),
+    "hard_swish_backward": ("dy", "x"),
+    "swish": ("x",),
+    "swish_backward": ("dy", "x"),
+}
+_OPS = {name: Op(name, inputs, inputs, partial(_plan, name), replays=True) for name, inputs in INPUTS.items()}
 
 
 def _checked_beta(beta: Any) -> float:
@@ -80,11 +60,10 @@ def _checked_beta(beta: Any) -> float:
     return number
 
 
-def _check_extra(extra: tuple[float, ...], dtype: np.dtype) -> None:
+def _check_beta(beta: float, dtype: np.dtype) -> None:
     """Refuse what overflows where a dtype is computed: infinity times 0 is no number."""
-    for beta in extra:
-        if abs(beta) > LARGEST_FLOAT32 and arrays.sum_dtype(dtype).itemsize == 4:
-            raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
+    if abs(beta) > LARGEST_FLOAT32 and arrays.sum_dtype(dtype).itemsize == 4:
+        raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
 
 
 def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -114,7 +93,7 @@ def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = N
     >>> fp.hard_swish(np.array([-4.0, 0.0, 1.5, 4.0]))
     array([0.   , 0.   , 1.125, 4.   ])
     """
-    return _elementwise("hard_swish", ("x",), (x,), (), out, backend)
+    return call(_OPS["hard_swish"], (x,), (), out, backend)
 
 
 def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -142,7 +121,7 @@ def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backe
     >>> fp.hard_swish_backward(np.ones(3), np.array([-4.0, 0.0, 4.0]))
     array([0. , 0.5, 1. ])
     """
-    return _elementwise("hard_swish_backward", ("dy", "x"), (dy, x), (), out, backend)
+    return call(_OPS["hard_swish_backward"], (dy, x), (), out, backend)
 
 
 def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
@@ -173,7 +152,7 @@ def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: 
     >>> fp.swish(np.array([0.0, 100.0]))
     array([  0., 100.])
     """
-    return _elementwise("swish", ("x",), (x,), (_checked_beta(beta),), out, backend)
+    return call(_OPS["swish"], (x,), (), out, backend, (_checked_beta(beta),))
 
 
 def swish_backward(
@@ -203,4 +182,4 @@ def swish_backward(
     >>> fp.swish_backward(np.ones(2), np.array([0.0, 100.0]))
     array([0.5, 1. ])
     """
-    return _elementwise("swish_backward", ("dy", "x"), (dy, x), (_checked_beta(beta),), out, backend)
+    return call(_OPS["swish_backward"], (dy, x), (), out, backend, (_checked_beta(beta),))

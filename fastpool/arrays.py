@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -138,15 +138,6 @@ def _plain(dtype: np.dtype) -> np.dtype:
     return native(dtype) if dtype.isnative else native(dtype).newbyteorder("S")
 
 
-def _dense(x: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """C-contiguous, aligned, native: `x` itself where it is that, else its one copy."""
-    flags = x.flags
-    if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
-        on_card = isinstance(x, DeviceArray)
-        x = x.compact() if on_card else np.array(x, dtype=native(x.dtype), order="C", copy=True)
-    return x if shape is None else x.reshape(shape)
-
-
 def channels_inside(x: Any, window: Window) -> bool:
     """Whether the channels lie behind the spatial axes in memory, whatever the data_format says."""
     axis = window.channel_axis
@@ -179,47 +170,148 @@ def _strides_of_channels_last(x: Any, window: Window) -> bool:
     return x.strides[axis] > 0
 
 
-def _planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
+def planes(window: Window, inside: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
+    """The canonical shape of an array with these spatial sizes, whose channels lie inside the spatial axes or not."""
     if inside:
         return (window.batch, *size, window.channels)
     return (window.batch * window.channels, *size, 1)
 
 
-def _memory_view(x: Any, window: Window, inside: bool) -> Any:
-    """The caller's array with its axes in canonical order: a view."""
-    axis = window.channel_axis
-    if axis is None:
-        return x
-    last = axis == x.ndim - 1
-    if inside == last or (window.channels == 1 and x.flags.c_contiguous):
-        return x
-    return np.moveaxis(x, axis, -1) if inside else np.moveaxis(x, axis, -1 - window.spatial_axes)
+def _order(window: Window, ndim: int, inside: bool) -> tuple[int, ...]:
+    """The axes of the caller's array in canonical order."""
+    axes, channels = list(range(ndim)), window.channel_axis
+    if channels is not None and inside != (channels == ndim - 1):
+        axes.remove(channels)
+        axes.insert(ndim - 1 if inside else ndim - 1 - window.spatial_axes, channels)
+    return tuple(axes)
+
+
+class Operand(NamedTuple):
+    """How an input becomes C-contiguous, aligned and native, in the shape that a kernel takes."""
+
+    seen_as: tuple[int, ...] | None  # another shape, before all else
+    axes: tuple[int, ...] | None  # from the slowest to the fastest in memory
+    copied_as: np.dtype | None  # where it is not yet contiguous, aligned and native
+    canonical: tuple[int, ...] | None
+    is_bool: bool
+
+    def __call__(self, x: Any) -> Any:
+        if self.is_bool:
+            x = _zeros_and_ones(x)
+        if self.seen_as is not None:
+            x = x.reshape(self.seen_as)
+        if self.axes is not None:
+            x = x.transpose(self.axes)
+        if self.copied_as is not None:
+            x = x.compact() if isinstance(x, DeviceArray) else np.array(x, self.copied_as, order="C", copy=True)
+        return x if self.canonical is None else x.reshape(self.canonical)
+
+
+def operand(
+    x: Array,
+    axes: tuple[int, ...] | None = None,
+    canonical: tuple[int, ...] | None = None,
+    seen_as: tuple[int, ...] | None = None,
+) -> Operand | None:
+    """How arrays that look like `x` become canonical: views where their memory allows, else one copy.
+
+    None where they are already what a kernel takes.
+    """
+    view = x if seen_as is None else x.reshape(seen_as)
+    if axes is not None and axes == tuple(range(view.ndim)):
+        axes = None
+    view = view if axes is None else view.transpose(axes)
+    ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
+    is_bool = x.dtype.kind == "b" and isinstance(x, np.ndarray)
+    made = Operand(seen_as, axes, None if ready else native(x.dtype), canonical, is_bool)
+    return None if made == (None, None, None, None, False) else made
 
 
 def canonical(x: Any, window: Window, inside: bool, size: tuple[int, int, int]) -> Any:
     """`x` in the form (outer, D, H, W, inner): a view if its memory allows, else its one copy."""
-    return _dense(_memory_view(x, window, inside), _planes(window, inside, size))
+    made = operand(x, _order(window, x.ndim, inside), planes(window, inside, size))
+    return x if made is None else made(x)
 
 
-class Target:
+class Target(NamedTuple):
     """Where a result goes: `user` is the array to return, `canonical` the array that a kernel fills."""
 
-    __slots__ = ("canonical", "user", "_write_back")
-
-    def __init__(self, user: Any, canonical: Any, write_back: Any) -> None:
-        self.user = user
-        self.canonical = canonical
-        self._write_back = write_back
+    user: Any
+    canonical: Any
+    write_back: Any = None  # what the canonical array is copied to, if a kernel cannot write there
 
     def done(self) -> Any:
-        """The result, brought home if the kernel could not write to where the caller wanted it."""
-        if self._write_back is not None:
-            result = self.canonical.reshape(self._write_back.shape)
-            if isinstance(self._write_back, DeviceArray):
-                self._write_back.assign(result)
+        if self.write_back is not None:
+            result = self.canonical.reshape(self.write_back.shape)
+            if isinstance(self.write_back, DeviceArray):
+                self.write_back.assign(result)
             else:
-                self._write_back[...] = result
+                self.write_back[...] = result
         return self.user
+
+
+class Result(NamedTuple):
+    """How a result is allocated, or written to the caller's `out`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axes: tuple[int, ...] | None = None  # of a new array, from the slowest to the fastest in memory
+    out_axes: tuple[int, ...] | None = None  # of `out`, in the order of the canonical axes
+    canonical: tuple[int, ...] | None = None
+
+    def new(self, like: Array) -> Target:
+        """A new array where `like` lies."""
+        if self.axes is None:
+            user = fresh = empty(self.shape, self.dtype, like)
+        else:
+            fresh = empty(tuple([self.shape[axis] for axis in self.axes]), self.dtype, like)
+            user = fresh.transpose(tuple([self.axes.index(axis) for axis in range(len(self.axes))]))
+        return Target(user, fresh if self.canonical is None else fresh.reshape(self.canonical))
+
+    def within(self, out: Array) -> Target:
+        """An array of the caller's, which `check_out` has passed."""
+        view = out if self.out_axes is None else out.transpose(self.out_axes)
+        ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
+        shape = view.shape if self.canonical is None else self.canonical
+        if ready:
+            return Target(out, view.reshape(shape))
+        return Target(out, empty(shape, self.dtype, out), view)
+
+
+def source(x: Array, window: Window, inside: bool, size: tuple[int, int, int], flat: bool, **more: Any) -> Any:
+    """The operand of an array that windows slide over, or whose elements belong to windows.
+
+    With `flat`, the kernel takes contiguous arrays of any shape.
+    """
+    ndim = len(more["seen_as"]) if more.get("seen_as") else x.ndim
+    return operand(x, _order(window, ndim, inside), None if flat else planes(window, inside, size), **more)
+
+
+def result(
+    window: Window,
+    inside: bool,
+    shape: tuple[int, ...],
+    size: tuple[int, int, int],
+    dtype: np.dtype,
+    like: Array,
+    flat: bool,
+) -> Result:
+    """A result of the caller's `shape`, in the memory order of the input `like`."""
+    out_axes = _order(window, len(shape), inside)
+    if window.channels == 1:  # in memory there is no difference, but PyTorch gives its results such strides
+        inside = window.channel_axis == len(shape) - 1 or (
+            window.spatial_axes > 1
+            and like.ndim == len(shape) == window.spatial_axes + 2
+            and _strides_of_channels_last(like, window)
+        )
+    axes, identity = _order(window, len(shape), inside), tuple(range(len(shape)))
+    return Result(
+        shape,
+        dtype,
+        None if axes == identity else axes,
+        None if out_axes == identity else out_axes,
+        None if flat else planes(window, inside, size),
+    )
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], given: Any = None) -> Any:
@@ -250,15 +342,6 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
     return out
 
 
-def contiguous_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...]) -> np.ndarray | None:
-    """`out` for a result of NumPy arrays, checked; None where a kernel cannot write to it as it lies.
-
-    Kernels write to what is contiguous, aligned and native.
-    """
-    check_out(out, shape, dtype, inputs, inputs[0])
-    return out if type(out) is np.ndarray and out.flags.carray and out.dtype == dtype else None
-
-
 def overlap(a: Any, b: Any) -> bool:
     """Whether two arrays share memory; those too entangled to tell in reasonable time are taken to."""
     if isinstance(a, DeviceArray):
@@ -270,57 +353,13 @@ def overlap(a: Any, b: Any) -> bool:
         return True
 
 
-def split_out(out: Any, return_argmax: bool) -> tuple[Any, Any]:
-    """Room for y and for argmax, of what was given as `out`."""
-    if isinstance(out, tuple):
-        if not return_argmax or len(out) != 2:
-            raise ValueError("out must be one array, or (y, argmax) with return_argmax=True, got a tuple")
-        return out
-    return out, None
-
-
-def within(out: Any, view: Any, shape: tuple[int, ...]) -> Target:
-    """`out` as a target; `view` is `out` with its axes in the order of the canonical `shape`."""
-    if view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative:
-        return Target(out, view.reshape(shape), None)
-    return Target(out, empty(shape, native(out.dtype), out), view)
-
-
-def target(
-    out: np.ndarray | None,
-    window: Window,
-    inside: bool,
-    shape: tuple[int, ...],
-    size: tuple[int, int, int],
-    dtype: np.dtype,
-    source: Array,
-) -> Target:
-    """Room for a result of the caller's `shape`, in the memory order of the input `source`, or `out` itself."""
-    planes = _planes(window, inside, size)
-    if out is None:
-        last = window.channel_axis == len(shape) - 1
-        if window.channels == 1:  # in memory there is no difference, but PyTorch gives its results such strides
-            inside = last or (
-                window.spatial_axes > 1
-                and source.ndim == len(shape) == window.spatial_axes + 2
-                and _strides_of_channels_last(source, window)
-            )
-        if inside == last:
-            fresh = empty(shape, dtype, source)
-            return Target(fresh, fresh.reshape(planes), None)
-        fresh = empty(planes, dtype, source)
-        return Target(_user_view(fresh, window, shape), fresh, None)
-    return within(out, _memory_view(out, window, inside), planes)
-
-
-def _user_view(fresh: Any, window: Window, shape: tuple[int, ...]) -> Any:
-    """The caller's view of an array whose channels lie at the other end than its data_format says."""
-    axis: int = window.channel_axis  # type: ignore[assignment]
-    space = (*shape[:axis], *shape[axis + 1 :])
-    if axis < len(shape) - 1:
-        return np.moveaxis(fresh.reshape(*space, window.channels), -1, axis)
-    before = len(shape) - 1 - window.spatial_axes
-    return np.moveaxis(fresh.reshape(*space[:before], window.channels, *space[before:]), before, -1)
+def split_out(out: Any, results: int) -> tuple[Any, ...]:
+    """Room for each result, of what was given as `out`: one array, for the first, or a tuple."""
+    if not isinstance(out, tuple):
+        return (out,) + (None,) * (results - 1)
+    if results == 1 or len(out) != results:
+        raise ValueError("out must be one array, or (y, argmax) with return_argmax=True, got a tuple")
+    return out
 
 
 def memory_axes(x: Any) -> tuple[int, ...]:
@@ -328,11 +367,6 @@ def memory_axes(x: Any) -> tuple[int, ...]:
     if x.flags.c_contiguous:
         return tuple(range(x.ndim))
     return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
-
-
-def dense(x: Any, axes: tuple[int, ...]) -> Any:
-    """`x` with its axes in the order `axes`, C-contiguous and native: a view if its memory allows, else one copy."""
-    return _dense(x.transpose(axes))
 
 
 def boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import kernel
-from fastpool.window import Padding, Window, check_shape, one_of, spatial_axes
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan, call
+from fastpool.window import Padding, Window, check_shape, frozen_window, one_of, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 
@@ -57,6 +58,41 @@ def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
     if isinstance(fill_value, float) and not isinstance(fill_value, np.generic):
         return value if np.isfinite(value) or not np.isfinite(number) else None
     return value if float(value) == number or number != number else None
+
+
+def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
+    (x,) = inputs
+    module = backend_for("im2col", backend, x.device)
+    window = Window.plan(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
+    inside, dtype = arrays.channels_inside(x, window), arrays.native(x.dtype)
+
+    def run(x: Any, cols: Any, fill_value: Any) -> None:
+        value = _fill(fill_value, dtype)
+        module.im2col(x, window, value, _indexed(cols, window, order), fresh=fresh)
+
+    operand = arrays.source(x, window, inside, window.size, flat=False)
+    return Plan((operand,), (arrays.Result(_shape(window, order), dtype),), run)
+
+
+def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
+    (cols,) = inputs
+    module = backend_for("col2im", backend, cols.device)
+    if cols.dtype.kind == "b":
+        raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
+    window = Window.plan(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
+    if cols.shape != _shape(window, order):
+        raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
+    inside = window.channels > 1 and window.channel_axis == len(x_shape) - 1
+
+    def run(cols: Any, x: Any) -> None:
+        module.col2im(_indexed(cols, window, order), window, x)
+
+    x = arrays.result(window, inside, x_shape, window.size, arrays.native(cols.dtype), cols, flat=False)
+    return Plan((arrays.operand(cols),), (x,), run)
+
+
+_IM2COL = Op("im2col", ("x",), (), _plan_im2col)
+_COL2IM = Op("col2im", ("cols",), (), _plan_col2im)
 
 
 def im2col(
@@ -108,25 +144,9 @@ def im2col(
            [3, 4, 6, 7],
            [4, 5, 7, 8]])
     """
-    given, x = x, arrays.read("x", x)
-    run = kernel("im2col", backend, x.device)
-    order = one_of("order", order, ORDERS)
-    axes = spatial_axes(x.shape, kernel_size)
-    window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, False, data_format)
-    dtype = arrays.native(x.dtype)
-    value = _fill(fill_value, dtype)
-    shape = _shape(window, order)
-    if out is None:
-        fresh = arrays.empty(shape, dtype, x)
-        cols = arrays.Target(fresh, fresh, None)
-    else:
-        room = arrays.check_out(out, shape, dtype, (x,), given)
-        cols = arrays.within(room, room, shape)
-    inside = arrays.channels_inside(x, window)
-    if cols.canonical.size:
-        cells, columns = arrays.canonical(x, window, inside, window.size), _indexed(cols.canonical, window, order)
-        run(cells, window, value, columns, fresh=out is None)
-    return arrays.as_given(cols.done(), given, out)
+    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    static = window, one_of("order", order, ORDERS), out is None
+    return call(_IM2COL, (x,), static, out, backend, (fill_value,))
 
 
 def col2im(
@@ -172,21 +192,6 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    given, cols = cols, arrays.read("cols", cols)
-    run = kernel("col2im", backend, cols.device)
-    if cols.dtype.kind == "b":
-        raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
-    order = one_of("order", order, ORDERS)
-    x_shape = check_shape("x_shape", x_shape)
-    axes = spatial_axes(x_shape, kernel_size)
-    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, False, data_format)
-    if cols.shape != _shape(window, order):
-        raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
-    dtype = arrays.native(cols.dtype)
-    room = None if out is None else arrays.check_out(out, x_shape, dtype, (cols,), given)
-
-    inside = data_format == "channels_last" and window.channels > 1 and window.channel_axis is not None
-    x = arrays.target(room, window, inside, x_shape, window.size, dtype, cols)
-    if x.canonical.size:
-        run(_indexed(arrays.dense(cols, tuple(range(cols.ndim))), window, order), window, x.canonical)
-    return arrays.as_given(x.done(), given, out)
+    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    static = check_shape("x_shape", x_shape), window, one_of("order", order, ORDERS)
+    return call(_COL2IM, (cols,), static, out, backend)

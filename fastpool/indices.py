@@ -14,7 +14,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, along, check_shape, spatial_axes
+from fastpool.window import Padding, Window, along, check_shape, one_of, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
@@ -25,10 +25,10 @@ def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
     Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
     """
     if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
-        raise _invalid_argmax(argmax, window)
+        raise invalid_argmax(argmax, window)
 
 
-def _invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
+def invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
     if argmax.max() >= window.volume:
         return ValueError(
             f"argmax must be below {window.volume}, the cells of a window of {window.kernel}, got {argmax.max()}; "
@@ -130,12 +130,10 @@ def _countable(cells: int) -> int:
     return cells
 
 
-def _limit(window: Window, convention: Any) -> int:
+def _limit(window: Window, convention: str) -> int:
     """How far a convention counts."""
     plane = _countable(prod(window.size))
     planes = {"torch": 1, "tensorflow": window.channels, "onnx": window.batch * window.channels}
-    if convention not in planes:
-        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
     return _countable(plane * planes[convention])
 
 
@@ -150,14 +148,16 @@ def _numbering(window: Window, convention: str, block: Block) -> tuple[int, np.n
     return 1, (images[:, None, None, None, None, None] * window.channels + channels) * prod(window.size)
 
 
-def check_indices(indices: Any, window: Window, convention: Any) -> None:
+def check_convention(convention: Any) -> str:
+    return one_of("convention", convention, CONVENTIONS)
+
+
+def check_indices(indices: Any, window: Window) -> None:
     """Refuse indices of another dtype or shape than those of a framework for this window."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, got {indices.dtype}")
     if indices.shape != window.y_shape:
         raise ValueError(f"indices must have the shape {window.y_shape} of the pooled array, got {indices.shape}")
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
 
 
 def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") -> ValueError:
@@ -166,7 +166,7 @@ def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") 
     )
 
 
-def check_range(indices: np.ndarray, window: Window, convention: Any) -> None:
+def check_range(indices: np.ndarray, window: Window, convention: str) -> None:
     """Refuse indices beyond those that a convention has: for "torch" all that are invalid."""
     lowest, limit = (0, window.volume) if convention == "chainer" else (-1, _limit(window, convention))
     if indices.size:
@@ -194,7 +194,7 @@ def _positions(indices: np.ndarray, window: Window, convention: str, block: Bloc
     return positions
 
 
-def check_positions(indices: np.ndarray, window: Window, convention: Any, inside: bool) -> None:
+def check_positions(indices: np.ndarray, window: Window, convention: str, inside: bool) -> None:
     """Refuse indices that `check_range` lets pass, of cells in another plane or in the padding."""
     if convention != "torch":
         ordered = _ordered(indices, window, inside)
@@ -285,7 +285,7 @@ def argmax_to_indices(
     given = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
-    if convention != "chainer":
+    if check_convention(convention) != "chainer":
         _limit(window, convention)
     inside = arrays.channels_inside(argmax, window)
     indices = np.empty(window.y_shape, np.int64)
@@ -293,7 +293,7 @@ def argmax_to_indices(
     for block in _blocks(window, inside):
         positions, fits = _positions_of_offsets(offsets[block], window, block)
         if not fits.all():
-            raise _invalid_argmax(argmax, window)
+            raise invalid_argmax(argmax, window)
         if convention == "chainer":
             found[block] = offsets[block]
             continue
@@ -344,7 +344,8 @@ def indices_to_argmax(
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     given, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
-    check_indices(indices, window, convention)
+    check_indices(indices, window)
+    convention = check_convention(convention)
     check_range(indices, window, convention)
     inside = arrays.channels_inside(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)

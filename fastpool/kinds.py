@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from functools import cache, cached_property
 from importlib import import_module
 from math import prod
@@ -18,6 +17,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastpool.replay import recording
 
 
 class _Flags(NamedTuple):
@@ -124,6 +125,10 @@ class DeviceArray:
             recorder.whole = False
         if self.size:
             self.kind.copy(source, self)
+
+    def without_memory(self) -> DeviceArray:
+        """An empty array of the same kind in the same place."""
+        return DeviceArray(self.kind, None, self.device, 0, (), (), self.dtype)
 
     def given(self) -> Any:
         """The array as its own library has it: a result."""
@@ -312,7 +317,7 @@ class Cupy(Kind):
 
 
 class Dask(Kind):
-    """Arrays that have no numbers yet: functions that can wait for them hand over to `lazy`, the others refuse them."""
+    """Arrays without elements yet: ops that can wait for them hand over to `fastpool.integrations.dask.lazy`."""
 
     def holds(self, x: Any) -> bool:
         return isinstance(x, getattr(self.library, "Array", ()))
@@ -322,13 +327,6 @@ class Dask(Kind):
             f"{name} must not be a Dask array here, which pooling, maxout and the activations take, all inputs being "
             f"Dask arrays; give {name}.compute(), or call this function within dask.array.map_blocks"
         )
-
-
-def lazy(x: Any) -> Any:
-    """The functions on Dask arrays, `fastpool.integrations.dask.lazy`, if `x` is one."""
-    if type(x) is np.ndarray or "dask.array" not in sys.modules or not _kind("dask.array").holds(x):
-        return None
-    return import_module("fastpool.integrations.dask.lazy")
 
 
 class Exported(Kind):
@@ -471,111 +469,3 @@ def kind_of(x: Any) -> Kind | None:
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and (told is None or told.get("stream") is None):
         return _kind("dlpack")
     return None if told is None else _kind("exported")
-
-
-# A call on arrays like those of an earlier call launches what that one launched, with other addresses. To know that
-# takes a sixth of the time of planning it anew, which for small arrays is most of all.
-
-
-class Recorder:
-    """What a call makes and launches, from which it can be repeated."""
-
-    def __init__(self, inputs: Sequence[int]) -> None:
-        self.slots = {pointer: slot for slot, pointer in enumerate(inputs)}
-        self.inputs = len(inputs)
-        self.arrays: list[DeviceArray] = []
-        self.launches: list[tuple[Any, list[Any], list[tuple[int, int]]]] = []
-        self.results: list[DeviceArray] = []
-        self.whole = True
-
-    def made(self, a: DeviceArray) -> None:
-        self.slots[a.pointer] = self.inputs + len(self.arrays)
-        self.arrays.append(a)
-
-    def launched(self, start: Any, values: list[Any], addresses: Sequence[int]) -> None:
-        """A launch: `start` takes the values and a stream; those at the places `addresses` are addresses."""
-        try:
-            self.launches.append((start, values, [(at, self.slots[values[at]]) for at in addresses]))
-        except KeyError:  # inside an array, not at its beginning
-            self.whole = False
-
-    def repeat(self, several: bool) -> _Repeat | None:
-        """How to repeat the call, which gave one result or a tuple; None if not all that it did is known."""
-        slots = [self.slots.get(r.pointer, -1) for r in self.results]
-        if not self.whole or not self.launches or min(slots, default=-1) < self.inputs:
-            return None
-        # A result may be seen in another shape than it was made.
-        seen = dict(zip(slots, self.results, strict=True))
-        made = [seen.get(slot, a) for slot, a in enumerate(self.arrays, self.inputs)]
-        return _Repeat(made, self.launches, slots, several)
-
-
-class _Repeat:
-    """A call on arrays that look as those of a recorded one did."""
-
-    def __init__(self, made: list[DeviceArray], launches: list[Any], slots: list[int], several: bool) -> None:
-        self._launches, self._slots, self._several = launches, slots, several
-        like = made[0]
-        self._prepared = [like.kind.prepared(a) for a in made]
-        # Enough to ask for a stream, and without memory.
-        self._place = DeviceArray(like.kind, None, like.device, 0, (), (), like.dtype)
-
-    def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
-        kind, first = self._place.kind, inputs[0]
-        arrays, addresses = list(inputs), list(pointers)
-        for prepared in self._prepared:
-            a, address = kind.fresh(first, *prepared)
-            arrays.append(a)
-            addresses.append(address)
-        stream = kind.stream(self._place)
-        for start, template, places in self._launches:
-            values = template.copy()
-            for at, slot in places:
-                values[at] = addresses[slot]
-            start(values, stream)
-        results = tuple([arrays[slot] for slot in self._slots])
-        return results if self._several else results[0]
-
-
-recording: ContextVar[Recorder | None] = ContextVar("fastpool_recording", default=None)
-_repeats: dict[Any, _Repeat | None] = {}
-_MOST_REPEATS = 4096
-
-
-def _types(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple([_types(v) if type(v) is tuple else type(v) for v in values])
-
-
-def again(call: Callable[..., Any], inputs: tuple[Any, ...], static: tuple[Any, ...], out: Any) -> Any:
-    """call(*inputs, *static, out), where on a card and without `out` it is planned once for all inputs that look alike.
-
-    Their addresses may differ, but not how well they are aligned.
-    """
-    kind = kind_of(inputs[0]) if out is None else None
-    if kind is None:
-        return call(*inputs, *static, out)
-    looks = [look for x in inputs if kind_of(x) is kind and (look := kind.look(x)) is not None]
-    if len(looks) < len(inputs):
-        return call(*inputs, *static, out)
-    pointers = [look[-1] for look in looks]
-    # What is only equal to an integer is none: 2.0 and True are to be refused, whatever was seen before.
-    key = (call, static, _types(static), *((*look[:-1], look[-1] % 16) for look in looks))
-    try:
-        repeat = _repeats.get(key)
-        unknown = repeat is None and key not in _repeats
-    except TypeError:  # what cannot be looked up
-        return call(*inputs, *static, out)
-    if repeat is not None:
-        return repeat(inputs, pointers)
-    if not unknown or len(set(pointers)) < len(pointers):
-        return call(*inputs, *static, out)
-    recorder = Recorder(pointers)
-    token = recording.set(recorder)
-    try:
-        result = call(*inputs, *static, out)
-    finally:
-        recording.reset(token)
-    if len(_repeats) >= _MOST_REPEATS:
-        _repeats.clear()
-    _repeats[key] = recorder.repeat(isinstance(result, tuple))
-    return result

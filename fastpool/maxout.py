@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import chosen, kernel
-from fastpool.indices import check_argmax
-from fastpool.kinds import again, lazy
-from fastpool.pooling import Prepared, PreparedBackward
+from fastpool.arrays import Result
+from fastpool.calls import Op, Plan, call
+from fastpool.pooling import backward_kernel_of, kernel_of
 from fastpool.window import Window, check_shape, integer, one_of
 
 GROUPINGS = ("strided", "contiguous")
@@ -32,33 +30,6 @@ def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-def _target(out: Any, order: tuple[int, ...], window_shape, planes, dtype, source: arrays.Array) -> arrays.Target:
-    """Room where `source` is for a result whose axes lie in memory in `order`."""
-    if out is not None:
-        return arrays.within(out, out.transpose(order), planes)
-    fresh = arrays.empty(planes, dtype, source)
-    return arrays.Target(fresh.reshape(window_shape).transpose(np.argsort(order)), fresh, None)
-
-
-def _planes(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
-    return (window.batch, *size, window.channels)
-
-
-@lru_cache(maxsize=4096, typed=True)
-def _prepared(shape, dtype, backend, num_units, axis, grouping) -> Prepared | None:
-    axis = checked_axis(axis, len(shape))
-    num_units = checked_units(num_units, shape[axis])
-    window = Window.maxout(shape, num_units, axis, grouping)
-    return Prepared.plan(window, window.batch, window.channels, dtype, backend)
-
-
-@lru_cache(maxsize=4096, typed=True)
-def _prepared_backward(x_shape, dtype, backend, dy_shape, axis, grouping) -> PreparedBackward | None:
-    axis = checked_axis(axis, len(x_shape))
-    window = Window.maxout(x_shape, units_of(dy_shape, x_shape, axis), axis, grouping)
-    return PreparedBackward.plan(window, window.batch, window.channels, dtype, backend)
-
-
 def units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) -> int:
     """How many units a gradient of this shape has."""
     units = dy_shape[axis] if len(dy_shape) == len(x_shape) else 0
@@ -74,6 +45,53 @@ def checked_units(num_units: Any, features: int) -> int:
     if features % num_units or features == 0:
         raise ValueError(f"number of features ({features}) is not a multiple of num_units ({num_units})")
     return num_units
+
+
+def _canonical(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
+    return (window.batch, *size, window.channels)
+
+
+def _result(shape: tuple[int, ...], dtype: np.dtype, order: tuple[int, ...], canonical: Any) -> Result:
+    """A result whose axes lie in memory in `order`."""
+    axes = None if order == tuple(range(len(order))) else order
+    return Result(shape, dtype, axes, axes, canonical)
+
+
+def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> Plan:
+    (x,) = inputs
+    axis = checked_axis(axis, x.ndim)
+    num_units = checked_units(num_units, x.shape[axis])
+    order, dtype = arrays.memory_axes(x), arrays.native(x.dtype)
+    window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
+    run, flat = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
+    planes = None if flat else _canonical(window, window.out)
+    dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
+    results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
+    return Plan(
+        (arrays.operand(x, order, None if flat else _canonical(window, window.size)),),
+        tuple(results),
+        run,
+    )
+
+
+def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
+    dy, argmax = inputs
+    axis = checked_axis(axis, len(x_shape))
+    num_units = units_of(dy.shape, x_shape, axis)
+    order, dtype = arrays.memory_axes(dy), arrays.native(dy.dtype)
+    window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
+    run, flat = backward_kernel_of(window, window.batch, window.channels, dtype, backend, dy.device)
+    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
+    planes = None if flat else _canonical(window, window.out)
+    return Plan(
+        (arrays.operand(dy, order, planes), arrays.operand(argmax, order, planes)),
+        (_result(x_shape, dtype, order, None if flat else _canonical(window, window.size)),),
+        run,
+    )
+
+
+_MAXOUT = Op("maxout", ("x",), (), _plan_maxout, replays=True)
+_MAXOUT_BACKWARD = Op("maxout_backward", ("dy", "argmax"), ("dy",), _plan_maxout_backward, replays=True)
 
 
 def maxout(
@@ -125,47 +143,8 @@ def maxout(
     >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
     (array([5, 6]), array([1, 2], dtype=uint8))
     """
-    if not (type(num_units) is type(axis) is int and type(grouping) is str and grouping in GROUPINGS):
-        num_units, axis, grouping = integer("num_units", num_units), integer("axis", axis), check_grouping(grouping)
-    backend, return_argmax = chosen(backend), bool(return_argmax)
-    if type(x) is np.ndarray and x.flags.carray:
-        prepared = _prepared(x.shape, x.dtype, backend, num_units, axis, grouping)
-        result = prepared and prepared(x, return_argmax, out)
-        if result is not None:
-            return result
-    if (graphs := lazy(x)) is not None:
-        return graphs.maxout(x, num_units, axis, grouping, return_argmax, out, backend)
-    return again(_maxout, (x,), (num_units, axis, grouping, return_argmax, backend), out)
-
-
-def _maxout(given, num_units, axis, grouping, return_argmax, backend, out) -> Any:
-    x = arrays.read("x", given)
-    max_pool = kernel("max_pool", backend, x.device)
-    axis = checked_axis(axis, x.ndim)
-    num_units = checked_units(num_units, x.shape[axis])
-
-    order = arrays.memory_axes(x)
-    source = arrays.dense(x, order)
-    window = Window.maxout(source.shape, num_units, order.index(axis), grouping)
-    dtype = source.dtype
-    y_shape = _resized(x.shape, axis, num_units)
-    y_out, argmax_out = arrays.split_out(out, return_argmax)
-    if y_out is not None:
-        y_out = arrays.check_out(y_out, y_shape, dtype, (x,), given)
-    if argmax_out is not None:
-        argmax_out = arrays.check_out(argmax_out, y_shape, window.argmax_dtype, (x, y_out), given)
-
-    planes = _planes(window, window.out)
-    y = _target(y_out, order, window.y_shape, planes, dtype, x)
-    source = source.reshape(_planes(window, window.size))
-    if not return_argmax:
-        if source.size:
-            max_pool(source, window, y.canonical, None)
-        return arrays.as_given(y.done(), given, out)
-    argmax = _target(argmax_out, order, window.y_shape, planes, window.argmax_dtype, x)
-    if source.size:
-        max_pool(source, window, y.canonical, argmax.canonical)
-    return arrays.as_given((y.done(), argmax.done()), given, out)
+    static = integer("num_units", num_units), integer("axis", axis), check_grouping(grouping), bool(return_argmax)
+    return call(_MAXOUT, (x,), static, out, backend)
 
 
 def maxout_backward(
@@ -207,34 +186,5 @@ def maxout_backward(
     >>> fp.maxout_backward(np.array([10.0, 20.0]), argmax, (4,))
     array([ 0., 20., 10.,  0.])
     """
-    x_shape, axis, grouping = check_shape("x_shape", x_shape), integer("axis", axis), check_grouping(grouping)
-    backend = chosen(backend)
-    if type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
-        prepared = _prepared_backward(x_shape, dy.dtype, backend, dy.shape, axis, grouping)
-        dx = prepared and prepared(dy, argmax, out)
-        if dx is not None:
-            return dx
-    if (graphs := lazy(dy)) is not None:
-        return graphs.maxout_backward(dy, argmax, x_shape, axis, grouping, out, backend)
-    return again(_maxout_backward, (dy, argmax), (x_shape, axis, grouping, backend), out)
-
-
-def _maxout_backward(given, argmax, x_shape, axis, grouping, backend, out) -> Any:
-    axis = checked_axis(axis, len(x_shape))
-    dy = arrays.read("dy", given, floats_only=True)
-    max_pool_backward = kernel("max_pool_backward", backend, dy.device)
-    num_units = units_of(dy.shape, x_shape, axis)
-
-    order = arrays.memory_axes(dy)
-    window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
-    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
-    dtype = arrays.native(dy.dtype)
-    room = None if out is None else arrays.check_out(out, x_shape, dtype, (dy, argmax), given)
-
-    planes = _planes(window, window.out)
-    winners = arrays.dense(argmax, order).reshape(planes)
-    check_argmax(winners, window, backend)
-    dx = _target(room, order, window.x_shape, _planes(window, window.size), dtype, dy)
-    if winners.size:
-        max_pool_backward(arrays.dense(dy, order).reshape(planes), winners, window, dx.canonical)
-    return arrays.as_given(dx.done(), given, out)
+    static = check_shape("x_shape", x_shape), integer("axis", axis), check_grouping(grouping)
+    return call(_MAXOUT_BACKWARD, (dy, argmax), static, out, backend)

@@ -2,189 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.backends import backend_for, chosen, kernel
-from fastpool.indices import check_argmax, check_indices, check_positions, check_range, values_with_positions
-from fastpool.kinds import DeviceArray, again, lazy
-from fastpool.window import Padding, Window, check_layout, check_shape, frozen_window
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan, call
+from fastpool.indices import (
+    check_argmax,
+    check_convention,
+    check_indices,
+    check_positions,
+    check_range,
+    invalid_argmax,
+    values_with_positions,
+)
+from fastpool.kinds import DeviceArray
+from fastpool.window import Padding, Window, check_layout, check_shape, frozen, frozen_window
 
 Size = int | tuple[int, ...]
 
 
-def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
-    arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    backend, return_argmax = chosen(backend), bool(return_argmax)
-    if type(x) is np.ndarray and x.flags.carray:
-        prepared = _prepared(axes, x.shape, x.dtype, backend, *arguments)
-        result = prepared and prepared(x, return_argmax, out)
-        if result is not None:
-            return result
-    if (graphs := lazy(x)) is not None:
-        return graphs.max_pool(axes, x, *arguments, return_argmax, out, backend)
-    static = axes, *arguments, return_argmax, backend
-    return again(_pool_any, (x,), static, out)
+def kernel_of(
+    window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool, backend: str | None, device: Any
+) -> tuple[Any, bool]:
+    """What pools (x, y) or (x, y, argmax), and whether it takes contiguous arrays of any shape."""
+    module = backend_for("max_pool", backend, device)
+    prepare = getattr(module, "prepare_max_pool", None)
+    if prepare is not None:
+        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else None), True
+
+    def run(x: Any, y: Any, argmax: Any = None) -> None:
+        module.max_pool(x, window, y, argmax)
+
+    return run, False
 
 
-def _pool_any(
-    given, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend, out
-) -> Any:
-    x = arrays.read("x", given)
+def backward_kernel_of(
+    window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None, device: Any
+) -> tuple[Any, bool]:
+    """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape."""
+    module = backend_for("max_pool_backward", backend, device)
+    prepare = getattr(module, "prepare_max_pool_backward", None)
+    if prepare is not None:
+        if outer * inner == 0:
+            return None, True
+        prepared = prepare(window, outer, inner, dtype)
+
+        def run_if_valid(dy: np.ndarray, argmax: np.ndarray, dx: np.ndarray) -> None:
+            if not prepared(dy, argmax, dx):
+                raise invalid_argmax(argmax, window)
+
+        return run_if_valid, True
+
+    def run(dy: Any, argmax: Any, dx: Any) -> None:
+        check_argmax(argmax, window, backend)
+        module.max_pool_backward(dy, argmax, window, dx)
+
+    return run, False
+
+
+def _outer_and_inner(window: Window, inside: bool) -> tuple[int, int]:
+    return (window.batch, window.channels) if inside else (window.batch * window.channels, 1)
+
+
+def _forward_plan(x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
+    inside, dtype = arrays.channels_inside(x, window), arrays.native(x.dtype)
+    run, flat = kernel_of(window, *_outer_and_inner(window, inside), dtype, return_argmax, backend, x.device)
+    dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
+    results = [arrays.result(window, inside, window.y_shape, window.out, each, x, flat) for each in dtypes]
+    return Plan((arrays.source(x, window, inside, window.size, flat),), tuple(results), run)
+
+
+def _backward_plan(
+    dy: Any, argmax: Any, window: Window, backend: str | None, seen_as: tuple[int, ...] | None = None
+) -> Plan:
+    """With `seen_as`, dy and argmax have that shape once they are reshaped."""
+    y_shape = window.y_shape if seen_as is None else dy.shape
+    backend_for("max_pool_backward", backend, dy.device)
+    if dy.shape != y_shape:
+        raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
+    argmax = arrays.like("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
+    like = dy if seen_as is None else dy.reshape(seen_as)
+    inside, dtype = arrays.channels_inside(like, window), arrays.native(dy.dtype)
+    run, flat = backward_kernel_of(window, *_outer_and_inner(window, inside), dtype, backend, dy.device)
+    operands = [arrays.source(a, window, inside, window.out, flat, seen_as=seen_as) for a in (dy, argmax)]
+    dx = arrays.result(window, inside, window.x_shape, window.size, dtype, like, flat)
+    return Plan(tuple(operands), (dx,), run)
+
+
+def _plan_pool(
+    inputs, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend
+) -> Plan:
+    (x,) = inputs
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return arrays.as_given(forward(x, window, return_argmax, out, backend, given), given, out)
+    return _forward_plan(x, window, return_argmax, backend)
 
 
-class Prepared(NamedTuple):
-    """Pooling of a C-contiguous array, with all that is known beforehand looked up: of a small one in half the time."""
-
-    run: Callable[[np.ndarray, np.ndarray, np.ndarray | None], None]
-    y_shape: tuple[int, ...]
-    dtype: np.dtype
-    window: Window
-
-    def __call__(self, x: np.ndarray, return_argmax: bool, out: Any) -> Any:
-        """None for an `out` that the kernel cannot write to."""
-        run, shape, dtype, window = self
-        y = argmax = None
-        if out is not None:
-            y, argmax = arrays.split_out(out, return_argmax)
-        y = np.empty(shape, dtype) if y is None else arrays.contiguous_out(y, shape, dtype, (x,))
-        if y is None:
-            return None
-        if not return_argmax:
-            run(x, y, None)
-            return y
-        dtype = window.argmax_dtype
-        argmax = np.empty(shape, dtype) if argmax is None else arrays.contiguous_out(argmax, shape, dtype, (x, y))
-        if argmax is None:
-            return None
-        run(x, y, argmax)
-        return y, argmax
-
-    @staticmethod
-    def plan(window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None) -> Prepared | None:
-        """None where the backend has no such thing, or the array is not one for it."""
-        prepare = getattr(backend_for("max_pool", backend), "prepared_max_pool", None)
-        if prepare is None or not (dtype.isnative and arrays.supported(dtype) and outer * inner):
-            return None
-        dtype = arrays.native(dtype)
-        run = prepare(window, outer, inner, dtype)
-        return run and Prepared(run, window.y_shape, dtype, window)
+def _plan_pool_backward(
+    inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
+) -> Plan:
+    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    dy, argmax = inputs
+    return _backward_plan(dy, argmax, window, backend)
 
 
-class PreparedBackward(NamedTuple):
-    """The same for its gradient."""
-
-    run: Callable[[np.ndarray, np.ndarray, np.ndarray], bool]
-    x_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
-    dtype: np.dtype
-    argmax_dtype: np.dtype
-
-    def __call__(self, dy: np.ndarray, argmax: np.ndarray, out: Any) -> np.ndarray | None:
-        """None for what does not fit, which is then refused by those who say why, and as `Prepared`."""
-        if dy.shape != self.y_shape or argmax.shape != self.y_shape or argmax.dtype != self.argmax_dtype:
-            return None
-        shape, dtype = self.x_shape, self.dtype
-        dx = np.empty(shape, dtype) if out is None else arrays.contiguous_out(out, shape, dtype, (dy, argmax))
-        return dx if dx is not None and self.run(dy, argmax, dx) else None
-
-    @staticmethod
-    def plan(window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None) -> PreparedBackward | None:
-        prepare = getattr(backend_for("max_pool_backward", backend), "prepared_max_pool_backward", None)
-        if prepare is None or not (dtype.isnative and arrays.is_float(dtype) and outer * inner):
-            return None
-        dtype = arrays.native(dtype)
-        run = prepare(window, outer, inner, dtype)
-        return run and PreparedBackward(run, window.x_shape, window.y_shape, dtype, window.argmax_dtype)
+_MAX_POOL = Op("max_pool", ("x",), (), _plan_pool, replays=True)
+_MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_pool_backward, replays=True)
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _prepared(axes, shape, dtype, backend, *arguments) -> Prepared | None:
-    return Prepared.plan(*_planned(axes, shape, *arguments), dtype, backend)
-
-
-@lru_cache(maxsize=4096, typed=True)
-def _prepared_backward(axes, shape, dtype, backend, *arguments) -> PreparedBackward | None:
-    return PreparedBackward.plan(*_planned(axes, shape, *arguments), dtype, backend)
-
-
-def _planned(axes, shape, *arguments) -> tuple[Window, int, int]:
-    """A window with how many planes lie before and numbers inside its cells, for C-contiguous arrays."""
-    window = Window.plan(axes, shape, *arguments)
-    if window.channels > 1 and window.channel_axis == len(shape) - 1:
-        return window, window.batch, window.channels
-    return window, window.batch * window.channels, 1
-
-
-def forward(x: Any, window: Window, return_argmax: bool, out: Any, backend: str | None, given: Any) -> Any:
-    """Pool a checked array, which was `given` as the caller has it, over a planned window."""
-    max_pool = kernel("max_pool", backend, x.device)
-    dtype = arrays.native(x.dtype)
-    y_out, argmax_out = arrays.split_out(out, return_argmax)
-    if y_out is not None:
-        y_out = arrays.check_out(y_out, window.y_shape, dtype, (x,), given)
-    if argmax_out is not None:
-        argmax_out = arrays.check_out(argmax_out, window.y_shape, window.argmax_dtype, (x, y_out), given)
-
-    inside = arrays.channels_inside(x, window)
-    y = arrays.target(y_out, window, inside, window.y_shape, window.out, dtype, x)
-    source = arrays.canonical(x, window, inside, window.size)
-    if not return_argmax:
-        if source.size:
-            max_pool(source, window, y.canonical, None)
-        return y.done()
-    argmax = arrays.target(argmax_out, window, inside, window.y_shape, window.out, window.argmax_dtype, x)
-    if source.size:
-        max_pool(source, window, y.canonical, argmax.canonical)
-    return y.done(), argmax.done()
+def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
+    window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    return call(_MAX_POOL, (x,), (axes, *window, bool(return_argmax)), out, backend)
 
 
 def _pool_backward(
     axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
-    arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    x_shape, backend = check_shape("x_shape", x_shape), chosen(backend)
-    if type(dy) is type(argmax) is np.ndarray and dy.flags.carray and argmax.flags.carray:
-        prepared = _prepared_backward(axes, x_shape, dy.dtype, backend, *arguments)
-        dx = prepared and prepared(dy, argmax, out)
-        if dx is not None:
-            return dx
-    if (graphs := lazy(dy)) is not None:
-        return graphs.max_pool_backward(axes, dy, argmax, x_shape, *arguments, out, backend)
-    static = axes, x_shape, *arguments, backend
-    return again(_pool_backward_any, (dy, argmax), static, out)
-
-
-def _pool_backward_any(
-    dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend, out
-) -> Any:
-    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    given, dy = dy, arrays.read("dy", dy, floats_only=True)
-    return backward(dy, argmax, window, out, backend, given)
-
-
-def backward(dy: Any, argmax: Any, window: Window, out: Any, backend: str | None, given: Any) -> Any:
-    """Send checked gradients, which were `given` as the caller has them, to the winners of a planned window."""
-    max_pool_backward = kernel("max_pool_backward", backend, dy.device)
-    if dy.shape != window.y_shape:
-        raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass", dy)
-    dtype = arrays.native(dy.dtype)
-    room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (dy, argmax), given)
-
-    inside = arrays.channels_inside(dy, window)
-    winners = arrays.canonical(argmax, window, inside, window.out)
-    check_argmax(winners, window, backend)
-    dx = arrays.target(room, window, inside, window.x_shape, window.size, dtype, dy)
-    if winners.size:
-        max_pool_backward(arrays.canonical(dy, window, inside, window.out), winners, window, dx.canonical)
-    return arrays.as_given(dx.done(), given, out)
+    window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    return call(_MAX_POOL_BACKWARD, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
 
 
 def max_pool1d(
@@ -454,14 +391,32 @@ def whole(x_shape: tuple[int, ...], data_format: str) -> Window:
     return Window.plan(len(space), x_shape, space, None, 0, 1, False, data_format)
 
 
-def _without_space(name: str, a: Any, window: Window, keepdims: bool) -> Any:
-    """An array of shape (N, C) seen with spatial axes of size 1; anything else unchanged, for the pool to judge."""
+def _plan_global(inputs, data_format, keepdims, return_argmax, backend) -> Plan:
+    (x,) = inputs
+    window = whole(x.shape, data_format)
+    plan = _forward_plan(x, window, return_argmax, backend)
+    if keepdims:
+        return plan
+    flat = [result._replace(shape=(window.batch, window.channels), axes=None, out_axes=None) for result in plan.results]
+    return plan._replace(results=tuple(flat))
+
+
+def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
+    dy, argmax = inputs
+    window = whole(x_shape, data_format)
     flat = (window.batch, window.channels)
-    if keepdims or a is None:
-        return a
-    if isinstance(getattr(a, "shape", None), tuple) and a.shape == flat:
-        return a.reshape(window.y_shape)
-    raise ValueError(f"{name} must be an array of shape {flat}, got {getattr(a, 'shape', a)!r}")
+    if keepdims:
+        return _backward_plan(dy, argmax, window, backend)
+    for name, a in (("dy", dy), ("argmax", argmax)):
+        if a.shape != flat:
+            raise ValueError(f"{name} must be an array of shape {flat}, got {a.shape}")
+    return _backward_plan(dy, argmax, window, backend, window.y_shape)
+
+
+_GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global, replays=True)
+_GLOBAL_MAX_POOL_BACKWARD = Op(
+    "global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward, replays=True
+)
 
 
 def global_max_pool(
@@ -502,18 +457,8 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
-    return_argmax = bool(return_argmax)
-    if (graphs := lazy(x)) is not None:
-        return graphs.global_max_pool(x, data_format, keepdims, return_argmax, out, backend)
-    given, x = x, arrays.read("x", x)
-    window = whole(x.shape, data_format)
-    outs = tuple(_without_space("out", o, window, keepdims) for o in arrays.split_out(out, return_argmax))
-    found = forward(x, window, return_argmax, outs if return_argmax else outs[0], backend, given)
-    if keepdims:
-        return arrays.as_given(found, given, out)
-    flat = (window.batch, window.channels)
-    found = tuple(f.reshape(flat) for f in found) if return_argmax else found.reshape(flat)
-    return arrays.as_given(found, given, out)
+    static = check_layout(data_format), bool(keepdims), bool(return_argmax)
+    return call(_GLOBAL_MAX_POOL, (x,), static, out, backend)
 
 
 def global_max_pool_backward(
@@ -553,43 +498,50 @@ def global_max_pool_backward(
     >>> fp.global_max_pool_backward(np.array([[5.0]]), argmax, (1, 1, 3))
     array([[[0., 5., 0.]]])
     """
-    if (graphs := lazy(dy)) is not None:
-        return graphs.global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, backend)
-    x_shape = check_shape("x_shape", x_shape)
-    window = whole(x_shape, data_format)
-    given, dy = dy, arrays.read("dy", dy, floats_only=True)
-    dy = _without_space("dy", dy, window, keepdims)
-    argmax = _without_space("argmax", arrays.read("argmax", argmax), window, keepdims)
-    return backward(dy, argmax, window, out, backend, given)
+    static = check_shape("x_shape", x_shape), check_layout(data_format), bool(keepdims)
+    return call(_GLOBAL_MAX_POOL_BACKWARD, (dy, argmax), static, out, backend)
 
 
-def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend):
-    given, y = y, arrays.read("y", y)
-    on_card, module = isinstance(y, DeviceArray), backend_for("max_unpool", backend, y.device)
+def _plan_unpool(
+    inputs, axes, kernel_size, stride, padding, output_shape, convention, data_format, fresh, backend
+) -> Plan:
+    """The result may be `fresh`: then nobody sees it where an index is found invalid."""
+    y, indices = inputs
+    module = backend_for("max_unpool", backend, y.device)
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
-    indices = arrays.read("indices", indices)
-    inside = arrays.channels_inside(y, window)
-    by_indices = getattr(module, "max_unpool_by_indices", None)
-    check_indices(indices, window, convention)
+    check_indices(indices, window)
     indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
-    if not on_card:
-        check_range(indices, window, convention)
-        if out is not None or by_indices is not None:  # else a fresh result is dropped where a block is found invalid
-            check_positions(indices, window, convention, inside)
-    dtype = arrays.native(y.dtype)
-    room = None if out is None else arrays.check_out(out, window.x_shape, dtype, (y, indices), given)
+    by_indices = getattr(module, "max_unpool_by_indices", None)
+    inside, dtype, on_gpu = arrays.channels_inside(y, window), arrays.native(y.dtype), isinstance(y, DeviceArray)
 
-    x = arrays.target(room, window, inside, window.x_shape, window.size, dtype, y)
-    if not x.canonical.size:
-        return arrays.as_given(x.done(), given, out)
-    values = arrays.canonical(y, window, inside, window.out)
-    if by_indices is not None:
-        by_indices(values, arrays.canonical(indices, window, inside, window.out), window, convention, x.canonical)
-    else:
-        x.canonical[...] = 0
-        for planes, some, positions in values_with_positions(values, indices, window, convention, inside):
-            module.max_unpool(some, positions, x.canonical[planes])
-    return arrays.as_given(x.done(), given, out)
+    def check(indices: Any) -> None:
+        check_range(indices, window, convention)
+        if not fresh or by_indices is not None:
+            check_positions(indices, window, convention, inside)
+
+    def run(y: Any, indices: Any, x: Any) -> None:
+        if not on_gpu:
+            check(indices)
+        if by_indices is not None:
+            by_indices(y, arrays.canonical(indices, window, inside, window.out), window, convention, x)
+            return
+        x[...] = 0
+        for planes, some, positions in values_with_positions(y, indices, window, convention, inside):
+            module.max_unpool(some, positions, x[planes])
+
+    operands = arrays.source(y, window, inside, window.out, flat=False), None
+    x = arrays.result(window, inside, window.x_shape, window.size, dtype, y, flat=False)
+    return Plan(operands, (x,), run)
+
+
+_MAX_UNPOOL = Op("max_unpool", ("y", "indices"), (), _plan_unpool)
+
+
+def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend) -> Any:
+    window = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
+    shape = None if output_shape is None else check_shape("output_shape", output_shape)
+    static = axes, *window, shape, check_convention(convention), check_layout(data_format), out is None
+    return call(_MAX_UNPOOL, (y, indices), static, out, backend)
 
 
 def max_unpool1d(

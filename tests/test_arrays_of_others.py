@@ -14,7 +14,7 @@ import pytest
 from specimens import CASES, LAYOUTS, SIMULATED, of_each_op
 
 import fastpool as fp
-from fastpool import kinds
+from fastpool import calls, kinds
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -54,7 +54,7 @@ def card(monkeypatch):
     monkeypatch.setattr(kinds.Torch, "read", read)
     monkeypatch.setattr(kinds.Torch, "look", look)
     monkeypatch.setattr(kinds.Torch, "stream", lambda self, a: 0)
-    monkeypatch.setattr(kinds, "_repeats", {})
+    monkeypatch.setattr(calls, "_plans", {})
 
 
 # Tensors in main memory, seen as NumPy arrays

@@ -4,11 +4,7 @@ A backend is a module that exports these functions, or those of them that it can
 canonical form (see `fastpool.arrays`), checked, and never overlap; the last array is the one to fill.
 
 - `max_pool(x, window, y, argmax)`, argmax None where it is not asked for
-- `prepared_max_pool(window, outer, inner, dtype)`, if it likes: a function of C-contiguous (x, y, argmax) that does
-  `max_pool` with all that is known beforehand, for small arrays on which a call takes longer than the pooling; or None
 - `max_pool_backward(dy, argmax, window, dx)`
-- `prepared_max_pool_backward(window, outer, inner, dtype)`, likewise: a function of (dy, argmax, dx) that first looks
-  whether the argmax fits, and tells; or None
 - `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
 - `max_unpool(y, indices, x)`: sets cells of x, which holds zeros and the values of earlier calls, and leaves the others
   as they are. Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own,
@@ -17,8 +13,16 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
   each convention, in any integer dtype, and sets all cells of x
 - `im2col(x, window, fill_value, cols, *, fresh=True)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap,
   position]; it is not `fresh` where it is the caller's `out`, most of which has been written to before
-- `check()`, if it likes: raises an error that says why it cannot run here
 - `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
+- `check()`, if it likes: raises an error that says why it cannot run here
+
+A backend that plans its calls exports, in place of some of them, functions that give one. It takes C-contiguous NumPy
+arrays of any shape, that have these many elements.
+
+- `prepare_max_pool(window, outer, inner, dtype, with_argmax)`: of (x, y), or (x, y, argmax)
+- `prepare_max_pool_backward(window, outer, inner, dtype)`: of (dy, argmax, dx); False, with nothing written, where the
+  argmax does not fit
+- `prepare_hard_swish(dtype, size)`, and likewise the other activations: of what these take
 """
 
 from __future__ import annotations
@@ -186,6 +190,10 @@ def _from_environment() -> str | None:
     return check_name(name, "FASTPOOL_BACKEND") if name else None
 
 
+def _has(module: Any, op: str) -> bool:
+    return hasattr(module, op) or hasattr(module, f"prepare_{op}")
+
+
 @cache
 def _default(op: str) -> ModuleType:
     """The first preferred backend that is installed and has the op."""
@@ -194,7 +202,7 @@ def _default(op: str) -> ModuleType:
         module = _load(name)
         if isinstance(module, str):
             reasons.append(f"{name}: {module}")
-        elif hasattr(module, op):
+        elif _has(module, op):
             if name == "numpy" and reasons:
                 _warn_of_numpy("; ".join(reasons))
             return module
@@ -228,8 +236,8 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
     if name is None:
         return _default(op)
     module = _named(check_name(name, "backend"))
-    if not hasattr(module, op):
-        have = [n for n in _MODULES if hasattr(_load(n), op)]
+    if not _has(module, op):
+        have = [n for n in _MODULES if _has(_load(n), op)]
         raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}")
     return module
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from fastpool.backends.cuda.compilation import SIMULATED, compiled, cuda, types
 from fastpool.backends.cuda.lanes import Pointer
-from fastpool.kinds import DeviceArray, Kind, recording
+from fastpool.kinds import DeviceArray, Kind
+from fastpool.replay import recording
 
 LANE_BYTES = 16  # the most that a thread loads at once
 NARROW = 2**31 - 2**29  # sizes below it are calculated with in 32 bits: an index may still take the longest step

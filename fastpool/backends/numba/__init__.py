@@ -9,25 +9,22 @@ import numpy as np
 from fastpool.backends.numba import library, plan
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.plan import Plan
-from fastpool.backends.numba.threads import PARALLEL_BYTES, launch, new_scratch
+from fastpool.backends.numba.threads import launch
 from fastpool.threads import get_num_threads
 
 __all__ = [
-    "argmax_fits",
     "cache_directory",
     "check",
     "col2im",
     "compile_by_name",
-    "hard_swish",
-    "hard_swish_backward",
     "im2col",
-    "max_pool",
-    "max_pool_backward",
     "max_unpool",
-    "prepared_max_pool",
-    "prepared_max_pool_backward",
-    "swish",
-    "swish_backward",
+    "prepare_hard_swish",
+    "prepare_hard_swish_backward",
+    "prepare_max_pool",
+    "prepare_max_pool_backward",
+    "prepare_swish",
+    "prepare_swish_backward",
     "warmup_tasks",
 ]
 
@@ -60,62 +57,46 @@ def _called(make_plan):
     return lru_cache(maxsize=1024)(lambda *arguments: call_of(make_plan(*arguments)))
 
 
-_max_pool = _called(plan.max_pool)
-_max_pool_backward = _called(plan.max_pool_backward)
-_misplaced = _called(plan.misplaced)
 _max_unpool = _called(plan.max_unpool)
 _im2col = _called(plan.im2col)
 _col2im = _called(plan.col2im)
 _activation = _called(plan.activation)
 
 
-def max_pool(x, window, y, argmax):
-    index = None if argmax is None else argmax.dtype
-    launch(_max_pool(window, x.shape[0], x.shape[4], x.dtype, index, get_num_threads()), x, y, argmax)
+def prepare_max_pool(window, outer, inner, dtype, with_argmax):
+    index = window.argmax_dtype if with_argmax else None
+
+    @lru_cache(maxsize=8)
+    def call_for(threads):
+        return call_of(plan.max_pool(window, outer, inner, dtype, index, threads))
+
+    if plan.depends_on_threads(window, inner):
+
+        def run(x, y, argmax=None):
+            launch(call_for(get_num_threads()), x, y, argmax)
+
+    else:
+        call = call_for(1)
+
+        def run(x, y, argmax=None):
+            launch(call, x, y, argmax)
+
+    return run
 
 
-def prepared_max_pool(window, outer, inner, dtype):
-    index = window.argmax_dtype if window.volume <= 1 << 32 else None
-    made = plan.max_pool(window, outer, inner, dtype, None, 1), plan.max_pool(window, outer, inner, dtype, index, 1)
-    # Tall windows are planned for the threads of the moment; the bytes of bools are looked at before they are pooled.
-    if dtype.kind == "b" or any(one.kernel == "max_pool_of_tall_windows" for one in made):
-        return None
-    without = _max_pool(window, outer, inner, dtype, None, 1)
-
-    def run(x, y, argmax):
-        launch(without if argmax is None else _max_pool(window, outer, inner, dtype, index, 1), x, y, argmax)
-
-    def run_alone(x, y, argmax):
-        call = without if argmax is None else _max_pool(window, outer, inner, dtype, index, 1)
-        call.run(new_scratch(call.scratch_bytes), 0, call.units, x, y, argmax)
-
-    return run if without.nbytes >= PARALLEL_BYTES else run_alone
-
-
-def max_pool_backward(dy, argmax, window, dx):
-    launch(_max_pool_backward(window, dx.shape[0], dx.shape[4], dx.dtype), dy, argmax, dx)
-
-
-def prepared_max_pool_backward(window, outer, inner, dtype):
-    call = _max_pool_backward(window, outer, inner, dtype)
+def prepare_max_pool_backward(window, outer, inner, dtype):
+    check = call_of(plan.misplaced(window, outer, inner, window.argmax_dtype))
+    call = call_of(plan.max_pool_backward(window, outer, inner, dtype))
 
     def run(dy, argmax, dx):
-        if not _fits(argmax, window, outer, inner):
+        found = np.zeros(1, np.uint8)
+        launch(check, argmax, found)
+        if found[0]:
             return False
         launch(call, dy, argmax, dx)
         return True
 
     return run
-
-
-def argmax_fits(argmax, window):
-    return _fits(argmax, window, argmax.shape[0], argmax.shape[4])
-
-
-def _fits(argmax, window, outer, inner):
-    found = np.zeros(1, np.uint8)
-    launch(_misplaced(window, outer, inner, argmax.dtype), argmax, found)
-    return not found[0]
 
 
 def max_unpool(y, indices, x):
@@ -150,20 +131,27 @@ def col2im(cols, window, dx):
     launch(_col2im(window, dx.shape[4] > 1, steps, dx.dtype), flat, dx)
 
 
-def hard_swish(x, y):
-    launch(_activation("hard_swish", x.dtype, x.size), x, y)
+def _prepare_activation(op, dtype, size):
+    call = call_of(plan.activation(op, dtype, size))
+
+    def run(*arrays):
+        launch(call, *arrays)
+
+    return run
 
 
-def hard_swish_backward(dy, x, dx):
-    launch(_activation("hard_swish_backward", x.dtype, x.size), dy, x, dx)
+def _prepare_activation_with_beta(op, dtype, size):
+    def run(*arguments):
+        *arrays, beta, result = arguments
+        launch(_activation(op, dtype, size, beta), *arrays, result)
+
+    return run
 
 
-def swish(x, beta, y):
-    launch(_activation("swish", x.dtype, x.size, float(beta)), x, y)
-
-
-def swish_backward(dy, x, beta, dx):
-    launch(_activation("swish_backward", x.dtype, x.size, float(beta)), dy, x, dx)
+prepare_hard_swish = partial(_prepare_activation, "hard_swish")
+prepare_hard_swish_backward = partial(_prepare_activation, "hard_swish_backward")
+prepare_swish = partial(_prepare_activation_with_beta, "swish")
+prepare_swish_backward = partial(_prepare_activation_with_beta, "swish_backward")
 
 
 def cache_directory() -> str:

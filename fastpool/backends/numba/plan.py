@@ -217,12 +217,18 @@ def _forward_plan(window, outer, inner, widths, half):
     return numbers, (rows, columns), planes * -(-OH // rows) * -(-OW // columns)
 
 
+def depends_on_threads(window: Window, inner: int) -> bool:
+    """Whether `max_pool` looks at the number of threads: where many tall windows lie one row apart."""
+    KH, (_, OH, OW) = window.kernel[1], window.out
+    row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
+    return row_by_row and KH >= LEAST_TALL and OH >= 2 * KH and OW * inner >= LEAST_WIDE
+
+
 def _tall_plan(window, outer, inner, widths, threads):
-    """As `_forward_plan`, where many tall windows lie one row apart; else None."""
-    (D, _, _), (KD, KH, KW), (_, sh, sw), (_, OH, OW) = window.size, window.kernel, window.stride, window.out
-    row_by_row = D == KD == window.out[0] == sh == window.dilation[1] == 1
-    if not row_by_row or KH < LEAST_TALL or OH < 2 * KH or OW * inner < LEAST_WIDE:
+    """As `_forward_plan`, for tall windows that lie one row apart; else None."""
+    if not depends_on_threads(window, inner):
         return None
+    (_, KH, KW), (_, _, sw), (_, OH, OW) = window.kernel, window.stride, window.out
     reach = (KW - 1) * window.dilation[2]
     halo = min(2 * reach // sw, MOST_PACKED // ((KH + 1) * inner))
     columns = _with_whole_lanes(min(max(MOST_KEPT // (KH * inner), halo, LEAST_WIDE // inner + 1), OW), OW, inner)

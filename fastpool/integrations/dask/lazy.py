@@ -24,6 +24,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 import fastpool as fp
 from fastpool import arrays
+from fastpool.activation import INPUTS
 from fastpool.backends import check_name, chosen
 from fastpool.maxout import check_grouping, checked_axis, checked_units, units_of
 from fastpool.pooling import whole
@@ -275,7 +276,7 @@ def _of_block(window: Window, spans: Sequence[Span]) -> tuple[Any, ...]:
 
 
 def max_pool(
-    axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+    x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
 ) -> Any:
     keywords = {"data_format": data_format, "return_argmax": return_argmax, "backend": _backend(backend, out)}
     x = _read("x", x)
@@ -286,7 +287,7 @@ def max_pool(
 
 
 def max_pool_backward(
-    axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
+    dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
     keywords = {"data_format": data_format, "backend": _backend(backend, out)}
     x_shape = check_shape("x_shape", x_shape)
@@ -521,13 +522,21 @@ def _elementwise_call(*blocks, op, extra, backend) -> Any:
         return getattr(fp, op)(*blocks, *extra, backend=backend)
 
 
-def elementwise(op: str, inputs: dict[str, Any], extra: tuple[float, ...], out: Any, backend: str | None) -> Any:
+def _elementwise(op: str, *arguments: Any) -> Any:
+    """Of (*inputs, *options, out, backend)."""
+    names = INPUTS[op]
+    given, (*options, out, backend) = arguments[: len(names)], arguments[len(names) :]
     backend = _backend(backend, out)
-    *others, last = inputs
-    x = _read(last, inputs[last], floats_only=True)
-    given = [_beside(name, inputs[name], x.shape, arrays.native(x.dtype), last, x) for name in others]
+    x = _read(names[-1], given[-1], floats_only=True)
+    others = [
+        _beside(name, a, x.shape, arrays.native(x.dtype), names[-1], x)
+        for name, a in zip(names[:-1], given[:-1], strict=True)
+    ]
     axes = tuple(range(x.ndim))
-    operands = [part for each in (*given, x) for part in (each, axes)]
-    keywords = {"op": op, "extra": extra, "backend": backend}
-    name = f"{op}-{tokenize(keywords, [a.name for a in (*given, x)])}"
+    operands = [part for each in (*others, x) for part in (each, axes)]
+    keywords = {"op": op, "extra": tuple(options), "backend": backend}
+    name = f"{op}-{tokenize(keywords, [a.name for a in (*others, x)])}"
     return da.blockwise(_elementwise_call, axes, *operands, name=name, meta=_meta(x), align_arrays=False, **keywords)
+
+
+hard_swish, hard_swish_backward, swish, swish_backward = (partial(_elementwise, op) for op in INPUTS)

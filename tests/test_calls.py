@@ -1,8 +1,9 @@
-"""Contiguous arrays take a way of their own, where plans are looked up. Nobody may notice but by the time."""
+"""Plans: a call like an earlier one is not planned again, and nobody may notice but by the time."""
 
 import threading
 from collections import namedtuple
 from enum import IntEnum
+from importlib import import_module
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from specimens import DTYPES, POOLS, values
 
 import fastpool as fp
-from fastpool import pooling
+from fastpool import calls
 
 X = values((2, 3, 6, 8), np.float32)
 
@@ -24,7 +25,7 @@ def every_other(a):
     return np.empty((*a.shape, 2), a.dtype)[..., 0]
 
 
-def on_the_usual_way(call, x, *arguments, **more):
+def into_strided_memory(call, x, *arguments, **more):
     """The same call with an array of the caller's to write into that no kernel can fill as it lies."""
     like = call(np.array(x), *arguments, **{**more, "backend": "naive"})
     out = tuple(map(every_other, like)) if isinstance(like, tuple) else every_other(like)
@@ -39,86 +40,96 @@ def same(got, expected):
 
 
 @pytest.fixture
-def looked_up(monkeypatch):
-    """How many calls took that way to their end."""
-    count = []
+def planned(monkeypatch):
+    """The plans that are made, from none on."""
+    made = []
 
-    def spy(usual):
-        def call(self, *given):
-            result = usual(self, *given)
-            count.extend([1] if result is not None else [])
-            return result
+    def spy(key, plan):
+        made.append(plan)
+        return keep(key, plan)
 
-        return call
-
-    for plan in (pooling.Prepared, pooling.PreparedBackward):
-        monkeypatch.setattr(plan, "__call__", spy(plan.__call__))
-    return count
+    keep = calls._keep
+    monkeypatch.setattr(calls, "_plans", {})
+    monkeypatch.setattr(calls, "_keep", spy)
+    return made
 
 
-@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_contiguous_arrays_are_looked_up_and_others_are_not(looked_up):
-    with fp.use_backend("numba"):
-        pool(X)
-        fp.maxout(X, 4)
-        assert len(looked_up) == 2
-        for x in (X[..., ::2], np.asfortranarray(X), X.astype(">f4"), X.astype(bool)):
-            pool(x)
-            fp.maxout(x, 1)
-        pool(X, out=every_other(np.empty((2, 3, 3, 4), np.float32)))
-        fp.maxout(X, 4, out=np.empty((2, 3, 6, 4), ">f4"))
-        assert len(looked_up) == 2
+ALIKE = {
+    "contiguous": lambda: X.copy(),
+    "strided": lambda: np.repeat(X, 2, -1)[..., ::2],
+    "channels inside": lambda: np.ascontiguousarray(np.moveaxis(X, 1, -1)).transpose(0, 3, 1, 2),
+    "byte-swapped": lambda: X.astype(">f4"),
+    "bool": lambda: X > 0,
+    "a list": lambda: X.tolist(),
+}
 
 
-@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_a_contiguous_out_is_filled_on_that_way_too(looked_up):
-    with fp.use_backend("numba"):
-        for call, backward in (
-            (pool, lambda *a, **k: fp.max_pool2d_backward(*a, 2, **k)),
-            (fp.maxout, maxout_backward),
-        ):
-            y, argmax = call(X, 2, return_argmax=True)
-            dx = backward(y, argmax, X.shape)
-            looked_up.clear()
-            outs = np.zeros_like(y), np.ones_like(argmax)
-            assert all(a is b for a, b in zip(call(X, 2, return_argmax=True, out=outs), outs, strict=True))
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_call_like_an_earlier_one_is_not_planned_again(name, planned, backend):
+    for call, size in ((pool, 2), (fp.maxout, 2), (fp.im2col, 2)):
+        planned.clear()
+        for _ in range(3):
+            call(ALIKE[name](), size, backend=backend)
+        assert len(planned) == 1
+        call(ALIKE[name]()[:1], size, backend=backend)
+        assert len(planned) == 2
+
+
+def test_gradients_and_results_written_to_arrays_of_the_callers_are_not_planned_again(planned, backend):
+    for call, backward in (
+        (pool, lambda *a, **k: fp.max_pool2d_backward(*a, 2, **k)),
+        (fp.maxout, maxout_backward),
+    ):
+        planned.clear()
+        y, argmax = call(X, 2, return_argmax=True, backend=backend)
+        dx = backward(y, argmax, X.shape, backend=backend)
+        assert len(planned) == 2
+        for strided in (False, True):
+            outs = every_other(y) if strided else np.zeros_like(y), np.ones_like(argmax)
+            got = call(X, 2, return_argmax=True, out=outs, backend=backend)
+            assert all(a is b for a, b in zip(got, outs, strict=True))
             same(outs, (y, argmax))
-            alone = np.zeros_like(y)
-            assert call(X, 2, out=alone) is alone
-            got = call(X, 2, return_argmax=True, out=(None, outs[1]))
-            assert got[1] is outs[1]
-            out = np.full_like(X, 7)
-            assert backward(y, argmax, X.shape, out=out) is out
-            same((alone, got[0], out), (y, y, dx))
-            assert len(looked_up) == 4
+            one = call(X, 2, return_argmax=True, out=(None, outs[1]), backend=backend)
+            assert one[1] is outs[1]
+            same(one, (y, argmax))
+            out = every_other(X) if strided else np.full_like(X, 7)
+            assert backward(y, argmax, X.shape, out=out, backend=backend) is out
+            same([out], [dx])
+        assert len(planned) == 2
 
 
-@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_a_dtype_that_was_met_first_as_another_object_is_looked_up_too(python):
-    """As after a byte-swapped array, whose native dtype is equal to NumPy's own but not the same."""
-    code = """
-import numpy as np, fastpool as fp
-from fastpool import pooling
-x = np.ones((4, 4), np.float32)
-fp.max_pool2d(x.astype(x.dtype.newbyteorder("S")), 2, backend="numba")
-usual, count = pooling.Prepared.__call__, []
-pooling.Prepared.__call__ = lambda self, *given: count.append(1) or usual(self, *given)
-fp.max_pool2d(x, 2, backend="numba")
-print(len(count))
-"""
-    assert python("-c", code, FASTPOOL_BACKEND=None) == "1\n"
+def test_so_many_plans_are_kept_and_no_more(planned, monkeypatch):
+    monkeypatch.setattr(calls, "_MOST_PLANS", 5)
+    for n in range(2, 30):
+        same([fp.max_pool1d(np.arange(n), 2)], [np.arange(n)[1::2]])
+        assert len(calls._plans) <= 5
+    assert len(planned) == 28
+
+
+def test_a_beta_needs_no_plan_of_its_own(planned):
+    x = np.linspace(-3, 3, 7)
+    for beta in (0.5, 1.0, -2.0):
+        np.testing.assert_allclose(fp.swish(x, beta), x / (1 + np.exp(-beta * x)))
+    assert len(planned) == 1
+
+
+def test_a_plan_that_could_not_be_made_is_not_kept(planned):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="does not fit"):
+            fp.max_pool1d(X[0, 0, 0], 100)
+    assert not planned
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-def test_pools_as_on_the_usual_way(layout, axes, dtype, backend):
+def test_pools_as_into_strided_memory(layout, axes, dtype, backend):
     x = values((2, 3, 4, 6, 5)[: axes + 2], dtype)
     for window in ((2,), (3, 2, 1), (2, 1, 0, 2), (2, None, 0, 1, True), (1,), (3, 1, "same")):
         more = {"data_format": layout, "backend": backend, "return_argmax": True}
         if layout == "channels_last":
             x = values((*(2, 4, 6, 5)[: axes + 1], 3), dtype)
-        expected = on_the_usual_way(POOLS[axes], x, *window, **more)
+        expected = into_strided_memory(POOLS[axes], x, *window, **more)
         for _ in range(2):
             same(POOLS[axes](x, *window, **more), expected)
         more["return_argmax"] = False
@@ -128,10 +139,10 @@ def test_pools_as_on_the_usual_way(layout, axes, dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("grouping", ["strided", "contiguous"])
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_maxout_is_as_on_the_usual_way(axis, grouping, dtype, backend):
+def test_maxout_is_as_into_strided_memory(axis, grouping, dtype, backend):
     x = values((4, 6, 8), dtype)
     more = {"axis": axis, "grouping": grouping, "backend": backend, "return_argmax": True}
-    expected = on_the_usual_way(fp.maxout, x, 2, **more)
+    expected = into_strided_memory(fp.maxout, x, 2, **more)
     for _ in range(2):
         same(fp.maxout(x, 2, **more), expected)
     more["return_argmax"] = False
@@ -218,7 +229,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_errors_are_those_of_the_usual_way(name):
+def test_errors_are_the_same_at_every_call_and_in_strided_memory(name):
     accepted, refused = REFUSED[name]
     with pytest.raises((TypeError, ValueError)) as usual:
         refused(np.repeat(X, 2, -1)[..., ::2], out=np.empty(0))
@@ -364,27 +375,30 @@ def test_threads_looking_up_the_same_plan_do_not_meet(backend):
 
 
 @pytest.mark.parametrize("call", [pool, lambda x, **more: fp.maxout(x, 2, **more)], ids=["pool", "maxout"])
-@pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_the_backend_is_the_one_that_is_asked_for(call, looked_up):
+def test_the_backend_is_the_one_that_is_asked_for(call, monkeypatch):
     """After the default was looked up, too, and in a thread that has not asked."""
+    taken = []
+
+    def spy(name):
+        usual = getattr(import_module(f"fastpool.backends.{name}"), "max_pool")
+        monkeypatch.setattr(f"fastpool.backends.{name}.max_pool", lambda *a: taken.append(name) or usual(*a))
+
+    monkeypatch.setattr(calls, "_plans", {})
+    spy("numpy"), spy("naive")
     for _ in range(2):
-        with fp.use_backend("numba"):
+        with fp.use_backend("numpy"):
             call(X)
-            assert len(looked_up) == 1
-            with fp.use_backend("numpy"):
+            with fp.use_backend("naive"):
                 call(X)
             call(X, backend="naive")
-            assert len(looked_up) == 1
             call(X)
-            assert len(looked_up) == 2
         with fp.use_backend("naive"):
-            thread = threading.Thread(target=lambda: call(X, backend="numba"))
+            thread = threading.Thread(target=lambda: call(X, backend="numpy"))
             thread.start()
             thread.join()
-            assert len(looked_up) == 3
             call(X)
-            assert len(looked_up) == 3
-        looked_up.clear()
+        assert taken == ["numpy", "naive", "naive", "numpy", "numpy", "naive"]
+        taken.clear()
 
 
 CALLS = """
@@ -438,7 +452,7 @@ def test_plans_are_kept_apart_by_all_that_they_depend_on(backend):
 
 
 def gradients(call, backward, x, out=None, **more):
-    """dy, argmax and dx of a call, the latter by the usual way where `out` is given."""
+    """dy, argmax and dx of a call, the latter written to `out` where that is given."""
     y, argmax = call(x, return_argmax=True, **more)
     dy = values(y.shape, x.dtype, seed=3)
     return dy, argmax, backward(dy, argmax, x.shape, out=out, **more)
@@ -460,7 +474,7 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64], ids=str)
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_gradients_are_as_on_the_usual_way(name, dtype, backend):
+def test_gradients_are_as_into_strided_memory(name, dtype, backend):
     x = values((2, 3, 6, 8), dtype)
     _, _, expected = gradients(*GRADIENTS[name], x, out=every_other(x), backend=backend)
     for _ in range(2):
@@ -468,7 +482,7 @@ def test_gradients_are_as_on_the_usual_way(name, dtype, backend):
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_gradients_that_do_not_fit_are_refused_as_on_the_usual_way(name, backend):
+def test_gradients_that_do_not_fit_are_refused_as_into_strided_memory(name, backend):
     call, backward = GRADIENTS[name]
     dy, argmax, _ = gradients(call, backward, X, backend=backend)
     wrong = {

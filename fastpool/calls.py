@@ -1,0 +1,151 @@
+"""One way for every call: what its arrays look like, with its arguments, gives a plan; a plan runs on arrays.
+
+Plans are kept, so that a call like an earlier one costs a look at its arrays. Nothing is checked twice: what depends on
+shapes, strides, dtypes and arguments is checked when the plan is made, and what depends on elements when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.arrays import Operand, Result
+from fastpool.backends import chosen
+from fastpool.kinds import Dask, DeviceArray, kind_of
+from fastpool.replay import Recorder, recording
+
+
+class Plan(NamedTuple):
+    """How a call runs on arrays that look like those it was made for."""
+
+    operands: tuple[Operand | None, ...]
+    results: tuple[Result, ...]
+    run: Callable[..., None]
+    """Of the operands, the arrays to fill and the call's options; not called where the results are empty."""
+
+    def __call__(self, inputs: tuple[Any, ...], out: Any, given: Any, options: tuple[Any, ...]) -> Any:
+        """One result or a tuple. `given` is the first input as the caller has it, whose library is that of `out`."""
+        results, first = self.results, inputs[0]
+        if out is None:
+            targets = [result.new(first) for result in results]
+        else:
+            targets, taken = [], inputs
+            for result, one in zip(results, arrays.split_out(out, len(results)), strict=True):
+                if one is None:
+                    targets.append(result.new(first))
+                else:
+                    room = arrays.check_out(one, result.shape, result.dtype, taken, given)
+                    targets.append(result.within(room)._replace(user=one))
+                    taken = (*taken, room)
+        if targets[0].canonical.size:
+            operands = [x if see is None else see(x) for see, x in zip(self.operands, inputs, strict=True)]
+            self.run(*operands, *[target.canonical for target in targets], *options)
+        if len(targets) == 1:
+            return targets[0].done()
+        return tuple([target.done() for target in targets])
+
+
+class Op(NamedTuple):
+    """An op on arrays: what its inputs are called, which of them must be floating, and how it is planned.
+
+    `plan` takes the inputs, as `arrays.read` gives them, the static arguments and the backend.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    floats: tuple[str, ...]
+    plan: Callable[..., Plan]
+    replays: bool = False  # whether calls on a GPU may repeat what an earlier one launched
+
+    def read(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(arrays.read(name, x, name in self.floats) for name, x in zip(self.inputs, inputs, strict=True))
+
+
+_MOST_PLANS = 4096
+_plans: dict[Any, Any] = {}
+
+
+def _keep(key: Any, plan: Any) -> Any:
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    _plans[key] = plan
+    return plan
+
+
+def call(
+    op: Op,
+    inputs: tuple[Any, ...],
+    static: tuple[Hashable, ...],
+    out: Any,
+    backend: str | None,
+    options: tuple[Any, ...] = (),
+) -> Any:
+    """Run an op.
+
+    Plans are looked up by `static`, the arguments that they depend on: ints, strings, bools and None of exactly these
+    types, and tuples of them. `options` are what else the op's kernel is told in each call.
+    """
+    backend = chosen(backend)
+    key: list[Any] = [op.name, static, backend]
+    for x in inputs:
+        if type(x) is not np.ndarray:
+            return _call_of_others(op, inputs, static, out, backend, options)
+        flags = x.flags
+        key.append(x.dtype)
+        key.append(x.shape if flags.carray else (x.shape, x.strides, flags.aligned))
+    looked_up = tuple(key)
+    plan = _plans.get(looked_up)
+    if plan is None:
+        plan = _keep(looked_up, op.plan(op.read(inputs), *static, backend))
+    return plan(inputs, out, inputs[0], options)
+
+
+def _call_of_others(op, inputs, static, out, backend, options) -> Any:
+    """Arrays of other libraries, and whatever NumPy makes arrays of."""
+    given = inputs[0]
+    library = kind_of(given)
+    if isinstance(library, Dask):
+        graphs = import_module("fastpool.integrations.dask.lazy")
+        if hasattr(graphs, op.name):
+            return getattr(graphs, op.name)(*inputs, *static, *options, out, backend)
+    if out is not None or not op.replays:
+        return _call_once(op, inputs, static, out, backend, options)
+    looks = [look for x in inputs if kind_of(x) is library is not None and (look := library.look(x)) is not None]
+    if len(looks) < len(inputs):
+        return _call_once(op, inputs, static, out, backend, options)
+    # Addresses may differ, but not how well they are aligned.
+    pointers = [look[-1] for look in looks]
+    key = (op.name, static, backend, options, *((*look[:-1], look[-1] % 16) for look in looks))
+    replay = _plans.get(key)
+    if replay is not None:
+        return replay(inputs, pointers)
+    if key in _plans or len(set(pointers)) < len(pointers):
+        return _call_once(op, inputs, static, out, backend, options)
+    recorder = Recorder(pointers)
+    token = recording.set(recorder)
+    try:
+        found = _call_once(op, inputs, static, out, backend, options)
+    finally:
+        recording.reset(token)
+    _keep(key, recorder.replay())
+    return found
+
+
+def _call_once(op, inputs, static, out, backend, options) -> Any:
+    given, inputs = inputs[0], op.read(inputs)
+    key = (op.name, static, backend, *map(_look, inputs))
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _keep(key, op.plan(inputs, *static, backend))
+    return arrays.as_given(plan(inputs, out, given, options), given, out)
+
+
+def _look(x: Any) -> tuple[Any, ...]:
+    """What a plan depends on of an array."""
+    if isinstance(x, DeviceArray):
+        return type(x.kind), x.device, x.dtype, x.shape, x.strides, x.pointer % 16
+    return x.dtype, x.shape, x.strides, x.flags.aligned
