@@ -625,9 +625,9 @@ from fastpool.backends import numba
 from fastpool.backends.numba import plan
 sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
 call = numba.call_of(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
-x = np.zeros(9, np.float32)
-call.run(np.empty(0, np.uint8), 0, 1, np.ones(1, np.float32), np.array([5]), x)
-print(x[5])
+no_values, x = np.zeros(0, np.float32), np.zeros(2, np.float32)
+call.run(np.empty(0, np.uint8), 0, 1, no_values, np.array([1]), x)
+print(x[1])
 """
         settings = {"NUMBA_CACHE_DIR": tmp_path, "NUMBA_BOUNDSCHECK": 1, "FASTPOOL_KERNELS": "jit"}
         for _ in range(2):
