@@ -3,6 +3,7 @@
 import os
 import sysconfig
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -18,6 +19,8 @@ modules = [
     Extension(
         "fastpool.backends.numba._launch",
         [f"{here}/numba/_launch.pyx"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         depends=[f"{here}/numba/team.h", f"{here}/numba/cpu.h"],
         extra_compile_args=["/O2", "/std:c11", "/experimental:c11atomics"] if msvc else ["-O2", "-std=gnu11"],
     ),

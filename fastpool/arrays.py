@@ -259,6 +259,11 @@ class Result(NamedTuple):
     out_axes: tuple[int, ...] | None = None  # of `out`, in the order of the canonical axes
     canonical: tuple[int, ...] | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether kernels fill a new array as the caller gets it."""
+        return self.axes is None and self.canonical is None
+
     def new(self, like: Array) -> Target:
         """A new array where `like` lies."""
         if self.axes is None:
@@ -319,7 +324,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
 
     It must be of the kind of `given`, the first input as the caller has it.
     """
-    library = kind_of(given)
+    library = None if type(given) is np.ndarray else kind_of(given)
     if library is not None and kind_of(out) is library:
         out = library.read("out", out)
         if out.device != inputs[0].device:

@@ -8,45 +8,86 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from importlib import import_module
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from fastpool import arrays
-from fastpool.arrays import Operand, Result
+from fastpool.arrays import Operand, Result, Target
 from fastpool.backends import chosen
 from fastpool.kinds import Dask, DeviceArray, kind_of
 from fastpool.replay import Recorder, recording
 
 
-class Plan(NamedTuple):
-    """How a call runs on arrays that look like those it was made for."""
+class Plan:
+    """How a call runs on arrays that look like those it was made for.
 
-    operands: tuple[Operand | None, ...]
-    results: tuple[Result, ...]
-    run: Callable[..., None]
-    """Of the operands, the arrays to fill and the call's options; not called where the results are empty."""
+    `run` takes the operands, the arrays to fill and the call's options. It is not called where the results are empty.
+    """
+
+    __slots__ = ("_is_empty", "_operands", "_results", "_run", "_shapes")
+
+    def __init__(
+        self, operands: tuple[Operand | None, ...], results: tuple[Result, ...], run: Callable[..., None] | None
+    ) -> None:
+        self._operands = operands if any(operands) else None
+        self._results, self._run = results, run
+        self._is_empty = prod(results[0].shape) == 0
+        # Where kernels fill arrays as the caller has them, all that is to be known of a new one is shape and dtype.
+        plain = all(result.is_plain for result in results)
+        self._shapes = [(result.shape, result.dtype) for result in results] if plain else None
+
+    def reshaped(self, shape: tuple[int, ...]) -> Plan:
+        """The same with results of another shape, in C order."""
+        results = [result._replace(shape=shape, axes=None, out_axes=None) for result in self._results]
+        return Plan(self._operands or (None,) * len(results), tuple(results), self._run)
 
     def __call__(self, inputs: tuple[Any, ...], out: Any, given: Any, options: tuple[Any, ...]) -> Any:
         """One result or a tuple. `given` is the first input as the caller has it, whose library is that of `out`."""
-        results, first = self.results, inputs[0]
-        if out is None:
-            targets = [result.new(first) for result in results]
+        targets: list[Any]
+        if out is not None:
+            targets = self._within(out, inputs, given)
+            as_they_are = Target not in map(type, targets)
+        elif self._shapes is None or type(inputs[0]) is not ndarray:
+            targets, as_they_are = [result.new(inputs[0]) for result in self._results], False
         else:
-            targets, taken = [], inputs
-            for result, one in zip(results, arrays.split_out(out, len(results)), strict=True):
-                if one is None:
-                    targets.append(result.new(first))
-                else:
-                    room = arrays.check_out(one, result.shape, result.dtype, taken, given)
-                    targets.append(result.within(room)._replace(user=one))
-                    taken = (*taken, room)
-        if targets[0].canonical.size:
-            operands = [x if see is None else see(x) for see, x in zip(self.operands, inputs, strict=True)]
-            self.run(*operands, *[target.canonical for target in targets], *options)
-        if len(targets) == 1:
-            return targets[0].done()
-        return tuple([target.done() for target in targets])
+            targets, as_they_are = [np.empty(shape, dtype) for shape, dtype in self._shapes], True
+        if not self._is_empty:
+            operands, filled = inputs, targets if as_they_are else [_canonical(target) for target in targets]
+            if self._operands is not None:
+                operands = [x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)]
+            self._run(*operands, *filled, *options)
+        if not as_they_are:
+            targets = [target.done() if type(target) is Target else target for target in targets]
+        return targets[0] if len(targets) == 1 else tuple(targets)
+
+    def _within(self, out: Any, inputs: tuple[Any, ...], given: Any) -> list[Any]:
+        """The caller's arrays, checked; new ones for those that are None."""
+        targets: list[Any] = []
+        for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
+            if one is None:
+                targets.append(result.new(inputs[0]))
+                continue
+            room = arrays.check_out(one, result.shape, result.dtype, inputs, given)
+            inputs = (*inputs, room)
+            if (
+                self._shapes is not None
+                and room is one
+                and type(one) is ndarray
+                and one.flags.carray
+                and one.dtype.isnative
+            ):
+                targets.append(one)
+            else:
+                targets.append(result.within(room)._replace(user=one))
+        return targets
+
+
+def _canonical(target: Any) -> Any:
+    """The array that a kernel fills."""
+    return target.canonical if type(target) is Target else target
 
 
 class Op(NamedTuple):
@@ -90,17 +131,14 @@ def call(
     types, and tuples of them. `options` are what else the op's kernel is told in each call.
     """
     backend = chosen(backend)
-    key: list[Any] = [op.name, static, backend]
+    key: tuple[Any, ...] = op.name, static, backend
     for x in inputs:
-        if type(x) is not np.ndarray:
+        if type(x) is not ndarray:
             return _call_of_others(op, inputs, static, out, backend, options)
-        flags = x.flags
-        key.append(x.dtype)
-        key.append(x.shape if flags.carray else (x.shape, x.strides, flags.aligned))
-    looked_up = tuple(key)
-    plan = _plans.get(looked_up)
+        key += (x.dtype, x.shape if x.flags.carray else (x.shape, x.strides, x.flags.aligned))
+    plan = _plans.get(key)
     if plan is None:
-        plan = _keep(looked_up, op.plan(op.read(inputs), *static, backend))
+        plan = _keep(key, op.plan(op.read(inputs), *static, backend))
     return plan(inputs, out, inputs[0], options)
 
 

@@ -60,7 +60,7 @@ def _result(shape: tuple[int, ...], dtype: np.dtype, order: tuple[int, ...], can
 def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> Plan:
     (x,) = inputs
     axis = checked_axis(axis, x.ndim)
-    num_units = checked_units(num_units, x.shape[axis])
+    num_units, grouping = checked_units(num_units, x.shape[axis]), check_grouping(grouping)
     order, dtype = arrays.memory_axes(x), arrays.native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
     run, flat = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
@@ -143,8 +143,10 @@ def maxout(
     >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
     (array([5, 6]), array([1, 2], dtype=uint8))
     """
-    static = integer("num_units", num_units), integer("axis", axis), check_grouping(grouping), bool(return_argmax)
-    return call(_MAXOUT, (x,), static, out, backend)
+    if not (type(num_units) is type(axis) is int and type(grouping) is str):  # as they mostly are
+        num_units, axis = integer("num_units", num_units), integer("axis", axis)
+        grouping = check_grouping(grouping)
+    return call(_MAXOUT, (x,), (num_units, axis, grouping, bool(return_argmax)), out, backend)
 
 
 def maxout_backward(

@@ -395,10 +395,7 @@ def _plan_global(inputs, data_format, keepdims, return_argmax, backend) -> Plan:
     (x,) = inputs
     window = whole(x.shape, data_format)
     plan = _forward_plan(x, window, return_argmax, backend)
-    if keepdims:
-        return plan
-    flat = [result._replace(shape=(window.batch, window.channels), axes=None, out_axes=None) for result in plan.results]
-    return plan._replace(results=tuple(flat))
+    return plan if keepdims else plan.reshaped((window.batch, window.channels))
 
 
 def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:

@@ -593,7 +593,7 @@ REFUSALS = TypeError, ValueError, NotImplementedError
 class Machine:
     """The package with its arrays and scratch in guarded memory, and its launches cut in pieces or shared."""
 
-    PUBLIC = ("arrays", "pooling", "activation", "columns", "convolution", "indices", "maxout", "backends.cython")
+    PUBLIC = ("arrays", "calls", "columns", "convolution", "indices", "backends.cython")
 
     def __init__(self, memory):
         for name in self.PUBLIC:
@@ -610,8 +610,8 @@ class Machine:
                 # By functions of Numba's that only a process has which compiles.
                 _replace(import_module("fastpool.backends.numba.just_in_time"), "_kept_code", lambda _: None)
             self.parallel = {name: getattr(self.threads, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
-            for module in (self.numba, self.threads):
-                _replace(module, "new_scratch", memory.scratch)
+            _replace(self.threads, "new_scratch", memory.scratch)
+            _replace(self.numba, "runner", lambda call: lambda *arrays: self.numba.launch(call, *arrays))
 
     def set_way(self, rng, way):
         if self.threads is None:

@@ -34,8 +34,7 @@ def test_a_step_too_far_would_be_seen(end, step, python):
 
 GUARDED = """
 import bounds, numpy as np, fastpool as fp
-bounds.numba_backend.launch = bounds.last_piece_first(np.random.default_rng(0))
-bounds.numba_backend.new_scratch = lambda nbytes: bounds.flush(nbytes, "u1", True)
+bounds.run_by(bounds.last_piece_first(np.random.default_rng(0)))
 """
 
 

@@ -380,7 +380,7 @@ def test_the_backend_is_the_one_that_is_asked_for(call, monkeypatch):
     taken = []
 
     def spy(name):
-        usual = getattr(import_module(f"fastpool.backends.{name}"), "max_pool")
+        usual = import_module(f"fastpool.backends.{name}").max_pool
         monkeypatch.setattr(f"fastpool.backends.{name}.max_pool", lambda *a: taken.append(name) or usual(*a))
 
     monkeypatch.setattr(calls, "_plans", {})

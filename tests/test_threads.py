@@ -293,11 +293,11 @@ def test_an_array_is_its_address_length_and_width(dtype):
 def test_a_call_refuses_what_does_not_fit():
     a, scratch = np.zeros(4, np.int64), np.zeros(64, np.uint8)
     one = call("note", 4, 0, 2, scratch_bytes=64)
-    with pytest.raises(TypeError, match="takes 2 arrays, got 1"):
+    with pytest.raises(TypeError, match="takes 2 to 2 arrays, got 1"):
         one.run(scratch, 0, 4, a)
     with pytest.raises(TypeError, match="elements of array 1 have 8 bytes, got 4"):
         one.run(scratch, 0, 4, a, a.astype(np.int32))
-    with pytest.raises((BufferError, ValueError), match="contiguous"):
+    with pytest.raises(ValueError, match="array 1 must be C-contiguous"):
         one.run(scratch, 0, 4, a, np.zeros(8, np.int64)[::2])
     with pytest.raises(TypeError, match="NoneType"):
         one.run(scratch, 0, 4, a, None)

@@ -9,7 +9,7 @@ import numpy as np
 from fastpool.backends.numba import library, plan
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.plan import Plan
-from fastpool.backends.numba.threads import launch
+from fastpool.backends.numba.threads import launch, runner
 from fastpool.threads import get_num_threads
 
 __all__ = [
@@ -70,30 +70,34 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
     def call_for(threads):
         return call_of(plan.max_pool(window, outer, inner, dtype, index, threads))
 
-    if plan.depends_on_threads(window, inner):
+    if not plan.depends_on_threads(window, inner):
+        return runner(call_for(1))
 
-        def run(x, y, argmax=None):
-            launch(call_for(get_num_threads()), x, y, argmax)
-
-    else:
-        call = call_for(1)
-
-        def run(x, y, argmax=None):
-            launch(call, x, y, argmax)
+    def run(*arrays):
+        launch(call_for(get_num_threads()), *arrays)
 
     return run
 
 
+def prepare_argmax_fits(window, outer, inner, dtype):
+    look = runner(call_of(plan.misplaced(window, outer, inner, dtype)))
+
+    def fits(argmax):
+        found = np.zeros(1, np.uint8)
+        look(argmax, found)
+        return not found[0]
+
+    return fits
+
+
 def prepare_max_pool_backward(window, outer, inner, dtype):
-    check = call_of(plan.misplaced(window, outer, inner, window.argmax_dtype))
-    call = call_of(plan.max_pool_backward(window, outer, inner, dtype))
+    fits = prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
+    send = runner(call_of(plan.max_pool_backward(window, outer, inner, dtype)))
 
     def run(dy, argmax, dx):
-        found = np.zeros(1, np.uint8)
-        launch(check, argmax, found)
-        if found[0]:
+        if not fits(argmax):
             return False
-        launch(call, dy, argmax, dx)
+        send(dy, argmax, dx)
         return True
 
     return run
@@ -132,12 +136,7 @@ def col2im(cols, window, dx):
 
 
 def _prepare_activation(op, dtype, size):
-    call = call_of(plan.activation(op, dtype, size))
-
-    def run(*arrays):
-        launch(call, *arrays)
-
-    return run
+    return runner(call_of(plan.activation(op, dtype, size)))
 
 
 def _prepare_activation_with_beta(op, dtype, size):

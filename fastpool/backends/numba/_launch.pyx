@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=True
 """Calls of compiled kernels: arguments as words, arrays as addresses, and the threads that share a call."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cdef extern from "team.h" nogil:
@@ -16,6 +17,8 @@ cdef extern from "team.h" nogil:
 
 cdef extern from "cpu.h":
     int cpu_level()
+
+cnp.import_array()
 
 MOST_CHUNKS, MOST_HELPERS = TEAM_MOST_CHUNKS, TEAM_MOST_HELPERS
 X86_64_LEVEL = cpu_level()
@@ -37,6 +40,7 @@ cdef enum:
     MOST_ARRAYS = 4
     WORDS_OF_ARRAY = 3  # its address, its elements, the bytes of one
     MOST_WORDS = 64
+    SCRATCH_ALIGNMENT = 64  # a line of the caches
 
 
 cdef class Call:
@@ -47,7 +51,7 @@ cdef class Call:
     address : int
         Where the kernel lies; `keep` is what it is valid with.
     itemsizes : tuple of int
-        Bytes of an element of each array; 0 for one that this kernel takes none for.
+        Bytes of an element of each array; 0 where the kernel takes None, or nothing if all that follow are 0.
     constants : bytes
         What follows the arrays, in words of eight bytes.
     units : int
@@ -61,94 +65,93 @@ cdef class Call:
     cdef team_kernel kernel
     cdef int64_t words[MOST_WORDS]
     cdef int64_t itemsizes[MOST_ARRAYS]
-    cdef int arrays, used
+    cdef int arrays, used, needed
     cdef object keep
     cdef readonly int64_t units, nbytes, scratch_bytes
 
     def __cinit__(self, address, itemsizes, bytes constants, units, nbytes, scratch_bytes, keep):
         cdef int i
         self.kernel = <team_kernel><uintptr_t>address
-        self.arrays, self.used = len(itemsizes), 0
+        self.arrays, self.used, self.needed = len(itemsizes), 0, 0
         if self.arrays > MOST_ARRAYS or len(constants) % 8:
             raise ValueError(f"at most {MOST_ARRAYS} arrays and whole words, got {itemsizes!r}, {len(constants)} bytes")
         for i in range(self.arrays):
             self.itemsizes[i] = itemsizes[i]
-            self.used += WORDS_OF_ARRAY if itemsizes[i] else 0
+            if itemsizes[i]:
+                self.used += WORDS_OF_ARRAY
+                self.needed = i + 1
         if 8 * self.used + len(constants) > sizeof(self.words):
             raise ValueError(f"at most {MOST_WORDS} words, got {self.used} and {len(constants) // 8}")
         memcpy(&self.words[self.used], <const char *>constants, len(constants))
         self.used += len(constants) // 8
         self.units, self.nbytes, self.scratch_bytes, self.keep = units, nbytes, scratch_bytes, keep
 
-    cdef int _export(self, tuple arrays, Py_buffer *views, int64_t *words) except -1:
-        """Fill in where the arrays lie; how many were taken hold of. On an error none is."""
-        cdef int i, taken = 0
+    cdef int _addresses(self, tuple arrays, int64_t *words) except -1:
+        """Fill in where the arrays lie, and what follows them."""
+        cdef int i
+        cdef cnp.ndarray a
         cdef int64_t *word = words
         memcpy(words, self.words, 8 * self.used)
-        if len(arrays) != self.arrays:
-            raise TypeError(f"the kernel takes {self.arrays} arrays, got {len(arrays)}")
-        try:
-            for i in range(self.arrays):
-                if self.itemsizes[i] == 0:
-                    if arrays[i] is not None:
-                        raise TypeError(f"the kernel takes None for array {i}, got {type(arrays[i]).__name__}")
-                    continue
-                PyObject_GetBuffer(arrays[i], &views[taken], PyBUF_SIMPLE)
-                taken += 1
-                if views[taken - 1].itemsize != self.itemsizes[i]:
-                    raise TypeError(f"elements of array {i} have {self.itemsizes[i]} bytes, got {views[taken - 1].itemsize}")
-                word[0] = <int64_t><uintptr_t>views[taken - 1].buf
-                word[1] = views[taken - 1].len // self.itemsizes[i]
-                word[2] = self.itemsizes[i]
-                word += WORDS_OF_ARRAY
-        except BaseException:
-            for i in range(taken):
-                PyBuffer_Release(&views[i])
-            raise
-        return taken
+        if not self.needed <= len(arrays) <= self.arrays:
+            raise TypeError(f"the kernel takes {self.needed} to {self.arrays} arrays, got {len(arrays)}")
+        for i in range(self.arrays):
+            if self.itemsizes[i] == 0:
+                if i < len(arrays) and arrays[i] is not None:
+                    raise TypeError(f"the kernel takes None for array {i}, got {type(arrays[i]).__name__}")
+                continue
+            if not isinstance(arrays[i], cnp.ndarray):
+                raise TypeError(f"array {i} must be a NumPy array, got {type(arrays[i]).__name__}")
+            a = arrays[i]
+            if cnp.PyArray_ITEMSIZE(a) != self.itemsizes[i]:
+                raise TypeError(f"elements of array {i} have {self.itemsizes[i]} bytes, got {cnp.PyArray_ITEMSIZE(a)}")
+            if not cnp.PyArray_IS_C_CONTIGUOUS(a):
+                raise ValueError(f"array {i} must be C-contiguous, got strides {arrays[i].strides}")
+            word[0] = <int64_t><uintptr_t>cnp.PyArray_DATA(a)
+            word[1] = cnp.PyArray_SIZE(a)
+            word[2] = self.itemsizes[i]
+            word += WORDS_OF_ARRAY
+        return 0
 
-    def run(self, scratch, int64_t begin, int64_t end, *arrays):
-        """Run the work items from `begin` up to `end` in this thread."""
-        cdef Py_buffer views[MOST_ARRAYS + 1]
+    def run_alone(self, *arrays):
+        """Run all work items in this thread, with scratch from the heap: the fastest way of a small call."""
         cdef int64_t words[MOST_WORDS]
-        cdef int i, taken
+        cdef char *memory
+        self._addresses(arrays, words)
+        memory = <char *>malloc(self.scratch_bytes + SCRATCH_ALIGNMENT)
+        if memory == NULL:
+            raise MemoryError(f"no {self.scratch_bytes} bytes of scratch")
+        with nogil:
+            self.kernel(words, memory + -<uintptr_t>memory % SCRATCH_ALIGNMENT, 0, self.units)
+            free(memory)
+
+    def run(self, cnp.ndarray scratch not None, int64_t begin, int64_t end, *arrays):
+        """Run the work items from `begin` up to `end` in this thread."""
+        cdef int64_t words[MOST_WORDS]
+        cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
         if not 0 <= begin <= end <= self.units:
             raise ValueError(f"work items from 0 up to {self.units}, got {begin} up to {end}")
-        taken = self._export(arrays, views, words)
-        try:
-            PyObject_GetBuffer(scratch, &views[taken], PyBUF_SIMPLE)
-            taken += 1
-            if views[taken - 1].len < self.scratch_bytes:
-                raise ValueError(f"scratch needs {self.scratch_bytes} bytes, got {views[taken - 1].len}")
-            with nogil:
-                self.kernel(words, <char *>views[taken - 1].buf, begin, end)
-        finally:
-            for i in range(taken):
-                PyBuffer_Release(&views[i])
+        self._addresses(arrays, words)
+        if cnp.PyArray_NBYTES(scratch) < self.scratch_bytes:
+            raise ValueError(f"scratch needs {self.scratch_bytes} bytes, got {cnp.PyArray_NBYTES(scratch)}")
+        with nogil:
+            self.kernel(words, memory, begin, end)
 
-    def run_shared(self, scratch, int helpers, int64_t chunks, *arrays):
+    def run_shared(self, cnp.ndarray scratch not None, int helpers, int64_t chunks, *arrays):
         """Run all work items with up to so many helpers, in so many chunks; False, with nothing done, if all are busy.
 
         The scratch has a part for the caller and for each helper.
         """
-        cdef Py_buffer views[MOST_ARRAYS + 1]
         cdef int64_t words[MOST_WORDS]
-        cdef int i, taken, done
+        cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
+        cdef int64_t needed = (helpers + 1) * self.scratch_bytes
+        cdef int done
         if not (1 <= chunks <= TEAM_MOST_CHUNKS and chunks <= self.units):
             raise ValueError(f"chunks from 1 up to {min(self.units, MOST_CHUNKS)}, got {chunks}")
         if not 0 <= helpers <= TEAM_MOST_HELPERS:
             raise ValueError(f"helpers from 0 up to {MOST_HELPERS}, got {helpers}")
-        taken = self._export(arrays, views, words)
-        try:
-            PyObject_GetBuffer(scratch, &views[taken], PyBUF_SIMPLE)
-            taken += 1
-            if views[taken - 1].len < (helpers + 1) * self.scratch_bytes:
-                raise ValueError(f"scratch needs {(helpers + 1) * self.scratch_bytes} bytes, got {views[taken - 1].len}")
-            with nogil:
-                done = team_run(
-                    self.kernel, words, <char *>views[taken - 1].buf, self.scratch_bytes, self.units, chunks, helpers
-                )
-            return done != 0
-        finally:
-            for i in range(taken):
-                PyBuffer_Release(&views[i])
+        self._addresses(arrays, words)
+        if cnp.PyArray_NBYTES(scratch) < needed:
+            raise ValueError(f"scratch needs {needed} bytes, got {cnp.PyArray_NBYTES(scratch)}")
+        with nogil:
+            done = team_run(self.kernel, words, memory, self.scratch_bytes, self.units, chunks, helpers)
+        return done != 0

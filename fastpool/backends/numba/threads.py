@@ -7,6 +7,8 @@ for one that gets no core.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from threading import local
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 PARALLEL_BYTES = 1 << 19
 CHUNK_BYTES = 1 << 18
 CHUNKS_PER_THREAD = 4
+
+# Scratch of so many bytes comes from the heap in no time.
+SMALL_SCRATCH = 1 << 16
 
 # Scratch of so many bytes is kept by each thread for its next call.
 KEPT_SCRATCH = 1 << 20
@@ -47,6 +52,12 @@ def new_scratch(nbytes: int) -> np.ndarray:
     if nbytes <= KEPT_SCRATCH:
         _kept.scratch, _kept.nbytes = scratch, nbytes
     return scratch
+
+
+def runner(call: Call) -> Callable[..., None]:
+    """What runs a call on arrays."""
+    small = call.nbytes < PARALLEL_BYTES and call.scratch_bytes <= SMALL_SCRATCH
+    return call.run_alone if small else partial(launch, call)
 
 
 def launch(call: Call, *arrays: np.ndarray | None) -> None:
