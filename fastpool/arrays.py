@@ -223,8 +223,9 @@ def operand(
     view = view if axes is None else view.transpose(axes)
     ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
     is_bool = x.dtype.kind == "b" and isinstance(x, np.ndarray)
-    made = Operand(seen_as, axes, None if ready else native(x.dtype), canonical, is_bool)
-    return None if made == (None, None, None, None, False) else made
+    if ready and not is_bool and seen_as is axes is canonical is None:
+        return None
+    return Operand(seen_as, axes, None if ready else native(x.dtype), canonical, is_bool)
 
 
 def canonical(x: Any, window: Window, inside: bool, size: tuple[int, int, int]) -> Any:

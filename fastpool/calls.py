@@ -30,7 +30,7 @@ class Plan:
     __slots__ = ("_is_empty", "_operands", "_results", "_run", "_shapes")
 
     def __init__(
-        self, operands: tuple[Operand | None, ...], results: tuple[Result, ...], run: Callable[..., None] | None
+        self, operands: tuple[Operand | None, ...], results: tuple[Result, ...], run: Callable[..., None]
     ) -> None:
         self._operands = operands if any(operands) else None
         self._results, self._run = results, run
@@ -55,10 +55,9 @@ class Plan:
         else:
             targets, as_they_are = [np.empty(shape, dtype) for shape, dtype in self._shapes], True
         if not self._is_empty:
-            operands, filled = inputs, targets if as_they_are else [_canonical(target) for target in targets]
             if self._operands is not None:
-                operands = [x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)]
-            self._run(*operands, *filled, *options)
+                inputs = tuple([x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)])
+            self._run(*inputs, *(targets if as_they_are else map(_canonical, targets)), *options)
         if not as_they_are:
             targets = [target.done() if type(target) is Target else target for target in targets]
         return targets[0] if len(targets) == 1 else tuple(targets)

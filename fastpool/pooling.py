@@ -24,6 +24,10 @@ from fastpool.window import Padding, Window, check_layout, check_shape, frozen, 
 Size = int | tuple[int, ...]
 
 
+def _nothing(*arrays: Any) -> None:
+    """What empty arrays need."""
+
+
 def kernel_of(
     window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool, backend: str | None, device: Any
 ) -> tuple[Any, bool]:
@@ -31,7 +35,7 @@ def kernel_of(
     module = backend_for("max_pool", backend, device)
     prepare = getattr(module, "prepare_max_pool", None)
     if prepare is not None:
-        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else None), True
+        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else _nothing), True
 
     def run(x: Any, y: Any, argmax: Any = None) -> None:
         module.max_pool(x, window, y, argmax)
@@ -47,7 +51,7 @@ def backward_kernel_of(
     prepare = getattr(module, "prepare_max_pool_backward", None)
     if prepare is not None:
         if outer * inner == 0:
-            return None, True
+            return _nothing, True
         prepared = prepare(window, outer, inner, dtype)
 
         def run_if_valid(dy: np.ndarray, argmax: np.ndarray, dx: np.ndarray) -> None:
