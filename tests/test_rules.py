@@ -123,6 +123,25 @@ def test_a_window_of_padding_alone_gives_the_lowest_value(dtype, layout, backend
     assert not argmax.any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel_size", [(1, 1, 3), (1, 2, 2)])
+def test_padding_behind_the_only_slice_of_a_volume_makes_windows_of_padding_alone(kernel_size, layout, backend):
+    """Volumes of one slice were pooled as images, and the windows behind the slice left as memory was."""
+    x = laid_out(np.arange(1, 41, dtype=np.float32).reshape(2, 1, 1, 4, 5), layout)
+    window = {"stride": kernel_size, "padding": ((0, 4), (0, 0), (0, 1)), "data_format": layout}
+    y, argmax = fp.max_pool3d(x, kernel_size, **window, return_argmax=True, backend=backend)
+    image = window | {"padding": ((0, 0), (0, 0), (0, 1))}
+    expected, offsets = fp.max_pool3d(x, kernel_size, **image, return_argmax=True, backend="naive")
+    depth = 2 if layout == "channels_first" else 1
+    np.testing.assert_array_equal(y.take([0], depth), expected)
+    np.testing.assert_array_equal(argmax.take([0], depth), offsets)
+    assert (y.take(range(1, 5), depth) == -np.inf).all()
+    assert not argmax.take(range(1, 5), depth).any()
+    dx = fp.max_pool3d_backward(np.abs(y), argmax, x.shape, kernel_size, **window, backend=backend)
+    expected = fp.max_pool3d_backward(expected, offsets, x.shape, kernel_size, **image, backend="naive")
+    np.testing.assert_array_equal(dx, expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_a_window_of_padding_alone_sends_no_gradient(dtype, backend):
     dx = fp.max_pool1d_backward(
