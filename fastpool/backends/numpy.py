@@ -82,7 +82,10 @@ def argmax_fits(argmax, window):
     if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
         return False
     return all(
-        _avoids_padding(argmax, window, axis, windows) for axis in range(3) for windows in window.padded_windows(axis)
+        _avoids_padding(argmax, window, axis, windows)
+        for axis in range(3)
+        for windows in window.padded_windows(axis)
+        if windows.start < windows.stop  # a box of none would be as long as the other axes
     )
 
 
