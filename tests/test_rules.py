@@ -1,5 +1,6 @@
 """The rules of DESIGN section 2, one test each: what a call means, and what it refuses."""
 
+import sys
 import threading
 import tracemalloc
 from importlib import import_module
@@ -281,6 +282,58 @@ def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, backend):
     if has(backend, "col2im"):
         x = fp.col2im(dy[None, ::-1].reshape(1, 4, 1).copy(), (1, 1, 1, 4), (1, 4), backend=backend)
         np.testing.assert_array_equal(x.ravel(), dy[::-1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "dilation"),
+    [((7, 8), 1, 0, 1), ((5, 4), 2, ((4, 1), (0, 3)), 1), ((4, 3), 3, 2, 2), ((9, 1), (1, 5), (1, 0), 1)],
+)
+def test_half_columns_of_more_taps_than_windows_are_summed_in_the_same_order(
+    kernel_size, stride, padding, dilation, layout, dtype, backend
+):
+    if not has(backend, "col2im"):
+        pytest.skip(f"{backend} has no col2im")
+    shape = (2, 3, 8, 9) if layout == "channels_first" else (2, 8, 9, 3)
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "data_format": layout}
+    cols = fp.im2col(np.zeros(shape, np.float32), kernel_size, **window, backend="naive")
+    cols = np.random.default_rng(0).standard_normal(cols.shape).astype(dtype)
+    expected = fp.col2im(cols, shape, kernel_size, **window, backend="naive")
+    got = fp.col2im(cols, shape, kernel_size, **window, backend=backend)
+    np.testing.assert_array_equal(got.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.skipif(not fp.backends()["cython"].available, reason="is about the cython backend")
+def test_half_columns_of_one_large_window_are_not_added_up_tap_by_tap():
+    """Each tap is a step of Python's: 262,144 of them took three hundred times as long as the sums."""
+    steps = 0
+
+    def count(*_):
+        nonlocal steps
+        steps += 1
+
+    cols = np.ones((1, 512 * 512, 1), np.float16)
+    sys.setprofile(count)
+    try:
+        x = fp.col2im(cols, (1, 1, 512, 512), 512, backend="cython")
+    finally:
+        sys.setprofile(None)
+    assert (x == 1).all()
+    assert steps < 10_000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+def test_half_gradients_beyond_the_largest_number_become_infinite_without_a_warning(dtype, backend):
+    dtype = np.dtype(dtype)
+    most = ml_dtypes.finfo(dtype).max
+    dy, argmax = np.full((2,), most, dtype), np.array([1, 0], np.uint8)
+    dx = fp.max_pool1d_backward(dy, argmax, (3,), 2, 1, backend=backend)
+    np.testing.assert_array_equal(dx.astype(float), [0, np.inf, 0])
+    if has(backend, "col2im"):
+        x = fp.col2im(np.full((1, 2, 2), most, dtype), (1, 1, 3), 2, backend=backend)
+        np.testing.assert_array_equal(x.astype(float), [[[float(most), np.inf, float(most)]]])
 
 
 def test_a_fill_value_is_held_as_it_is_or_rounded_where_it_is_a_float_of_python(backend):
