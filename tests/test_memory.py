@@ -213,6 +213,18 @@ def test_indices_are_converted_in_blocks(convention, layout):
     assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
 
 
+@pytest.mark.parametrize("convention", ["torch", "chainer"])
+def test_indices_of_long_signals_are_converted_in_blocks(convention):
+    """What is known of windows along one axis is as long as a block there."""
+    shape, window = (1, 2, 1_500_000), {"kernel_size": 3, "stride": 1, "padding": 1, "convention": convention}
+    argmax = np.ones(shape, np.uint8)
+    indices = fp.argmax_to_indices(argmax, shape, **window)
+    assert beside(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
+    assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
+    y = np.ones(shape, np.float32)
+    assert beside(lambda: fp.max_unpool1d(y, indices, **window, output_shape=shape)) < 6 * MB
+
+
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 def test_unpooling_takes_blocks(convention, layout, backend):
