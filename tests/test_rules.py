@@ -982,6 +982,24 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
         fp.max_unpool2d(y, indices, 2, convention=convention, backend="numpy")
 
 
+@pytest.mark.parametrize("convention", ["caffe", ["torch"], None])
+def test_a_convention_that_is_none_is_refused(convention):
+    argmax = np.zeros((2, 2), np.uint8)
+    for call in (
+        lambda: fp.argmax_to_indices(argmax, (4, 4), (2, 2), convention=convention),
+        lambda: fp.indices_to_argmax(argmax, (4, 4), (2, 2), convention=convention),
+        lambda: fp.max_unpool2d(np.ones((2, 2)), argmax, 2, convention=convention),
+    ):
+        with pytest.raises(ValueError, match="convention must be one of 'torch'"):
+            call()
+
+
+def test_unpooling_refuses_windows_that_lie_beyond_any_number():
+    """The last of them started at 2**64, which was taken for 0."""
+    with pytest.raises(ValueError, match="where they lie overflows"):
+        fp.max_unpool1d(np.ones(5), np.zeros(5, int), 1, 2**62, output_shape=(4,), convention="chainer")
+
+
 def test_an_offset_of_chainer_that_names_padding_is_said_to():
     for call in (
         lambda indices: fp.max_unpool2d(np.ones((2, 2)), indices, 2, padding=1, convention="chainer"),
