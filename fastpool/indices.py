@@ -42,7 +42,7 @@ def _invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
 
 # So many indices are converted at once: it takes some arrays of as many int64, and these eight times the bytes of most
 # argmax. A block is six slices, of an array as `_ordered` gives it.
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 
 Block = tuple[slice, ...]
 
@@ -130,12 +130,10 @@ def _countable(cells: int) -> int:
     return cells
 
 
-def _limit(window: Window, convention: Any) -> int:
+def _limit(window: Window, convention: str) -> int:
     """How far a convention counts."""
     plane = _countable(prod(window.size))
     planes = {"torch": 1, "tensorflow": window.channels, "onnx": window.batch * window.channels}
-    if convention not in planes:
-        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
     return _countable(plane * planes[convention])
 
 
@@ -150,14 +148,18 @@ def _numbering(window: Window, convention: str, block: Block) -> tuple[int, np.n
     return 1, (images[:, None, None, None, None, None] * window.channels + channels) * prod(window.size)
 
 
+def _check_convention(convention: Any) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
+
+
 def check_indices(indices: Any, window: Window, convention: Any) -> None:
     """Refuse indices of another dtype or shape than those of a framework for this window."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, got {indices.dtype}")
     if indices.shape != window.y_shape:
         raise ValueError(f"indices must have the shape {window.y_shape} of the pooled array, got {indices.shape}")
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(map(repr, CONVENTIONS))}, got {convention!r}")
+    _check_convention(convention)
 
 
 def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") -> ValueError:
@@ -285,6 +287,7 @@ def argmax_to_indices(
     given = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
+    _check_convention(convention)
     if convention != "chainer":
         _limit(window, convention)
     inside = arrays.channels_inside(argmax, window)
