@@ -467,7 +467,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         status = args.run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)  # which does nothing where there is no stdout
         return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -42,7 +42,7 @@ def invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
 
 # So many indices are converted at once: it takes some arrays of as many int64, and these eight times the bytes of most
 # argmax. A block is six slices, of an array as `_ordered` gives it.
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 
 Block = tuple[slice, ...]
 

@@ -389,6 +389,8 @@ def _spread(
         raise ValueError(f"output_shape must be positive in every spatial axis, got {size}")
     if prod(size) > LARGEST_SIZE:
         raise ValueError(f"output_shape is too large for any array, got {size}")
+    if max((o - 1) * s + k for o, s, k in zip(out, stride, kernel, strict=True)) > LARGEST_SIZE:
+        raise ValueError(f"stride {stride} is too large for {out} windows of {kernel}: where they lie overflows")
     x_shape = _user_shape(y_shape, size, channel_axis)
     return _window(batch, channels, size, kernel, stride, pads, (1,) * axes, out, x_shape, channel_axis)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -153,6 +154,14 @@ def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered)
     with open(write, "wb") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_a_command_without_stdout_ends_well():
+    command = f"{shlex.quote(sys.executable)} -m fastpool info >&-"
+    environment = os.environ | {"PYTHONPATH": f"{fp.__path__[0]}/.."}
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")

@@ -65,6 +65,26 @@ def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     assert beside(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend)) < 10 * MB
 
 
+@pytest.mark.skipif("cython" not in COMPILED, reason="is about the cython backend")
+@pytest.mark.parametrize(
+    ("shape", "window", "dtype"),
+    [
+        ((1, 1, 1500, 1500), {"kernel_size": 1, "stride": 1, "padding": 1}, np.uint8),
+        ((1, 1, 3_000_000), {"kernel_size": 2, "stride": 1, "padding": 1}, np.float16),
+        ((1, 4, 400, 2000), {"kernel_size": 2, "stride": 1, "data_format": "channels_last"}, np.float16),
+        ((1, 1, 1_200_000), {"kernel_size": 70_000, "stride": 65_536}, np.float16),
+    ],
+    ids=["many first cells", "a long signal", "parts of rows", "large windows"],
+)
+def test_pools_of_cython_and_their_gradients_take_4_megabytes(shape, window, dtype):
+    axes, window = len(shape) - 2, {**window, "backend": "cython"}
+    x = np.ones(shape, dtype)
+    y, argmax = POOLS[axes](x, **window, return_argmax=True)
+    assert beside(lambda: POOLS[axes](x, **window, return_argmax=True)) < 4 * MB
+    dy = y.astype(np.float16)
+    assert beside(lambda: POOLS_BACKWARD[axes](dy, argmax, shape, **window)) < 4 * MB
+
+
 EXTREME = {
     "windows of a million cells": ((1, 1, 2**24), {"kernel_size": 2**20, "padding": 2**19}, np.float16),
     "strides far above the window": ((1, 1, 2**24), {"kernel_size": 17, "stride": 260_000}, np.float64),
@@ -191,6 +211,18 @@ def test_indices_are_converted_in_blocks(convention, layout):
     indices = fp.argmax_to_indices(argmax, shape, **window)
     assert beside(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
     assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
+
+
+@pytest.mark.parametrize("convention", ["torch", "chainer"])
+def test_indices_of_long_signals_are_converted_in_blocks(convention):
+    """What is known of windows along one axis is as long as a block there."""
+    shape, window = (1, 2, 1_500_000), {"kernel_size": 3, "stride": 1, "padding": 1, "convention": convention}
+    argmax = np.ones(shape, np.uint8)
+    indices = fp.argmax_to_indices(argmax, shape, **window)
+    assert beside(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
+    assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
+    y = np.ones(shape, np.float32)
+    assert beside(lambda: fp.max_unpool1d(y, indices, **window, output_shape=shape)) < 6 * MB
 
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])

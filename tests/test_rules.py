@@ -1,5 +1,6 @@
 """The rules of DESIGN section 2, one test each: what a call means, and what it refuses."""
 
+import sys
 import threading
 import tracemalloc
 from importlib import import_module
@@ -121,6 +122,25 @@ def test_a_window_of_padding_alone_gives_the_lowest_value(dtype, layout, backend
     expected[:, :, 1:3, 1:3] = 1
     np.testing.assert_array_equal(y, laid_out(expected, layout))
     assert not argmax.any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel_size", [(1, 1, 3), (1, 2, 2)])
+def test_padding_behind_the_only_slice_of_a_volume_makes_windows_of_padding_alone(kernel_size, layout, backend):
+    """Volumes of one slice were pooled as images, and the windows behind the slice left as memory was."""
+    x = laid_out(np.arange(1, 41, dtype=np.float32).reshape(2, 1, 1, 4, 5), layout)
+    window = {"stride": kernel_size, "padding": ((0, 4), (0, 0), (0, 1)), "data_format": layout}
+    y, argmax = fp.max_pool3d(x, kernel_size, **window, return_argmax=True, backend=backend)
+    image = window | {"padding": ((0, 0), (0, 0), (0, 1))}
+    expected, offsets = fp.max_pool3d(x, kernel_size, **image, return_argmax=True, backend="naive")
+    depth = 2 if layout == "channels_first" else 1
+    np.testing.assert_array_equal(y.take([0], depth), expected)
+    np.testing.assert_array_equal(argmax.take([0], depth), offsets)
+    assert (y.take(range(1, 5), depth) == -np.inf).all()
+    assert not argmax.take(range(1, 5), depth).any()
+    dx = fp.max_pool3d_backward(np.abs(y), argmax, x.shape, kernel_size, **window, backend=backend)
+    expected = fp.max_pool3d_backward(expected, offsets, x.shape, kernel_size, **image, backend="naive")
+    np.testing.assert_array_equal(dx, expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -262,6 +282,58 @@ def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, backend):
     if has(backend, "col2im"):
         x = fp.col2im(dy[None, ::-1].reshape(1, 4, 1).copy(), (1, 1, 1, 4), (1, 4), backend=backend)
         np.testing.assert_array_equal(x.ravel(), dy[::-1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "dilation"),
+    [((7, 8), 1, 0, 1), ((5, 4), 2, ((4, 1), (0, 3)), 1), ((4, 3), 3, 2, 2), ((9, 1), (1, 5), (1, 0), 1)],
+)
+def test_half_columns_of_more_taps_than_windows_are_summed_in_the_same_order(
+    kernel_size, stride, padding, dilation, layout, dtype, backend
+):
+    if not has(backend, "col2im"):
+        pytest.skip(f"{backend} has no col2im")
+    shape = (2, 3, 8, 9) if layout == "channels_first" else (2, 8, 9, 3)
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "data_format": layout}
+    cols = fp.im2col(np.zeros(shape, np.float32), kernel_size, **window, backend="naive")
+    cols = np.random.default_rng(0).standard_normal(cols.shape).astype(dtype)
+    expected = fp.col2im(cols, shape, kernel_size, **window, backend="naive")
+    got = fp.col2im(cols, shape, kernel_size, **window, backend=backend)
+    np.testing.assert_array_equal(got.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.skipif(not fp.backends()["cython"].available, reason="is about the cython backend")
+def test_half_columns_of_one_large_window_are_not_added_up_tap_by_tap():
+    """Each tap is a step of Python's: 262,144 of them took three hundred times as long as the sums."""
+    steps = 0
+
+    def count(*_):
+        nonlocal steps
+        steps += 1
+
+    cols = np.ones((1, 512 * 512, 1), np.float16)
+    sys.setprofile(count)
+    try:
+        x = fp.col2im(cols, (1, 1, 512, 512), 512, backend="cython")
+    finally:
+        sys.setprofile(None)
+    assert (x == 1).all()
+    assert steps < 10_000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+def test_half_gradients_beyond_the_largest_number_become_infinite_without_a_warning(dtype, backend):
+    dtype = np.dtype(dtype)
+    most = ml_dtypes.finfo(dtype).max
+    dy, argmax = np.full((2,), most, dtype), np.array([1, 0], np.uint8)
+    dx = fp.max_pool1d_backward(dy, argmax, (3,), 2, 1, backend=backend)
+    np.testing.assert_array_equal(dx.astype(float), [0, np.inf, 0])
+    if has(backend, "col2im"):
+        x = fp.col2im(np.full((1, 2, 2), most, dtype), (1, 1, 3), 2, backend=backend)
+        np.testing.assert_array_equal(x.astype(float), [[[float(most), np.inf, float(most)]]])
 
 
 def test_a_fill_value_is_held_as_it_is_or_rounded_where_it_is_a_float_of_python(backend):
@@ -908,6 +980,24 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
     indices[0, 0, 0, 0] = index
     with pytest.raises(ValueError, match=f"indices must name cells of their own plane.*got {index}"):
         fp.max_unpool2d(y, indices, 2, convention=convention, backend="numpy")
+
+
+@pytest.mark.parametrize("convention", ["caffe", ["torch"], None])
+def test_a_convention_that_is_none_is_refused(convention):
+    argmax = np.zeros((2, 2), np.uint8)
+    for call in (
+        lambda: fp.argmax_to_indices(argmax, (4, 4), (2, 2), convention=convention),
+        lambda: fp.indices_to_argmax(argmax, (4, 4), (2, 2), convention=convention),
+        lambda: fp.max_unpool2d(np.ones((2, 2)), argmax, 2, convention=convention),
+    ):
+        with pytest.raises(ValueError, match="convention must be one of 'torch'"):
+            call()
+
+
+def test_unpooling_refuses_windows_that_lie_beyond_any_number():
+    """The last of them started at 2**64, which was taken for 0."""
+    with pytest.raises(ValueError, match="where they lie overflows"):
+        fp.max_unpool1d(np.ones(5), np.zeros(5, int), 1, 2**62, output_shape=(4,), convention="chainer")
 
 
 def test_an_offset_of_chainer_that_names_padding_is_said_to():

@@ -6,11 +6,12 @@ tap take over the maximum.
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 
 import numpy as np
 
-from fastpool._rules import after_last_window, first_window
+from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window
 from fastpool.arrays import boxes, is_bfloat16, is_half, lowest
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
@@ -19,7 +20,10 @@ BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
 
 # Sums of two-byte floats that are made at once, in float32, and gradients that are added to them at once.
-MOST_SUMS = 1 << 19
+MOST_SUMS = 1 << 18
+
+# Windows whose first cells, several int64 each, are calculated at once.
+MOST_FIRST_CELLS = 1 << 16
 
 # Taps that a table holds; where those of a larger window are is calculated.
 MOST_TABULATED = 1 << 16
@@ -57,7 +61,9 @@ def max_pool(x, window, y, argmax):
     numbers = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
+    padded = argmax is not None and any(window.leaves_input)
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
+    cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
     room = np.empty(taps * cells, numbers)
     for box in boxes(y.shape, cells):
@@ -69,7 +75,7 @@ def max_pool(x, window, y, argmax):
         if half:
             _columns.half_keys(best, infinity)
         if argmax is not None:
-            argmax[box] = window.first_cells(*positions)[..., None] if any(window.leaves_input) else 0
+            argmax[box] = window.first_cells(*positions)[..., None] if padded else 0
             winner = argmax[box].reshape(-1)
 
         for tap in range(0, window.volume, taps):
@@ -101,8 +107,14 @@ def max_pool_backward(dy, argmax, window, dx):
         first_cell = (cells[0].start * height + cells[1].start) * width + cells[2].start
         for windows in _windows_on(cells, window, MOST_SUMS // (total.shape[0] * total.shape[4])):
             some = (outer, *windows, lanes)
-            values, offsets = dy[some].astype(np.float32, order="C"), np.ascontiguousarray(argmax[some])
-            _columns.scatter(values, offsets, _geometry_of(window, windows), table, _planes(total), first_cell)
+            _columns.scatter(
+                dy[some].astype(np.float32, order="C"),
+                np.ascontiguousarray(argmax[some]),
+                _geometry_of(window, windows),
+                table,
+                _planes(total),
+                first_cell,
+            )
         with np.errstate(over="ignore"):
             dx[box] = total
 
@@ -118,13 +130,18 @@ def _cells_from_first(window):
 
 def _windows_on(cells, window, most):
     """All windows that can cover some of these cells, in their order: boxes of at most `most`."""
+    covering = _covering(cells, window)
+    for box in boxes(tuple(len(windows) for windows in covering), max(most, 1)):
+        yield [slice(at.start + w.start, at.stop + w.start) for at, w in zip(box, covering, strict=True)]
+
+
+def _covering(cells, window):
+    """The windows along each axis that can cover some of these cells."""
     axes = zip(cells, window.kernel, window.stride, window.before, window.dilation, window.out, strict=True)
-    covering = [
-        (first_window(at.start, (k - 1) * d + 1, s, before), after_last_window(at.stop - 1, s, before, out))
+    return [
+        range(first_window(at.start, (k - 1) * d + 1, s, before), after_last_window(at.stop - 1, s, before, out))
         for at, k, s, before, d, out in axes
     ]
-    for box in boxes(tuple(max(end - first, 0) for first, end in covering), max(most, 1)):
-        yield [slice(at.start + first, at.stop + first) for at, (first, _) in zip(box, covering, strict=True)]
 
 
 def max_unpool(y, indices, x):
@@ -172,14 +189,37 @@ def col2im(cols, window, dx):
 
 @np.errstate(over="ignore", invalid="ignore")
 def _add_up_halves(cols, window, x):
-    """As `_columns.add_up`, in tiles whose sums are made in float32."""
+    """As `_columns.add_up`, in tiles whose sums are made in float32: tap by tap, or window by window if they are fewer.
+
+    The sums are the same: of the windows on a cell, those with earlier taps there are the later ones.
+    """
+    cols = cols.reshape(*cols.shape[:2], *window.kernel, *window.out)
     for box in boxes(x.shape, MOST_SUMS):
         group, lane, *cells = box
         total = np.zeros(x[box].shape, np.float32)
-        for tap, offsets in enumerate(np.ndindex(window.kernel)):
-            windows, covered = _windows_with_tap(offsets, cells, window)
-            total[(..., *covered)] += cols[(group, lane, tap, *windows)]
+        covering = _covering(cells, window)
+        if window.volume <= prod(map(len, covering)):
+            for tap in np.ndindex(window.kernel):
+                windows, covered = _windows_with_tap(tap, cells, window)
+                total[(..., *covered)] += cols[(group, lane, *tap, *windows)]
+        else:
+            for position in product(*map(reversed, covering)):
+                taps, covered = _taps_of_window(position, cells, window)
+                total[(..., *covered)] += cols[(group, lane, *taps, *position)]
         x[box] = total
+
+
+def _taps_of_window(position, cells, window):
+    """The taps of a window that are on some of these cells, and which cells these are: slices along each axis."""
+    taps, covered = [], []
+    axes = zip(position, cells, window.kernel, window.stride, window.before, window.dilation, strict=True)
+    for o, at, k, s, before, d in axes:
+        start = o * s - before - at.start
+        first, end = first_tap(start, d), after_last_tap(start, k, d, at.stop - at.start)
+        taps.append(slice(first, max(first, end)))
+        cell = start + first * d
+        covered.append(slice(cell, cell + (end - first - 1) * d + 1, d) if end > first else slice(0, 0))
+    return taps, covered
 
 
 def _windows_with_tap(offsets, cells, window):

@@ -69,6 +69,7 @@ def max_pool(x, window, y, argmax):
         argmax[...] = _from_planes(winner, argmax)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = sum_dtype(dy.dtype)
     slopes = _by_plane(dy).reshape(-1, 1, window.positions).astype(total, copy=False)
@@ -82,7 +83,10 @@ def argmax_fits(argmax, window):
     if window.volume <= np.iinfo(argmax.dtype).max and argmax.max() >= window.volume:
         return False
     return all(
-        _avoids_padding(argmax, window, axis, windows) for axis in range(3) for windows in window.padded_windows(axis)
+        _avoids_padding(argmax, window, axis, windows)
+        for axis in range(3)
+        for windows in window.padded_windows(axis)
+        if windows.start < windows.stop  # a box of none would be as long as the other axes
     )
 
 
@@ -116,6 +120,7 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
     cols[...] = _take(_by_plane(x), window, fill_value).reshape(cols.shape)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def col2im(cols, window, dx):
     planes = cols.reshape(-1, window.volume, window.positions).astype(sum_dtype(dx.dtype), copy=False)
     dx[...] = _from_planes(_add(planes, window), dx)

@@ -254,7 +254,7 @@ def _as_one_plane(window, outer):
     numbers = window.numbers
     D, H, W, KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw, OD, OH, OW = numbers
     tile = ph == 0 and OH * sh == H and (KH - 1) * dh < sh
-    if D == KD == 1 and pd == 0 and tile:
+    if D == KD == OD == 1 and pd == 0 and tile:
         return (1, outer * H, W, 1, KH, KW, 1, sh, sw, 0, 0, pw, dd, dh, dw, 1, outer * OH, OW)
     return numbers
 
