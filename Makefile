@@ -62,8 +62,7 @@ sanitize: $(VENV)/.cuda-test
 
 # Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
 sanitize-numba: $(VENV)/.cuda-test
-	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit NUMBA_CACHE_DIR="$$cache" \
-		$(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
+	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
 simulate: $(VENV)/.cuda-test $(VENV)/.torch

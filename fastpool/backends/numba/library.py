@@ -31,13 +31,9 @@ _importing = RLock()
 hold_across_forks(_importing)
 
 
-def array_code(array: np.ndarray | None) -> str:
-    """Of an array's elements: kind and bytes. bool is seen as uint8, two-byte floats as int16. None is a dash."""
-    return "none" if array is None else dtype_code(array.dtype)
-
-
 @cache
 def dtype_code(dtype: np.dtype) -> str:
+    """Of an array's elements: kind and bytes. bool is seen as uint8, two-byte floats as int16."""
     if dtype.itemsize == 2 and dtype.kind not in "iu":
         return "i2"
     return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
