@@ -101,7 +101,9 @@ def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     to = library.library_path(level)
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
         made, origin = Path(beside, to.name), Path(beside, "origin.c")
-        origin.write_text(f'const char *fastpool_sources = "{sources()}";\n')
+        origin.write_text(
+            f'const char *fastpool_sources = "{sources()}";\nconst unsigned fastpool_callers = {library.callers()}u;\n'
+        )
         # Undefined symbols are an error, so that nothing of Python's or Numba's is asked for.
         flags = ["-shared", "-fPIC", "-s", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
         subprocess.run([*linker(level), *flags, "-o", str(made), str(origin), *objects], check=True)
