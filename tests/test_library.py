@@ -147,6 +147,21 @@ except RuntimeError as error:
     assert said.endswith('; remedy: pip install "fastpool[numba]"\n')
 
 
+@pytest.mark.skipif(not library.native_level(), reason="no library is built for this machine")
+def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, tmp_path):
+    pytest.importorskip("numba")
+    here, build = library.native_level(), ("-m", "fastpool.build", "--objects", tmp_path / "objects")
+    said = python(*build, fails=True, CC="no-such-cc")
+    assert said.endswith(f"error: no-such-cc, which links the library for {here}, is not installed\n")
+    other, machine = ("x86-64-v3", "x86_64") if here == "aarch64" else ("aarch64", "aarch64")
+    said = python(*build, here, other, fails=True, PATH=tmp_path)
+    assert f"for {here}" in said
+    shutil.copy(shutil.which("true"), tmp_path / "cc")
+    said = python(*build, here, other, fails=True, PATH=tmp_path, CC="cc")
+    assert said.endswith(f"error: {machine}-linux-gnu-gcc, which links the library for {other}, is not installed\n")
+    assert not (tmp_path / "objects").exists()
+
+
 LEVEL = """
 import sys, warnings
 from pathlib import Path
