@@ -149,7 +149,6 @@ except RuntimeError as error:
 
 @pytest.mark.skipif(not library.native_level(), reason="no library is built for this machine")
 def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, tmp_path):
-    pytest.importorskip("numba")
     here, build = library.native_level(), ("-m", "fastpool.build", "--objects", tmp_path / "objects")
     said = python(*build, fails=True, CC="no-such-cc")
     assert said.endswith(f"error: no-such-cc, which links the library for {here}, is not installed\n")
