@@ -47,7 +47,7 @@ cdef class Call:
     address : int
         Where the kernel lies; `keep` is what it is valid with.
     itemsizes : tuple of int
-        Bytes of an element of each array; 0 for one that this kernel takes none for.
+        Bytes of an element of each array; 0 where the kernel takes None.
     constants : bytes
         What follows the arrays, in words of eight bytes.
     units : int
@@ -81,7 +81,7 @@ cdef class Call:
         self.units, self.nbytes, self.scratch_bytes, self.keep = units, nbytes, scratch_bytes, keep
 
     cdef int _export(self, tuple arrays, Py_buffer *views, int64_t *words) except -1:
-        """Fill in where the arrays lie; how many were taken hold of. On an error none is."""
+        """Fill in the array addresses; return the number of exported buffers. On an error all are released."""
         cdef int i, taken = 0
         cdef int64_t *word = words
         memcpy(words, self.words, 8 * self.used)
