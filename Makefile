@@ -33,14 +33,15 @@ demo: $(VENV)/.demo
 test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks $(VENV)/.kernels
 	$(BIN)/python -m pytest -q -n 2
 
-# The kernels compiled beforehand, for this machine: some minutes, of which a change of a kernel takes all again.
-# `make kernels LEVELS="x86-64-v3 x86-64-v4"` compiles for other processors too.
+# The kernels compiled ahead, for this machine: some ten minutes the first time and after a change of a kernel or of Numba,
+# otherwise seconds. `make kernels LEVELS="x86-64-v3 x86-64-v4"` compiles for these processors.
 kernels: $(VENV)/.kernels
-	test -z "$(LEVELS)" || $(BIN)/python -m fastpool.build $(LEVELS)
+	$(BIN)/python -m fastpool.build $(LEVELS)
 
-# A wheel with the kernels that are built here, for every Linux that is not older than this one.
+# A wheel with the kernels that are built here, for every Linux with a C library that is not older than this one's.
+# What setuptools has gathered for an earlier wheel would go into this one too.
 wheel: kernels $(VENV)/.dev
-	rm -rf dist/*.whl
+	rm -rf dist/*.whl build/lib* build/bdist*
 	$(BIN)/python -m build --wheel --outdir dist .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl
 	rm dist/*-linux_*.whl
@@ -62,8 +63,7 @@ sanitize: $(VENV)/.cuda-test
 
 # Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
 sanitize-numba: $(VENV)/.cuda-test
-	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit NUMBA_CACHE_DIR="$$cache" \
-		$(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
+	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
 simulate: $(VENV)/.cuda-test $(VENV)/.torch
@@ -135,7 +135,9 @@ $(VENV)/.%: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
+# Libraries of older sources go, those of other levels too.
 $(VENV)/.kernels: $(KERNEL_SOURCES) | $(VENV)/.cuda-test
+	rm -f fastpool/backends/numba/kernels.*.so
 	$(BIN)/python -m fastpool.build
 	touch $@
 

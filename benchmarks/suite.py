@@ -270,7 +270,7 @@ class importing:
 
 
 class first_call:
-    """The first pool of a process, with its kernels on disk and without."""
+    """The first pool of a process: with its kernels on disk, built or kept, and with kernels that are compiled now."""
 
     params = (BACKENDS,)
     param_names = ("backend",)
@@ -290,7 +290,7 @@ class first_call:
 
 _NO_CACHE = (
     "import os, tempfile; folder = tempfile.TemporaryDirectory(); os.environ['NUMBA_CACHE_DIR'] = folder.name; "
-    "os.environ['CUDA_CACHE_DISABLE'] = '1'"
+    "os.environ['CUDA_CACHE_DISABLE'] = '1'; os.environ['FASTPOOL_KERNELS'] = 'jit'"
 )
 _IMAGE = "import numpy, fastpool; x = numpy.ones((1, 1, 64, 64), numpy.float32)"
 _COMPILE = f"""

@@ -462,7 +462,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.seconds = 0.3 if args.quick else 1.0
     try:
         fastpool.get_num_threads()
-    except ValueError as error:  # of FASTPOOL_NUM_THREADS
+        if numba := _numba_backend():
+            numba.library.asked_for()
+    except ValueError as error:  # of FASTPOOL_NUM_THREADS or FASTPOOL_KERNELS
         print(error, file=sys.stderr)
         return 2
     try:

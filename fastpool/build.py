@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -28,13 +30,21 @@ class Target(NamedTuple):
 
     triple: str
     cpu: str
-    numba_cpu: str  # what Numba is told: it knows processors of this machine's kind alone
+
+    @property
+    def machine(self) -> str:
+        return self.triple.partition("-")[0]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is this machine's kind of processor, and its system."""
+        return (sys.platform, platform.machine().lower()) == ("linux", self.machine)
 
 
 TARGETS = {
-    "x86-64-v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", "x86-64-v4"),
-    "x86-64-v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", "x86-64-v3"),
-    "aarch64": Target("aarch64-unknown-linux-gnu", "generic", "generic"),
+    "x86-64-v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4"),
+    "x86-64-v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3"),
+    "aarch64": Target("aarch64-unknown-linux-gnu", "generic"),
 }
 OBJECTS = Path("build/kernels")
 
@@ -60,13 +70,14 @@ def _compile(task: tuple[str, str, str]) -> Path:
     return path
 
 
-def _objects(level: str, folder: Path, jobs: int) -> Iterator[tuple[str, Path]]:
+def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator[Path]:
+    target = TARGETS[level]
     before = {setting: os.environ.get(setting) for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")}
-    os.environ.update(NUMBA_CPU_NAME=TARGETS[level].numba_cpu, NUMBA_CPU_FEATURES="")
+    # Numba, which writes the code that LLVM makes machine code of, knows processors of this machine's kind alone.
+    os.environ.update(NUMBA_CPU_NAME=target.cpu if target.is_native else "generic", NUMBA_CPU_FEATURES="")
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            tasks = [(name, level, str(folder)) for name in names()]
-            yield from zip(names(), pool.map(_compile, tasks), strict=True)
+            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted])
     finally:
         for setting, value in before.items():
             if value is None:
@@ -83,29 +94,31 @@ def sources() -> str:
 
 
 def linker(level: str) -> list[str]:
-    """The C compiler that links a level's library."""
-    if level == "aarch64" and library.native_level() != "aarch64":
-        return ["aarch64-linux-gnu-gcc"]
+    """The C compiler that links a level's library: gcc for another kind of machine than this."""
+    if not TARGETS[level].is_native:
+        return [f"{TARGETS[level].machine}-linux-gnu-gcc"]
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     """Build the library of a level; where it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = jobs or usable_cpus()
-    objects = []
-    for count, (name, path) in enumerate(_objects(level, folder, jobs), 1):
-        print(f"\r{level}: {count} of {len(names())} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
+    wanted, objects = names(), []
+    made = _objects(wanted, level, folder, jobs or usable_cpus())
+    for count, (name, path) in enumerate(zip(wanted, made, strict=True), 1):
+        print(f"\r{level}: {count} of {len(wanted)} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
         objects.append(str(path))
     print(file=sys.stderr)
     to = library.library_path(level)
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
-        made, origin = Path(beside, to.name), Path(beside, "origin.c")
-        origin.write_text(f'const char *fastpool_sources = "{sources()}";\n')
+        linked, origin = Path(beside, to.name), Path(beside, "origin.c")
+        origin.write_text(
+            f'const char *fastpool_sources = "{sources()}";\nconst unsigned fastpool_callers = {library.callers()}u;\n'
+        )
         # Undefined symbols are an error, so that nothing of Python's or Numba's is asked for.
         flags = ["-shared", "-fPIC", "-s", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
-        subprocess.run([*linker(level), *flags, "-o", str(made), str(origin), *objects], check=True)
-        made.replace(to)
+        subprocess.run([*linker(level), *flags, "-o", str(linked), str(origin), *objects], check=True)
+        linked.replace(to)
     return to
 
 
@@ -118,7 +131,11 @@ def main() -> None:
     unknown = set(options.levels) - set(TARGETS)
     if unknown:
         parser.error(f"LEVEL must be one of {', '.join(TARGETS)}, got {', '.join(sorted(unknown))}")
-    for level in options.levels or filter(None, [library.native_level()]):
+    levels = options.levels or list(filter(None, [library.native_level()]))
+    for level in levels:
+        if shutil.which(linker(level)[0]) is None:
+            parser.error(f"{linker(level)[0]}, which links the library for {level}, is not installed")
+    for level in levels:
         path = build(level, options.objects, options.jobs)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -607,8 +607,6 @@ class Machine:
             self.launch = self.threads.launch
             if os.environ.get("NUMBA_BOUNDSCHECK"):  # a kernel cannot raise: Numba reports what it would
                 sys.unraisablehook = _end
-                # By functions of Numba's that only a process has which compiles.
-                _replace(import_module("fastpool.backends.numba.just_in_time"), "_kept_code", lambda _: None)
             self.parallel = {name: getattr(self.threads, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
             _replace(self.threads, "new_scratch", memory.scratch)
             _replace(self.numba, "runner", lambda call: lambda *arrays: self.numba.launch(call, *arrays))

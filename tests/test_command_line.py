@@ -143,6 +143,13 @@ def test_a_number_of_threads_that_is_none_is_told_in_one_line(command, fastpool)
     assert told == "FASTPOOL_NUM_THREADS must be a positive integer, got 'many'\n"
 
 
+@pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
+@pytest.mark.parametrize("command", ["info", "bench", "warmup"])
+def test_kernels_that_there_are_not_are_told_in_one_line(command, fastpool):
+    told = fastpool(command, fails=True, FASTPOOL_KERNELS="fast")
+    assert told == "FASTPOOL_KERNELS must be one of 'x86-64-v4', 'x86-64-v3', 'aarch64', 'jit', got 'fast'\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered):

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import kernel_name, library, plan
 
-BUILT = library.library_path(library.native_level() or "none")
-of_the_library = pytest.mark.skipif(not BUILT.exists(), reason="no kernels were built")
+BUILT = [library.library_path(level) for level in library.levels_here() if library.library_path(level).exists()]
+of_the_library = pytest.mark.skipif(not BUILT, reason="no kernels were built")
+of_each_library = pytest.mark.parametrize("built", BUILT, ids=lambda path: path.name)
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +32,26 @@ def test_every_kernel_is_a_usual_one(compilation):
     assert {made.kernel for made in plan.usual_calls()} == set(compilation._kernels)
 
 
-@of_the_library
-def test_the_library_holds_every_usual_kernel():
-    functions = library.ctypes.CDLL(str(BUILT))
+@of_each_library
+def test_a_library_holds_every_usual_kernel(built):
+    functions = library.ctypes.CDLL(str(built))
     missing = {name for name in map(kernel_name, plan.usual_calls()) if not hasattr(functions, name)}
     assert not missing
 
 
-@of_the_library
-def test_the_library_is_of_the_kernels_as_they_are_now(compilation):
-    """`make kernels` builds it anew."""
-    stored = library.ctypes.c_char_p.in_dll(library.ctypes.CDLL(str(BUILT)), "fastpool_sources").value.decode()
+@of_each_library
+def test_a_library_is_of_the_kernels_as_they_are_now(built, compilation):
+    """`make kernels` builds that of this machine anew, `python -m fastpool.build LEVEL` another; or remove it."""
+    functions = library.ctypes.CDLL(str(built))
+    stored = library.ctypes.c_char_p.in_dll(functions, "fastpool_sources").value.decode()
     assert stored == compilation.sources()
+    assert library.ctypes.c_uint.in_dll(functions, "fastpool_callers").value == library.callers()
 
 
-@of_the_library
+@of_each_library
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not here")
-def test_the_library_asks_for_the_c_library_alone():
-    listed = subprocess.run(["nm", "-D", "--undefined-only", BUILT], capture_output=True, text=True, check=True).stdout
+def test_a_library_asks_for_the_c_library_alone(built):
+    listed = subprocess.run(["nm", "-D", "--undefined-only", built], capture_output=True, text=True, check=True).stdout
     asked = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
     weak = {"__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
     assert asked - weak <= {"memcpy", "memmove", "memset"}
@@ -96,7 +100,7 @@ def test_the_library_needs_no_numba_and_gives_the_bits_that_numba_gives(python, 
     built, *imported = python("-c", CALLS, FASTPOOL_BACKEND="numba").split()
     assert imported == ["False", "False"]
     assert python("-c", ALONE + CALLS, FASTPOOL_BACKEND="numba").split()[0] == built
-    chosen = {"NUMBA_CPU_NAME": library.native_level().replace("aarch64", "generic"), "NUMBA_CPU_FEATURES": ""}
+    chosen = {"NUMBA_CPU_NAME": library.level().replace("aarch64", "generic"), "NUMBA_CPU_FEATURES": ""}
     compiled = python("-c", CALLS, FASTPOOL_BACKEND="numba", FASTPOOL_KERNELS="jit", **chosen).split()
     assert compiled == [built, "True", "True"]
 
@@ -143,13 +147,86 @@ except RuntimeError as error:
     assert said.endswith('; remedy: pip install "fastpool[numba]"\n')
 
 
-def test_the_level_is_chosen_by_the_environment(python):
-    code = "from fastpool.backends.numba import library; print([library.level()])"
-    assert python("-c", code, FASTPOOL_KERNELS="jit") == "['']\n"
-    for at, most in enumerate(library.BUILT_LEVELS):
-        able = (level for level in library.levels_here() if level in library.BUILT_LEVELS[at:])
-        taken = next((level for level in able if library.library_path(level).exists()), "")
-        assert python("-c", code, FASTPOOL_KERNELS=most) == f"[{taken!r}]\n"
+@pytest.mark.skipif(not library.native_level(), reason="no library is built for this machine")
+def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, tmp_path):
+    here, build = library.native_level(), ("-m", "fastpool.build", "--objects", tmp_path / "objects")
+    said = python(*build, fails=True, CC="no-such-cc")
+    assert said.endswith(f"error: no-such-cc, which links the library for {here}, is not installed\n")
+    other, machine = ("x86-64-v3", "x86_64") if here == "aarch64" else ("aarch64", "aarch64")
+    said = python(*build, here, other, fails=True, PATH=tmp_path)
+    assert f"for {here}" in said
+    shutil.copy(shutil.which("true"), tmp_path / "cc")
+    said = python(*build, here, other, fails=True, PATH=tmp_path, CC="cc")
+    assert said.endswith(f"error: {machine}-linux-gnu-gcc, which links the library for {other}, is not installed\n")
+    assert not (tmp_path / "objects").exists()
+
+
+LEVEL = """
+import sys, warnings
+from pathlib import Path
+from fastpool.backends.numba import library
+library.FOLDER, library.levels_here = Path(sys.argv[1]), lambda: tuple(sys.argv[2].split())
+library.callers, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    levels = {library.level() for _ in range(2)}
+print(*levels, *(f"{each.category.__name__}: {each.message}" for each in told), sep="\\n")
+"""
+
+
+def test_the_level_is_chosen_by_the_environment(python, tmp_path):
+    third, fourth, other = "x86-64-v3", "x86-64-v4", "aarch64"
+
+    def level(asked, processor, *built):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        for name in built:
+            (folder / f"kernels.{name}.so").touch()
+        return python("-c", LEVEL, folder, processor, "any", FASTPOOL_KERNELS=asked)[:-1]
+
+    both = f"{fourth} {third}"
+    assert level(None, both, third, fourth, other) == level("", both, third, fourth, other) == fourth
+    assert level(fourth, both, third, fourth) == fourth
+    assert level(fourth, both, third) == third
+    assert level(fourth, third, third, fourth) == third
+    assert level(third, both, third, fourth) == third
+    assert level(third, both, fourth) == ""
+    assert level(other, both, third, fourth, other) == ""
+    assert level(other, other, third, fourth, other) == other
+    assert level("jit", both, third, fourth) == ""
+    assert level(None, "", third, fourth, other) == ""
+
+
+def test_a_level_that_there_is_not_is_refused(python):
     call = "import fastpool; fastpool.hard_swish([1.0])"
     said = python("-c", call, FASTPOOL_KERNELS="fast", FASTPOOL_BACKEND=None, fails=True)
     assert "ValueError: FASTPOOL_KERNELS must be one of 'x86-64-v4', 'x86-64-v3', 'aarch64', 'jit', got 'fast'" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are built for Linux")
+def test_a_library_that_does_not_load_is_warned_of_once_and_the_next_one_taken(python, tmp_path):
+    """As on a file system that is mounted with noexec, or half copied."""
+    broken = tmp_path / "kernels.x86-64-v4.so"
+    broken.write_bytes(b"half a library")
+    level, warning = python("-c", LEVEL, tmp_path, "x86-64-v4 x86-64-v3").split("\n", 1)
+    assert level == ""
+    assert warning.startswith(f"RuntimeWarning: fastpool goes without {broken}: ")
+    assert warning.count("RuntimeWarning") == 1
+    if BUILT:
+        shutil.copy(BUILT[-1], tmp_path / "kernels.x86-64-v3.so")
+        assert python("-c", LEVEL, tmp_path, "x86-64-v4 x86-64-v3").split("\n")[0] == "x86-64-v3"
+
+
+@of_the_library
+def test_a_library_that_is_called_in_another_way_is_not_taken(python):
+    """Kernels of other versions may write beyond the scratch that they are given."""
+    code = """
+import warnings
+from fastpool.backends.numba import library
+library.callers = lambda: 1
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    print([library.level()], {str(each.message).partition(": ")[2] for each in told})
+"""
+    assert python("-c", code) == (
+        "[''] {'it was built for other versions of library.py, plan.py, scratch.py: build it again'}\n"
+    )

@@ -85,7 +85,8 @@ def compile_now(name: str) -> tuple[int, Any]:
             need_memory(NEEDED, "a kernel is loaded or compiled")
             processor = this_processor()
             kept_as = object_name(name, processor)
-            # Checks of bounds raise by functions of Numba's that only a process has which compiles.
+            # With bounds checks, object code calls Numba functions that exist only in the process that compiled it, so
+            # it is not cached.
             keeps = not numba.config.BOUNDSCHECK
             code = _kept_code(kept_as) if keeps else None
             if code is None:

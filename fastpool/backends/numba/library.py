@@ -11,6 +11,10 @@ import ctypes
 import os
 import platform
 import struct
+import sys
+import warnings
+import zlib
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,13 +35,9 @@ _importing = RLock()
 hold_across_forks(_importing)
 
 
-def array_code(array: np.ndarray | None) -> str:
-    """Of an array's elements: kind and bytes. bool is seen as uint8, two-byte floats as int16. None is a dash."""
-    return "none" if array is None else dtype_code(array.dtype)
-
-
 @cache
 def dtype_code(dtype: np.dtype) -> str:
+    """Of an array's elements: kind and bytes. bool is seen as uint8, two-byte floats as int16."""
     if dtype.itemsize == 2 and dtype.kind not in "iu":
         return "i2"
     return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
@@ -76,7 +76,9 @@ def encoded(constants: tuple[Any, ...]) -> tuple[str, bytes]:
 
 
 def native_level() -> str:
-    """The best level of kernels that this processor can run; '' where none is built for its kind."""
+    """The best level of kernels that this processor can run; '' where none is built for its kind or system."""
+    if sys.platform != "linux":
+        return ""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "aarch64"
     return f"x86-64-v{X86_64_LEVEL}" if X86_64_LEVEL >= 3 else ""
@@ -102,9 +104,33 @@ def asked_for() -> str:
     return text
 
 
+# What decides how kernels are called. Kernels of other versions may write beyond the scratch that these allow for.
+CALLERS = ("library.py", "plan.py", "scratch.py")
+
+
+def callers() -> int:
+    """A checksum of how kernels are called, which a library must share; 0 where no sources are installed."""
+    try:
+        return zlib.crc32(b"".join(Path(FOLDER, name).read_bytes() for name in CALLERS))
+    except OSError:
+        return 0
+
+
 class _Library(NamedTuple):
     level: str
     functions: ctypes.CDLL
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """A library. OSError where it does not load, or is called in another way."""
+    functions = ctypes.CDLL(str(path))
+    try:
+        built_for = ctypes.c_uint.in_dll(functions, "fastpool_callers").value
+    except ValueError:
+        built_for = None
+    if callers() not in (0, built_for):
+        raise OSError(f"it was built for other versions of {', '.join(CALLERS)}: build it again")
+    return functions
 
 
 @cache
@@ -113,8 +139,13 @@ def _library() -> _Library | None:
     asked = asked_for()
     allowed = BUILT_LEVELS[BUILT_LEVELS.index(asked) :] if asked in BUILT_LEVELS else BUILT_LEVELS
     for level in () if asked == JUST_IN_TIME else levels_here():
-        if level in allowed and library_path(level).exists():
-            return _Library(level, ctypes.CDLL(str(library_path(level))))
+        path = library_path(level)
+        if level in allowed and path.exists():
+            try:
+                return _Library(level, _opened(path))
+            except OSError as error:
+                with suppress(RuntimeWarning):  # where warnings are errors, the call goes on all the same
+                    warnings.warn(f"fastpool goes without {path}: {error}", RuntimeWarning, stacklevel=2)
     return None
 
 

@@ -7,8 +7,9 @@
  * The mailbox's state is one number, so that it changes at once: from the top bits down, the number of the call, its
  * chunks, and how many of them are taken from the front and from the back.
  *
- * Helpers are native threads that never touch Python. They watch the mailbox for a while after each chunk, since waking
- * a sleeping thread takes as long as moving a megabyte, and then sleep. A forked child starts its own.
+ * Helpers are native threads that use nothing of Python but its locks, which need no GIL. They watch the mailbox for a
+ * while after each chunk, since waking a sleeping thread takes as long as moving a megabyte, and then sleep. A forked
+ * child starts its own.
  */
 
 #ifndef FASTPOOL_TEAM_H
@@ -22,6 +23,7 @@
 
 #ifdef _WIN32
 #include <windows.h>
+#include <process.h>
 #define team_yield() SwitchToThread()
 #else
 #include <pthread.h>
@@ -30,11 +32,16 @@
 #define team_yield() sched_yield()
 #endif
 
+/* Let the processor rest for some tens of nanoseconds. `yield` takes no time on most ARM processors; `isb` does, since it
+ * refills the pipeline. */
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #define team_pause() _mm_pause()
 #elif defined(__aarch64__) && defined(__GNUC__)
-#define team_pause() __asm__ volatile("yield")
+#define team_pause() __asm__ volatile("isb")
+#elif defined(_M_ARM64)
+#include <intrin.h>
+#define team_pause() __isb(_ARM64_BARRIER_SY)
 #else
 #define team_pause() ((void)0)
 #endif
@@ -46,14 +53,14 @@ typedef void (*team_kernel)(const int64_t *words, char *scratch, int64_t begin, 
 #define TEAM_MOST_CHUNKS ((1 << TEAM_BITS) - 1)
 #define TEAM_MOST_HELPERS 255
 
-/* Pauses of the processor, of some ten nanoseconds each, that a helper watches for before it sleeps. */
+/* Pauses that a helper watches for before it sleeps: a tenth of a millisecond or two. */
 static atomic_int team_watch = 5000;
-/* Pauses after which a caller that waits for a helper's chunk leaves its core to other threads. */
+/* Pauses, some tens of microseconds, after which a caller that waits for a helper's chunk leaves its core to others. */
 #define TEAM_PATIENCE 1000
 
 typedef struct {
     atomic_int asleep;
-    PyThread_type_lock call; /* taken while the helper sleeps or need not be woken */
+    PyThread_type_lock call; /* a semaphore: the helper takes it to fall asleep, and whoever wakes the helper gives it */
 } team_helper;
 
 static struct {
@@ -65,7 +72,7 @@ static struct {
     const int64_t *words;
     char *scratch;
     int64_t scratch_bytes, units;
-    atomic_int starting, started;
+    atomic_int started;
     team_helper helper[TEAM_MOST_HELPERS];
 } team;
 
@@ -90,26 +97,8 @@ static int team_take_chunk(int thread) {
     return 1;
 }
 
-/* Signals are for the threads of the program, but for those that tell of an error in this one. */
-static void team_block_signals(void) {
-#ifndef _WIN32
-    const int errors[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-    sigset_t others;
-    sigfillset(&others);
-    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
-        sigdelset(&others, errors[i]);
-#ifdef __linux__
-    sigprocmask(SIG_BLOCK, &others, NULL); /* of this thread; the other name asks for a newer C library */
-#else
-    pthread_sigmask(SIG_BLOCK, &others, NULL);
-#endif
-#endif
-}
-
-static void team_help(void *number) {
-    const int helper = (int)(intptr_t)number;
+static void team_help(int helper) {
     team_helper *me = &team.helper[helper];
-    team_block_signals();
     for (;;) {
         for (int idle = 0; idle < atomic_load_explicit(&team_watch, memory_order_relaxed); idle++) {
             if (team_take_chunk(helper + 1))
@@ -121,26 +110,58 @@ static void team_help(void *number) {
     }
 }
 
-/* See to it that up to `count` helpers watch the mailbox, or soon will. */
+#ifdef _WIN32
+static unsigned __stdcall team_begin(void *helper) {
+    team_help((int)(intptr_t)helper);
+    return 0;
+}
+
+static int team_start(int helper) {
+    const uintptr_t thread = _beginthreadex(NULL, 0, team_begin, (void *)(intptr_t)helper, 0, NULL);
+    if (thread != 0)
+        CloseHandle((HANDLE)thread);
+    return thread != 0;
+}
+#else
+static void *team_begin(void *helper) {
+    team_help((int)(intptr_t)helper);
+    return NULL;
+}
+
+/* Start a helper; 0 where the system refuses. Signals are for the threads of the program: a helper, which inherits what
+ * is blocked here, takes only those that tell of an error in itself. */
+static int team_start(int helper) {
+    const int errors[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    sigset_t others, before;
+    pthread_t thread;
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        sigdelset(&others, errors[i]);
+    pthread_sigmask(SIG_BLOCK, &others, &before);
+    const int refused = pthread_create(&thread, NULL, team_begin, (void *)(intptr_t)helper);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!refused)
+        pthread_detach(thread);
+    return !refused;
+}
+#endif
+
+/* See to it that up to `count` helpers watch the mailbox, or soon will. Only who has the mailbox calls it. */
 static void team_wake(int count) {
-    int idle = 0;
-    if (atomic_load(&team.started) < count && atomic_compare_exchange_strong(&team.starting, &idle, 1)) {
-        for (int started = atomic_load(&team.started); started < count; started++) {
-            PyThread_type_lock call = PyThread_allocate_lock();
-            if (call == NULL)
-                break;
-            PyThread_acquire_lock(call, WAIT_LOCK);
-            team.helper[started].call = call;
-            if (PyThread_start_new_thread(team_help, (void *)(intptr_t)started) == PYTHREAD_INVALID_THREAD_ID) {
-                PyThread_release_lock(call);
-                PyThread_free_lock(call);
-                break;
-            }
-            atomic_store(&team.started, started + 1);
+    int started = atomic_load(&team.started);
+    for (; started < count; started++) {
+        PyThread_type_lock call = PyThread_allocate_lock();
+        if (call == NULL)
+            break;
+        PyThread_acquire_lock(call, WAIT_LOCK);
+        team.helper[started].call = call;
+        if (!team_start(started)) {
+            PyThread_release_lock(call);
+            PyThread_free_lock(call);
+            break;
         }
-        atomic_store(&team.starting, 0);
+        atomic_store(&team.started, started + 1);
     }
-    const int started = atomic_load(&team.started);
     for (int helper = 0; helper < count && helper < started; helper++) {
         int asleep = 1;
         if (atomic_compare_exchange_strong(&team.helper[helper].asleep, &asleep, 0))
@@ -148,15 +169,13 @@ static void team_wake(int count) {
     }
 }
 
-/* Run a call in so many chunks with up to `helpers` helpers, each of which has its part of the scratch behind the
- * caller's. 0, and nothing has been done, where another call has the mailbox. */
+/* Run a call in so many chunks with up to `helpers` helpers, at most TEAM_MOST_HELPERS, each of which has its part of the
+ * scratch behind the caller's. 0, and nothing has been done, where another call has the mailbox. */
 static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int64_t scratch_bytes, int64_t units,
                     int64_t chunks, int helpers) {
     int free_mailbox = 0;
     if (!atomic_compare_exchange_strong(&team.taken, &free_mailbox, 1))
         return 0;
-    if (helpers > TEAM_MOST_HELPERS)
-        helpers = TEAM_MOST_HELPERS;
     team_wake(helpers);
     team.kernel = kernel;
     team.words = words;
@@ -169,9 +188,11 @@ static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int
     atomic_store_explicit(&team.state, (call << TEAM_BITS | (uint64_t)chunks) << 2 * TEAM_BITS, memory_order_release);
     while (team_take_chunk(0))
         ;
-    for (int waited = 0; atomic_load_explicit(&team.done, memory_order_acquire) < chunks; waited++) {
-        team_pause();
-        if (waited > TEAM_PATIENCE)
+    for (int waited = 0; atomic_load_explicit(&team.done, memory_order_acquire) < chunks;) {
+        if (waited < TEAM_PATIENCE) {
+            team_pause();
+            waited++;
+        } else
             team_yield();
     }
     atomic_store_explicit(&team.taken, 0, memory_order_release);

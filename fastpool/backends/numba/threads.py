@@ -34,9 +34,9 @@ KEPT_SCRATCH = 1 << 20
 
 
 class _Kept(local):
-    """Each thread's scratch from its last call, and how many bytes it has."""
+    """Each thread's scratch from an earlier call."""
 
-    nbytes, scratch = 0, np.empty(0, np.uint8)
+    scratch = np.empty(0, np.uint8)
 
 
 _kept = _Kept()
@@ -44,13 +44,14 @@ _kept = _Kept()
 
 def new_scratch(nbytes: int) -> np.ndarray:
     """Scratch of at least so many bytes that begins a line of the caches."""
-    if nbytes <= _kept.nbytes:
-        return _kept.scratch
+    scratch = _kept.scratch
+    if nbytes <= scratch.nbytes:
+        return scratch
     memory = np.empty(nbytes + BYTES, np.uint8)
     begin = -memory.ctypes.data % BYTES
     scratch = memory[begin : begin + nbytes]
     if nbytes <= KEPT_SCRATCH:
-        _kept.scratch, _kept.nbytes = scratch, nbytes
+        _kept.scratch = scratch
     return scratch
 
 
