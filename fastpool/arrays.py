@@ -69,7 +69,7 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
         raise TypeError(
             f"{name} must be bool, an integer, float16, bfloat16 (ml_dtypes), float32 or float64, got {dtype}"
         )
-    return _zeros_and_ones(x) if dtype.kind == "b" and isinstance(x, np.ndarray) else x
+    return x
 
 
 def _zeros_and_ones(x: np.ndarray) -> np.ndarray:

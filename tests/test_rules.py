@@ -12,6 +12,7 @@ import pytest
 from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, SIMULATED, has, laid_out, values
 
 import fastpool as fp
+from fastpool import calls
 from fastpool.backends import kernel, naive
 from fastpool.window import Window
 
@@ -555,16 +556,17 @@ def seen(monkeypatch):
     """The first array that each kernel is handed, with the specification as the backend."""
     arrays = []
 
-    def spy(op, backend, device="cpu"):
+    def spy(usual):
         def run(x, *rest, **options):
             arrays.append(x)
-            return getattr(naive, op)(x, *rest, **options)
+            return usual(x, *rest, **options)
 
         return run
 
-    for module in ("pooling", "maxout", "columns", "activation"):
-        monkeypatch.setattr(import_module(f"fastpool.{module}"), "kernel", spy)
-    with fp.use_backend("naive"):  # which has no way of its own for small arrays
+    monkeypatch.setattr(calls, "_plans", {})
+    for op in ("max_pool", "im2col", "hard_swish"):
+        monkeypatch.setattr(naive, op, spy(getattr(naive, op)))
+    with fp.use_backend("naive"):
         yield arrays
 
 
@@ -595,13 +597,14 @@ def test_an_array_contiguous_in_either_layout_is_not_copied(memory, layout, seen
 
 
 def test_any_other_array_is_copied_once(monkeypatch):
-    monkeypatch.setattr(import_module("fastpool.pooling"), "kernel", lambda op, backend, device: lambda *arrays: None)
+    monkeypatch.setattr(calls, "_plans", {})
+    monkeypatch.setattr(naive, "max_pool", lambda *arrays: None)
     x = np.ones((1, 4, 512, 512), np.float32)[..., ::-1, ::2]
     out = np.empty((1, 4, 8, 4), np.float32)
-    fp.max_pool2d(x, 64, out=out)  # what is imported on the first call is no copy
+    fp.max_pool2d(x, 64, out=out, backend="naive")  # what is imported on the first call is no copy
     tracemalloc.start()
     try:
-        fp.max_pool2d(x, 64, out=out)
+        fp.max_pool2d(x, 64, out=out, backend="naive")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -16,8 +16,8 @@ canonical form (see `fastpool.arrays`), checked, and never overlap; the last arr
 - `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
 - `check()`, if it likes: raises an error that says why it cannot run here
 
-A backend that plans its calls exports, in place of some of them, functions that give one. It takes C-contiguous NumPy
-arrays of any shape, that have these many elements.
+A backend that plans its calls also exports functions that give one; public functions take these. A planned call takes
+C-contiguous NumPy arrays of any shape, that have these many elements.
 
 - `prepare_max_pool(window, outer, inner, dtype, with_argmax)`: of (x, y), or (x, y, argmax)
 - `prepare_max_pool_backward(window, outer, inner, dtype)`: of (dy, argmax, dx); False, with nothing written, where the
@@ -190,10 +190,6 @@ def _from_environment() -> str | None:
     return check_name(name, "FASTPOOL_BACKEND") if name else None
 
 
-def _has(module: Any, op: str) -> bool:
-    return hasattr(module, op) or hasattr(module, f"prepare_{op}")
-
-
 @cache
 def _default(op: str) -> ModuleType:
     """The first preferred backend that is installed and has the op."""
@@ -202,7 +198,7 @@ def _default(op: str) -> ModuleType:
         module = _load(name)
         if isinstance(module, str):
             reasons.append(f"{name}: {module}")
-        elif _has(module, op):
+        elif hasattr(module, op):
             if name == "numpy" and reasons:
                 _warn_of_numpy("; ".join(reasons))
             return module
@@ -236,8 +232,8 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
     if name is None:
         return _default(op)
     module = _named(check_name(name, "backend"))
-    if not _has(module, op):
-        have = [n for n in _MODULES if _has(_load(n), op)]
+    if not hasattr(module, op):
+        have = [n for n in _MODULES if hasattr(_load(n), op)]
         raise NotImplementedError(f"backend {name!r} has no {op}; these have: {', '.join(have)}")
     return module
 

@@ -13,11 +13,16 @@ from fastpool.backends.numba.threads import launch, runner
 from fastpool.threads import get_num_threads
 
 __all__ = [
+    "argmax_fits",
     "cache_directory",
     "check",
     "col2im",
     "compile_by_name",
+    "hard_swish",
+    "hard_swish_backward",
     "im2col",
+    "max_pool",
+    "max_pool_backward",
     "max_unpool",
     "prepare_hard_swish",
     "prepare_hard_swish_backward",
@@ -25,6 +30,8 @@ __all__ = [
     "prepare_max_pool_backward",
     "prepare_swish",
     "prepare_swish_backward",
+    "swish",
+    "swish_backward",
     "warmup_tasks",
 ]
 
@@ -151,6 +158,34 @@ prepare_hard_swish = partial(_prepare_activation, "hard_swish")
 prepare_hard_swish_backward = partial(_prepare_activation, "hard_swish_backward")
 prepare_swish = partial(_prepare_activation_with_beta, "swish")
 prepare_swish_backward = partial(_prepare_activation_with_beta, "swish_backward")
+
+
+def max_pool(x, window, y, argmax):
+    prepare_max_pool(window, x.shape[0], x.shape[4], x.dtype, argmax is not None)(x, y, argmax)
+
+
+def max_pool_backward(dy, argmax, window, dx):
+    prepare_max_pool_backward(window, dx.shape[0], dx.shape[4], dx.dtype)(dy, argmax, dx)
+
+
+def argmax_fits(argmax, window):
+    return prepare_argmax_fits(window, argmax.shape[0], argmax.shape[4], argmax.dtype)(argmax)
+
+
+def hard_swish(x, y):
+    prepare_hard_swish(x.dtype, x.size)(x, y)
+
+
+def hard_swish_backward(dy, x, dx):
+    prepare_hard_swish_backward(x.dtype, x.size)(dy, x, dx)
+
+
+def swish(x, beta, y):
+    prepare_swish(x.dtype, x.size)(x, beta, y)
+
+
+def swish_backward(dy, x, beta, dx):
+    prepare_swish_backward(x.dtype, x.size)(dy, x, beta, dx)
 
 
 def cache_directory() -> str:
