@@ -28,7 +28,6 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
 
     def run_with_beta(*operands: Any) -> None:
         *others, y, beta = operands
-        _check_beta(beta, dtype)
         function(*others, beta, y)
 
     order = arrays.memory_axes(x)
@@ -36,7 +35,7 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
     flat = None if prepare is not None else (x.size,)
     operands = [arrays.operand(a, order, flat) for a in inputs]
     run = run_with_beta if op.startswith("swish") else function
-    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, flat),), run)
+    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, flat),), run, partial(_beta_in, dtype))
 
 
 INPUTS = {
@@ -60,10 +59,11 @@ def _checked_beta(beta: Any) -> float:
     return number
 
 
-def _check_beta(beta: float, dtype: np.dtype) -> None:
-    """Refuse what overflows where a dtype is computed: infinity times 0 is no number."""
+def _beta_in(dtype: np.dtype, beta: float) -> float:
+    """A beta that does not overflow where a dtype is computed: infinity times 0 is no number."""
     if abs(beta) > LARGEST_FLOAT32 and arrays.sum_dtype(dtype).itemsize == 4:
         raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
+    return beta
 
 
 def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:

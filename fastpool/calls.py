@@ -25,13 +25,19 @@ class Plan:
     """How a call runs on arrays that look like those it was made for.
 
     `run` takes the operands, the arrays to fill and the call's options. It is not called where the results are empty.
+    `checked` takes an option and gives it as `run` takes it, or raises.
     """
 
-    __slots__ = ("_is_empty", "_operands", "_results", "_run", "_shapes")
+    __slots__ = ("_checked", "_is_empty", "_operands", "_results", "_run", "_shapes")
 
     def __init__(
-        self, operands: tuple[Operand | None, ...], results: tuple[Result, ...], run: Callable[..., None]
+        self,
+        operands: tuple[Operand | None, ...],
+        results: tuple[Result, ...],
+        run: Callable[..., None],
+        checked: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._checked = checked
         self._operands = operands if any(operands) else None
         self._results, self._run = results, run
         self._is_empty = prod(results[0].shape) == 0
@@ -46,6 +52,8 @@ class Plan:
 
     def __call__(self, inputs: tuple[Any, ...], out: Any, given: Any, options: tuple[Any, ...]) -> Any:
         """One result or a tuple. `given` is the first input as the caller has it, whose library is that of `out`."""
+        if self._checked is not None:
+            options = tuple(map(self._checked, options))
         targets: list[Any]
         if out is not None:
             targets = self._within(out, inputs, given)

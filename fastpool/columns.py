@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
     return cols.reshape(n, c, k, p)
 
 
-def _fill(fill_value: Any, dtype: np.dtype) -> Any:
+def _fill(dtype: np.dtype, fill_value: Any) -> Any:
     if type(fill_value) is int and fill_value == 0:
         return dtype.type(0)
     given = np.asarray(fill_value)
@@ -67,11 +68,10 @@ def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     inside, dtype = arrays.channels_inside(x, window), arrays.native(x.dtype)
 
     def run(x: Any, cols: Any, fill_value: Any) -> None:
-        value = _fill(fill_value, dtype)
-        module.im2col(x, window, value, _indexed(cols, window, order), fresh=fresh)
+        module.im2col(x, window, fill_value, _indexed(cols, window, order), fresh=fresh)
 
     operand = arrays.source(x, window, inside, window.size, flat=False)
-    return Plan((operand,), (arrays.Result(_shape(window, order), dtype),), run)
+    return Plan((operand,), (arrays.Result(_shape(window, order), dtype),), run, partial(_fill, dtype))
 
 
 def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:

@@ -113,6 +113,14 @@ def test_a_beta_needs_no_plan_of_its_own(planned):
     assert len(planned) == 1
 
 
+def test_options_are_checked_where_there_is_nothing_to_do(backend):
+    with pytest.raises(ValueError, match="fill_value"):
+        fp.im2col(np.zeros((0, 1, 4), np.float32), 2, fill_value=1j, backend=backend)
+    if backend != "cython":  # which has no activations
+        with pytest.raises(ValueError, match="beta"):
+            fp.swish(np.zeros(0, np.float32), 1e300, backend=backend)
+
+
 def test_a_plan_that_could_not_be_made_is_not_kept(planned):
     for _ in range(2):
         with pytest.raises(ValueError, match="does not fit"):
