@@ -31,7 +31,7 @@ class Torch:
         a = np.ascontiguousarray(a) if a.ndim else a
         if a.dtype == BFLOAT16:
             return self.torch.from_numpy(a.view(np.int16).copy()).view(self.torch.bfloat16).cuda()
-        return self.torch.from_numpy(a.copy()).cuda()
+        return self.torch.from_numpy(a.astype(a.dtype.name)).cuda()  # PyTorch takes NumPy's uint64, not its ulonglong
 
     def back(self, x):
         assert x.is_cuda
