@@ -2,7 +2,7 @@
  *
  * Each item of a call is counted without atomics, and each thread writes to its scratch: any item that two threads do at
  * once, or that the caller reads before a helper has done it, is a race. With RACE defined the kernel writes to a place
- * of all threads, which must be reported. Locks are those of this file, in place of Python's.
+ * of all threads, which must be reported. Locks are those of this file, and so are threads, in place of Python's.
  */
 
 #include <pthread.h>
@@ -29,6 +29,24 @@ int PyThread_acquire_lock(PyThread_type_lock lock, int wait) {
 
 void PyThread_release_lock(PyThread_type_lock lock) { sem_post(lock); }
 
+static void *begin(void *work) {
+    void **both = work, *argument = both[1];
+    void (*function)(void *) = (void (*)(void *))both[0];
+    free(work);
+    function(argument);
+    return NULL;
+}
+
+unsigned long PyThread_start_new_thread(void (*function)(void *), void *argument) {
+    pthread_t thread;
+    void **both = malloc(2 * sizeof *both);
+    both[0] = (void *)function, both[1] = argument;
+    if (pthread_create(&thread, NULL, begin, both))
+        return PYTHREAD_INVALID_THREAD_ID;
+    pthread_detach(thread);
+    return 1;
+}
+
 enum { ITEMS = 100, CALLERS = 4, HELPERS = 3, CALLS = 5000, SCRATCH = 64 };
 
 static int64_t shared;
@@ -51,6 +69,7 @@ static void *call_often(void *result) {
     int64_t counts[ITEMS] = {0}, words[] = {(int64_t)counts, (int64_t)scratch};
     int64_t all = 0;
     for (int call = 0; call < CALLS; call++) {
+        team_start(1 + call % HELPERS);
         if (team_run(count, words, scratch, SCRATCH, ITEMS, 1 + call % 20, 1 + call % HELPERS)) {
             all++;
             if (call % 500 == 0) { /* let helpers fall asleep */

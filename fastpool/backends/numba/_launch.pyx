@@ -12,6 +12,7 @@ cdef extern from "team.h" nogil:
     enum: TEAM_MOST_HELPERS
     int team_run(team_kernel, const int64_t *, char *, int64_t, int64_t, int64_t, int)
     int team_size()
+    void team_start(int)  # with the GIL
     void team_follow_forks()
     int team_set_watch(int)
 
@@ -152,6 +153,7 @@ cdef class Call:
         self._addresses(arrays, words)
         if cnp.PyArray_NBYTES(scratch) < needed:
             raise ValueError(f"scratch needs {needed} bytes, got {cnp.PyArray_NBYTES(scratch)}")
+        team_start(helpers)
         with nogil:
             done = team_run(self.kernel, words, memory, self.scratch_bytes, self.units, chunks, helpers)
         return done != 0

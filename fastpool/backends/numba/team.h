@@ -23,7 +23,6 @@
 
 #ifdef _WIN32
 #include <windows.h>
-#include <process.h>
 #define team_yield() SwitchToThread()
 #else
 #include <pthread.h>
@@ -72,7 +71,7 @@ static struct {
     const int64_t *words;
     char *scratch;
     int64_t scratch_bytes, units;
-    atomic_int started;
+    atomic_int starting, started;
     team_helper helper[TEAM_MOST_HELPERS];
 } team;
 
@@ -97,7 +96,8 @@ static int team_take_chunk(int thread) {
     return 1;
 }
 
-static void team_help(int helper) {
+static void team_help(void *number) {
+    const int helper = (int)(intptr_t)number;
     team_helper *me = &team.helper[helper];
     for (;;) {
         for (int idle = 0; idle < atomic_load_explicit(&team_watch, memory_order_relaxed); idle++) {
@@ -110,58 +110,59 @@ static void team_help(int helper) {
     }
 }
 
+/* Let a new thread, which inherits what is blocked here, take only signals that tell of an error in itself: all others are
+ * for the threads of the program. */
 #ifdef _WIN32
-static unsigned __stdcall team_begin(void *helper) {
-    team_help((int)(intptr_t)helper);
-    return 0;
-}
-
-static int team_start(int helper) {
-    const uintptr_t thread = _beginthreadex(NULL, 0, team_begin, (void *)(intptr_t)helper, 0, NULL);
-    if (thread != 0)
-        CloseHandle((HANDLE)thread);
-    return thread != 0;
-}
+typedef int team_signals;
+#define team_block_signals(before) ((void)(before))
+#define team_restore_signals(before) ((void)(before))
 #else
-static void *team_begin(void *helper) {
-    team_help((int)(intptr_t)helper);
-    return NULL;
-}
+typedef sigset_t team_signals;
+#ifdef __linux__
+#define team_set_signals sigprocmask /* of this thread; the other name asks for a newer C library */
+#else
+#define team_set_signals pthread_sigmask
+#endif
 
-/* Start a helper; 0 where the system refuses. Signals are for the threads of the program: a helper, which inherits what
- * is blocked here, takes only those that tell of an error in itself. */
-static int team_start(int helper) {
+static void team_block_signals(team_signals *before) {
     const int errors[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-    sigset_t others, before;
-    pthread_t thread;
+    sigset_t others;
     sigfillset(&others);
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
         sigdelset(&others, errors[i]);
-    pthread_sigmask(SIG_BLOCK, &others, &before);
-    const int refused = pthread_create(&thread, NULL, team_begin, (void *)(intptr_t)helper);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!refused)
-        pthread_detach(thread);
-    return !refused;
+    team_set_signals(SIG_BLOCK, &others, before);
 }
+
+static void team_restore_signals(const team_signals *before) { team_set_signals(SIG_SETMASK, before, NULL); }
 #endif
 
-/* See to it that up to `count` helpers watch the mailbox, or soon will. Only who has the mailbox calls it. */
-static void team_wake(int count) {
-    int started = atomic_load(&team.started);
-    for (; started < count; started++) {
+/* See to it that so many helpers are there, if the system lets them: before `team_run`, and with the GIL. */
+static void team_start(int count) {
+    int idle = 0;
+    if (atomic_load(&team.started) >= count || !atomic_compare_exchange_strong(&team.starting, &idle, 1))
+        return;
+    team_signals before;
+    team_block_signals(&before);
+    for (int started = atomic_load(&team.started); started < count; started++) {
         PyThread_type_lock call = PyThread_allocate_lock();
         if (call == NULL)
             break;
         PyThread_acquire_lock(call, WAIT_LOCK);
         team.helper[started].call = call;
-        if (!team_start(started)) {
+        if (PyThread_start_new_thread(team_help, (void *)(intptr_t)started) == PYTHREAD_INVALID_THREAD_ID) {
             PyThread_release_lock(call);
             PyThread_free_lock(call);
             break;
         }
         atomic_store(&team.started, started + 1);
     }
+    team_restore_signals(&before);
+    atomic_store(&team.starting, 0);
+}
+
+/* Wake up to `count` helpers that sleep. Only who has the mailbox calls it. */
+static void team_wake(int count) {
+    const int started = atomic_load(&team.started);
     for (int helper = 0; helper < count && helper < started; helper++) {
         int asleep = 1;
         if (atomic_compare_exchange_strong(&team.helper[helper].asleep, &asleep, 0))
