@@ -1,0 +1,1 @@
+"""What the kernels are written in: vectors, comparison and arithmetic, two-byte floats, views of arrays."""

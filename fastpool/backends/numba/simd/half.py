@@ -1,0 +1,80 @@
+"""Two-byte floats, which Numba does not know on the CPU: kernels see them as int16.
+
+`half_format` tells how to read an element. None means that it is an ordinary number. Otherwise it is the bit pattern
+of +inf in the two-byte format: 0x7C00 for float16, 0x7F80 for bfloat16.
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastpool import _rules
+from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.simd.math import float32_bits, float32_from_bits
+from fastpool.backends.numba.simd.vectors import half_keys
+
+half_key = inlined(_rules.half_key)
+half_bits = inlined(_rules.half_bits)
+
+
+@inlined
+def to_key(value, half_format):
+    """A value as one that compares like it: two-byte floats as integers."""
+    if half_format is None:
+        return value
+    return np.int16(half_key(value, half_format))
+
+
+@inlined
+def from_key(key, half_format):
+    """The value that `to_key` made a key of."""
+    if half_format is None:
+        return key
+    return np.int16(half_bits(key))
+
+
+def to_keys(vector, half_format):
+    """`to_key` of each element of a vector."""
+
+
+@overload(to_keys, jit_options=INLINED)
+def _to_keys(vector, half_format):
+    if isinstance(half_format, types.NoneType):
+        return lambda vector, half_format: vector
+    return lambda vector, half_format: half_keys(vector, half_format)
+
+
+@inlined
+def widen(value, half_format):
+    """A value to calculate with: two-byte floats as float32."""
+    if half_format is None:
+        return value
+    bits = np.uint32(np.uint16(value))
+    if half_format == 0x7F80:
+        return float32_from_bits(bits << 16)
+    magnitude = bits & 0x7FFF
+    # The product shifts the exponent, and makes subnormal numbers normal; inf and NaN need an exponent of their own.
+    number = float32_from_bits(magnitude << 13) * np.float32(2.0**112)
+    if magnitude >= 0x7C00:
+        number = float32_from_bits((magnitude << 13) | 0x7F800000)
+    return -number if bits & 0x8000 else number
+
+
+@inlined
+def narrow(number, half_format):
+    """The inverse of `widen`, rounded to nearest, ties to even."""
+    if half_format is None:
+        return number
+    bits = np.int64(float32_bits(np.float32(number)))
+    sign, magnitude = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
+    if half_format == 0x7F80:
+        rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
+        if magnitude > 0x7F800000:
+            rounded = 0x7FC0
+    elif magnitude >= 0x477FF000:  # from 65520 on, numbers round to infinity
+        rounded = 0x7E00 if magnitude > 0x7F800000 else 0x7C00
+    elif magnitude < 0x38800000:  # below 2**-14, adding 0.5 makes the float32 adder round to the subnormal grid
+        rounded = np.int64(float32_bits(float32_from_bits(magnitude) + np.float32(0.5))) - 0x3F000000
+    else:
+        rounded = (magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13
+    return np.int16(np.uint16(rounded | sign))

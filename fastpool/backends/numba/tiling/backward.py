@@ -1,0 +1,185 @@
+"""Tiles of their gradients, and how an argmax is validated."""
+
+from typing import NamedTuple
+
+from fastpool.backends.numba import tuning
+from fastpool.backends.numba.geometry import Geometry, ceil_div, windows_at_edges
+from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
+
+
+class GatherTiling(NamedTuple):
+    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` strides of them."""
+
+    block_rows: int
+    block_columns: int
+    all_rows: int  # strides from the leading padding to the end of an axis
+    all_columns: int
+    row_blocks: int
+    column_blocks: int
+    in_place: bool  # windows start up to the end of each axis, a stride apart: gradients are read where they are
+    flat: bool  # and each cell's sum lies where the cell does in dx
+    back_h: int  # how many windows before that of a stride reach into it
+    back_w: int
+    pitch: int  # elements of a packed row are `pitch * inner`
+    slice: int
+    grads: int  # packed gradients of all slices; as many offsets
+    phases: int  # cells of a stride
+    phase: int  # sums of the cells of one phase
+    taps: int  # a vector of the same offset for each tap
+    sums: int  # all elements of the dtype of sums: gradients, and sums of each phase
+    argmax_begin: int
+    sources_begin: int
+    phases_begin: int
+    scratch_bytes: int
+
+
+def gather(
+    g: Geometry, block_rows: int, block_columns: int, in_place: bool, itemsize: int, argmax_itemsize: int
+) -> GatherTiling:
+    """`itemsize` is that of the sums."""
+    width, back_h, back_w = vector_width(itemsize), (g.KH - 1) * g.dh // g.sh, (g.KW - 1) * g.dw // g.sw
+    pitch, phases, taps = block_columns + back_w, g.sh * g.sw, g.KD * g.KH * g.KW * width
+    slice_size, most_slices = (block_rows + back_h) * pitch * g.inner, (g.KD - 1) * g.dd // g.sd + 1
+    phase = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
+    grads = most_slices * slice_size + back_w * g.inner + 4 * width
+    sums = grads + phases * phase + 2 * width
+    all_rows, all_columns = ceil_div(g.H + g.ph, g.sh), ceil_div(g.W + g.pw, g.sw)
+    column_blocks = ceil_div(all_columns, block_columns)
+    argmax_begin = in_cache_lines(sums, itemsize)
+    sources_begin = argmax_begin + in_cache_lines(grads + taps, argmax_itemsize)
+    phases_begin = sources_begin + in_cache_lines(taps, 8)
+    return GatherTiling(
+        block_rows=block_rows,
+        block_columns=block_columns,
+        all_rows=all_rows,
+        all_columns=all_columns,
+        row_blocks=ceil_div(all_rows, block_rows),
+        column_blocks=column_blocks,
+        in_place=in_place,
+        flat=in_place and g.sh == g.sw == column_blocks == 1 and g.OW == g.W,
+        back_h=back_h,
+        back_w=back_w,
+        pitch=pitch,
+        slice=slice_size,
+        grads=grads,
+        phases=phases,
+        phase=phase,
+        taps=taps,
+        sums=sums,
+        argmax_begin=argmax_begin,
+        sources_begin=sources_begin,
+        phases_begin=phases_begin,
+        scratch_bytes=phases_begin + in_cache_lines(phases + 1, 8),
+    )
+
+
+class ScatterTiling(NamedTuple):
+    """For `max_pool_backward_scatter`: tiles of dx, rows by columns by channels, or of some planes."""
+
+    block_rows: int  # of all slices of a plane, one behind the other
+    block_columns: int
+    most_planes: int
+    block_channels: int
+    row_blocks: int
+    column_blocks: int
+    channel_blocks: int
+    lookup: int  # how far from its window's start each offset lies: a table, where offsets are bytes
+    sums_begin: int
+    scratch_bytes: int
+
+
+def scatter(
+    g: Geometry, rows: int, columns: int, planes: int, channels: int, argmax_itemsize: int, sums_itemsize: int
+) -> ScatterTiling:
+    """`sums_itemsize` is 0 where sums are made in dx itself."""
+    lookup = 256 if argmax_itemsize == 1 else 0
+    return ScatterTiling(
+        block_rows=rows,
+        block_columns=columns,
+        most_planes=planes,
+        block_channels=channels,
+        row_blocks=ceil_div(g.D * g.H, rows),
+        column_blocks=ceil_div(g.W, columns),
+        channel_blocks=ceil_div(g.inner, channels),
+        lookup=lookup,
+        sums_begin=8 * lookup,
+        scratch_bytes=8 * lookup + in_cache_lines(planes * rows * columns * channels, sums_itemsize),
+    )
+
+
+class NonoverlappingTiling(NamedTuple):
+    """For `max_pool_backward_nonoverlapping`: rows of windows side by side."""
+
+    covered: int  # elements of a row of cells that windows cover
+    run: int  # gradients that are read one after the other
+    read_past: int  # what vectors read past the end of a run
+    stored_past: int  # what vectors store past the end of a row
+
+
+def nonoverlapping(g: Geometry, itemsize: int) -> NonoverlappingTiling:
+    run = g.inner if g.KW > 1 and g.inner > 1 else g.OW * g.inner
+    read_past = -run % vector_width(itemsize)
+    return NonoverlappingTiling(
+        covered=g.OW * g.KW * g.inner,
+        run=run,
+        read_past=read_past,
+        stored_past=read_past * (g.KW if g.inner == 1 else 1),
+    )
+
+
+class Axis(NamedTuple):
+    """One axis of the windows, and how `validate_argmax` looks at the offsets along it."""
+
+    size: int
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+    out: int
+    weight: int  # how much larger the offset of the next tap is
+    apart: int  # elements of an argmax from one position to the next
+    edge_begin: int  # windows before this one leave the input
+    edge_end: int  # and windows from this one on
+    one_by_one: bool  # each such position is compared with its own bounds, else all with a pattern of bounds
+
+
+class ValidationTiling(NamedTuple):
+    """For `validate_argmax`."""
+
+    plane: int  # elements of an argmax
+    taps: int
+    period: int  # elements of a pattern of bounds
+    high_begin: int
+    scratch_bytes: int
+
+
+def axes_to_validate(g: Geometry) -> tuple[Axis, Axis, Axis]:
+    period, weights = _period(g), (g.KH * g.KW, g.KW, 1)
+    apart = (g.OH * g.OW * g.inner, g.OW * g.inner, g.inner)
+    return tuple(_axis(weights[i], apart[i], period, *g[i:18:3]) for i in range(3))
+
+
+def _axis(weight, apart, period, size, kernel, stride, before, dilation, out):
+    begin, end = windows_at_edges(-before, out, kernel, stride, dilation, size)
+    few = 8 * (begin + out - end) < out or apart >= min(period, 32)
+    one_by_one = few or period > tuning.MOST_PATTERN
+    return Axis(size, kernel, stride, before, dilation, out, weight, apart, begin, end, one_by_one)
+
+
+def _period(g):
+    plane = g.OD * g.OH * g.OW * g.inner
+    return plane if plane <= tuning.TILE else g.OW * g.inner
+
+
+def validation(g: Geometry, argmax_itemsize: int) -> ValidationTiling:
+    """Bounds are float32 where this holds each offset exactly."""
+    period = _period(g)
+    uses_pattern = not all(axis.one_by_one for axis in axes_to_validate(g))
+    high_begin = in_cache_lines(period, 4 if argmax_itemsize <= 2 else 8) if uses_pattern else 0
+    return ValidationTiling(
+        plane=g.OD * g.OH * g.OW * g.inner,
+        taps=g.KD * g.KH * g.KW,
+        period=period,
+        high_begin=high_begin,
+        scratch_bytes=2 * high_begin,
+    )
