@@ -19,9 +19,10 @@ BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx \
 	$(addprefix fastpool/backends/numba/,_launch.pyx team.h cpu.h)
-# What the library of kernels is made of: see SOURCES in compilation.py, and the table of them in plan.py.
+# What the library of kernels is made of: see SOURCES in compilation.py and CALLERS in library.py.
 KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
-	$(patsubst %,fastpool/backends/numba/%.py,columns compilation elementwise lanes library plan pool scalars scratch)
+	$(patsubst %,fastpool/backends/numba/%.py,compilation dtypes geometry library tuning) \
+	$(wildcard $(patsubst %,fastpool/backends/numba/%/*.py,kernels plan simd tiling))
 LEVELS ?=
 
 .PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean

@@ -13,20 +13,20 @@ def wins(value, best):
     return (value <= best) != (best == best)
 
 
-def precedes(value, offset, best, won):
+def precedes(value, offset, best, winner):
     """Whether a cell takes the maximum from another, before it or behind: of equals the first does."""
     tie = (value == best) | ((value != value) & (best != best))
-    return offset < won if tie else (value <= best) != (best == best)
+    return offset < winner if tie else (value <= best) != (best == best)
 
 
-def half_key(bits, infinity):
+def half_key(bits, half_format):
     """The bits of a two-byte float (as int16) as an int16 that sorts like the float, every NaN on top.
 
-    The zeros are equal, and so both become the positive one. `infinity` is the format's +inf in bits: 0x7C00 for
+    The zeros are equal, and so both become the positive one. `half_format` is the format's +inf in bits: 0x7C00 for
     float16, 0x7F80 for bfloat16.
     """
     sorted_bits = bits ^ ((bits >> 15) & 0x7FFF)
-    return 0x7FFF if (bits & 0x7FFF) > infinity else sorted_bits + (sorted_bits == -1)
+    return 0x7FFF if (bits & 0x7FFF) > half_format else sorted_bits + (sorted_bits == -1)
 
 
 def half_bits(key):

@@ -2,8 +2,8 @@
 
 Each array, and in every second problem the scratch of each kernel, lies flush against a page that may be neither read
 nor written, so that a step too far ends the process; the problem printed last is the one. In every second problem the
-units of a call are done in pieces, the last piece first, so that what a piece writes beyond its own end stays and is
-seen.
+work items of a call are done in pieces, the last piece first, so that what a piece writes beyond its own end stays and
+is seen.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from specimens import POOLS, POOLS_BACKWARD, values
 
 import fastpool as fp
 from fastpool.backends import numba as numba_backend
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.threads import launch
 
 PAGE = mmap.PAGESIZE
@@ -151,10 +152,9 @@ def columns_problem(rng, end, dtype):
     space, window = a_window(rng, axes)
     del window["ceil_mode"]
     # Mostly in many blocks, and past the caches, as only large arrays are.
-    numba_backend.plan.MOST_LAID = int(rng.choice([1, 60, 500, 1 << 15]))
-    numba_backend.LARGE = int(rng.choice([0, 1 << 25]))
-    for planned in (numba_backend.plan._column_plan, numba_backend._im2col, numba_backend._col2im):
-        planned.cache_clear()
+    tuning.MOST_COLUMNS_PACKED = int(rng.choice([1, 60, 500, 1 << 15]))
+    tuning.LARGE_COLUMNS = int(rng.choice([0, 1 << 25]))
+    tuning.forget_plans()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
     window |= {"data_format": layout, "order": str(rng.choice(["unfold", "gemm", "windows"]))}

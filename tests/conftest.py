@@ -1,5 +1,6 @@
-"""The backends as a fixture, fresh interpreters to run code in, and a browser."""
+"""The backends and their tuning as fixtures, fresh interpreters to run code in, and a browser."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from specimens import SIMULATED
 
 import fastpool as fp
+from fastpool import calls
 
 ROOT = Path(__file__).resolve().parent.parent
 # In the simulator of a GPU, and on one where it is demanded, `cuda` alone; elsewhere it takes no part.
@@ -33,6 +35,19 @@ def backend(request):
     """Every backend by name."""
     require_backend(request.param)
     return request.param
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Let the numba backend plan with other numbers, as in tuned(MOST_SCRATCH=700): see its module `tuning`."""
+    tuning = pytest.importorskip("fastpool.backends.numba.tuning")
+    with contextlib.ExitStack() as overrides:
+
+        def tune(**values):
+            overrides.enter_context(tuning.override(**values))
+            monkeypatch.setattr(calls, "_plans", {})
+
+        yield tune
 
 
 @pytest.fixture(scope="session")

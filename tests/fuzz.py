@@ -604,10 +604,11 @@ class Machine:
         if "numba" in BACKENDS:
             self.numba = import_module("fastpool.backends.numba")
             self.threads = import_module("fastpool.backends.numba.threads")
+            self.tuning = import_module("fastpool.backends.numba.tuning")
             self.launch = self.threads.launch
             if os.environ.get("NUMBA_BOUNDSCHECK"):  # a kernel cannot raise: Numba reports what it would
                 sys.unraisablehook = _end
-            self.parallel = {name: getattr(self.threads, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
+            self.parallel = {name: getattr(self.tuning, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
             _replace(self.threads, "new_scratch", memory.scratch)
             _replace(self.numba, "runner", lambda call: lambda *arrays: self.numba.launch(call, *arrays))
 
@@ -617,12 +618,11 @@ class Machine:
         _replace(self.numba, "launch", self._pieces(rng) if way == "pieces" else self.launch)
         shared = {"PARALLEL_BYTES": 0, "CHUNK_BYTES": 64}
         for name, value in (shared if way == "shared" else self.parallel).items():
-            _replace(self.threads, name, value)
+            _replace(self.tuning, name, value)
         # Columns mostly in many blocks, and past the caches, as only large arrays are.
-        _replace(self.numba.plan, "MOST_LAID", int(rng.choice([1, 60, 500, 1 << 15])))
-        _replace(self.numba, "LARGE", int(rng.choice([0, 1 << 25])))
-        for planned in (self.numba.plan._column_plan, self.numba._im2col, self.numba._col2im):
-            planned.cache_clear()
+        _replace(self.tuning, "MOST_COLUMNS_PACKED", int(rng.choice([1, 60, 500, 1 << 15])))
+        _replace(self.tuning, "LARGE_COLUMNS", int(rng.choice([0, 1 << 25])))
+        self.tuning.forget_plans()
         fp.set_num_threads(int(rng.integers(1, 5)) if way != "shared" else 3)
 
     def _pieces(self, rng):

@@ -157,16 +157,16 @@ def test_an_argmax_and_indices_that_another_thread_changes_end_no_process(backen
     assert "all right" in python("-X", "faulthandler", "-c", CHANGED.format(backend))
 
 
-KERNELS = ("pool", "columns", "elementwise", "scalars", "lanes")
+NUMBA = Path(fp.__file__).with_name("backends") / "numba"
+KERNELS = sorted(path for folder in ("kernels", "simd") for path in (NUMBA / folder).glob("*.py"))
 
 
-@pytest.mark.parametrize("module", KERNELS)
-def test_kernels_allocate_nothing(module):
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_allocate_nothing(path):
     """Their scratch comes from the caller, so that nothing is lost, or half done, where there is no memory."""
-    source = Path(fp.__file__).with_name("backends").joinpath("numba", f"{module}.py").read_text()
     called = {
         node.func.attr
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and hasattr(node.func, "attr")
     }
     assert not called & {"empty", "empty_like", "zeros", "zeros_like", "ones", "full", "arange", "array", "copy"}

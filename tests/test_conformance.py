@@ -3,8 +3,7 @@
 import mmap
 import tempfile
 from contextlib import suppress
-from functools import cache, lru_cache
-from importlib import import_module
+from functools import cache
 
 import numpy as np
 import pytest
@@ -324,20 +323,12 @@ of_numba = pytest.mark.skipif(
 )
 
 
-def plan_columns_anew(numba, monkeypatch):
-    for module, name in ((numba.plan, "_column_plan"), (numba, "_im2col"), (numba, "_col2im")):
-        monkeypatch.setattr(module, name, lru_cache(getattr(module, name).__wrapped__))
-
-
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
-@pytest.mark.parametrize("most_laid", [1, 200, 1 << 15])
-def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch):
-    numba = import_module("fastpool.backends.numba")
-    monkeypatch.setattr(numba.plan, "MOST_LAID", most_laid)
-    monkeypatch.setattr(numba, "LARGE", 0)
-    plan_columns_anew(numba, monkeypatch)
+@pytest.mark.parametrize("most_packed", [1, 200, 1 << 15])
+def test_columns_in_blocks_are_the_columns(most_packed, order, layout, tuned):
+    tuned(MOST_COLUMNS_PACKED=most_packed, LARGE_COLUMNS=0)
     rng = np.random.default_rng(3)
     for width in WIDTHS:
         for kernel, stride, padding, dilation in (
@@ -366,11 +357,8 @@ def test_columns_in_blocks_are_the_columns(most_laid, order, layout, monkeypatch
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16, np.float64])
-def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order, layout, monkeypatch):
-    numba = import_module("fastpool.backends.numba")
-    monkeypatch.setattr(numba.plan, "MOST_LAID", 1)
-    monkeypatch.setattr(numba.plan, "MOST_SCRATCH", 500)
-    plan_columns_anew(numba, monkeypatch)
+def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order, layout, tuned):
+    tuned(MOST_COLUMNS_PACKED=1, MOST_SCRATCH=500)
     rng = np.random.default_rng(3)
     for images in (2, 149, 150):
         for kernel, stride, padding, dilation in (

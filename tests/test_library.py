@@ -71,9 +71,9 @@ def test_a_processor_is_asked_for_no_more_than_the_system_says_it_can():
 def test_names_tell_kernels_apart():
     window = fp.window.Window.plan(2, (8, 8), 3, 1, 1)
     pooled = plan.max_pool(window, 1, 1, np.dtype("f4"), np.dtype("u1"), 1)
-    assert kernel_name(pooled) == "max_pool__f4_f4_u1__n_f4_t18_i_t2"
+    assert kernel_name(pooled) == "max_pool_separable__f4_f4_u1__n_f4_Geometry_SeparableTiling"
     half = plan.max_pool(window, 1, 1, np.dtype("f2"), None, 1)
-    assert kernel_name(half) == "max_pool__i2_i2_none__i2_i2_t18_i_t2"
+    assert kernel_name(half) == "max_pool_separable__i2_i2_none__i2_i2_Geometry_SeparableTiling"
     assert kernel_name(plan.activation("swish", np.dtype("f8"), 3, 1.5)) == "swish__f8_f8__d_n"
 
 
@@ -138,12 +138,12 @@ def test_a_kernel_that_is_not_there_and_cannot_be_compiled_is_named(python):
     code = """
 from fastpool.backends.numba import library
 try:
-    library.find("max_pool__f2_f2__n")
+    library.find("max_pool_direct__f2_f2__n")
 except RuntimeError as error:
     print(error)
 """
     said = python("-c", ALONE + code)
-    assert said.startswith("no kernel max_pool__f2_f2__n: it is not among those for ")
+    assert said.startswith("no kernel max_pool_direct__f2_f2__n: it is not among those for ")
     assert said.endswith('; remedy: pip install "fastpool[numba]"\n')
 
 
@@ -228,5 +228,5 @@ with warnings.catch_warnings(record=True) as told:
     print([library.level()], {str(each.message).partition(": ")[2] for each in told})
 """
     assert python("-c", code) == (
-        "[''] {'it was built for other versions of library.py, plan.py, scratch.py: build it again'}\n"
+        "[''] {'it was built for other versions of the plans that call its kernels: build it again'}\n"
     )

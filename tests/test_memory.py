@@ -16,7 +16,8 @@ PLANE, IMAGE = (1, 1, 2048, 2048), (1, 3, 1024, 1024)
 COMPILED = [name for name in ("numba", "cython") if fp.backends()[name].available]
 of_numba = pytest.mark.skipif("numba" not in COMPILED, reason="is about Numba's kernels")
 if "numba" in COMPILED:
-    from fastpool.backends.numba import plan, scratch
+    from fastpool.backends.numba import plan, tuning
+    from fastpool.backends.numba.plan.columns import col2im_tiles, im2col_tiles
 
 
 @pytest.fixture(params=COMPILED)
@@ -171,7 +172,7 @@ def an_extreme_window(rng):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
     """Plans alone: nothing of these sizes is pooled."""
-    rng, dtype, most = np.random.default_rng(7), np.dtype(dtype), plan.MOST_SCRATCH
+    rng, dtype, most = np.random.default_rng(7), np.dtype(dtype), tuning.MOST_SCRATCH
     assert most == 8 * MB
     for window in filter(None, (an_extreme_window(rng) for _ in range(1000))):
         outer, inner = window.batch, window.channels
@@ -182,15 +183,14 @@ def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
             assert plan.max_pool(window, outer, inner, dtype, None, threads).scratch_bytes <= most, window
             assert plan.max_pool(window, outer, inner, dtype, index, threads).scratch_bytes <= most, window
         if index is not None:
-            assert plan.misplaced(window, outer, inner, index).scratch_bytes <= most, window
+            assert plan.validate_argmax(window, outer, inner, index).scratch_bytes <= most, window
         if index is not None and dtype.kind == "f":
             assert plan.max_pool_backward(window, outer, inner, dtype).scratch_bytes <= most, window
         for images in (1, window.batch):
             sums = sum_dtype(dtype).itemsize
-            _, (block, _), _ = plan._column_plan(window, inner > 1, images, dtype.itemsize)
-            assert scratch.im2col_scratch(window.numbers, block, dtype.itemsize)[-1] <= most, window
-            _, _, (block, _) = plan._column_plan(window, inner > 1, images, sums)
-            assert scratch.col2im_scratch(block, sums)[-1] <= most, window
+            steps = 1, 1, 1, images
+            assert im2col_tiles(window, inner > 1, steps, dtype.itemsize)[1].scratch_bytes <= most, window
+            assert col2im_tiles(window, inner > 1, steps, sums)[1].scratch_bytes <= most, window
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

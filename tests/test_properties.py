@@ -1,6 +1,5 @@
 """What must hold for every geometry, on problems that hypothesis makes up."""
 
-from importlib import import_module
 from math import prod
 
 import numpy as np
@@ -214,9 +213,9 @@ THREADED = {
 
 
 @pytest.fixture
-def threads(monkeypatch):
+def threads(request):
     if fp.backends()["numba"].available:
-        monkeypatch.setattr(import_module("fastpool.backends.numba.threads"), "PARALLEL_BYTES", 0)
+        request.getfixturevalue("tuned")(PARALLEL_BYTES=0)
     yield (2, 3, 7)
     fp.set_num_threads(None)
 

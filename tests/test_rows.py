@@ -1,14 +1,13 @@
-"""The numba backend where rows end in the middle of lanes, for each way of going along them and down between them."""
+"""The numba backend where rows end in the middle of vectors, for each way of going along them and down between them."""
 
 import numpy as np
 import pytest
 from specimens import POOLS, POOLS_BACKWARD, laid_out, values
 
 import fastpool as fp
-from fastpool import calls
 
 numba = pytest.importorskip("fastpool.backends.numba")
-plans = numba.plan
+from fastpool.backends.numba.plan.forward import van_herk  # noqa: E402
 
 DTYPES = ["float32", "uint8", "float16", "float64"]
 WIDTHS = [*range(1, 20), 31, 32, 33, 47, 48, 63, 64, 65, 66, 127, 128, 129, 191, 193, 255, 257, 640]
@@ -110,18 +109,16 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
     ("kernel", "stride", "padding"),
     [((9, 3), 1, (4, 1)), ((12, 4), (1, 2), 0), ((9, 5), (1, 5), (9, 2)), ((9, 4), (1, 7), (8, 1)), (17, 1, 8)],
 )
-def test_tall_windows_in_blocks_of_every_width(kernel, stride, padding, layout, dtype, monkeypatch):
-    monkeypatch.setattr(plans, "LEAST_WIDE", 64)
-    monkeypatch.setattr(plans, "MOST_KEPT", 1)
-    monkeypatch.setattr(calls, "_plans", {})
+def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, dtype, tuned):
+    tuned(LEAST_WIDE=64, MOST_KEPT=1)
     for windows in (194, 195, 255, 259, 383):
         x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
         plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
         inner = 3 if layout == "channels_last" else 1
-        _, (_, columns), _ = plans._tall_plan(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
-        assert columns < plan.out[2], "blocks that end inside of a row"
-        room = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
-        y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=room)
+        _, tiles, _ = van_herk(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
+        assert tiles.block_columns < plan.out[2], "tiles that end inside of a row"
+        out = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
+        y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=out)
         expected = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, backend="numpy")
         np.testing.assert_array_equal(y, expected[0])
         np.testing.assert_array_equal(argmax, expected[1])
@@ -147,12 +144,9 @@ EXTREME = [  # shapes with their channels first, kernel_size, stride, padding, d
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("most", [700, 1 << 12, 1 << 14, 1 << 16])
-def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, dtype, monkeypatch):
-    """A limit on scratch that small arrays pass takes them to smaller blocks, or to the kernels that need none."""
-    monkeypatch.setattr(plans, "MOST_SCRATCH", most)
-    monkeypatch.setattr(plans, "MOST_SUMS_IN_SCRATCH", 8)
-    monkeypatch.setattr(plans, "LEAST_WIDE", 64)
-    monkeypatch.setattr(calls, "_plans", {})
+def test_windows_whose_tiles_are_too_large_give_what_numpy_gives(most, layout, dtype, tuned):
+    """A limit on scratch that small arrays pass takes them to smaller tiles, or to the kernels that need none."""
+    tuned(MOST_SCRATCH=most, MOST_SUMS_IN_SCRATCH=8, LEAST_WIDE=64)
     for shape, *window in EXTREME:
         axes = len(shape) - 2
         pool, backward = POOLS[axes], POOLS_BACKWARD[axes]
@@ -175,9 +169,9 @@ def test_windows_whose_blocks_are_too_large_give_what_numpy_gives(most, layout, 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
-    _, (rows, _), units = plans._tall_plan(window, 1, 1, (4, 2), threads)
-    assert units >= threads
-    assert rows >= 65
+    _, tiles, items = van_herk(window, 1, 1, (4, 2), threads)
+    assert items >= threads
+    assert tiles.block_rows >= 65
     fp.set_num_threads(threads)
     try:
         assert pools_as_numpy_does(values((160, 600), "float32"), 33, 1, 16)

@@ -27,13 +27,13 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba._launch import Call
 
-from fastpool.backends.numba import _launch, library, threads
+from fastpool.backends.numba import _launch, library, threads, tuning
 from fastpool.backends.numba.threads import launch
 
 COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="there is no C compiler")
 
-MUCH = 100 * threads.PARALLEL_BYTES
+MUCH = 100 * tuning.PARALLEL_BYTES
 
 # A kernel that waits for another chunk gives up after some seconds.
 PATIENCE = 100_000_000
@@ -206,7 +206,7 @@ def threads_that_count():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("items", [1, 2, 3, 7, 100, 1001, 10_007])
-@pytest.mark.parametrize("nbytes", [0, threads.PARALLEL_BYTES, MUCH, 10**12])
+@pytest.mark.parametrize("nbytes", [0, tuning.PARALLEL_BYTES, MUCH, 10**12])
 def test_every_item_is_done_once(items, nbytes, n):
     fp.set_num_threads(n)
     counts, chunks = noted(items, nbytes)
@@ -220,9 +220,9 @@ def test_much_work_is_cut_into_chunks():
     assert len(noted(1000, MUCH)[1]) >= 4
 
 
-def test_no_more_chunks_than_the_mailbox_counts(monkeypatch):
+def test_no_more_chunks_than_the_mailbox_counts(tuned):
     fp.set_num_threads(9)
-    monkeypatch.setattr(threads, "CHUNKS_PER_THREAD", 1000)
+    tuned(CHUNKS_PER_THREAD=1000)
     counts, chunks = noted(100_000, 10**12)
     assert (counts == 1).all()
     assert len(chunks) == _launch.MOST_CHUNKS
@@ -236,7 +236,7 @@ def test_more_threads_than_the_team_has_places_for_are_as_many_as_it_has():
 
 
 def test_little_work_stays_in_one_piece():
-    assert noted(100, threads.PARALLEL_BYTES - 1)[1] == {0: 100}
+    assert noted(100, tuning.PARALLEL_BYTES - 1)[1] == {0: 100}
 
 
 def test_one_thread_is_one_piece():
@@ -346,11 +346,11 @@ def test_each_thread_has_scratch_of_its_own(nbytes):
 
 
 def test_scratch_begins_a_line_of_the_caches_and_is_kept_while_it_is_small():
-    for nbytes in (1, 1000, threads.KEPT_SCRATCH, threads.KEPT_SCRATCH + 1, 10_000_000):
+    for nbytes in (1, 1000, tuning.KEPT_SCRATCH, tuning.KEPT_SCRATCH + 1, 10_000_000):
         scratch = threads.new_scratch(nbytes)
         assert scratch.ctypes.data % 64 == 0
         assert scratch.nbytes >= nbytes
-        assert (threads.new_scratch(nbytes) is scratch) == (nbytes <= threads.KEPT_SCRATCH)
+        assert (threads.new_scratch(nbytes) is scratch) == (nbytes <= tuning.KEPT_SCRATCH)
 
 
 def test_a_call_that_finds_no_memory_for_all_threads_runs_in_one(monkeypatch):
@@ -441,7 +441,7 @@ def test_many_threads_may_launch_thousands_of_calls_at_once():
         for factor in range(500):
             items = int(rng.integers(1, 200))
             a, out = rng.random(items), np.zeros(items)
-            launch(call("multiply", items, int(rng.integers(1, 6)) * threads.PARALLEL_BYTES, 2, [factor]), a, out)
+            launch(call("multiply", items, int(rng.integers(1, 6)) * tuning.PARALLEL_BYTES, 2, [factor]), a, out)
             if not np.array_equal(out, a * factor):
                 wrong.append((seed, factor))
         done.append(seed)

@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from fastpool.backends.numba import library, plan
+from fastpool.backends.numba import library, plan, tuning
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.plan import Plan
 from fastpool.backends.numba.threads import launch, runner
@@ -56,12 +56,12 @@ def call_of(made: Plan) -> Call:
     address, keep = library.find(kernel_name(made))
     itemsizes = tuple(0 if dtype is None else dtype.itemsize for dtype in made.dtypes)
     _, words = library.encoded(made.constants)
-    return Call(address, itemsizes, words, made.units, made.nbytes, made.scratch_bytes, keep)
+    return Call(address, itemsizes, words, made.items, made.nbytes, made.scratch_bytes, keep)
 
 
 def _called(make_plan):
     """The calls that these plans make, the last of them kept."""
-    return lru_cache(maxsize=1024)(lambda *arguments: call_of(make_plan(*arguments)))
+    return tuning.cached(lambda *arguments: call_of(make_plan(*arguments)))
 
 
 _max_unpool = _called(plan.max_unpool)
@@ -87,24 +87,24 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
 
 
 def prepare_argmax_fits(window, outer, inner, dtype):
-    look = runner(call_of(plan.misplaced(window, outer, inner, dtype)))
+    validate = runner(call_of(plan.validate_argmax(window, outer, inner, dtype)))
 
     def fits(argmax):
-        found = np.zeros(1, np.uint8)
-        look(argmax, found)
-        return not found[0]
+        invalid = np.zeros(1, np.uint8)
+        validate(argmax, invalid)
+        return not invalid[0]
 
     return fits
 
 
 def prepare_max_pool_backward(window, outer, inner, dtype):
     fits = prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
-    send = runner(call_of(plan.max_pool_backward(window, outer, inner, dtype)))
+    add = runner(call_of(plan.max_pool_backward(window, outer, inner, dtype)))
 
     def run(dy, argmax, dx):
         if not fits(argmax):
             return False
-        send(dy, argmax, dx)
+        add(dy, argmax, dx)
         return True
 
     return run
@@ -126,15 +126,11 @@ def _axes_in_memory(strides, itemsize):
     return sorted(range(len(strides)), key=lambda axis: -strides[axis]), tuple(s // itemsize for s in strides)
 
 
-# Columns of more bytes do not stay in the last cache: they are written past it, unless their pages have just been made
-# and so lie in it.
-LARGE = 1 << 25
-
-
 def im2col(x, window, fill_value, cols, *, fresh=True):
     bits = int(np.array([fill_value], cols.dtype).view(f"u{cols.itemsize}")[0])
     flat, steps = _column_steps(cols)
-    launch(_im2col(window, x.shape[4] > 1, steps, cols.itemsize, bits, cols.nbytes > LARGE and not fresh), x, flat)
+    nontemporal = cols.nbytes > tuning.LARGE_COLUMNS and not fresh
+    launch(_im2col(window, x.shape[4] > 1, steps, cols.itemsize, bits, nontemporal), x, flat)
 
 
 def col2im(cols, window, dx):

@@ -28,12 +28,13 @@ from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 from numba.np.arrayobj import populate_array  # noqa: E402
 
+from fastpool.backends.numba import library  # noqa: E402
 from fastpool.threads import hold_across_forks  # noqa: E402
 
 DIGEST = hashlib.sha256
 
-# Functions that a kernel calls become a part of it. Without wrappers, that Python and C could call, they compile in
-# three quarters of the time.
+# Functions that a kernel calls are inlined into it. Nothing else calls them, and without wrappers for Python and C they
+# compile in three quarters of the time.
 INLINED = {
     "nogil": True,
     "error_model": "numpy",
@@ -55,16 +56,7 @@ SETTINGS = (
 )
 
 # What kernels are made of.
-SOURCES = (
-    "../../_rules.py",
-    "columns.py",
-    "compilation.py",
-    "elementwise.py",
-    "lanes.py",
-    "pool.py",
-    "scalars.py",
-    "scratch.py",
-)
+SOURCES = ("../../_rules.py", "compilation.py", "geometry.py", "tiling/*.py", "simd/*.py", "kernels/*.py")
 
 # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
 hold_across_forks(global_compiler_lock)
@@ -78,7 +70,7 @@ def inlined(function):
 
 
 def kernel(function):
-    """Let a kernel be compiled by its name. It takes arrays, constants, its scratch, and its first and last item."""
+    """Register a kernel by its name. It takes arrays, constants, scratch, and the range of its work items."""
     _kernels[function.__name__] = inlined(function)
     return function
 
@@ -108,64 +100,66 @@ def _type(code):
         return types.none
     if code[0] == "e":
         return types.Array(_dtype(code[1:]), 1, "C")
-    if code[0] == "t":
-        return types.UniTuple(types.int64, int(code[1:]))
+    if code in library.TUPLES:
+        return types.NamedUniTuple(types.int64, len(library.TUPLES[code]._fields), library.TUPLES[code])
     return {"i": types.int64, "d": types.float64, "b": types.boolean}.get(code) or _dtype(code)
 
 
 class _Words:
-    """Reads one argument of a kernel after the other from the words that it gets."""
+    """Read one argument of a kernel after the other from the words that it is called with."""
 
     def __init__(self, context, builder, words):
         self.context, self.builder, self.words, self.at = context, builder, words, 0
 
-    def _next(self, kind=None):
-        """The next word, as an integer or as what LLVM is told."""
+    def _next(self, llvm_type=None):
+        """The next word, as an integer or as a value of another type."""
         pointer = self.builder.gep(self.words, [ir.Constant(ir.IntType(64), self.at)])
         self.at += 1
-        return self.builder.load(pointer if kind is None else self.builder.bitcast(pointer, kind.as_pointer()))
+        if llvm_type is not None:
+            pointer = self.builder.bitcast(pointer, llvm_type.as_pointer())
+        return self.builder.load(pointer)
 
-    def array(self, kind):
-        pointer = self.builder.inttoptr(self._next(), self.context.get_data_type(kind.dtype).as_pointer())
-        return self._array(kind, pointer, self._next(), self._next())
+    def array(self, array_type):
+        pointer = self.builder.inttoptr(self._next(), self.context.get_data_type(array_type.dtype).as_pointer())
+        return self._array(array_type, pointer, self._next(), self._next())
 
-    def _array(self, kind, pointer, size, itemsize):
-        array = self.context.make_array(kind)(self.context, self.builder)
+    def _array(self, array_type, pointer, size, itemsize):
+        array = self.context.make_array(array_type)(self.context, self.builder)
         shape, strides = (cgutils.pack_array(self.builder, [value]) for value in (size, itemsize))
         populate_array(array, data=pointer, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
         return array._getvalue()
 
-    def constant(self, kind):
-        if isinstance(kind, types.NoneType):
+    def constant(self, constant_type):
+        if isinstance(constant_type, types.NoneType):
             return self.context.get_dummy_value()
-        if isinstance(kind, types.Array):  # for its dtype alone
-            data = self.context.get_data_type(kind.dtype)
+        if isinstance(constant_type, types.Array):  # for its dtype alone
+            data = self.context.get_data_type(constant_type.dtype)
             itemsize = self.context.get_constant(types.intp, self.context.get_abi_sizeof(data))
-            return self._array(kind, ir.Constant(data.as_pointer(), None), itemsize.type(0), itemsize)
-        if isinstance(kind, types.BaseTuple):
-            return self.context.make_tuple(self.builder, kind, [self._next() for _ in kind.types])
-        if isinstance(kind, types.Boolean):
+            return self._array(constant_type, ir.Constant(data.as_pointer(), None), itemsize.type(0), itemsize)
+        if isinstance(constant_type, types.BaseTuple):
+            return self.context.make_tuple(self.builder, constant_type, [self._next() for _ in constant_type.types])
+        if isinstance(constant_type, types.Boolean):
             word = self._next()
             return self.builder.icmp_signed("!=", word, word.type(0))
-        return self._next(self.context.get_data_type(kind))
+        return self._next(self.context.get_data_type(constant_type))
 
 
 def _reader(arrays, constants):
-    """A function, for kernels' entries, of words and scratch that gives all arguments but the work items."""
-    scratch_kind = types.Array(types.uint8, 1, "C")
-    kinds = types.Tuple([*arrays, *constants, scratch_kind])
+    """Make a function that reads a kernel's arguments from words and scratch: all but its first and last work item."""
+    scratch_type = types.Array(types.uint8, 1, "C")
+    all_types = types.Tuple([*arrays, *constants, scratch_type])
 
     @intrinsic
     def arguments(typing_context, words, scratch):
         def generate(context, builder, signature, args):
             reader = _Words(context, builder, args[0])
-            values = [reader.array(kind) if isinstance(kind, types.Array) else reader.constant(kind) for kind in arrays]
-            values += [reader.constant(kind) for kind in constants]
+            values = [reader.array(one) if isinstance(one, types.Array) else reader.constant(one) for one in arrays]
+            values += [reader.constant(one) for one in constants]
             one = ir.Constant(ir.IntType(64), 1)
-            values.append(reader._array(scratch_kind, args[1], one.type(0), one))
-            return context.make_tuple(builder, kinds, values)
+            values.append(reader._array(scratch_type, args[1], one.type(0), one))
+            return context.make_tuple(builder, all_types, values)
 
-        return kinds(words, scratch), generate
+        return all_types(words, scratch), generate
 
     return arguments
 
@@ -176,7 +170,7 @@ _ENTRY = types.void(types.CPointer(types.int64), types.CPointer(types.uint8), ty
 def _compiled(name: str) -> Any:
     """Numba's C function of a kernel."""
     # The modules of kernels enter them where they are imported.
-    from fastpool.backends.numba import columns, elementwise, pool  # noqa: F401
+    from fastpool.backends.numba import kernels  # noqa: F401
 
     function, arrays, constants = name.split("__")
     run = _kernels[function]
@@ -223,8 +217,9 @@ def sources() -> str:
     """A digest of all that kernels are made of, so that a changed source is a new kernel."""
     here = Path(__file__).parent
     digest = DIGEST("/".join((_numba_version, version("llvmlite"), sys.version)).encode())
-    for name in SOURCES:
-        digest.update(Path(here, name).read_bytes())
+    for pattern in SOURCES:
+        for path in sorted(here.glob(pattern)):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

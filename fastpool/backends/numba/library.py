@@ -1,8 +1,8 @@
 """Where the kernels come from: a library built with the package, or else Numba, which compiles them when first called.
 
-A kernel for certain arguments has a name: `max_pool__f4_f4_u1__n_f4_t18_i_t2` takes arrays of float32, float32 and
-uint8, and then the constants None, a float32, a tuple of 18 integers, an integer and a tuple of two. It is a C function
-of those in words of eight bytes, the scratch, and the first and last work item.
+A kernel for certain arguments has a name: `max_pool_direct__f4_f4_u1__n_f4_Geometry_DirectTiling` takes
+arrays of float32, float32 and uint8, and then the constants None, a float32, and two named tuples of integers. It is a
+C function of those in words of eight bytes, the scratch, and the first and last work item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastpool.backends.numba import tiling
 from fastpool.backends.numba._launch import X86_64_LEVEL
+from fastpool.backends.numba.geometry import Geometry
 from fastpool.threads import hold_across_forks, in_a_thread_of_its_own
 
 FOLDER = Path(__file__).parent
@@ -49,6 +51,14 @@ class Empty(NamedTuple):
     dtype: np.dtype
 
 
+# The named tuples of integers that kernels are given, by their names.
+TUPLES = {
+    each.__name__: each
+    for each in (Geometry, *(getattr(tiling, name) for name in tiling.__all__))
+    if isinstance(each, type)
+}
+
+
 def encoded(constants: tuple[Any, ...]) -> tuple[str, bytes]:
     """The codes of a kernel's constants, and their words."""
     codes, words = [], b""
@@ -58,7 +68,7 @@ def encoded(constants: tuple[Any, ...]) -> tuple[str, bytes]:
         elif isinstance(constant, Empty):
             codes.append(f"e{dtype_code(constant.dtype)}")
         elif isinstance(constant, tuple):
-            codes.append(f"t{len(constant)}")
+            codes.append(type(constant).__name__)
             words += struct.pack(f"={len(constant)}q", *constant)
         elif isinstance(constant, np.generic):
             codes.append(dtype_code(constant.dtype))
@@ -104,14 +114,15 @@ def asked_for() -> str:
     return text
 
 
-# What decides how kernels are called. Kernels of other versions may write beyond the scratch that these allow for.
-CALLERS = ("library.py", "plan.py", "scratch.py")
+# What decides how kernels are called. Kernels of other versions may write past the scratch that these allow for.
+CALLERS = ("library.py", "dtypes.py", "geometry.py", "tiling/*.py", "tuning.py", "plan/*.py")
 
 
 def callers() -> int:
     """A checksum of how kernels are called, which a library must share; 0 where no sources are installed."""
+    paths = [path for pattern in CALLERS for path in sorted(FOLDER.glob(pattern))]
     try:
-        return zlib.crc32(b"".join(Path(FOLDER, name).read_bytes() for name in CALLERS))
+        return zlib.crc32(b"".join(path.read_bytes() for path in paths))
     except OSError:
         return 0
 
@@ -129,7 +140,7 @@ def _opened(path: Path) -> ctypes.CDLL:
     except ValueError:
         built_for = None
     if callers() not in (0, built_for):
-        raise OSError(f"it was built for other versions of {', '.join(CALLERS)}: build it again")
+        raise OSError("it was built for other versions of the plans that call its kernels: build it again")
     return functions
 
 

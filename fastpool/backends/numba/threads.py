@@ -14,23 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba._launch import MOST_CHUNKS, MOST_HELPERS
-from fastpool.backends.numba.scratch import BYTES
+from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.threads import get_num_threads
 
 if TYPE_CHECKING:
     from fastpool.backends.numba._launch import Call
-
-# Below this many bytes moved, sharing the work costs more than it saves.
-PARALLEL_BYTES = 1 << 19
-CHUNK_BYTES = 1 << 18
-CHUNKS_PER_THREAD = 4
-
-# Scratch of so many bytes comes from the heap in no time.
-SMALL_SCRATCH = 1 << 16
-
-# Scratch of so many bytes is kept by each thread for its next call.
-KEPT_SCRATCH = 1 << 20
 
 
 class _Kept(local):
@@ -47,24 +37,24 @@ def new_scratch(nbytes: int) -> np.ndarray:
     scratch = _kept.scratch
     if nbytes <= scratch.nbytes:
         return scratch
-    memory = np.empty(nbytes + BYTES, np.uint8)
-    begin = -memory.ctypes.data % BYTES
+    memory = np.empty(nbytes + VECTOR_BYTES, np.uint8)
+    begin = -memory.ctypes.data % VECTOR_BYTES
     scratch = memory[begin : begin + nbytes]
-    if nbytes <= KEPT_SCRATCH:
+    if nbytes <= tuning.KEPT_SCRATCH:
         _kept.scratch = scratch
     return scratch
 
 
 def runner(call: Call) -> Callable[..., None]:
     """What runs a call on arrays."""
-    small = call.nbytes < PARALLEL_BYTES and call.scratch_bytes <= SMALL_SCRATCH
+    small = call.nbytes < tuning.PARALLEL_BYTES and call.scratch_bytes <= tuning.SMALL_SCRATCH
     return call.run_alone if small else partial(launch, call)
 
 
 def launch(call: Call, *arrays: np.ndarray | None) -> None:
     """Run a call on arrays, on several threads if the bytes that it moves are worth it."""
-    if call.nbytes >= PARALLEL_BYTES:
-        threads = min(get_num_threads(), call.units, call.nbytes // CHUNK_BYTES, MOST_HELPERS + 1)
+    if call.nbytes >= tuning.PARALLEL_BYTES:
+        threads = min(get_num_threads(), call.units, call.nbytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
         if threads > 1 and _run_shared(call, threads, arrays):
             return
     call.run(new_scratch(call.scratch_bytes), 0, call.units, *arrays)
@@ -76,5 +66,5 @@ def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
         scratch = new_scratch(threads * call.scratch_bytes)
     except MemoryError:
         return False
-    chunks = max(threads, min(CHUNKS_PER_THREAD * threads, call.nbytes // CHUNK_BYTES))
+    chunks = max(threads, min(tuning.CHUNKS_PER_THREAD * threads, call.nbytes // tuning.CHUNK_BYTES))
     return call.run_shared(scratch, threads - 1, min(chunks, call.units, MOST_CHUNKS), *arrays)

@@ -83,6 +83,7 @@ class ScatterTiling(NamedTuple):
     row_blocks: int
     column_blocks: int
     channel_blocks: int
+    step: int  # gradients from one channel of a window to the next, or from one plane
     lookup: int  # how far from its window's start each offset lies: a table, where offsets are bytes
     sums_begin: int
     scratch_bytes: int
@@ -101,6 +102,7 @@ def scatter(
         row_blocks=ceil_div(g.D * g.H, rows),
         column_blocks=ceil_div(g.W, columns),
         channel_blocks=ceil_div(g.inner, channels),
+        step=g.OD * g.OH * g.OW if g.inner == 1 else 1,
         lookup=lookup,
         sums_begin=8 * lookup,
         scratch_bytes=8 * lookup + in_cache_lines(planes * rows * columns * channels, sums_itemsize),

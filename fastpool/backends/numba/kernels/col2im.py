@@ -1,0 +1,170 @@
+"""col2im, the adjoint of im2col: the columns of all taps are added to their cells."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
+from fastpool.backends.numba.simd.half import narrow, widen
+from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
+from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+
+
+class Block(NamedTuple):
+    """The cells of one work item: rows from h0 up to h1 of slice `d`, and columns from q0 up to q1."""
+
+    image: int
+    images: int
+    channel: int
+    d: int
+    h0: int
+    h1: int
+    q0: int
+    q1: int
+
+
+@kernel
+def col2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
+    """Work items are channels of blocks of cells. Their sums stay in the caches while the columns of all taps are
+    added, in their order.
+    """
+    total = scratch_view(scratch, 0, t.elements, sums)
+    zeros = splat(load(total, 0), sums.dtype.type(0))
+    for item in range(start, stop):
+        block = block_at(item, g, t)
+        fill_vectors(total, 0, (block.h1 - block.h0) * t.phases * t.pitch, zeros)
+        for kd in range(g.KD):
+            od, between = divmod(block.d + g.pd - kd * g.dd, g.sd)
+            if between == 0 and 0 <= od < g.OD:
+                for kh in range(g.KH):
+                    add_row_of_taps(total, cols, block, od, kd * g.KH + kh, kh, g, t, half_format)
+        write_block(dx, total, block, g, t, half_format)
+
+
+@inlined
+def block_at(item, g, t):
+    rest, channel = divmod(item, t.channels)
+    rest, column_block = divmod(rest, t.column_blocks)
+    rest, row_block = divmod(rest, t.row_blocks)
+    rest, d = divmod(rest, g.D)
+    images = min(t.block_images, g.inner - rest % t.image_blocks * t.block_images)
+    h0, q0 = row_block * t.block_rows, t.first_column + column_block * t.block_columns
+    h1, q1 = min(h0 + t.block_rows, g.H), min(q0 + t.block_columns, t.first_column + t.all_columns)
+    return Block(rest * t.block_images, images, channel, d, h0, h1, q0, q1)
+
+
+@inlined
+def first_at(tap, stride, place):
+    """The first window whose tap lies not before a place, both counted from the leading padding."""
+    return max(place - tap + stride - 1, 0) // stride
+
+
+@inlined
+def add_row_of_taps(total, cols, block, od, tap_row, kh, g, t, half_format):
+    """Add the columns of a window's row of taps to the sums of a block."""
+    oh0, oh1 = first_at(kh * g.dh, g.sh, block.h0 + g.ph), min(first_at(kh * g.dh, g.sh, block.h1 + g.ph), g.OH)
+    row, next_row = oh0 * g.sh + kh * g.dh - g.ph - block.h0, g.sh * t.phases * t.pitch
+    position = ((od * g.OH + oh0) * g.OW) * g.inner + block.image * t.cols_image + block.channel * t.cols_channel
+    for kw in range(g.KW):
+        column, phase = divmod(kw * g.dw, t.phases)
+        ow0, ow1 = first_at(column, t.apart, block.q0), min(first_at(column, t.apart, block.q1), g.OW)
+        if ow0 < ow1:
+            to = (row * t.phases + phase) * t.pitch + (ow0 * t.apart + column - block.q0) * block.images
+            source = position + ow0 * g.inner + (tap_row * g.KW + kw) * t.cols_tap
+            sums, columns, apart = tail_view(total, to), tail_view(cols, source), t.apart * block.images
+            shape = oh1 - oh0, ow1 - ow0, block.images
+            add_columns(sums, next_row, apart, columns, g.OW * g.inner, shape, half_format)
+
+
+def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+    """Add a tap's columns to sums, for so many rows of windows, windows of a row, and images.
+
+    From one row to the next, sums lie `next_sums` elements apart and columns `next_cols`; from one window to the next,
+    sums lie `apart`. Zeros may be added past the end of a row.
+    """
+
+
+@overload(add_columns, jit_options=INLINED)
+def _add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+            rows, windows, images = shape
+            done = 0
+            if apart == images:
+                done = add_whole_rows(sums, next_sums, cols, next_cols, rows, windows * images)
+            add_elements(sums, next_sums, apart, cols, next_cols, done, shape, half_format)
+
+        return add_columns
+
+    def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+        add_elements(sums, next_sums, apart, cols, next_cols, 0, shape, half_format)
+
+    return add_columns
+
+
+@inlined
+def add_whole_rows(sums, next_sums, cols, next_cols, rows, count):
+    """Add rows of `count` elements in vectors, as long as these do not read past the end of the columns; return how
+    many rows were added."""
+    width, zeros = width_of(sums), splat(load(sums, 0), sums.dtype.type(0))
+    whole = count // width * width
+    last_mask = mask_first(zeros, count - whole)
+    to = source = done = 0
+    while done < rows and source + whole + width <= len(cols):
+        i = 0
+        while i < whole:
+            store(sums, to + i, load(sums, to + i) + load(cols, source + i))
+            i += width
+        if i < count:
+            store(sums, to + i, load(sums, to + i) + where(last_mask, load(cols, source + i), zeros))
+        to, source, done = to + next_sums, source + next_cols, done + 1
+    return done
+
+
+@inlined
+def add_elements(sums, next_sums, apart, cols, next_cols, first_row, shape, half_format):
+    """Add rows of columns element by element, from `first_row` on."""
+    rows, windows, images = shape
+    run, next_run = (windows * images, 0) if apart == images else (images, apart)
+    for row in range(first_row, rows):
+        for at in range(0, windows * images, positive(run)):
+            to = tail_view(sums, row * next_sums + at // images * next_run)
+            column = tail_view(cols, row * next_cols + at)
+            for i in range(run):
+                to[i] += widen(column[i], half_format)
+
+
+@inlined
+def write_block(dx, total, block, g, t, half_format):
+    """Write the sums of a block's rows to dx. Whole rows may spill into the next one of the block."""
+    first, last = max(block.q0 * t.phases - g.pw, 0), min(block.q1 * t.phases - g.pw, g.W)
+    plane = block.image * t.x_image + block.channel * t.x_channel + block.d * g.H * g.W * t.x_cell
+    for h in range(block.h0, block.h1):
+        to, sums = plane + (h * g.W + first) * t.x_cell, tail_view(total, (h - block.h0) * t.phases * t.pitch)
+        limit = plane + block.h1 * g.W if t.column_blocks == 1 else to + last - first
+        first_phase = first + g.pw - block.q0 * t.phases
+        if t.phases == 1 and t.x_cell * g.inner == 1:
+            narrow_row(dx, to, limit, sums, last - first, half_format)
+        elif t.phases == 2 and t.x_cell * g.inner == 1:
+            even, odd = tail_view(sums, 0), tail_view(sums, t.pitch)
+            if first_phase == 1:
+                even, odd = odd, tail_view(even, 1)
+            narrow_interleaved(dx, to, limit, even, odd, last - first, half_format)
+        else:
+            write_phases(tail_view(dx, to), sums, first_phase, last - first, block.images, t, half_format)
+
+
+@inlined
+def write_phases(dx, sums, first_phase, count, images, t, half_format):
+    """Write a row of `count` cells of each image, the first of them of `first_phase`, phase by phase."""
+    for w in range(min(t.phases, count)):
+        column, phase = divmod(first_phase + w, t.phases)
+        for image in range(images):
+            source = tail_view(sums, phase * t.pitch + column * images + image)
+            target = tail_view(dx, w * t.x_cell + image * t.x_image)
+            for i in range((count - w - 1) // t.phases + 1):
+                target[np.uint64(i * t.phases * t.x_cell)] = narrow(source[np.uint64(i * images)], half_format)

@@ -1,0 +1,130 @@
+"""Max pooling of windows that are read in place: too large to be packed, or sharing too few cells to gain by it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.kernels.reduction import Maxima
+from fastpool.backends.numba.kernels.windows import first_real_offset, move_along_row, real_taps
+from fastpool.backends.numba.simd.compare import maximum, precedes, wins
+from fastpool.backends.numba.simd.half import from_key, to_key, to_keys
+from fastpool.backends.numba.simd.offsets import (
+    add_offsets,
+    arange_offsets,
+    larger,
+    set_offset,
+    splat_offset,
+    store_offsets,
+)
+from fastpool.backends.numba.simd.vectors import load, splat, store, width_of
+from fastpool.backends.numba.simd.views import scratch_view
+
+
+class DirectWindow(NamedTuple):
+    """A window: the element of its first tap in the input, of its maximum in the output, and its first real offset."""
+
+    origin: int
+    to: int
+    first: int
+
+
+@kernel
+def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+    """Work items are pieces of a row of windows."""
+    out = Maxima(y, argmax)
+    vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
+    for item in range(start, stop):
+        row, column_block = divmod(item, t.column_blocks)
+        rest, oh = divmod(row, g.OH)
+        plane, od = divmod(rest, g.OD)
+        d, h = od * g.sd - g.pd, oh * g.sh - g.ph
+        row_taps = real_taps(d, h, -g.pw, g)
+        for ow in range(column_block * t.block_columns, min((column_block + 1) * t.block_columns, g.OW)):
+            w = ow * g.sw - g.pw
+            taps = move_along_row(row_taps, w, g)
+            origin, to = (((plane * g.D + d) * g.H + h) * g.W + w) * g.inner, (row * g.OW + ow) * g.inner
+            window = DirectWindow(origin, to, first_real_offset(taps, g))
+            pool_window(out, vector, x, window, taps, g, lowest, half_format)
+
+
+@inlined
+def pool_window(out, vector, x, window, taps, g, lowest, half_format):
+    """All channels of a window: in vectors where these fill one, else each by rows of cells or cell by cell."""
+    width, channel = width_of(x), 0
+    while g.inner >= width and channel < g.inner:
+        channel = min(channel, g.inner - width)  # the last vector overlaps the one before
+        pool_channels(out, x, window, channel, taps, g, lowest, half_format)
+        channel += width
+    while channel < g.inner:
+        if g.inner == g.dw == 1 and taps.end_kw - taps.first_kw >= width:
+            best, winner = pool_rows(vector, x, window, taps, g, lowest, half_format)
+        else:
+            best, winner = pool_cells(x, window.origin + channel, window.first, taps, g, lowest, half_format)
+        out.values[window.to + channel] = best
+        set_offset(out.argmax, window.to + channel, winner)
+        channel += 1
+    if half_format is not None:
+        for i in range(window.to, window.to + g.inner):
+            out.values[i] = from_key(out.values[i], half_format)
+
+
+@inlined
+def pool_channels(out, x, window, channel, taps, g, lowest, half_format):
+    """As many channels of a window as a vector holds."""
+    best = splat(load(x, 0), lowest)
+    winner = splat_offset(best, out.argmax, window.first)
+    for kd in range(taps.first_kd, taps.end_kd):
+        for kh in range(taps.first_kh, taps.end_kh):
+            for kw in range(taps.first_kw, taps.end_kw):
+                at = window.origin + ((kd * g.dd * g.H + kh * g.dh) * g.W + kw * g.dw) * g.inner + channel
+                offset = splat_offset(best, out.argmax, (kd * g.KH + kh) * g.KW + kw)
+                best, winner = larger(best, winner, to_keys(load(x, at), half_format), offset)
+    store(out.values, window.to + channel, best)
+    store_offsets(out.argmax, window.to + channel, winner)
+
+
+@inlined
+def pool_rows(vector, x, window, taps, g, lowest, half_format):
+    """A window of neighbouring cells: the maximum of each element of the vectors of its rows, and then of these."""
+    width, count = width_of(x), taps.end_kw - taps.first_kw
+    best = splat(load(x, 0), lowest)
+    winner, steps = splat_offset(best, vector.argmax, window.first), arange_offsets(best, vector.argmax)
+    for kd in range(taps.first_kd, taps.end_kd):
+        for kh in range(taps.first_kh, taps.end_kh):
+            row, i = window.origin + (kd * g.dd * g.H + kh * g.dh) * g.W + taps.first_kw, 0
+            tap = (kd * g.KH + kh) * g.KW + taps.first_kw
+            while i < count:
+                i = min(i, count - width)  # the last vector overlaps the one before
+                offset = add_offsets(steps, splat_offset(best, vector.argmax, tap + i))
+                best, winner = larger(best, winner, to_keys(load(x, row + i), half_format), offset)
+                i += width
+    store(vector.values, 0, best)
+    store_offsets(vector.argmax, 0, winner)
+    return best_of_vector(vector.values, vector.argmax, window.first, lowest)
+
+
+@inlined
+def best_of_vector(values, argmax, first, lowest):
+    """The maximum of a stored vector. Of equal values, that with the smaller offset wins."""
+    best, winner = lowest, first
+    for i in range(width_of(values)):
+        if argmax is None:
+            best = maximum(best, values[i])
+        elif precedes(values[i], np.int64(argmax[i]), best, winner):
+            best, winner = values[i], np.int64(argmax[i])
+    return best, winner
+
+
+@inlined
+def pool_cells(x, origin, first, taps, g, lowest, half_format):
+    """One window, cell after cell."""
+    best, winner = lowest, first
+    for kd in range(taps.first_kd, taps.end_kd):
+        for kh in range(taps.first_kh, taps.end_kh):
+            for kw in range(taps.first_kw, taps.end_kw):
+                at = origin + ((kd * g.dd * g.H + kh * g.dh) * g.W + kw * g.dw) * g.inner
+                value = to_key(x[at], half_format)
+                if wins(value, best):
+                    best, winner = value, (kd * g.KH + kh) * g.KW + kw
+    return best, winner

@@ -1,0 +1,309 @@
+"""The gradient of a max pool, gathered: each cell sums the gradients of the windows that it won."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.kernels.packing import Cells
+from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row, widen_row
+from fastpool.backends.numba.simd.half import narrow
+from fastpool.backends.numba.simd.vectors import (
+    load,
+    load_like,
+    mask_first,
+    prefetch_to_write,
+    splat,
+    store,
+    where,
+    width_of,
+)
+from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+
+
+class Tile(NamedTuple):
+    """The cells of one work item in slice `d` of a plane, counted in strides from the leading padding."""
+
+    plane: int
+    d: int
+    first_row: int
+    first_column: int
+    rows: int
+    columns: int
+
+
+class Depth(NamedTuple):
+    """The taps along the depth by which windows cover a slice, and the slice of windows that covers it by the last."""
+
+    first_kd: int
+    last_kd: int
+    first_od: int
+
+
+class Windows(NamedTuple):
+    """The gradients and offsets of the windows that cover a tile: in place, or packed.
+
+    The window of a tile's first stride is at element `origin`, the next row of windows `pitch * inner` elements
+    further, and the next slice `slice_step` elements.
+    """
+
+    grads: Any
+    argmax: Any
+    pitch: int
+    slice_step: int
+    origin: int
+    in_place: bool
+
+
+class Buffers(NamedTuple):
+    """A thread's scratch."""
+
+    grads: Any  # packed gradients, and their offsets
+    argmax: Any
+    sums: Any
+    taps: Any  # for each phase, and each tap that covers it, a vector of the tap's offset
+    sources: Any  # and how many elements its window lies before that of the cell's stride
+    phase_begins: Any  # where the taps of each phase begin
+
+
+@kernel
+def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, start, stop):
+    """Work items are tiles of cells. The cells of one phase of the stride are covered by the same taps, so that vectors
+    of them ask one tap after the other. Last tap first: gradients are added in the row-major order of their windows.
+
+    Windows that start a stride apart up to the end of every axis are asked in place. What a cell then takes for a
+    window across an edge is one at the other end of a row, or in the next plane, whose winner can never be this cell.
+    """
+    buffers = divide_scratch(scratch, argmax, sums, t)
+    rows_before = max(min(stop % t.row_blocks * t.block_rows * g.sh - g.ph, g.H), 0)
+    limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
+    listed = -1, -1, False
+    for item in range(start, stop):
+        tile = tile_at(item, g, t)
+        depth = depth_over(tile.d, g)
+        windows = windows_over(dy, argmax, buffers, tile, depth, g, t)
+        if not windows.in_place:
+            pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format)
+        if listed != (depth.first_kd, depth.last_kd, windows.in_place):
+            listed = depth.first_kd, depth.last_kd, windows.in_place
+            list_taps(buffers, depth, windows, g, t)
+        count = ((tile.rows - 1) * windows.pitch + tile.columns) * g.inner
+        to = ((tile.plane * g.D + tile.d) * g.H + tile.first_row * g.sh) * g.W * g.inner
+        for phase in range(t.phases):
+            sum_phase(tail_view(buffers.sums, phase * t.phase), windows, count, buffers, phase, dx, to + phase * count)
+        if windows.in_place and t.flat:
+            write_flat(dx, buffers.sums, tile, limit, g, half_format)
+        else:
+            write_rows(dx, buffers.sums, windows.pitch, tile, limit, g, t, half_format)
+
+
+@inlined
+def divide_scratch(scratch, argmax, sums, t):
+    values = scratch_view(scratch, 0, t.sums, sums)
+    offsets = scratch_view(scratch, t.argmax_begin, t.grads + t.taps, argmax)
+    return Buffers(
+        slice_view(values, 0, t.grads),
+        slice_view(offsets, 0, t.grads),
+        tail_view(values, t.grads),
+        tail_view(offsets, t.grads),
+        scratch_view(scratch, t.sources_begin, t.taps, np.int64),
+        scratch_view(scratch, t.phases_begin, t.phases + 1, np.int64),
+    )
+
+
+@inlined
+def tile_at(item, g, t):
+    rest, column_block = divmod(item, t.column_blocks)
+    rest, row_block = divmod(rest, t.row_blocks)
+    plane, d = divmod(rest, g.D)
+    first_row, first_column = row_block * t.block_rows, column_block * t.block_columns
+    rows, columns = min(t.block_rows, t.all_rows - first_row), min(t.block_columns, t.all_columns - first_column)
+    return Tile(plane, d, first_row, first_column, rows, columns)
+
+
+@inlined
+def depth_over(d, g):
+    """Slices of windows that cover one of cells, from the first to the last, cover it by taps from the last to the
+    first."""
+    first_kd, last_kd, first_od = g.KD, -1, 0
+    for kd in range(g.KD):
+        od, between = divmod(d + g.pd - kd * g.dd, g.sd)
+        if between == 0 and 0 <= od < g.OD:
+            first_kd, last_kd, first_od = min(first_kd, kd), kd, od
+    return Depth(first_kd, last_kd, first_od)
+
+
+@inlined
+def windows_over(dy, argmax, buffers, tile, depth, g, t):
+    """The windows over a tile: in place, if they can be and all that vectors read lies in dy."""
+    plane, width = g.OH * g.OW * g.inner, width_of(buffers.sums)
+    begin = (tile.plane * g.OD + depth.first_od) * plane + (tile.first_row * g.OW + tile.first_column) * g.inner
+    slices = (depth.last_kd - depth.first_kd) * g.dd // g.sd
+    end = begin + slices * plane + ((tile.rows - 1) * g.OW + tile.columns) * g.inner
+    readable = begin >= (t.back_h * g.OW + t.back_w) * g.inner and end + 2 * width <= len(dy)
+    in_place = t.in_place != 0 and readable
+    grads, offsets, pitch, slice_step = buffers.grads, buffers.argmax, t.pitch, t.slice
+    origin = (t.back_h * t.pitch + t.back_w) * g.inner
+    if in_place:
+        grads, offsets, pitch, slice_step = as_sums(dy, grads), tail_view(argmax, 0), g.OW, plane
+        origin = begin
+    return Windows(grads, offsets, pitch, slice_step, origin, in_place)
+
+
+def as_sums(dy, grads):
+    """dy itself, where gradients are summed in their own dtype; else `grads`: they are never read in place."""
+
+
+@overload(as_sums, jit_options=INLINED)
+def _as_sums(dy, grads):
+    return (lambda dy, grads: dy) if dy == grads else (lambda dy, grads: grads)
+
+
+@inlined
+def pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format):
+    """Pack the windows that cover a tile, slice after slice."""
+    top, left, packed = tile.first_row - t.back_h, tile.first_column - t.back_w, 0
+    rectangle = Cells(top, left, tile.rows + t.back_h, tile.columns + t.back_w, t.pitch)
+    for kd in range(depth.last_kd, depth.first_kd - 1, -1):
+        further, between = divmod((depth.last_kd - kd) * g.dd, g.sd)
+        if between == 0:
+            source = (((tile.plane * g.OD + depth.first_od + further) * g.OH + top) * g.OW + left) * g.inner
+            grads, offsets = tail_view(buffers.grads, packed), tail_view(buffers.argmax, packed)
+            pack_windows(grads, offsets, tail_view(dy, source), tail_view(argmax, source), rectangle, g, half_format)
+            packed += t.slice
+
+
+@inlined
+def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
+    """Copy a rectangle of windows, which begins with dy and argmax. Windows that do not exist have the gradient 0."""
+    width, zeros = width_of(grads), splat(load(grads, 0), grads.dtype.type(0))
+    begin = min(max(-windows.w, 0), windows.columns) * g.inner
+    end = max(min(g.OW - windows.w, windows.columns) * g.inner, begin)
+    last_mask = mask_first(zeros, (end - begin) % width)
+    for row in range(windows.rows):
+        to, source, written = row * windows.pitch * g.inner, row * g.OW * g.inner, 0
+        grads_row = tail_view(grads, to)
+        if 0 <= windows.h + row < g.OH:
+            copy_argmax(tail_view(offsets, to), tail_view(argmax, source), begin, end, zeros, width)
+            fill_vectors(grads_row, 0, begin, zeros)
+            written = widen_row(grads_row, tail_view(dy, source), begin, end, last_mask, zeros, half_format)
+        fill_vectors(grads_row, written, windows.columns * g.inner, zeros)
+
+
+@inlined
+def copy_argmax(to, argmax, begin, end, like, width):
+    """argmax[begin:end] in vectors as wide as `like`, which may spill past `end`."""
+    i = begin
+    while i < end and i + width <= len(argmax):
+        store(to, i, load_like(like, argmax, i))
+        i += width
+    while i < end:
+        to[np.uint64(i)] = argmax[np.uint64(i)]
+        i += 1
+
+
+@inlined
+def list_taps(buffers, depth, windows, g, t):
+    """List for each phase of the stride by which taps windows cover its cells, and how far before the cell they lie."""
+    found = 0
+    for phase in range(t.phases):
+        buffers.phase_begins[phase], slices = found, 0
+        for kd in range(depth.last_kd, depth.first_kd - 1, -1):
+            further, between = divmod((depth.last_kd - kd) * g.dd, g.sd)
+            if between == 0:
+                to_slice = (further if windows.in_place else slices) * windows.slice_step
+                found = list_taps_of_slice(buffers, found, phase, kd, to_slice, windows.pitch, g)
+                slices += 1
+    buffers.phase_begins[t.phases] = found
+
+
+@inlined
+def list_taps_of_slice(buffers, found, phase, kd, to_slice, pitch, g):
+    """The same for a slice of windows that lies `to_slice` elements after the first; return how many are listed now."""
+    for kh in range(g.KH - 1, -1, -1):
+        for kw in range(g.KW - 1, -1, -1):
+            if kh * g.dh % g.sh * g.sw + kw * g.dw % g.sw == phase:
+                buffers.sources[found] = (kh * g.dh // g.sh * pitch + kw * g.dw // g.sw) * g.inner - to_slice
+                offset = buffers.taps.dtype.type((kd * g.KH + kh) * g.KW + kw)
+                store(buffers.taps, found, splat(load(buffers.sums, 0), offset))
+                found += width_of(buffers.sums)
+    return found
+
+
+@inlined
+def sum_phase(sums, windows, count, buffers, phase, dx, to):
+    """The sums of the cells of one phase, two vectors at a time. dx is prefetched from `to` on."""
+    width = width_of(sums)
+    begin, end = buffers.phase_begins[phase], buffers.phase_begins[phase + 1]
+    for i in range(0, count, positive(2 * width)):
+        low = splat(load(sums, 0), sums.dtype.type(0))
+        high = low
+        prefetch_to_write(dx, to + i)
+        prefetch_to_write(dx, to + i + width)
+        tap = begin
+        while tap < end:
+            source = windows.origin + i - buffers.sources[np.uint64(tap)]
+            offset = load_like(low, buffers.taps, tap)
+            low_wins = load_like(low, windows.argmax, source) == offset
+            high_wins = load_like(low, windows.argmax, source + width) == offset
+            low = where(low_wins, low + load(windows.grads, source), low)
+            high = where(high_wins, high + load(windows.grads, source + width), high)
+            tap += width
+        store(sums, i, low)
+        store(sums, i + width, high)
+
+
+@inlined
+def write_flat(dx, sums, tile, limit, g, half_format):
+    """Where sums lie as their cells do in dx, all rows of a tile are one."""
+    first, end = max(tile.first_row - g.ph, 0), min(tile.first_row + tile.rows - g.ph, g.H)
+    at = ((first + g.ph - tile.first_row) * g.OW + g.pw) * g.inner
+    to = ((tile.plane * g.D + tile.d) * g.H + first) * g.W * g.inner
+    narrow_row(dx, to, limit, tail_view(sums, at), (end - first) * g.W * g.inner, half_format)
+
+
+@inlined
+def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
+    """Write the sums of each row of cells in a tile. A row of strides is `sh` rows of cells."""
+    w0 = max(tile.first_column * g.sw - g.pw, 0)
+    w1 = min((tile.first_column + tile.columns) * g.sw - g.pw, g.W)
+    first, first_phase = divmod(w0 + g.pw - tile.first_column * g.sw, g.sw)
+    for row in range(tile.rows):
+        for row_phase in range(g.sh):
+            h = (tile.first_row + row) * g.sh + row_phase - g.ph
+            if 0 <= h < g.H:
+                to = (((tile.plane * g.D + tile.d) * g.H + h) * g.W + w0) * g.inner
+                row_limit = limit if t.column_blocks == 1 else to + (w1 - w0) * g.inner
+                row_sums = tail_view(sums, row_phase * g.sw * t.phase + (row * pitch + first) * g.inner)
+                write_row(dx, to, row_limit, row_sums, first_phase, w1 - w0, g, t, half_format)
+
+
+@inlined
+def write_row(dx, to, limit, sums, first_phase, count, g, t, half_format):
+    """Write `count` cells of a row, the first of them of `first_phase`. The sums of each phase lie `t.phase` apart."""
+    if g.sw == 1:
+        narrow_row(dx, to, limit, sums, count * g.inner, half_format)
+    elif g.sw == 2 and g.inner == 1:
+        even, odd = tail_view(sums, 0), tail_view(sums, t.phase)
+        if first_phase == 1:
+            even, odd = odd, tail_view(even, 1)
+        narrow_interleaved(dx, to, limit, even, odd, count, half_format)
+    elif g.inner == 1:
+        for w in range(min(g.sw, count)):
+            column, phase = divmod(first_phase + w, g.sw)
+            narrow_every(tail_view(dx, to + w), tail_view(sums, phase * t.phase + column), g.sw, count - w, half_format)
+    else:
+        for w in range(count):
+            column, phase = divmod(w + first_phase, g.sw)
+            cell = tail_view(sums, phase * t.phase + column * g.inner)
+            narrow_row(dx, to + w * g.inner, limit, cell, g.inner, half_format)
+
+
+@inlined
+def narrow_every(dx, sums, step, count, half_format):
+    """Write sums as gradients to every step-th of `count` cells."""
+    i = cell = 0
+    while cell < count:
+        dx[np.uint64(cell)] = narrow(sums[np.uint64(i)], half_format)
+        i, cell = i + 1, cell + step

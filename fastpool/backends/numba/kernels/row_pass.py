@@ -1,0 +1,141 @@
+"""Maxima along rows: the first pass of the separable kernels.
+
+All rows of a tile lie one behind the other and are treated as one long row. What is computed at positions between two
+rows is never read.
+"""
+
+import numpy as np
+
+from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.kernels.reduction import (
+    Maxima,
+    Taps,
+    double_windows,
+    one_slice,
+    reduce_row,
+    tail_of,
+    two_of_width,
+)
+from fastpool.backends.numba.simd.offsets import (
+    add_offsets,
+    fill_offsets,
+    larger,
+    load_offsets,
+    splat_offset,
+    store_offsets,
+)
+from fastpool.backends.numba.simd.vectors import (
+    deinterleave_even,
+    deinterleave_odd,
+    load,
+    load_stride_2,
+    load_stride_3,
+    load_stride_5,
+    store,
+    width_of,
+)
+from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, unliteral
+from fastpool.backends.numba.tiling.forward import BY_CHANNELS, BY_DOUBLING, BY_HALVING, BY_STRIDE
+
+
+@inlined
+def pool_along_rows(out, count, cells, spare, method, g):
+    """The maxima of `count` windows one row high, over the taps along their row.
+
+    The cells may be packed in `out` itself, one vector behind its start, so that each is read before it is overwritten.
+    """
+    width = width_of(out.values)
+    fill_offsets(slice_view(out.argmax, 0, count * g.sw + 2 * width), 0)
+    if method <= BY_DOUBLING:
+        taps = Taps(g.KW, g.dw * g.inner, unliteral(1))
+        if method == BY_DOUBLING:
+            taps = two_of_width(double_windows(out, cells, count, taps), taps)
+            cells = tail_view(out.values, 0)
+        reduce_row(out, count, count, Maxima(cells, out.argmax), one_slice(), taps, unliteral(0))
+    elif method == BY_CHANNELS:
+        pool_channels_along_rows(out, count, Maxima(cells, tail_view(out.argmax, width)), g)
+    elif method == BY_HALVING:
+        pool_by_halving(out, count, cells, g)
+    elif method != BY_STRIDE:
+        pool_gathered(out, count, cells, spare, g)
+    elif g.sw == 2:
+        pool_strided(load_stride_2, out, count, cells, 2, g)
+    elif g.sw == 3:
+        pool_strided(load_stride_3, out, count, cells, 3, g)
+    else:
+        pool_strided(load_stride_5, out, count, cells, 5, g)
+
+
+@inlined
+def pool_channels_along_rows(out, count, source, g):
+    """Where windows are several cells apart and have channels: these are the vectors, window after window."""
+    taps = Taps(g.KW, g.dw * g.inner, unliteral(1))
+    for window in range(count // g.inner):
+        cells = tail_of(source, window * g.sw * g.inner)
+        reduce_row(tail_of(out, window * g.inner), g.inner, g.inner, cells, one_slice(), taps, unliteral(0))
+
+
+@inlined
+def pool_strided(load_strided, out, count, cells, stride, g):
+    """Where windows are 2, 3 or 5 cells apart: for each tap, a vector of every such cell."""
+    for i in range(0, count, positive(width_of(out.values))):
+        best = load_strided(cells, i * stride)
+        winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
+        next_tap = splat_offset(best, out.argmax, 1)
+        for tap in range(1, g.KW):
+            value, offset = load_strided(cells, i * stride + tap * g.dw), add_offsets(offset, next_tap)
+            best, winner = larger(best, winner, value, offset)
+        store_offsets(out.argmax, i, winner)
+        store(out.values, i, best)
+
+
+@inlined
+def pool_by_halving(out, count, cells, g):
+    """Where windows of 2, 4, 8 ... cells lie side by side: the larger of two neighbours, again and again."""
+    source, taps = Maxima(cells, out.argmax), 2
+    while taps < g.KW:
+        halve(out, source, count * (g.KW // taps), taps // 2)
+        source, taps = tail_of(out, 0), 2 * taps
+    halve(out, source, count, taps // 2)
+
+
+@inlined
+def halve(out, source, count, weight):
+    """The larger of each two neighbours, to `count` elements. The second has an offset larger by `weight`."""
+    width = width_of(out.values)
+    for i in range(0, count, positive(width)):
+        low, high = load(source.values, 2 * i), load(source.values, 2 * i + width)
+        low_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i)
+        high_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i + width)
+        second_offsets = add_offsets(deinterleave_odd(low_offsets, high_offsets), splat_offset(low, out.argmax, weight))
+        first, first_offsets = deinterleave_even(low, high), deinterleave_even(low_offsets, high_offsets)
+        best, winner = larger(first, first_offsets, deinterleave_odd(low, high), second_offsets)
+        store_offsets(out.argmax, i, winner)
+        store(out.values, i, best)
+
+
+@inlined
+def pool_gathered(out, count, cells, spare, g):
+    """Where windows are any other number of cells apart: for each tap, its cells are gathered side by side first."""
+    most, width = len(spare) // 2, width_of(spare)
+    best, values = slice_view(spare, 0, most), slice_view(spare, most, most)
+    for begin in range(0, count, positive(most)):
+        piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
+        gather_cells(best, tail_view(cells, begin * g.sw), piece, g.sw)
+        fill_offsets(slice_view(argmax, 0, piece), 0)
+        for tap in range(1, g.KW):
+            gather_cells(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
+            for i in range(0, piece, positive(width)):
+                earlier = load(best, i)
+                earlier_offset, offset = load_offsets(earlier, argmax, argmax, i), splat_offset(earlier, argmax, tap)
+                largest, winner = larger(earlier, earlier_offset, load(values, i), offset)
+                store(best, i, largest)
+                store_offsets(argmax, i, winner)
+        for i in range(piece):
+            out.values[begin + i] = best[i]
+
+
+@inlined
+def gather_cells(to, cells, count, stride):
+    for i in range(count):
+        to[i] = cells[np.uint64(i * stride)]

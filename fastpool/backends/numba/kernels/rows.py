@@ -1,0 +1,147 @@
+"""Rows of elements: filling them, packing them from an input, and writing them to an output.
+
+Rows are read and written a vector at a time. `last_vector` says how far the last one may reach. What is left goes
+element by element, at unsigned indices: for others, Numba would look whether they count from the end.
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.kernels.windows import last_vector
+from fastpool.backends.numba.simd.half import narrow, to_key, to_keys, widen
+from fastpool.backends.numba.simd.vectors import (
+    interleave_high,
+    interleave_low,
+    load,
+    prefetch,
+    store,
+    where,
+    width_of,
+)
+
+
+@inlined
+def fill(row, value):
+    for i in range(len(row)):
+        row[i] = value
+
+
+@inlined
+def fill_vectors(array, begin, end, vector):
+    """Store a vector from `begin` on, again and again while it begins before `end`: it may spill past `end`."""
+    if begin < end:  # one vector is nearly always enough; alone, LLVM does not turn it into a call of memset
+        store(array, begin, vector)
+        begin += width_of(array)
+    while begin < end:
+        store(array, begin, vector)
+        begin += width_of(array)
+
+
+@inlined
+def any_equal(row, value):
+    found = False
+    for i in range(len(row)):
+        found |= row[i] == value
+    return found
+
+
+@inlined
+def pack_row(packed, x, begin, end, last_mask, padding, half_format, prefetch_distance):
+    """Write the keys of x[begin:end] to packed[begin:end], and return where the written vectors end.
+
+    Elements of the last vector beyond `end`, those outside `last_mask`, become `padding`.
+    """
+    i, width = begin, width_of(x)
+    while i + width <= end:
+        store(packed, i, to_keys(load(x, i), half_format))
+        prefetch(x, i + prefetch_distance)
+        i += width
+    if i < end and i + width <= len(x):
+        store(packed, i, where(last_mask, to_keys(load(x, i), half_format), padding))
+        prefetch(x, i + prefetch_distance)
+        i += width
+    while i < end:
+        packed[np.uint64(i)] = to_key(x[np.uint64(i)], half_format)
+        i += 1
+    return i
+
+
+def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+    """Write dy[begin:end] to grads[begin:end] as numbers to add up, and return where the written vectors end."""
+
+
+@overload(widen_row, jit_options=INLINED)
+def _widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+            return pack_row(grads, dy, begin, end, last_mask, zeros, None, 0)
+
+        return widen_row
+
+    def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+        for i in range(begin, end):
+            grads[i] = widen(dy[i], half_format)
+        return end
+
+    return widen_row
+
+
+def narrow_row(dx, to, limit, sums, count, half_format):
+    """Write `count` sums to dx[to : to + count] as gradients. Vectors may spill past the row, up to `limit`."""
+
+
+@overload(narrow_row, jit_options=INLINED)
+def _narrow_row(dx, to, limit, sums, count, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def narrow_row(dx, to, limit, sums, count, half_format):
+            i, width = 0, width_of(dx)
+            last = last_vector(count, width, to + count + width, limit)
+            while i < count and i <= last:
+                store(dx, to + i, load(sums, i))
+                i += width
+            while i < count:
+                dx[np.uint64(to + i)] = sums[np.uint64(i)]
+                i += 1
+
+        return narrow_row
+
+    def narrow_row(dx, to, limit, sums, count, half_format):
+        for i in range(count):
+            dx[np.uint64(to + i)] = narrow(sums[i], half_format)
+
+    return narrow_row
+
+
+def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+    """As `narrow_row`, where the sums of every other element are in another array."""
+
+
+@overload(narrow_interleaved, jit_options=INLINED)
+def _narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+            i, width = 0, width_of(dx)
+            last = last_vector(count, 2 * width, to + count + 2 * width, limit)
+            while i < count and i <= last:
+                low, high = load(even, i // 2), load(odd, i // 2)
+                store(dx, to + i, interleave_low(low, high))
+                store(dx, to + i + width, interleave_high(low, high))
+                i += 2 * width
+            while i < count:
+                half = np.uint64(i) // np.uint64(2)
+                dx[np.uint64(to + i)] = even[half] if i % 2 == 0 else odd[half]
+                i += 1
+
+        return narrow_interleaved
+
+    def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+        for i in range(count):
+            half = np.uint64(i) // np.uint64(2)
+            dx[np.uint64(to + i)] = narrow(even[half] if i % 2 == 0 else odd[half], half_format)
+
+    return narrow_interleaved

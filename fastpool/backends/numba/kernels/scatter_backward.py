@@ -1,0 +1,161 @@
+"""The gradient of a max pool, scattered: each window adds its gradient to its winner, whatever its number of taps."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.kernels.rows import fill
+from fastpool.backends.numba.kernels.windows import (
+    after_last_tap,
+    after_last_window,
+    first_tap,
+    first_window,
+    has_cell,
+)
+from fastpool.backends.numba.simd.half import narrow, widen
+from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
+
+
+class Tile(NamedTuple):
+    """Rows of cells from `first` up to `end`, counted through all slices of a plane; columns from `left` up to `right`;
+    and some channels; or all of some planes. Each plane has `size` elements of the tile."""
+
+    plane: int
+    planes: int
+    first: int
+    end: int
+    left: int
+    right: int
+    channel: int
+    size: int
+    together: int  # elements that are added up together: all channels of a cell, or that cell of all planes
+    apart: int  # elements from one of these to the next
+
+
+class Windows(NamedTuple):
+    """The gradients of all windows, the offsets of their winners, and how far from its window's start each offset lies:
+    a table, where offsets are bytes."""
+
+    grads: Any
+    argmax: Any
+    lookup: Any
+
+
+@kernel
+def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start, stop):
+    """Work items are tiles of dx. Each is zeroed, and then every window that can reach it adds to it, in order.
+
+    Neighbouring windows often add to one cell, and each addition would wait for the one before. So the innermost loop
+    goes over channels, or over some planes, where cells differ.
+    """
+    lookup = scratch_view(scratch, 0, t.lookup, np.int64)
+    for offset in range(t.lookup):
+        lookup[offset] = cells_from_start(offset, g, np.uint32) * g.inner
+    windows, item = Windows(dy, argmax, lookup), start
+    while item < stop:
+        tile = tile_at(item, stop, g, t)
+        item += tile.planes
+        begin = ((tile.plane * g.D * g.H + tile.first) * g.W + tile.left) * g.inner + tile.channel
+        target = slice_view(dx, begin, tile.planes * tile.size)
+        sums = sums_of(target, tail_view(scratch, t.sums_begin), half_format)
+        fill(sums, 0)
+        add_windows(sums, windows, tile, g, t, half_format)
+        write_sums(target, sums, half_format)
+
+
+@inlined
+def tile_at(item, stop, g, t):
+    rest, channel_block = divmod(item, t.channel_blocks)
+    rest, column_block = divmod(rest, t.column_blocks)
+    plane, row_block = divmod(rest, t.row_blocks)
+    first, left, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
+    end, right = min(first + t.block_rows, g.D * g.H), min(left + t.block_columns, g.W)
+    channels, planes = min(t.block_channels, g.inner - channel), min(stop - item, t.most_planes)
+    size = (end - first) * (right - left) * channels
+    together, apart = (planes, size) if g.inner == 1 else (channels, 1)
+    return Tile(plane, planes, first, end, left, right, channel, size, together, apart)
+
+
+def sums_of(target, scratch, half_format):
+    """Where to add up what ends in `target`: there itself, or for two-byte floats in scratch, as float32."""
+
+
+@overload(sums_of, jit_options=INLINED)
+def _sums_of(target, scratch, half_format):
+    if isinstance(half_format, types.NoneType):
+        return lambda target, scratch, half_format: target
+    return lambda target, scratch, half_format: scratch_view(scratch, 0, len(target), np.float32)
+
+
+@inlined
+def write_sums(target, sums, half_format):
+    if half_format is not None:
+        for i in range(len(target)):
+            target[i] = narrow(sums[i], half_format)
+
+
+@inlined
+def add_windows(sums, windows, tile, g, t, half_format):
+    """Let all windows that can reach a tile add to it, slice by slice and row by row."""
+    first_od = first_window(tile.first // g.H, (g.KD - 1) * g.dd + 1, g.sd, g.pd)
+    for od in range(first_od, after_last_window((tile.end - 1) // g.H, g.sd, g.pd, g.OD)):
+        d = od * g.sd - g.pd
+        first_kd, end_kd = first_tap(d, g.dd), after_last_tap(d, g.KD, g.dd, g.D)
+        for oh in range(g.OH):
+            h = oh * g.sh - g.ph
+            first_kh, end_kh = first_tap(h, g.dh), after_last_tap(h, g.KH, g.dh, g.H)
+            if first_kd < end_kd and first_kh < end_kh:
+                top = (d + first_kd * g.dd) * g.H + h + first_kh * g.dh
+                bottom = (d + (end_kd - 1) * g.dd) * g.H + h + (end_kh - 1) * g.dh
+                if bottom >= tile.first and top < tile.end:
+                    add_row(sums, windows, od * g.OH + oh, d * g.H + h - tile.first, tile, g, t, half_format)
+
+
+@inlined
+def add_row(sums, windows, row, first, tile, g, t, half_format):
+    """Let a row of windows add to a tile; their first row of cells is the tile's row `first`."""
+    first_ow, end_ow = 0, g.OW
+    if t.column_blocks > 1:
+        first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
+        end_ow = after_last_window(tile.right - 1, g.sw, g.pw, g.OW)
+    source = (tile.plane * g.OD * g.OH + row) * g.OW * g.inner + tile.channel
+    for ow in range(first_ow, end_ow):
+        w = ow * g.sw - g.pw
+        if 0 <= w < g.W or has_cell(w, g.KW, g.dw, g.W):
+            origin = (first * g.W + w - tile.left) * g.inner
+            grads = tail_view(windows.grads, source + ow * g.inner)
+            argmax = tail_view(windows.argmax, source + ow * g.inner)
+            add_window(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
+
+
+@inlined
+def add_window(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
+    """Let a window of all channels, or of all planes, add to a tile; its first tap is the tile's element `origin`."""
+    for i in range(tile.together):
+        cell = origin + elements_from_start(argmax[np.uint64(i * t.step)], lookup, g)
+        if np.uint64(cell) < np.uint64(tile.size):
+            sums[np.uint64(cell + i * tile.apart)] += widen(grads[np.uint64(i * t.step)], half_format)
+
+
+@inlined
+def cells_from_start(offset, g, dtype):
+    """How many cells of a plane lie between the start of a window and the cell of an offset; `dtype` counts taps."""
+    rest, kw = divmod(dtype(offset), dtype(g.KW))
+    kd, kh = divmod(rest, dtype(g.KH))
+    return (np.int64(kd) * g.dd * g.H + np.int64(kh) * g.dh) * g.W + np.int64(kw) * g.dw
+
+
+def elements_from_start(offset, lookup, g):
+    """The same in elements; looked up, where an offset is a byte."""
+
+
+@overload(elements_from_start, jit_options=INLINED)
+def _elements_from_start(offset, lookup, g):
+    if offset.bitwidth == 8:
+        return lambda offset, lookup, g: lookup[offset]
+    # A window may have 2**32 taps along one axis, which no uint32 holds.
+    dtype = np.uint32 if offset.bitwidth == 16 else np.uint64
+    return lambda offset, lookup, g: cells_from_start(offset, g, dtype) * g.inner

@@ -1,0 +1,338 @@
+"""Max pooling one axis after the other: the maximum along the rows, then down the columns and slices."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.kernels.packing import Cells, pack_cells
+from fastpool.backends.numba.kernels.padding import fix_padding_winners
+from fastpool.backends.numba.kernels.reduction import (
+    Maxima,
+    Taps,
+    double_windows,
+    reduce_row,
+    slice_of,
+    tail_of,
+    two_of_width,
+)
+from fastpool.backends.numba.kernels.row_pass import pool_along_rows
+from fastpool.backends.numba.kernels.rows import any_equal, fill, fill_vectors
+from fastpool.backends.numba.kernels.windows import (
+    after_last_tap,
+    ceil_div,
+    first_tap,
+    last_vector,
+    leaves_input,
+    windows_at_edges,
+)
+from fastpool.backends.numba.simd.half import from_key, to_keys
+from fastpool.backends.numba.simd.offsets import (
+    add_offsets,
+    copy_offsets,
+    fill_offsets,
+    larger,
+    splat_offset,
+    store_offsets,
+)
+from fastpool.backends.numba.simd.vectors import (
+    load,
+    load_like,
+    load_stride_2,
+    prefetch,
+    splat,
+    store,
+    where,
+    width_of,
+)
+from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+
+
+class Tile(NamedTuple):
+    """The windows of one work item: `rows` by `columns` of output slice `od`, the first of them at (oh, ow).
+
+    That window begins at the coordinates (d, h, w). Its first tap in the input along the depth is `first_kd`, and
+    `slices` of its taps are in the input.
+    """
+
+    plane: int
+    od: int
+    oh: int
+    ow: int
+    rows: int
+    columns: int
+    d: int
+    h: int
+    w: int
+    first_kd: int
+    slices: int
+
+
+class Source(NamedTuple):
+    """The rows of input under a tile, and how they are read.
+
+    The first cell is at element `origin` of the input. Rows from `first_row` up to `end_row` are not padding. `pitch`
+    is the number of elements from one row of maxima to the next, `step` that from one slice to the next.
+    """
+
+    origin: int
+    rows: int
+    columns: int
+    first_row: int
+    end_row: int
+    pitch: int
+    step: int
+    in_place: bool  # read where they are, instead of packed with their padding
+    vertical: bool  # windows are one column wide: there is no pass along rows
+    masked: bool  # read where they are, with a mask of the taps that are real
+
+
+class Buffers(NamedTuple):
+    """A thread's scratch."""
+
+    rows: Any  # maxima along rows, and before that the packed cells
+    spare: Any
+    tail: Any  # a row of output that is shorter than a vector
+    tap_bits: Any  # of each window in a tile, which taps along its row are real
+
+
+@kernel
+def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+    """Work items are tiles of windows. The packed cells and row maxima of one stay in the caches close to the core.
+
+    In this order of passes a later tap has a larger offset, so that the first of equal cells wins unasked.
+    """
+    out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
+    mark_real_taps(buffers.tap_bits, g)
+    fill_offsets(buffers.rows.argmax, 0)
+    limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
+    for item in range(start, stop):
+        tile = tile_at(item, g, t)
+        source = source_of(x, tile, g, t, half_format)
+        if source.masked:
+            pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format)
+        elif not source.vertical:
+            pool_rows(buffers, x, tile, source, g, t, lowest, half_format)
+        if source.vertical:
+            pool_down_input(out, buffers.tail, x, tile, source, g, t, limit)
+        else:
+            pool_down_rows(out, buffers, tile, source, g, t, limit)
+        if tile.slices == 0:
+            fill_with_padding(out, tile, g, lowest)
+        fix_padding(y, argmax, tile, g, t, lowest)
+        turn_keys_back(y, tile, g, half_format)
+
+
+@inlined
+def divide_scratch(scratch, x, argmax, t):
+    values = scratch_view(scratch, 0, t.elements, x)
+    offsets = scratch_view(scratch, t.argmax_begin, t.elements, argmax)
+    all_of_it = Maxima(values, offsets)
+    return Buffers(
+        slice_of(all_of_it, 0, t.maxima),
+        slice_view(values, t.maxima, t.spare),
+        tail_of(all_of_it, t.maxima + t.spare),
+        scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
+    )
+
+
+@inlined
+def tile_at(item, g, t):
+    rest, column_block = divmod(item, t.column_blocks)
+    rest, row_block = divmod(rest, t.row_blocks)
+    plane, od = divmod(rest, g.OD)
+    oh, ow = row_block * t.block_rows, column_block * t.block_columns
+    d = od * g.sd - g.pd
+    first_kd = first_tap(d, g.dd)
+    slices = max(after_last_tap(d, g.KD, g.dd, g.D) - first_kd, 0)
+    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
+    return Tile(plane, od, oh, ow, rows, columns, d, oh * g.sh - g.ph, ow * g.sw - g.pw, first_kd, slices)
+
+
+@inlined
+def source_of(x, tile, g, t, half_format):
+    """Rows are read in place where they lie as packed ones would, and where what vectors read past them is in x."""
+    width, row_step = width_of(x), g.W * g.inner
+    rows = (tile.rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
+    columns = (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
+    origin = (((tile.plane * g.D + tile.d + tile.first_kd * g.dd) * g.H + tile.h) * g.W + tile.w) * g.inner
+    first_row, end_row = min(max(-tile.h, 0), rows), max(min(rows, g.H - tile.h), 0)
+    first = origin + first_row * row_step
+    end = origin + (tile.slices - 1) * g.dd * g.H * row_step + end_row * row_step
+    readable = first >= 0 and end + t.read_past <= len(x)
+    unpadded = tile.w >= 0 and tile.w + columns <= g.W and end_row - first_row == rows
+    in_place = readable and half_format is None and unpadded
+    vertical = in_place and g.KW == 1 and g.sw == 1
+    in_place = in_place and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
+    masked = t.same_pitch and readable and not in_place
+    pitch = (g.W // g.sw if masked or (in_place and rows > 1) else ceil_div(columns, g.sw)) * g.inner
+    step = rows * pitch * g.sw + width
+    return Source(origin, rows, columns, first_row, end_row, pitch, step, in_place, vertical, masked)
+
+
+@inlined
+def pool_rows(buffers, x, tile, source, g, t, lowest, half_format):
+    """The first pass: maxima along the rows of each slice."""
+    cells = Cells(tile.h, tile.w, source.rows, source.columns, source.pitch // g.inner * g.sw)
+    for one in range(tile.slices):
+        out = tail_of(buffers.rows, one * source.step)
+        x_slice = tail_view(x, source.origin + one * g.dd * g.H * g.W * g.inner)
+        row_cells = tail_view(out.values, width_of(x))
+        if source.in_place:
+            row_cells = x_slice
+        else:
+            pack_cells(row_cells, x_slice, cells, g, lowest, half_format, t.prefetch_distance)
+        pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.spare, t.row_method, g)
+
+
+@inlined
+def pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format):
+    """The first pass where maxima lie as far apart as their windows in x, which are read in place.
+
+    A window has a bit for each tap that is a cell of its own row; other taps count as the lowest value.
+    """
+    padding = splat(load(buffers.rows.values, 0), lowest)
+    above = source.first_row * source.pitch
+    below, end = max(source.end_row, source.first_row) * source.pitch, source.rows * source.pitch
+    first_row = source.origin + source.first_row * g.W * g.inner
+    for one in range(tile.slices):
+        out = tail_of(buffers.rows, one * source.step)
+        cells = tail_view(x, first_row + one * g.dd * g.H * g.W * g.inner)
+        fill_vectors(out.values, 0, above, padding)
+        inside = tail_of(out, above)
+        if g.sw == 1:
+            pool_masked(load, inside, below - above, cells, buffers.tap_bits, padding, 1, g, t, half_format)
+        else:
+            pool_masked(load_stride_2, inside, below - above, cells, buffers.tap_bits, padding, 2, g, t, half_format)
+        fill_vectors(out.values, below, end, padding)
+        fill_offsets(slice_view(out.argmax, 0, above), 0)
+        fill_offsets(slice_view(out.argmax, below, end - below), 0)
+
+
+@inlined
+def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, half_format):
+    """The maxima of `count` windows over the taps along their row that are real."""
+    width, step, none = width_of(out.values), g.dw * g.inner, splat(padding, np.uint8(0))
+    for i in range(0, count, positive(width)):
+        source, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
+        best = where((bits & bit) != none, to_keys(load_at(cells, source), half_format), padding)
+        winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
+        next_tap = splat_offset(best, out.argmax, 1)
+        for line in range(stride):
+            prefetch(cells, source + line * width + t.prefetch_distance)
+        for tap in range(1, g.KW):
+            bit, offset = bit + bit, add_offsets(offset, next_tap)
+            value = to_keys(load_at(cells, source + tap * step), half_format)
+            best, winner = larger(best, winner, where((bits & bit) != none, value, padding), offset)
+        store_offsets(out.argmax, i, winner)
+        store(out.values, i, best)
+
+
+@inlined
+def mark_real_taps(tap_bits, g):
+    """Set a bit for each tap of each window that is a cell of its row; row after row."""
+    row, width = g.OW * g.inner, width_of(tap_bits)
+    for ow in range(g.OW if len(tap_bits) > 0 else 0):
+        w = ow * g.sw - g.pw
+        first = first_tap(w, g.dw)
+        end = max(after_last_tap(w, g.KW, g.dw, g.W), first)
+        bits = splat(load(tap_bits, 0), np.uint8((1 << end) - (1 << first)))
+        fill_vectors(tap_bits, ow * g.inner, (ow + 1) * g.inner, bits)
+    for i in range(row, len(tap_bits) - width, positive(min(row, width))):
+        store(tap_bits, i, load(tap_bits, i - row))
+
+
+@inlined
+def pool_down_rows(out, buffers, tile, source, g, t, limit):
+    """The second pass: down the maxima of the rows. Where these lie as rows of y do, they are one long row."""
+    slices, taps = Taps(tile.slices, source.step, g.KH * g.KW), Taps(g.KH, g.dh * source.pitch, g.KW)
+    if t.doubles_columns:
+        count = tile.slices * source.step
+        taps = two_of_width(double_windows(buffers.rows, buffers.rows.values, count, taps), taps)
+    rows, count = tile.rows, tile.columns * g.inner
+    if g.sh == 1 and t.whole_rows and source.pitch == g.OW * g.inner:
+        rows, count = 1, tile.rows * count
+    for row in range(rows if tile.slices > 0 else 0):
+        to = output_origin(tile, row, g)
+        target, last = output_row(out, buffers.tail, to, count, limit, t)
+        cells = tail_of(buffers.rows, row * g.sh * source.pitch)
+        reduce_row(target, count, max(last, 0), cells, slices, taps, tile.first_kd * g.KH * g.KW)
+        if last < 0:
+            copy_row(out, to, buffers.tail, count)
+
+
+@inlined
+def pool_down_input(out, tail, x, tile, source, g, t, limit):
+    """The only pass of windows that are one column wide: down the input itself."""
+    width, row_step, count = width_of(x), g.W * g.inner, tile.columns * g.inner
+    slices, taps = Taps(tile.slices, g.dd * g.H * row_step, g.KH * g.KW), Taps(g.KH, g.dh * row_step, g.KW)
+    for row in range(tile.rows if tile.slices > 0 else 0):
+        to = output_origin(tile, row, g)
+        target, last = output_row(out, tail, to, count, limit, t)
+        cells = tail_view(x, source.origin + row * g.sh * row_step)
+        for tap in range(g.KH):
+            for i in range(0, count, positive(width)):
+                prefetch(cells, tap * g.dh * row_step + i + t.prefetch_distance)
+        reduce_row(target, count, max(last, 0), Maxima(cells, None), slices, taps, tile.first_kd * g.KH * g.KW)
+        if last < 0:
+            copy_row(out, to, tail, count)
+
+
+@inlined
+def output_origin(tile, row, g):
+    return (((tile.plane * g.OD + tile.od) * g.OH + tile.oh + row) * g.OW + tile.ow) * g.inner
+
+
+@inlined
+def output_row(out, tail, to, count, limit, t):
+    """Where a row of `count` maxima is stored, and where its last vector may begin: see `last_vector`.
+
+    A row that is shorter than a vector is stored to `tail`, and copied. Only whole rows may spill: the next row of the
+    output belongs to the same tile or the next one.
+    """
+    width, row_limit = width_of(out.values), limit if t.whole_rows else to + count
+    last = last_vector(count, width, to + count + width, row_limit)
+    return (tail_of(tail, 0) if last < 0 else tail_of(out, to)), last
+
+
+@inlined
+def copy_row(out, to, tail, count):
+    for i in range(count):
+        out.values[to + i] = tail.values[i]
+    copy_offsets(out.argmax, to, tail.argmax, count)
+
+
+@inlined
+def fill_with_padding(out, tile, g, lowest):
+    """Where all taps along the depth are padding, there are no rows to take maxima of."""
+    for row in range(tile.rows):
+        target = slice_of(out, output_origin(tile, row, g), tile.columns * g.inner)
+        fill(target.values, lowest)
+        fill_offsets(target.argmax, 0)
+
+
+@inlined
+def fix_padding(y, argmax, tile, g, t, lowest):
+    """Let no padding win. Most tiles at an edge have no maximum that is the lowest value: they are left at once."""
+    if argmax is not None:
+        count, edges = tile.columns * g.inner, windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
+        last_h = tile.h + (tile.rows - 1) * g.sh
+        over_edge = edges[0] > 0 or edges[1] < tile.columns or leaves_input(tile.d, g.KD, g.dd, g.D)
+        over_edge = over_edge or leaves_input(tile.h, g.KH, g.dh, g.H) or leaves_input(last_h, g.KH, g.dh, g.H)
+        fixes = over_edge and tile.slices > 0
+        if fixes and t.whole_rows:
+            fixes = any_equal(slice_view(y, output_origin(tile, 0, g), tile.rows * count), lowest)
+        for row in range(tile.rows if fixes else 0):
+            to = output_origin(tile, row, g)
+            values, offsets = slice_view(y, to, count), slice_view(argmax, to, count)
+            fix_padding_winners(values, offsets, tile.d, tile.h + row * g.sh, tile.w, edges, g, lowest)
+
+
+@inlined
+def turn_keys_back(y, tile, g, half_format):
+    """Two-byte floats were compared as keys."""
+    if half_format is not None:
+        for row in range(tile.rows):
+            values = slice_view(y, output_origin(tile, row, g), tile.columns * g.inner)
+            for i in range(len(values)):
+                values[i] = from_key(values[i], half_format)

@@ -1,0 +1,146 @@
+"""Max pooling of tall windows, one row apart, at a cost that does not grow with their height.
+
+The algorithm is that of van Herk (1992), and of Gil and Werman (1993).
+"""
+
+from typing import Any, NamedTuple
+
+from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.kernels.packing import Cells, pack_cells
+from fastpool.backends.numba.kernels.padding import fix_padding_winners
+from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of
+from fastpool.backends.numba.kernels.row_pass import pool_along_rows
+from fastpool.backends.numba.kernels.windows import ceil_div, windows_at_edges
+from fastpool.backends.numba.simd.half import from_key
+from fastpool.backends.numba.simd.offsets import add_offsets, larger, load_offsets, splat_offset, store_offsets
+from fastpool.backends.numba.simd.vectors import load, store, width_of
+from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
+
+
+class Tile(NamedTuple):
+    """The windows of one work item: the first of them, at (oh, ow) of the output, begins at the coordinates (h, w)."""
+
+    plane: int
+    oh: int
+    ow: int
+    rows: int
+    columns: int
+    h: int
+    w: int
+
+
+class Buffers(NamedTuple):
+    """A thread's scratch. Rows of cells come in groups as tall as a window: a window is the end of one group and the
+    beginning of the next."""
+
+    row: Any  # the maxima along the current row
+    spare: Any
+    beginning: Any  # maxima over the rows of the current group so far
+    ends: Any  # maxima from each row of a group to its end, one row behind the other
+
+
+@kernel
+def max_pool_van_herk(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+    """Work items are tiles of windows. Each row of cells under a tile is read once, from the top down.
+
+    Offsets count from the top of the tile and wrap around in their dtype. Differences of them fit again.
+    """
+    out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
+    for item in range(start, stop):
+        tile = tile_at(item, g, t)
+        for row in range(tile.rows + g.KH - 1):
+            pool_row(buffers, x, tile, row, g, t, lowest, half_format)
+            add_to_group(buffers, tile, row, g, t)
+            if row >= g.KH - 1:
+                finish_windows(out, buffers, tile, row, g, t, lowest, half_format)
+            if row % g.KH == g.KH - 1:
+                end_group(buffers, tile, g, t)
+
+
+@inlined
+def divide_scratch(scratch, x, argmax, t):
+    values = scratch_view(scratch, 0, t.elements, x)
+    all_of_it = Maxima(values, scratch_view(scratch, t.argmax_begin, t.elements, argmax))
+    beginning = tail_of(all_of_it, t.row + t.spare)
+    spare = slice_view(values, t.row, t.spare)
+    return Buffers(slice_of(all_of_it, 0, t.row), spare, beginning, tail_of(beginning, t.kept_step))
+
+
+@inlined
+def tile_at(item, g, t):
+    rest, column_block = divmod(item, t.column_blocks)
+    plane, row_block = divmod(rest, t.row_blocks)
+    oh, ow = row_block * t.block_rows, column_block * t.block_columns
+    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
+    return Tile(plane, oh, ow, rows, columns, oh - g.ph, ow * g.sw - g.pw)
+
+
+@inlined
+def pool_row(buffers, x, tile, row, g, t, lowest, half_format):
+    """The maxima along a row of cells under a tile."""
+    h, columns = tile.h + row, (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
+    packed = tail_view(buffers.row.values, width_of(x))
+    source = tail_view(x, ((tile.plane * g.H + h) * g.W + tile.w) * g.inner)
+    cells = Cells(h, tile.w, 1, columns, columns)
+    pack_cells(packed, source, cells, g, lowest, half_format, t.prefetch_distance)
+    pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.spare, t.row_method, g)
+
+
+@inlined
+def add_to_group(buffers, tile, row, g, t):
+    """Keep a row of maxima as an end of its group, and take it into the group's beginning."""
+    at, count, beginning = row % g.KH, tile.columns * g.inner, buffers.beginning
+    end = tail_of(buffers.ends, at * t.kept_step)
+    larger_row(end, count, count, buffers.row, buffers.row, row * g.KW)
+    if at == 0:
+        larger_row(beginning, count, count, end, end, 0)
+    else:
+        larger_row(beginning, count, count, beginning, end, 0)
+
+
+@inlined
+def end_group(buffers, tile, g, t):
+    """Let each kept row hold the maxima from there to the end of the group."""
+    count = tile.columns * g.inner
+    for at in range(g.KH - 2, -1, -1):
+        end = tail_of(buffers.ends, at * t.kept_step)
+        larger_row(end, count, count, end, tail_of(end, t.kept_step), 0)
+
+
+@inlined
+def finish_windows(out, buffers, tile, row, g, t, lowest, half_format):
+    """Write the row of windows whose last row of cells this is."""
+    first, at, count = row - g.KH + 1, row % g.KH, tile.columns * g.inner
+    target = slice_of(out, ((tile.plane * g.OH + tile.oh + first) * g.OW + tile.ow) * g.inner, count)
+    upper = tail_of(buffers.beginning, 0)
+    if at < g.KH - 1:  # else the windows are the whole group
+        upper = tail_of(buffers.ends, (at + 1) * t.kept_step)
+    larger_row(target, count, count - width_of(out.values), upper, buffers.beginning, -first * g.KW)
+    fix_row(target.values, target.argmax, tile, first, g, lowest)
+    if half_format is not None:
+        for i in range(count):
+            target.values[i] = from_key(target.values[i], half_format)
+
+
+@inlined
+def fix_row(values, argmax, tile, first, g, lowest):
+    if argmax is not None:
+        edges = windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
+        fix_padding_winners(values, argmax, 0, tile.h + first, tile.w, edges, g, lowest)
+
+
+@inlined
+def larger_row(out, count, last, a, b, added):
+    """The larger of two rows, of equal elements that of `a`, with `added` to its offset.
+
+    No vector begins after `last`, which is at least 0: a tile is at least one vector wide.
+    """
+    i, width = 0, width_of(a.values)
+    while i < count:
+        i = min(i, last)
+        best, value = load(a.values, i), load(b.values, i)
+        best_offset = load_offsets(best, out.argmax, a.argmax, i)
+        best, winner = larger(best, best_offset, value, load_offsets(best, out.argmax, b.argmax, i))
+        store_offsets(out.argmax, i, add_offsets(winner, splat_offset(best, out.argmax, added)))
+        store(out.values, i, best)
+        i += width

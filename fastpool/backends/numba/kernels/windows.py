@@ -1,0 +1,61 @@
+"""The geometry of windows, compiled, and which of a window's taps are cells of the input."""
+
+from typing import NamedTuple
+
+from fastpool import _rules
+from fastpool.backends.numba import geometry
+from fastpool.backends.numba.compilation import inlined
+
+first_window = inlined(_rules.first_window)
+after_last_window = inlined(_rules.after_last_window)
+first_tap = inlined(_rules.first_tap)
+after_last_tap = inlined(_rules.after_last_tap)
+ceil_div = inlined(geometry.ceil_div)
+windows_at_edges = inlined(geometry.windows_at_edges)
+leaves_input = inlined(geometry.leaves_input)
+last_vector = inlined(geometry.last_vector)
+
+
+class RealTaps(NamedTuple):
+    """The taps of a window that are cells of the input, not padding: from the first up to the end, along each axis."""
+
+    first_kd: int
+    end_kd: int
+    first_kh: int
+    end_kh: int
+    first_kw: int
+    end_kw: int
+
+
+@inlined
+def real_taps(d, h, w, g):
+    """Of a window that begins at the coordinates (d, h, w)."""
+    return RealTaps(
+        first_tap(d, g.dd),
+        after_last_tap(d, g.KD, g.dd, g.D),
+        first_tap(h, g.dh),
+        after_last_tap(h, g.KH, g.dh, g.H),
+        first_tap(w, g.dw),
+        after_last_tap(w, g.KW, g.dw, g.W),
+    )
+
+
+@inlined
+def move_along_row(taps, w, g):
+    """The real taps of another window of the same row, which begins at column w."""
+    first_kw, end_kw = first_tap(w, g.dw), after_last_tap(w, g.KW, g.dw, g.W)
+    return RealTaps(taps.first_kd, taps.end_kd, taps.first_kh, taps.end_kh, first_kw, end_kw)
+
+
+@inlined
+def has_cell(start, kernel, dilation, size):
+    """Whether a window has a tap inside an axis."""
+    return first_tap(start, dilation) < after_last_tap(start, kernel, dilation, size)
+
+
+@inlined
+def first_real_offset(taps, g):
+    """The offset of the first cell of a window with these real taps; 0 if all of it is padding."""
+    if taps.first_kd >= taps.end_kd or taps.first_kh >= taps.end_kh or taps.first_kw >= taps.end_kw:
+        return 0
+    return (taps.first_kd * g.KH + taps.first_kh) * g.KW + taps.first_kw

@@ -1,0 +1,101 @@
+"""Which kernel takes the gradient of a max pool, in which tiles; and how its argmax is validated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastpool.arrays import is_half
+from fastpool.backends.numba import tiling, tuning
+from fastpool.backends.numba.dtypes import seen_by_kernels
+from fastpool.backends.numba.geometry import Geometry, ceil_div
+from fastpool.backends.numba.plan.call import Plan, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.tiling import GatherTiling, ScatterTiling
+from fastpool.window import Window
+
+
+def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -> Plan:
+    """Of arrays (dy, argmax, dx)."""
+    seen, index = seen_by_kernels(dtype), window.argmax_dtype
+    dtypes, moved = (dtype, index, dtype), pooled_bytes(window, outer, inner, dtype)
+    if window.side_by_side and (inner > 1 or window.kernel[2] in tuning.TAPS_SIDE_BY_SIDE):
+        g = as_one_plane(window, outer, inner)
+        items = outer * window.out[0] * window.out[1]
+        constants = g, tiling.nonoverlapping(g, dtype.itemsize)
+        return Plan("max_pool_backward_nonoverlapping", dtypes, constants, items, moved, 0)
+    g, scattered, blocks = scatter(window, inner, dtype)
+    neighbours_differ = inner > 3 or (outer > 3 and blocks == 1)
+    if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and neighbours_differ):
+        gathered = gather(window, outer, inner, dtype)
+        if gathered is not None:
+            g, tiles, items = gathered
+            constants = seen.half_format, seen.sums, g, tiles
+            return Plan("max_pool_backward_gather", dtypes, constants, items, moved, tiles.scratch_bytes)
+    constants = seen.half_format, g, scattered
+    return Plan("max_pool_backward_scatter", dtypes, constants, outer * blocks, moved, scattered.scratch_bytes)
+
+
+def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geometry, GatherTiling, int] | None:
+    """The geometry, the tiles and how many of them; None where these would take too much scratch."""
+    g = as_one_plane(window, outer, inner)
+    in_place = not is_half(dtype) and all(map(_fills, *(g[axes : axes + 3] for axes in range(0, 18, 3))))
+    rows, columns, elements = _gather_tile(g, in_place)
+    sums = seen_by_kernels(dtype).sums.dtype
+    tiles = tiling.gather(g, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
+    if elements > tuning.MOST_GATHER_SCRATCH or tiles.scratch_bytes > tuning.MOST_SCRATCH:
+        return None
+    slices = outer * window.size[1] // g.H * g.D
+    return g, tiles, slices * tiles.row_blocks * tiles.column_blocks
+
+
+def _gather_tile(g, in_place):
+    """Rows and columns of strides in a tile, and the elements of scratch that it takes."""
+    back_h, back_w = (g.KH - 1) * g.dh // g.sh, (g.KW - 1) * g.dw // g.sw
+    all_rows, all_columns = ceil_div(g.H + g.ph, g.sh), ceil_div(g.W + g.pw, g.sw)
+    stride = g.inner * g.sw * g.sh
+    if in_place:  # a tile costs no more than its cells
+        columns = min(max(tuning.TILE // stride, 1), all_columns)
+        rows = tuning.TILE // (columns * stride) if columns == all_columns else 1
+    else:
+        columns = min(max(tuning.TILE // (g.inner * g.sw), back_w, 1), all_columns)
+        rows = max(tuning.TILE // ((columns + back_w) * stride), back_h)
+    rows, slices = min(max(rows, 1), all_rows), (g.KD - 1) * g.dd // g.sd + 1
+    return rows, columns, max(slices * (rows + back_h), rows * g.sh * g.sw) * (columns + back_w) * g.inner
+
+
+def _fills(size, kernel, stride, padding, dilation, out):
+    """Whether windows along an axis start up to its end, a stride from it at most, and each has a cell."""
+    some_before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
+    return size <= out * stride and (out - 1) * stride - padding < size and some_before
+
+
+def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, ScatterTiling, int]:
+    """The geometry, the tiles, and how many of them a plane has. Few windows shall reach into two tiles.
+
+    Tiles whose sums are in scratch, those of two-byte floats, are bounded: one of a cell may be of some channels.
+    """
+    g, half = geometry_of(window, inner), is_half(dtype)
+    rows, columns, channels, planes = g.D * g.H, g.W, inner, 1
+    most_rows = max(tuning.MOST_SUMS // (g.W * inner), 4 * ((g.KD - 1) * g.dd * g.H + (g.KH - 1) * g.dh), 1)
+    if half:
+        most = tuning.MOST_SUMS_IN_SCRATCH
+        most_rows = max(min(most_rows, most // (g.W * inner)), 1)
+        columns, channels = min(max(most // inner, 1), g.W), min(inner, most)
+    blocks = ceil_div(rows, most_rows)
+    if blocks == inner == 1 and columns == g.W:
+        planes = tuning.PLANES_TOGETHER
+    if half:
+        planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
+    sums_itemsize = 4 if half else 0
+    block_rows, argmax_itemsize = ceil_div(rows, blocks), window.argmax_dtype.itemsize
+    tiles = tiling.scatter(g, block_rows, columns, planes, channels, argmax_itemsize, sums_itemsize)
+    return g, tiles, tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+
+
+def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> Plan:
+    """Of arrays (argmax, invalid), the latter one byte."""
+    g = geometry_of(window, inner)
+    tiles = tiling.validation(g, index.itemsize)
+    constants = g, tiles, *tiling.axes_to_validate(g)
+    # What is calculated for a byte of an argmax takes as long as moving eight bytes.
+    moved = 8 * index.itemsize * outer * inner * window.positions
+    return Plan("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, moved, tiles.scratch_bytes)

@@ -1,0 +1,43 @@
+"""What a call of a kernel is, but for its arrays."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool.backends.numba.geometry import Geometry
+from fastpool.window import Window
+
+
+class Plan(NamedTuple):
+    """A kernel, and all that it is given besides its arrays."""
+
+    kernel: str
+    dtypes: tuple[np.dtype | None, ...]  # of the arrays; None for one that the kernel is not given
+    constants: tuple[Any, ...]  # what it is given after the arrays
+    items: int  # work items: any of them may run on any thread
+    nbytes: int  # bytes that the call moves
+    scratch_bytes: int  # for each thread
+
+
+def pooled_bytes(window: Window, outer: int, inner: int, dtype: np.dtype) -> int:
+    """The bytes of the input and the output of a pool."""
+    return dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
+
+
+def geometry_of(window: Window, inner: int) -> Geometry:
+    return Geometry(*window.numbers, inner)
+
+
+def as_one_plane(window: Window, outer: int, inner: int) -> Geometry:
+    """The geometry of a call.
+
+    Where no window leaves its plane above or below and windows go up to its end, all planes are one tall plane.
+    """
+    g = geometry_of(window, inner)
+    fits = g.ph == 0 and g.OH * g.sh == g.H and (g.KH - 1) * g.dh < g.sh
+    if g.D == g.KD == g.OD == 1 and g.pd == 0 and fits:
+        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1)
+    return g

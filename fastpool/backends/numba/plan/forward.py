@@ -1,0 +1,134 @@
+"""Which kernel takes a max pool, in which tiles."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from fastpool.arrays import is_half
+from fastpool.backends.numba import tiling, tuning
+from fastpool.backends.numba.dtypes import seen_by_kernels
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
+from fastpool.backends.numba.plan.call import Plan, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.tiling import DirectTiling, SeparableTiling, VanHerkTiling
+from fastpool.window import Window
+
+
+def max_pool(window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int) -> Plan:
+    """Of arrays (x, y, argmax); `index` is the dtype of the argmax, or None."""
+    itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
+    kernel = "max_pool_van_herk"
+    planned = van_herk(window, outer, inner, itemsizes, threads)
+    if planned is None:
+        kernel, planned = "max_pool_separable", separable(window, outer, inner, itemsizes, is_half(dtype))
+    if planned is None:
+        kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
+    g, tiles, items = planned
+    seen = seen_by_kernels(dtype)
+    moved = pooled_bytes(window, outer, inner, dtype)
+    constants = seen.half_format, seen.lowest, g, tiles
+    return Plan(kernel, (dtype, dtype, index), constants, items, moved, tiles.scratch_bytes)
+
+
+def separable(
+    window: Window, outer: int, inner: int, itemsizes: tuple[int, int], half: bool
+) -> tuple[Geometry, SeparableTiling, int] | None:
+    """The geometry, the tiles and how many of them; None where windows are better read in place.
+
+    `itemsizes` are the bytes of a value and of an offset.
+    """
+    g = as_one_plane(window, outer, inner)
+    rows, columns, packed = _first_tile(g)
+    if packed > tuning.MOST_PACKED or _packing_does_not_pay(window, g, packed, itemsizes[0], half):
+        return None
+    reads = min(g.D, g.KD) * min(g.H, g.KH) * min(g.W, g.KW) * inner  # of a window in place, at most
+    tiles = tiling.separable(g, rows, columns, *itemsizes)
+    while tiles.scratch_bytes > tuning.MOST_SCRATCH:
+        if rows * columns * reads <= tiles.maxima:
+            return None
+        rows, columns = _halved(rows, columns, g)
+        tiles = tiling.separable(g, rows, columns, *itemsizes)
+    return g, tiles, _slices(window, outer, g) * tiles.row_blocks * tiles.column_blocks
+
+
+def _slices(window, outer, g):
+    """Slices of output in all planes."""
+    return outer * window.out[1] // g.OH * g.OD
+
+
+def _first_tile(g):
+    """Rows and columns of windows in a tile, and how many cells are packed for it.
+
+    Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
+    """
+    reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
+    for halos_h, halos_w in ((3, 2), (1, 1)):
+        columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
+        pitch = max(columns + reach_w // g.sw, ceil_div(g.W, g.sw) if columns == g.OW else 0)
+        elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
+        rows = min(max(elements // (pitch * g.sw * g.sh * g.inner), halos_h * reach_h // g.sh, 1), g.OH)
+        packed = min(g.KD, g.D) * ((rows - 1) * g.sh + reach_h + 1) * pitch * g.sw * g.inner
+        if packed <= tuning.LESS_PACKED:
+            break
+    return rows, columns, packed
+
+
+def _packing_does_not_pay(window, g, packed, itemsize, half):
+    """Whether windows share few cells, and each of them has vectors of its own."""
+    width, most_reads = VECTOR_BYTES // itemsize, tuning.MOST_READS_OF_HALF if half else tuning.MOST_READS
+    has_vectors = g.inner >= width or (g.inner == g.dw == 1 and width <= g.KW)
+    shares_few = window.volume * window.positions <= most_reads * prod(window.size)
+    return has_vectors and shares_few and (packed > tuning.MUCH_PACKED or g.inner > 1 or g.OW == 1)
+
+
+def _halved(rows, columns, g):
+    """A smaller tile: cut along the axis where it loses less to its halo."""
+    reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
+    if columns == 1 or (rows > 1 and rows * g.sh * (reach_w + g.sw) > columns * g.sw * (reach_h + g.sh)):
+        return ceil_div(rows, 2), columns
+    return rows, ceil_div(columns, 2)
+
+
+def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -> tuple[Geometry, DirectTiling, int]:
+    """The geometry, and pieces of rows of windows that are read in place; and how many."""
+    g = as_one_plane(window, outer, inner)
+    columns = min(max(8 * tuning.TILE // (window.volume * inner), 1), g.OW)
+    tiles = tiling.direct(g, columns, *itemsizes)
+    return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_blocks
+
+
+def depends_on_threads(window: Window, inner: int) -> bool:
+    """Whether `max_pool` looks at the number of threads: where many tall windows lie one row apart."""
+    KH, (_, OH, OW) = window.kernel[1], window.out
+    row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
+    return row_by_row and KH >= tuning.LEAST_TALL and OH >= 2 * KH and OW * inner >= tuning.LEAST_WIDE
+
+
+def van_herk(
+    window: Window, outer: int, inner: int, itemsizes: tuple[int, int], threads: int
+) -> tuple[Geometry, VanHerkTiling, int] | None:
+    """The same for tall windows one row apart; None for others, and where scratch would not hold their rows."""
+    if not depends_on_threads(window, inner):
+        return None
+    g = geometry_of(window, inner)
+    reach_w = (g.KW - 1) * g.dw
+    halo = min(2 * reach_w // g.sw, tuning.MOST_PACKED // ((g.KH + 1) * inner))
+    columns = min(max(tuning.MOST_KEPT // (g.KH * inner), halo, tuning.LEAST_WIDE // inner + 1), g.OW)
+    columns = _with_whole_vectors(columns, g)
+    while tiling.van_herk(g, g.OH, columns, *itemsizes).scratch_bytes > tuning.MOST_SCRATCH:
+        half = columns // 2
+        fewer = _with_whole_vectors(half, g) if half * inner >= VECTOR_BYTES else columns
+        if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:  # as few cells are read in place
+            return None
+        columns = fewer
+    blocks = max(g.OH // (8 * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))
+    tiles = tiling.van_herk(g, ceil_div(g.OH, blocks), columns, *itemsizes)
+    return g, tiles, outer * tiles.row_blocks * tiles.column_blocks
+
+
+def _with_whole_vectors(columns, g):
+    """So many columns, or more, that the last tile of a row is at least one vector wide."""
+    while 0 < g.OW % columns * g.inner < VECTOR_BYTES:
+        columns += 1
+    return columns

@@ -1,0 +1,108 @@
+"""How the numba backend cuts calls into tiles, and how far its vectors may reach."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import fastpool as fp
+
+pytest.importorskip("fastpool.backends.numba._launch")
+
+from fastpool.backends.numba import plan, tiling, tuning
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, last_vector
+
+sizes = st.integers(1, 200)
+
+
+@given(count=st.integers(0, 300), width=st.sampled_from([1, 8, 16, 32, 64]), spill=st.integers(0, 400))
+def test_vectors_cover_a_row_and_store_nothing_past_the_limit(count, width, spill):
+    """The rule that every kernel follows: see `last_vector`."""
+    begin = 1000
+    limit = begin + count + spill
+    last = last_vector(count, width, begin + count + width, limit)
+    starts = [begin + min(i, last) for i in range(0, count, width)] if last >= 0 else []
+    stored = {at for start in starts for at in range(start, start + width)}
+    assert all(begin <= at < limit for at in stored)
+    if last >= 0:
+        assert stored >= set(range(begin, begin + count))
+    else:
+        assert count < width  # and is stored element by element
+
+
+@given(count=st.integers(1, 300), width=st.sampled_from([8, 16]), taps=st.integers(1, 8), spill=st.integers(0, 400))
+def test_vectors_that_store_several_elements_for_one_keep_to_the_limit_too(count, width, taps, spill):
+    end, past = count * taps, -count % width * taps
+    last = last_vector(count, width, end + past, end + spill)
+    starts = [min(i, last) * taps for i in range(0, count, width)] if last >= 0 else []
+    stored = {at for start in starts for at in range(start, start + width * taps)}
+    assert all(0 <= at < end + spill for at in stored)
+    assert last < 0 or stored >= set(range(end))
+
+
+def begins(tiles):
+    """Where the parts of scratch begin, in the order in which they lie."""
+    return [getattr(tiles, name) for name in tiles._fields if name.endswith("_begin") and not name.startswith("edge")]
+
+
+@st.composite
+def windows(draw):
+    axes = draw(st.integers(1, 3))
+    size = draw(st.tuples(*[sizes] * axes))
+    kernel, stride, dilation = (draw(st.tuples(*[st.integers(1, most)] * axes)) for most in (40, 12, 3))
+    padding = draw(st.tuples(*[st.integers(0, 20)] * axes))
+    try:
+        return fp.window.Window.plan(axes, (2, 3, *size), kernel, stride, padding, dilation)
+    except ValueError:
+        assume(False)
+
+
+@settings(max_examples=300)
+@given(window=windows(), inner=st.sampled_from([1, 2, 3, 17, 64]), dtype=st.sampled_from(["u1", "f2", "f4", "f8"]))
+def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inner, dtype):
+    dtype = np.dtype(dtype)
+    calls = [plan.max_pool(window, 2, inner, dtype, index, 2) for index in (None, window.argmax_dtype)]
+    calls.append(plan.validate_argmax(window, 2, inner, window.argmax_dtype))
+    if dtype.kind == "f":
+        calls.append(plan.max_pool_backward(window, 2, inner, dtype))
+    for made in calls:
+        assert made.items >= 1
+        assert made.scratch_bytes <= tuning.MOST_SCRATCH
+        for tiles in made.constants:
+            if hasattr(tiles, "scratch_bytes"):
+                edges = [0, *begins(tiles), tiles.scratch_bytes]
+                assert all(edge % VECTOR_BYTES == 0 for edge in edges)
+                assert all(a <= b for a, b in pairwise(edges))
+
+
+@settings(max_examples=300)
+@given(window=windows(), inner=st.sampled_from([1, 2, 3, 17]), rows=sizes, columns=sizes)
+def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
+    """As the kernel lays them out, with what vectors read and store past the last row."""
+    g = Geometry(*window.numbers, inner)
+    rows, columns = min(rows, g.OH), min(columns, g.OW)
+    tiles, width = tiling.separable(g, rows, columns, 4, 1), 16
+    cell_rows = (rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
+    cell_columns = (columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
+    pitches = {-(-cell_columns // g.sw) * inner}
+    if tiles.whole_rows:
+        pitches.add(g.W // g.sw * inner)
+    for pitch in pitches:
+        step = cell_rows * pitch * g.sw + width
+        assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
+        if tiles.same_pitch:
+            assert cell_rows * g.OW * inner + width <= tiles.tap_bits
+
+
+def test_an_override_is_taken_back(tuned):
+    window, before = fp.window.Window.plan(2, (64, 64), 3, 1, 1), tuning.TILE
+    dtype = np.dtype("f4")
+    made = plan.max_pool(window, 1, 1, dtype, None, 1)
+    with tuning.override(TILE=64):
+        assert plan.max_pool(window, 1, 1, dtype, None, 1).items > made.items
+    assert before == tuning.TILE
+    assert plan.max_pool(window, 1, 1, dtype, None, 1) == made
+    with pytest.raises(KeyError), tuning.override(NO_SUCH_NUMBER=1):
+        pass
