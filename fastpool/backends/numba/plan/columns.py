@@ -11,6 +11,7 @@ from fastpool.backends.numba.dtypes import seen_by_kernels
 from fastpool.backends.numba.geometry import Geometry, ceil_div
 from fastpool.backends.numba.plan.call import Plan, geometry_of
 from fastpool.backends.numba.tiling import Col2imTiling, Im2colTiling
+from fastpool.backends.numba.tiling.scratch import vector_width
 from fastpool.window import Window
 
 
@@ -99,6 +100,6 @@ def col2im_tiles(
         phases, images = 1, images if phases > 1 else ceil_div(images, 2)
     most, all_columns = tuning.MOST_COLUMNS_PACKED, tiles_of(1, 1, phases, images).all_columns
     columns = min(max(most // (inner * phases), 1), all_columns) if images == inner else 1
-    rows = min(max(most // ((inner * columns + 16) * phases), 1), g.H)
+    rows = min(max(most // ((inner * columns + vector_width(4)) * phases), 1), g.H)
     tiles = tiles_of(rows, columns, phases, images)
     return g, tiles, _planes(window, inner) * tiles.image_blocks * g.D * tiles.row_blocks * tiles.column_blocks

@@ -93,7 +93,7 @@ def _halved(rows, columns, g):
 def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -> tuple[Geometry, DirectTiling, int]:
     """The geometry, and pieces of rows of windows that are read in place; and how many."""
     g = as_one_plane(window, outer, inner)
-    columns = min(max(8 * tuning.TILE // (window.volume * inner), 1), g.OW)
+    columns = min(max(tuning.CELLS_READ // (window.volume * inner), 1), g.OW)
     tiles = tiling.direct(g, columns, *itemsizes)
     return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_blocks
 

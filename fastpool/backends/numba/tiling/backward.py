@@ -163,8 +163,8 @@ def axes_to_validate(g: Geometry) -> tuple[Axis, Axis, Axis]:
 
 def _axis(weight, apart, period, size, kernel, stride, before, dilation, out):
     begin, end = windows_at_edges(-before, out, kernel, stride, dilation, size)
-    few = 8 * (begin + out - end) < out or apart >= min(period, 32)
-    one_by_one = few or period > tuning.MOST_PATTERN
+    few_edges = tuning.PATTERN_EDGES * (begin + out - end) < out
+    one_by_one = few_edges or apart >= min(period, tuning.PATTERN_RUN) or period > tuning.MOST_PATTERN
     return Axis(size, kernel, stride, before, dilation, out, weight, apart, begin, end, one_by_one)
 
 
