@@ -37,7 +37,7 @@ class Target(NamedTuple):
 
     @property
     def is_native(self) -> bool:
-        """Whether it is this machine's kind of processor, and its system."""
+        """Whether this machine has such a processor, and runs Linux."""
         return (sys.platform, platform.machine().lower()) == ("linux", self.machine)
 
 
@@ -55,7 +55,7 @@ def names() -> list[str]:
 
 
 def _compile(task: tuple[str, str, str]) -> Path:
-    """Have a kernel's object code in a folder; where it is."""
+    """Write a kernel's object code to a folder, if it is not there yet; return its path."""
     from fastpool.backends.numba import compilation  # Numba reads for which processor when it is imported
 
     name, level, folder = task
@@ -73,7 +73,7 @@ def _compile(task: tuple[str, str, str]) -> Path:
 def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator[Path]:
     target = TARGETS[level]
     before = {setting: os.environ.get(setting) for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")}
-    # Numba, which writes the code that LLVM makes machine code of, knows processors of this machine's kind alone.
+    # Numba, which makes the code that LLVM compiles, knows only processors of this machine's architecture.
     os.environ.update(NUMBA_CPU_NAME=target.cpu if target.is_native else "generic", NUMBA_CPU_FEATURES="")
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -94,14 +94,14 @@ def sources() -> str:
 
 
 def linker(level: str) -> list[str]:
-    """The C compiler that links a level's library: gcc for another kind of machine than this."""
+    """The command of the C compiler that links a level's library: a cross gcc, for other machines than this."""
     if not TARGETS[level].is_native:
         return [f"{TARGETS[level].machine}-linux-gnu-gcc"]
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
-    """Build the library of a level; where it is."""
+    """Build the library of a level, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted, objects = names(), []
     made = _objects(wanted, level, folder, jobs or usable_cpus())

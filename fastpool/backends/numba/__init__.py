@@ -37,7 +37,7 @@ __all__ = [
 
 
 def check():
-    """Raise where there are neither kernels that this processor can run nor Numba, to compile them."""
+    """Raise if there are no kernels that this processor can run, and no Numba to compile them."""
     try:
         built = library.level()
     except ValueError:
@@ -52,7 +52,7 @@ def kernel_name(made: Plan) -> str:
 
 
 def call_of(made: Plan) -> Call:
-    """A plan with its kernel, which is compiled if need be."""
+    """A plan with its kernel, which is compiled if the library has none."""
     address, keep = library.find(kernel_name(made))
     itemsizes = tuple(0 if dtype is None else dtype.itemsize for dtype in made.dtypes)
     _, words = library.encoded(made.constants)
@@ -60,7 +60,7 @@ def call_of(made: Plan) -> Call:
 
 
 def _called(make_plan):
-    """The calls that these plans make, the last of them kept."""
+    """Make a function that plans calls and keeps the last of them."""
     return tuning.cached(lambda *arguments: call_of(make_plan(*arguments)))
 
 
@@ -116,7 +116,7 @@ def max_unpool(y, indices, x):
 
 
 def _column_steps(cols):
-    """The columns flat as they lie in memory, and how far apart images, channels, taps and positions are there."""
+    """The columns as a flat array in memory order, and the steps from image to image, channel, tap and position."""
     in_memory, steps = _axes_in_memory(cols.strides, cols.itemsize)
     return cols.transpose(in_memory).reshape(-1), steps
 
@@ -190,7 +190,7 @@ def cache_directory() -> str:
 
 
 def warmup_tasks(everything=True):
-    """What to call to have kernels compiled that were not built with the package, and kept: (name, function) pairs.
+    """(name, function) pairs: calling each compiles and keeps a kernel that was not built with the package.
 
     All usual ones, or else those of float32 and uint8 with an argmax of bytes.
     """
@@ -199,6 +199,6 @@ def warmup_tasks(everything=True):
 
 
 def compile_by_name(name):
-    """Do one task of the warm-up, and give its name."""
+    """Do one task of the warm-up, and return its name."""
     library.find(name)
     return name

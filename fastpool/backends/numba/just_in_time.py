@@ -42,7 +42,7 @@ def cache_directory() -> str:
 
 @cache
 def _warn_not_kept(why: str) -> None:
-    """Tell once that every process compiles for itself. Where warnings are errors, the call goes on all the same."""
+    """Warn once that every process compiles for itself. Where warnings are errors, the call goes on all the same."""
     with suppress(RuntimeWarning):
         warnings.warn(
             f"the kernels that fastpool compiles are not kept for later processes: {why}; set NUMBA_CACHE_DIR to a "
@@ -53,7 +53,7 @@ def _warn_not_kept(why: str) -> None:
 
 
 def _seal(name: str, payload: bytes) -> bytes:
-    """What shows that a file is whole and bears its own name."""
+    """A digest by which a file is known to be whole, and to be stored under its own name."""
     return DIGEST(name.encode() + payload).digest()
 
 
@@ -79,7 +79,7 @@ _loaded: dict[str, tuple[int, Any]] = {}
 
 
 def compile_now(name: str) -> tuple[int, Any]:
-    """The address of a kernel that is compiled now, or has been kept on disk; and what must be kept meanwhile."""
+    """The address of a kernel that is compiled now or was kept on disk, and what must be kept alive for it."""
     with global_compiler_lock:  # llvmlite has a lock of its own, which a fork does not wait for
         if name not in _loaded:
             need_memory(NEEDED, "a kernel is loaded or compiled")

@@ -1,8 +1,8 @@
-"""Where the kernels come from: a library built with the package, or else Numba, which compiles them when first called.
+"""Where the kernels come from: a library built with the package, or else Numba, which compiles them on first call.
 
-A kernel for certain arguments has a name: `max_pool_direct__f4_f4_u1__n_f4_Geometry_DirectTiling` takes
-arrays of float32, float32 and uint8, and then the constants None, a float32, and two named tuples of integers. It is a
-C function of those in words of eight bytes, the scratch, and the first and last work item.
+A kernel's name tells its signature: `max_pool_direct__f4_f4_u1__n_f4_Geometry_DirectTiling` takes arrays of float32,
+float32 and uint8, and then the constants None, a float32, and two named tuples of integers. It is a C function of these
+arguments in words of eight bytes, the scratch, and the range of its work items.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from fastpool.backends.numba.geometry import Geometry
 from fastpool.threads import hold_across_forks, in_a_thread_of_its_own
 
 FOLDER = Path(__file__).parent
-BUILT_LEVELS = ("x86-64-v4", "x86-64-v3", "aarch64")  # from the best on
+BUILT_LEVELS = ("x86-64-v4", "x86-64-v3", "aarch64")  # the best first
 JUST_IN_TIME = "jit"
 
-# Python's own locks of Numba's modules would stay locked in a child that is forked while they are imported.
+# In a child that is forked while Numba is imported, Python's import locks would stay locked.
 _importing = RLock()
 hold_across_forks(_importing)
 
 
 @cache
 def dtype_code(dtype: np.dtype) -> str:
-    """Of an array's elements: kind and bytes. bool is seen as uint8, two-byte floats as int16."""
+    """The code of a dtype in names of kernels. They see bool as uint8, and two-byte floats as int16."""
     if dtype.itemsize == 2 and dtype.kind not in "iu":
         return "i2"
     return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
@@ -86,7 +86,7 @@ def encoded(constants: tuple[Any, ...]) -> tuple[str, bytes]:
 
 
 def native_level() -> str:
-    """The best level of kernels that this processor can run; '' where none is built for its kind or system."""
+    """The best level of kernels that this processor can run; '' where none is built for it or for its system."""
     if sys.platform != "linux":
         return ""
     if platform.machine().lower() in ("arm64", "aarch64"):
@@ -133,7 +133,7 @@ class _Library(NamedTuple):
 
 
 def _opened(path: Path) -> ctypes.CDLL:
-    """A library. OSError where it does not load, or is called in another way."""
+    """Load a library. OSError where it does not load, or was built for other plans."""
     functions = ctypes.CDLL(str(path))
     try:
         built_for = ctypes.c_uint.in_dll(functions, "fastpool_callers").value
@@ -167,12 +167,12 @@ def level() -> str:
 
 
 def compiler() -> Any:
-    """The module that compiles kernels, by Numba. ImportError where that is not installed."""
+    """The module that compiles kernels with Numba. ImportError where Numba is not installed."""
     return import_module("fastpool.backends.numba.just_in_time")
 
 
 def find(name: str) -> tuple[int, Any]:
-    """The address of a kernel, and what must be kept for it to stay there."""
+    """The address of a kernel, and the object that must be kept alive for it to stay valid."""
     library = _library()
     if library is not None:
         try:

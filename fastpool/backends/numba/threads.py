@@ -33,7 +33,7 @@ _kept = _Kept()
 
 
 def new_scratch(nbytes: int) -> np.ndarray:
-    """Scratch of at least so many bytes that begins a line of the caches."""
+    """Scratch of at least so many bytes, which begins a cache line."""
     scratch = _kept.scratch
     if nbytes <= scratch.nbytes:
         return scratch
@@ -46,7 +46,7 @@ def new_scratch(nbytes: int) -> np.ndarray:
 
 
 def runner(call: Call) -> Callable[..., None]:
-    """What runs a call on arrays."""
+    """A function that runs a call on arrays."""
     small = call.nbytes < tuning.PARALLEL_BYTES and call.scratch_bytes <= tuning.SMALL_SCRATCH
     return call.run_alone if small else partial(launch, call)
 
@@ -61,7 +61,7 @@ def launch(call: Call, *arrays: np.ndarray | None) -> None:
 
 
 def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
-    """Whether a call was run with the helpers: they may be busy with another's, or there is no scratch for all."""
+    """Run a call with the helpers; False if they are busy with another call, or if there is no scratch for all."""
     try:
         scratch = new_scratch(threads * call.scratch_bytes)
     except MemoryError:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.kernels.reduction import Maxima
-from fastpool.backends.numba.kernels.windows import first_real_offset, move_along_row, real_taps
+from fastpool.backends.numba.kernels.windows import first_real_offset, last_vector, move_along_row, real_taps
 from fastpool.backends.numba.simd.compare import maximum, precedes, wins
 from fastpool.backends.numba.simd.half import from_key, to_key, to_keys
 from fastpool.backends.numba.simd.offsets import (
@@ -52,8 +52,9 @@ def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, sto
 def pool_window(out, vector, x, window, taps, g, lowest, half_format):
     """All channels of a window: in vectors where these fill one, else each by rows of cells or cell by cell."""
     width, channel = width_of(x), 0
-    while g.inner >= width and channel < g.inner:
-        channel = min(channel, g.inner - width)  # the last vector overlaps the one before
+    last = last_vector(g.inner, width, g.inner + width, g.inner)  # the next window may be another thread's
+    while last >= 0 and channel < g.inner:
+        channel = min(channel, last)
         pool_channels(out, x, window, channel, taps, g, lowest, half_format)
         channel += width
     while channel < g.inner:

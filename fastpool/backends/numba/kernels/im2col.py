@@ -6,6 +6,7 @@ import numpy as np
 
 from fastpool.backends.numba.compilation import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
+from fastpool.backends.numba.kernels.windows import last_vector
 from fastpool.backends.numba.simd.vectors import (
     deinterleave_even,
     elements_to_cache_line,
@@ -180,19 +181,20 @@ def copy_column(to, cells, count, nontemporal):
 
     A line that is written past the caches may be touched by no other store: there, the ends go element by element.
     """
-    first, last = elements_to_cache_line(to, 0), count - width_of(to)
+    first, width = elements_to_cache_line(to, 0), width_of(to)
+    last = last_vector(count, width, count + width, count)
     if nontemporal or last < 0:
         first = min(first, count)
         for i in range(first):
             to[i] = cells[i]
         while first <= last:
             store_nontemporal(to, first, load(cells, first))
-            first += width_of(to)
+            first += width
         for i in range(first, count):
             to[i] = cells[i]
     else:
         store(to, 0, load(cells, 0))
         while first < last:
             store(to, first, load(cells, first))
-            first += width_of(to)
+            first += width
         store(to, last, load(cells, last))

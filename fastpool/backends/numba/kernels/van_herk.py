@@ -10,7 +10,7 @@ from fastpool.backends.numba.kernels.packing import Cells, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
-from fastpool.backends.numba.kernels.windows import ceil_div, windows_at_edges
+from fastpool.backends.numba.kernels.windows import ceil_div, last_vector, windows_at_edges
 from fastpool.backends.numba.simd.half import from_key
 from fastpool.backends.numba.simd.offsets import add_offsets, larger, load_offsets, splat_offset, store_offsets
 from fastpool.backends.numba.simd.vectors import load, store, width_of
@@ -115,7 +115,9 @@ def finish_windows(out, buffers, tile, row, g, t, lowest, half_format):
     upper = tail_of(buffers.beginning, 0)
     if at < g.KH - 1:  # else the windows are the whole group
         upper = tail_of(buffers.ends, (at + 1) * t.kept_step)
-    larger_row(target, count, count - width_of(out.values), upper, buffers.beginning, -first * g.KW)
+    width = width_of(out.values)
+    last = last_vector(count, width, count + width, count)  # the rest of the output row is another tile's
+    larger_row(target, count, last, upper, buffers.beginning, -first * g.KW)
     fix_row(target.values, target.argmax, tile, first, g, lowest)
     if half_format is not None:
         for i in range(count):
