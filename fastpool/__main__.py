@@ -167,7 +167,7 @@ def warmup(args: argparse.Namespace) -> int:
     if why:
         print(f"kernels cannot be kept: {why}; set NUMBA_CACHE_DIR to a folder of your own", file=sys.stderr)
         return 1
-    names = [name for name, _ in numba.warmup_tasks(args.all)]
+    names = numba.kernel_names(args.all)
     start = perf_counter()
     with _progress(len(names)) as advance:
         for name in _compiled(names, min(fastpool.get_num_threads(), len(names))):

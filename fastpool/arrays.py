@@ -342,10 +342,15 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
+    check_apart(out, inputs)
+    return out
+
+
+def check_apart(out: Any, inputs: tuple[Any, ...]) -> None:
+    """Raise ValueError where `out` shares memory with an input."""
     for x in inputs:
         if overlap(out, x):
             raise ValueError("out must not share memory with an input; give an array of its own")
-    return out
 
 
 def overlap(a: Any, b: Any) -> bool:

@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from fastpool.backends.numba import kernel_name, library, plan
+from fastpool.backends.numba import kernel_names, library
 from fastpool.threads import usable_cpus
 
 
@@ -47,11 +47,6 @@ TARGETS = {
     "aarch64": Target("aarch64-unknown-linux-gnu", "generic"),
 }
 OBJECTS = Path("build/kernels")
-
-
-def names() -> list[str]:
-    """The kernels that go into a library."""
-    return list(dict.fromkeys(map(kernel_name, plan.usual_calls())))
 
 
 def _compile(task: tuple[str, str, str]) -> Path:
@@ -103,13 +98,13 @@ def linker(level: str) -> list[str]:
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     """Build the library of a level; where it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted, objects = names(), []
+    wanted, objects = kernel_names(), []
     made = _objects(wanted, level, folder, jobs or usable_cpus())
     for count, (name, path) in enumerate(zip(wanted, made, strict=True), 1):
         print(f"\r{level}: {count} of {len(wanted)} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
         objects.append(str(path))
     print(file=sys.stderr)
-    to = library.library_path(level)
+    to = Path(library.library_path(level))
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
         linked, origin = Path(beside, to.name), Path(beside, "origin.c")
         origin.write_text(

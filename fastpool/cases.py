@@ -19,7 +19,8 @@ import numpy as np
 
 import fastpool
 from fastpool import arrays
-from fastpool.window import LAYOUTS, Window, check_layout
+from fastpool.arguments import LAYOUTS, check_layout
+from fastpool.window import Window
 
 SIZES = ("small", "medium", "full")
 

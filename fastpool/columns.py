@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_shape, one_of
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
-from fastpool.window import Padding, Window, check_shape, frozen_window, one_of, spatial_axes
+from fastpool.window import Padding, Window, frozen_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 

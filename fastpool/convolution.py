@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import integer
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, integer
+from fastpool.window import Padding, Window
 
 BLOCK_BYTES = 16 * 2**20
 CARD_BLOCK_BYTES = 256 * 2**20
@@ -272,7 +272,7 @@ def _images(a: DeviceArray, first: int, count: int) -> DeviceArray:
 
 def _of_images(window: Window, count: int) -> Window:
     """The same windows over fewer images, channels first."""
-    return replace(window, batch=count, x_shape=(count, *window.x_shape[1:]), y_shape=(count, *window.y_shape[1:]))
+    return window._replace(batch=count, x_shape=(count, *window.x_shape[1:]), y_shape=(count, *window.y_shape[1:]))
 
 
 def _columns_on_card(x: DeviceArray, window: Window, im2col: Any, images_inside: bool) -> DeviceArray:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_shape, one_of
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, along, check_shape, one_of, spatial_axes
+from fastpool.window import Padding, Window, along, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_layout, check_shape, frozen
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.indices import (
@@ -19,7 +20,7 @@ from fastpool.indices import (
     values_with_positions,
 )
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, check_layout, check_shape, frozen, frozen_window
+from fastpool.window import Padding, Window, frozen_window
 
 Size = int | tuple[int, ...]
 

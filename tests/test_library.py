@@ -16,7 +16,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import kernel_name, library, plan
 
-BUILT = [library.library_path(level) for level in library.levels_here() if library.library_path(level).exists()]
+BUILT = [path for path in map(Path, map(library.library_path, library.levels_here())) if path.exists()]
 of_the_library = pytest.mark.skipif(not BUILT, reason="no kernels were built")
 of_each_library = pytest.mark.parametrize("built", BUILT, ids=lambda path: path.name)
 
@@ -163,9 +163,8 @@ def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, t
 
 LEVEL = """
 import sys, warnings
-from pathlib import Path
 from fastpool.backends.numba import library
-library.FOLDER, library.levels_here = Path(sys.argv[1]), lambda: tuple(sys.argv[2].split())
+library.FOLDER, library.levels_here = sys.argv[1], lambda: tuple(sys.argv[2].split())
 library.callers, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")

@@ -18,8 +18,9 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 import fastpool as fp
+from fastpool.arguments import frozen, integer
 from fastpool.integrations.dask import _folders
-from fastpool.window import Padding, Window, frozen, integer
+from fastpool.window import Padding, Window
 
 try:
     import zarr
