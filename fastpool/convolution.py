@@ -11,7 +11,8 @@ from fastpool import arrays
 from fastpool.arguments import integer
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window
+from fastpool.signatures import A, Padding, Size
+from fastpool.window import Window
 
 BLOCK_BYTES = 16 * 2**20
 CARD_BLOCK_BYTES = 256 * 2**20
@@ -80,18 +81,18 @@ def _as_asked(a: np.ndarray, data_format: str, out: np.ndarray | None) -> np.nda
 
 
 def conv2d(
-    x: Any,
-    w: Any,
+    x: A,
+    w: A,
     b: Any = None,
-    stride: int | tuple[int, ...] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     groups: int = 1,
     *,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Two-dimensional convolution (cross-correlation), as `torch.nn.functional.conv2d`.
 
     Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some tens of MB at most.
@@ -128,6 +129,10 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]])
     """
+    return _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, backend)
+
+
+def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, backend) -> Any:
     given, x = x, arrays.read("x", x, floats_only=True)
     im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
@@ -179,17 +184,17 @@ def _cells(cols: np.ndarray, block: _Block, col2im: Any) -> np.ndarray:
 
 
 def conv2d_backward(
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: int | tuple[int, ...] = 1,
+    dy: A,
+    x: A,
+    w: A,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     groups: int = 1,
     *,
     data_format: str = "channels_first",
     backend: str | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[A, A, A]:
     """Gradients of `conv2d` with respect to its input, its filters and its bias.
 
     Parameters
@@ -218,6 +223,10 @@ def conv2d_backward(
            [3., 3.]]), array([[0., 1.],
            [2., 3.]]), array([1.]))
     """
+    return _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend)
+
+
+def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend) -> Any:
     given, x = x, arrays.read("x", x, floats_only=True)
     im2col, col2im = (kernel(op, backend, x.device) for op in ("im2col", "col2im"))
     w = arrays.read("w", w, floats_only=True)

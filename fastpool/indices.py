@@ -15,7 +15,8 @@ from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, along, spatial_axes
+from fastpool.signatures import Padding, Size
+from fastpool.window import Window, along, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
@@ -236,15 +237,15 @@ def _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_
 def argmax_to_indices(
     argmax: Any,
     x_shape: tuple[int, ...],
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] | None = None,
+    kernel_size: Size,
+    stride: Size | None = None,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     *,
     convention: str = "torch",
     data_format: str = "channels_first",
-) -> np.ndarray:
+) -> Any:
     """fastpool's argmax as the indices that another framework would give.
 
     Parameters
@@ -306,15 +307,15 @@ def argmax_to_indices(
 def indices_to_argmax(
     indices: Any,
     x_shape: tuple[int, ...],
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] | None = None,
+    kernel_size: Size,
+    stride: Size | None = None,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     *,
     convention: str = "torch",
     data_format: str = "channels_first",
-) -> np.ndarray:
+) -> Any:
     """Another framework's indices as fastpool's argmax: the inverse of `argmax_to_indices`.
 
     Parameters

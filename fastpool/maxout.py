@@ -11,6 +11,7 @@ from fastpool.arguments import check_shape, integer, one_of, positive
 from fastpool.arrays import Result
 from fastpool.calls import Op, Plan, call
 from fastpool.pooling import backward_kernel_of, kernel_of
+from fastpool.signatures import A, as_maxout
 from fastpool.window import Window
 
 GROUPINGS = ("strided", "contiguous")
@@ -93,6 +94,7 @@ _MAXOUT = Op("maxout", ("x",), (), _plan_maxout, replays=True)
 _MAXOUT_BACKWARD = Op("maxout_backward", ("dy", "argmax"), ("dy",), _plan_maxout_backward, replays=True)
 
 
+@as_maxout
 def maxout(
     x: Any,
     num_units: int,
@@ -149,15 +151,15 @@ def maxout(
 
 
 def maxout_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     axis: int = -1,
     *,
     grouping: str = "strided",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `maxout` with respect to its input: each dy goes to the piece that won.
 
     Parameters

@@ -15,7 +15,6 @@ import numpy as np
 
 from fastpool.arguments import check_layout, check_shape, frozen, integer
 
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 LARGEST_SIZE = 2**62
 
 

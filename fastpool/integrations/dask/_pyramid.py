@@ -20,7 +20,8 @@ from dask.highlevelgraph import HighLevelGraph
 import fastpool as fp
 from fastpool.arguments import frozen, integer
 from fastpool.integrations.dask import _folders
-from fastpool.window import Padding, Window
+from fastpool.signatures import Padding
+from fastpool.window import Window
 
 try:
     import zarr
