@@ -1,4 +1,4 @@
-"""Typical calls of every op, in one table: for the benchmarks, the warm-up and the conformance tests.
+"""Typical calls of every op, in one table: for `fastpool bench`, asv, the tests of conformance and those of races.
 
 To add an op, or a window worth watching, add an entry to CASES.
 
