@@ -24,7 +24,7 @@ import numpy as np
 import fastpool
 
 BASELINE = "numpy"
-NEVER_TIMED = ("naive", "cuda", BASELINE)  # arrays that travel say nothing of a card: see benchmarks/gpu.py
+NEVER_TIMED = ("naive", "cuda", BASELINE)  # copies to a GPU and back say nothing of its speed: see benchmarks/gpu.py
 
 
 def _needed(package: str) -> Any:
@@ -122,7 +122,7 @@ def info(_: argparse.Namespace) -> int:
             ("written", disk_cache().why_not_written(folder)),
         ):
             print(f"{'':16} {f'not {use}: {why}' if why else use}")
-    print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a card)")
+    print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a GPU)")
     for name, status in fastpool.backends().items():
         print(f"  {name:14} {'available' if status.available else f'not available: {status.reason}'}")
     return 0

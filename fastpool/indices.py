@@ -24,7 +24,7 @@ CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
-    Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
+    Not one on a GPU: the caller would have to wait for it. Kernels there drop what an invalid offset would send.
     """
     if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
         raise invalid_argmax(argmax, window)

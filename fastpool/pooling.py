@@ -202,7 +202,7 @@ def max_pool2d(
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
     backend : "numba", "cython", "numpy", "naive" or "cuda"
-        A NumPy array goes to a card by "cuda" alone, and comes back; an array that lies on one stays there.
+        "cuda" alone copies a NumPy array to a GPU, and the result back; an array that lies on a GPU stays there.
 
     Returns
     -------
@@ -339,7 +339,7 @@ def max_pool2d_backward(
         For a dy that is not floating, or an argmax of another dtype.
     ValueError
         For shapes that do not fit, or an argmax that names a cell outside its window or in the padding. An argmax on a
-        card is not looked at, since the call would have to wait for it: what it misplaces goes nowhere.
+        GPU is not checked, since the call would have to wait for it: a gradient whose offset is invalid is dropped.
 
     Examples
     --------
@@ -615,8 +615,8 @@ def max_unpool2d(
     TypeError
         For indices that are not integers.
     ValueError
-        For an index outside the output; nothing is written then. Indices on a card are not looked at, since the call
-        would have to wait for them: a value whose index is outside goes nowhere.
+        For an index outside the output; nothing is written then. Indices on a GPU are not checked, since the call
+        would have to wait for them: a value whose index is outside is dropped.
 
     Examples
     --------

@@ -80,7 +80,7 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# From Python 3.13 on, which may be told a number: python -X cpu_count=4
+# From Python 3.13 on, where a number may be set: python -X cpu_count=4
 _affinity = getattr(os, "process_cpu_count", _affinity)
 
 

@@ -63,8 +63,8 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
     before, after = pad
     if n + before + after > LARGEST_SIZE or extent > LARGEST_SIZE:
         raise ValueError(f"{name}: an axis of {n} with padding {pad} and windows of {extent} cells overflows")
-    room = n + before + after - extent
-    out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    slack = n + before + after - extent
+    out = (slack + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode:  # the last window must start inside the input or its leading padding
         out = min(out, (n + before - 1) // stride + 1)
     if out < 1:

@@ -30,7 +30,7 @@ _MODULES = {
 _REMEDY = {
     "numba": 'pip install "fastpool[numba]"',
     "cython": "reinstall fastpool where a C compiler is at hand",
-    "cuda": 'pip install "fastpool[cuda]", on a machine with a card and a driver of NVIDIA\'s',
+    "cuda": 'pip install "fastpool[cuda]", on a machine with a GPU and a driver of NVIDIA\'s',
 }
 _PREFERRED = ("numba", "cython", "numpy")
 
@@ -113,7 +113,7 @@ def backends() -> dict[str, BackendStatus]:
     -------
     dict of str to BackendStatus
         In the order in which the default is chosen. `naive` is never chosen by itself, and `cuda` only for arrays that
-        lie on a card.
+        lie on a GPU.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def chosen(backend: str | None) -> str | None:
 
 
 def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
-    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or a card's number."""
+    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or the number of a GPU."""
     name = chosen(backend)
     if device != "cpu":
         if name not in (None, "cuda"):

@@ -30,13 +30,13 @@ def _steps(size: int, field: int, padding: int, stride: int) -> int:
     """How many windows lie along an axis, which they must cover to the last cell."""
     if padding < 0:
         raise ValueError(f"padding must be 0 or more, got {padding}")
-    room = size + 2 * padding - field
-    if room < 0 or room % stride:
+    slack = size + 2 * padding - field
+    if slack < 0 or slack % stride:
         raise ValueError(
             f"Invalid dimensions! Windows of {field} cells every {stride} "
             f"do not tile an axis of {size} padded by {padding}"
         )
-    return room // stride + 1
+    return slack // stride + 1
 
 
 def _check_tiling(x_shape: Any, field_height: Any, field_width: Any, padding: Any, stride: Any) -> None:
