@@ -4,7 +4,7 @@ Every pool works on the canonical form `(outer, D, H, W, inner)`, C-contiguous a
 An array whose channels lie before its spatial axes in memory is outer=N*C, inner=1; one whose channels lie
 last is outer=N, inner=C. Nothing below this file knows which of the two the caller had in mind.
 
-Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or, where they lie on a GPU, as device arrays.
+Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or as device arrays on a GPU.
 """
 
 from __future__ import annotations
