@@ -72,7 +72,7 @@ def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator
     os.environ.update(NUMBA_CPU_NAME=target.cpu if target.is_native else "generic", NUMBA_CPU_FEATURES="")
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted])
+            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted], chunksize=4)
     finally:
         for setting, value in before.items():
             if value is None:
@@ -98,7 +98,8 @@ def linker(level: str) -> list[str]:
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     """Build the library of a level; where it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted, objects = kernel_names(), []
+    # Kernels of the same dtypes call the same functions, which a process compiles once.
+    wanted, objects = sorted(kernel_names(), key=lambda name: name.split("__")[1:]), []
     made = _objects(wanted, level, folder, jobs or usable_cpus())
     for count, (name, path) in enumerate(zip(wanted, made, strict=True), 1):
         print(f"\r{level}: {count} of {len(wanted)} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
