@@ -6,7 +6,7 @@ import ctypes
 import threading
 import warnings
 from contextlib import nullcontext
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, wraps
 from math import gcd
 from typing import NamedTuple
 
@@ -217,6 +217,7 @@ def travelling(outputs: int):
     """Make an op on device arrays one that also takes NumPy arrays: they go to the GPU, its last ones come back."""
 
     def decorate(op):
+        @wraps(op)
         def run(*arguments, **options):
             if not isinstance(arguments[0], np.ndarray):
                 return _on_one_stream(op, arguments, options, outputs)
