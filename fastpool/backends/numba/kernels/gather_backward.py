@@ -70,12 +70,13 @@ class Buffers(NamedTuple):
 @kernel
 def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, start, stop):
     """Work items are tiles of cells. The cells of one phase of the stride are covered by the same taps, so that vectors
-    of them ask one tap after the other. Last tap first: gradients are added in the row-major order of their windows.
+    of them look at one tap after the other: the last tap first, which adds gradients in the row-major order of windows.
 
-    Windows that start a stride apart up to the end of every axis are asked in place. What a cell then takes for a
-    window across an edge is one at the other end of a row, or in the next plane, whose winner can never be this cell.
+    Where windows start a stride apart up to the end of every axis, their gradients are read in place. What a cell then
+    takes for a window across an edge is at the other end of a row, or in the next plane: its winner is another cell.
     """
     buffers = divide_scratch(scratch, argmax, sums, t)
+    # Tiles of whole rows follow each other in dx, which belongs to this call up to `limit`.
     rows_before = max(min(stop % t.row_blocks * t.block_rows * g.sh - g.ph, g.H), 0)
     limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
     listed = -1, -1, False
@@ -124,8 +125,7 @@ def tile_at(item, g, t):
 
 @inlined
 def depth_over(d, g):
-    """Slices of windows that cover one of cells, from the first to the last, cover it by taps from the last to the
-    first."""
+    """Of the windows that cover slice `d` of cells, those of the first slice do so by the last of these taps."""
     first_kd, last_kd, first_od = g.KD, -1, 0
     for kd in range(g.KD):
         od, between = divmod(d + g.pd - kd * g.dd, g.sd)

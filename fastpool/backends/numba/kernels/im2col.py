@@ -22,8 +22,10 @@ from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
 class Block(NamedTuple):
-    """The windows of one work item: the first of them is at (od, oh, ow). `source` is where their images and channel
-    begin in x, and `to` where the columns of their first tap do."""
+    """The windows of one work item: the first of them is at (od, oh, ow).
+
+    `source` is where their images and channel begin in x, and `to` where the columns of their first tap do.
+    """
 
     od: int
     oh: int
@@ -45,8 +47,10 @@ class Tap(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """One cell of each window for every tap along a row: `next_tap` elements to the next tap, `next_row` to the next
-    row of windows, which has `row` elements."""
+    """One cell of each window, for every tap along a row.
+
+    A row of windows has `row` elements. It is `next_row` elements to the next row, and `next_tap` to the next tap.
+    """
 
     cells: Any
     next_tap: int

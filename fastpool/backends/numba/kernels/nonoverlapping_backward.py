@@ -22,8 +22,11 @@ from fastpool.backends.numba.simd.views import slice_view, tail_view
 
 
 class Row(NamedTuple):
-    """A row of cells under a row of windows: its first element in dx, the first gradient of the windows, and the
-    offset of the first of its taps. No vector may begin after gradient `last`, which is negative if one is too long."""
+    """A row of cells under a row of windows.
+
+    It begins at element `to` of dx, the gradients of its windows at element `source` of dy, and its first tap has the
+    offset `tap`. No vector may begin after the `last` of its gradients: negative if there are too few for one.
+    """
 
     to: int
     source: int

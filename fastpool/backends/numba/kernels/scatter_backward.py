@@ -20,8 +20,11 @@ from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_vi
 
 
 class Tile(NamedTuple):
-    """Rows of cells from `first` up to `end`, counted through all slices of a plane; columns from `left` up to `right`;
-    and some channels; or all of some planes. Each plane has `size` elements of the tile."""
+    """Rows of cells from `first` up to `end`, columns from `left` up to `right`, and some channels; or all of some
+    planes.
+
+    Rows are counted through all slices of a plane. A tile has `size` elements of each plane.
+    """
 
     plane: int
     planes: int
@@ -36,8 +39,10 @@ class Tile(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """The gradients of all windows, the offsets of their winners, and how far from its window's start each offset lies:
-    a table, where offsets are bytes."""
+    """The gradients of all windows, and the offsets of their winners.
+
+    `lookup` tells how many elements each offset lies from the start of its window, where offsets are bytes.
+    """
 
     grads: Any
     argmax: Any

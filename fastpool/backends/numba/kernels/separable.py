@@ -100,11 +100,12 @@ class Buffers(NamedTuple):
 def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
     """Work items are tiles of windows. The packed cells and row maxima of one stay in the caches close to the core.
 
-    In this order of passes a later tap has a larger offset, so that the first of equal cells wins unasked.
+    In this order of passes a later tap has a larger offset, so that the first of equal cells wins by itself.
     """
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     mark_real_taps(buffers.tap_bits, g)
     fill_offsets(buffers.rows.argmax, 0)
+    # Tiles of whole rows follow each other in y, which belongs to this call up to here.
     limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
     for item in range(start, stop):
         tile = tile_at(item, g, t)
@@ -151,7 +152,10 @@ def tile_at(item, g, t):
 
 @inlined
 def source_of(x, tile, g, t, half_format):
-    """Rows are read in place where they lie as packed ones would, and where what vectors read past them is in x."""
+    """Choose how the rows under a tile are read.
+
+    They are read in place if they lie as packed rows would, and if all that vectors read past them is in x.
+    """
     width, row_step = width_of(x), g.W * g.inner
     rows = (tile.rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
     columns = (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1

@@ -30,8 +30,10 @@ class Tile(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """A thread's scratch. Rows of cells come in groups as tall as a window: a window is the end of one group and the
-    beginning of the next."""
+    """A thread's scratch.
+
+    Rows of cells come in groups as tall as a window: a window is the end of one group and the beginning of the next.
+    """
 
     row: Any  # the maxima along the current row
     spare: Any
