@@ -13,6 +13,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import plan, tiling, tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, last_vector
+from fastpool.backends.numba.tiling.backward import reciprocal
 
 sizes = st.integers(1, 200)
 
@@ -94,6 +95,13 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
         assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
         if tiles.same_pitch:
             assert cell_rows * g.OW * inner + width <= tiles.tap_bits
+
+
+def test_reciprocals_divide_every_offset_of_two_bytes():
+    offsets = np.arange(1 << 16)
+    for divisor in (*range(1, 300), *np.random.default_rng(0).integers(300, 1 << 16, 300).tolist(), 65535, 65536):
+        quotients = (offsets * reciprocal(divisor)) >> 32
+        np.testing.assert_array_equal(quotients, offsets // divisor)
 
 
 def test_an_override_is_taken_back(tuned):

@@ -303,7 +303,5 @@ def write_row(dx, to, limit, sums, first_phase, count, g, t, half_format):
 @inlined
 def narrow_every(dx, sums, step, count, half_format):
     """Write sums as gradients to every step-th of `count` cells."""
-    i = cell = 0
-    while cell < count:
-        dx[np.uint64(cell)] = narrow(sums[np.uint64(i)], half_format)
-        i, cell = i + 1, cell + step
+    for i in range((count - 1) // step + 1):
+        dx[np.uint64(i * step)] = narrow(sums[np.uint64(i)], half_format)

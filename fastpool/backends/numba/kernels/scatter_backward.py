@@ -33,9 +33,8 @@ class Tile(NamedTuple):
     left: int
     right: int
     channel: int
+    channels: int
     size: int
-    together: int  # elements that are added up together: all channels of a cell, or that cell of all planes
-    apart: int  # elements from one of these to the next
 
 
 class Windows(NamedTuple):
@@ -58,7 +57,7 @@ def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start,
     """
     lookup = scratch_view(scratch, 0, t.lookup, np.int64)
     for offset in range(t.lookup):
-        lookup[offset] = cells_from_start(offset, g, np.uint32) * g.inner
+        lookup[offset] = elements_between(offset, offset // g.KW, offset // (g.KH * g.KW), t)
     windows, item = Windows(dy, argmax, lookup), start
     while item < stop:
         tile = tile_at(item, stop, g, t)
@@ -80,8 +79,7 @@ def tile_at(item, stop, g, t):
     end, right = min(first + t.block_rows, g.D * g.H), min(left + t.block_columns, g.W)
     channels, planes = min(t.block_channels, g.inner - channel), min(stop - item, t.most_planes)
     size = (end - first) * (right - left) * channels
-    together, apart = (planes, size) if g.inner == 1 else (channels, 1)
-    return Tile(plane, planes, first, end, left, right, channel, size, together, apart)
+    return Tile(plane, planes, first, end, left, right, channel, channels, size)
 
 
 def sums_of(target, scratch, half_format):
@@ -133,34 +131,56 @@ def add_row(sums, windows, row, first, tile, g, t, half_format):
             origin = (first * g.W + w - tile.left) * g.inner
             grads = tail_view(windows.grads, source + ow * g.inner)
             argmax = tail_view(windows.argmax, source + ow * g.inner)
-            add_window(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
+            if g.inner == 1:
+                add_planes(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
+            else:
+                add_channels(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
 
 
 @inlined
-def add_window(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
-    """Let a window of all channels, or of all planes, add to a tile; its first tap is the tile's element `origin`."""
-    for i in range(tile.together):
-        cell = origin + elements_from_start(argmax[np.uint64(i * t.step)], lookup, g)
+def add_channels(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
+    """Let all channels of a window add to a tile; its first tap is the tile's element `origin`."""
+    for channel in range(tile.channels):
+        cell = origin + elements_from_start(argmax[np.uint64(channel)], lookup, g, t)
         if np.uint64(cell) < np.uint64(tile.size):
-            sums[np.uint64(cell + i * tile.apart)] += widen(grads[np.uint64(i * t.step)], half_format)
+            sums[np.uint64(cell + channel)] += widen(grads[np.uint64(channel)], half_format)
 
 
 @inlined
-def cells_from_start(offset, g, dtype):
-    """How many cells of a plane lie between the start of a window and the cell of an offset; `dtype` counts taps."""
-    rest, kw = divmod(dtype(offset), dtype(g.KW))
-    kd, kh = divmod(rest, dtype(g.KH))
-    return (np.int64(kd) * g.dd * g.H + np.int64(kh) * g.dh) * g.W + np.int64(kw) * g.dw
+def add_planes(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
+    """Let a window of some planes add to a tile of each."""
+    for plane in range(tile.planes):
+        source = np.uint64(plane * t.windows)
+        cell = origin + elements_from_start(argmax[source], lookup, g, t)
+        if np.uint64(cell) < np.uint64(tile.size):
+            sums[np.uint64(cell + plane * tile.size)] += widen(grads[source], half_format)
 
 
-def elements_from_start(offset, lookup, g):
-    """The same in elements; looked up, where an offset is a byte."""
+@inlined
+def elements_between(offset, row, slice, t):
+    """How many elements lie between the start of a window and the cell of an offset, in this row and slice of taps."""
+    return offset * t.next_kw + row * t.wrap_kw + slice * t.wrap_kh
+
+
+def elements_from_start(offset, lookup, g, t):
+    """The same for an offset of an argmax: looked up where it is a byte, by reciprocals where it has two."""
 
 
 @overload(elements_from_start, jit_options=INLINED)
-def _elements_from_start(offset, lookup, g):
+def _elements_from_start(offset, lookup, g, t):
     if offset.bitwidth == 8:
-        return lambda offset, lookup, g: lookup[offset]
-    # A window may have 2**32 taps along one axis, which no uint32 holds.
-    dtype = np.uint32 if offset.bitwidth == 16 else np.uint64
-    return lambda offset, lookup, g: cells_from_start(offset, g, dtype) * g.inner
+        return lambda offset, lookup, g, t: lookup[offset]
+    if offset.bitwidth == 16:
+
+        def elements_from_start(offset, lookup, g, t):
+            tap = np.int64(offset)
+            return elements_between(tap, tap * t.reciprocal_row >> 32, tap * t.reciprocal_slice >> 32, t)
+
+        return elements_from_start
+
+    def elements_from_start(offset, lookup, g, t):
+        tap = np.uint64(offset)
+        row, slice = tap // np.uint64(g.KW), tap // np.uint64(g.KH * g.KW)
+        return elements_between(np.int64(tap), np.int64(row), np.int64(slice), t)
+
+    return elements_from_start

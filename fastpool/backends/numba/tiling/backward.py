@@ -83,10 +83,20 @@ class ScatterTiling(NamedTuple):
     row_blocks: int
     column_blocks: int
     channel_blocks: int
-    step: int  # gradients from one channel of a window to the next, or from one plane
-    lookup: int  # how far from its window's start each offset lies: a table, where offsets are bytes
+    windows: int  # of a plane
+    next_kw: int  # elements of dx from one tap of a row to the next
+    wrap_kw: int  # and more elements where the next tap is in the next row
+    wrap_kh: int  # or in the next slice
+    reciprocal_row: int  # (offset * reciprocal) >> 32 is an offset of two bytes divided by the taps of a row
+    reciprocal_slice: int  # or of a slice
+    lookup: int  # offsets in the table of how far from its window's start each one lies, where offsets are bytes
     sums_begin: int
     scratch_bytes: int
+
+
+def reciprocal(divisor: int) -> int:
+    """A factor for which (n * factor) >> 32 == n // divisor, for every n and divisor of up to 16 bits."""
+    return ceil_div(1 << 32, divisor)
 
 
 def scatter(
@@ -102,7 +112,12 @@ def scatter(
         row_blocks=ceil_div(g.D * g.H, rows),
         column_blocks=ceil_div(g.W, columns),
         channel_blocks=ceil_div(g.inner, channels),
-        step=g.OD * g.OH * g.OW if g.inner == 1 else 1,
+        windows=g.OD * g.OH * g.OW,
+        next_kw=g.dw * g.inner,
+        wrap_kw=(g.dh * g.W - g.KW * g.dw) * g.inner,
+        wrap_kh=(g.dd * g.H - g.KH * g.dh) * g.W * g.inner,
+        reciprocal_row=reciprocal(g.KW),
+        reciprocal_slice=reciprocal(g.KH * g.KW),
         lookup=lookup,
         sums_begin=8 * lookup,
         scratch_bytes=8 * lookup + in_cache_lines(planes * rows * columns * channels, sums_itemsize),
