@@ -67,7 +67,7 @@ sanitize-numba: $(VENV)/.cuda-test
 	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # 64-bit ARM without such a machine: kernels and compiled modules are cross-compiled, and a part of the tests runs under
-# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user; half an hour, and as long again for the kernels.
+# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user: half an hour, a part of it for the kernels, which are kept.
 ARM64 ?=
 arm64: $(VENV)/.cuda-test
 	$(BIN)/python tests/arm64.py $(ARM64)

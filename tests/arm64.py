@@ -42,10 +42,10 @@ TESTS = (
     ("tests/test_threads.py", "-k", "not fewer_threads_start and not forked"),
 )
 
-# The name of the script becomes sys.executable, so that tests can start further interpreters.
-PYTHON = f"""#!/bin/sh
-root=$(dirname "$(dirname "$(dirname "$0")")")
-exec {EMULATOR} -cpu {PROCESSOR} -L "$root" -0 "$0" "$root/usr/bin/python3" "$@"
+# The script's own path becomes sys.executable, so that tests can start further interpreters, also with another PATH.
+PYTHON = """#!/bin/sh
+root=${{0%/usr/bin/python}}
+exec {emulator} -cpu {processor} -L "$root" -0 "$0" "$root/usr/bin/python3" "$@"
 """
 
 run = partial(subprocess.run, check=True)
@@ -96,7 +96,7 @@ def make_python(root):
         shutil.rmtree(part, ignore_errors=True)
         extract_python(part)
         python = part / "usr" / "bin" / "python"
-        python.write_text(PYTHON)
+        python.write_text(PYTHON.format(emulator=shutil.which(EMULATOR), processor=PROCESSOR))
         python.chmod(0o755)
         install_packages(part, python)
         part.rename(root)
