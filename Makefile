@@ -1,8 +1,9 @@
-# make demo | test | kernels | wheel | fuzz | torture | sanitize | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare |
-# dashboard | clean.
+# make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | simulate | gpu | check | docs | bench | peers | report | asv |
+# asv-compare | dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
+# `make arm64 ARM64="tests/test_rules.py -k numba"` runs these tests on an emulated 64-bit ARM processor, instead of a selection.
 # `make asv-compare BASE=main FACTOR=1.25` tells what this commit makes slower or faster by more than the factor.
 # `make dashboard N=8` shows the last eight commits that build; `make dashboard ASV="--bench max_pool2d"` a part of the suite.
 PYTHON ?= python3
@@ -24,7 +25,7 @@ KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
 	$(patsubst %,fastpool/backends/numba/%.py,columns compilation elementwise lanes library plan pool scalars scratch)
 LEVELS ?=
 
-.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba arm64 simulate gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -64,6 +65,12 @@ sanitize: $(VENV)/.cuda-test
 # Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
 sanitize-numba: $(VENV)/.cuda-test
 	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
+
+# 64-bit ARM without such a machine: kernels and compiled modules are cross-compiled, and a part of the tests runs under
+# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user: half an hour, a part of it for the kernels, which are kept.
+ARM64 ?=
+arm64: $(VENV)/.cuda-test
+	$(BIN)/python tests/arm64.py $(ARM64)
 
 # The CUDA backend without a card: its kernels run by Numba's simulator.
 simulate: $(VENV)/.cuda-test $(VENV)/.torch
