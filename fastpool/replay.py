@@ -21,7 +21,7 @@ class Recorder:
         self.slots = {pointer: slot for slot, pointer in enumerate(inputs)}
         self.inputs = len(inputs)
         self.arrays: list[DeviceArray] = []
-        self.launches: list[tuple[Any, list[Any], list[tuple[int, int]]]] = []
+        self.launches: list[tuple[Any, list[int]]] = []
         self.results: list[DeviceArray] = []
         self.whole = True
 
@@ -29,10 +29,10 @@ class Recorder:
         self.slots[a.pointer] = self.inputs + len(self.arrays)
         self.arrays.append(a)
 
-    def launched(self, start: Any, values: list[Any], addresses: Sequence[int]) -> None:
-        """A launch: `start` takes the values and a stream; those at the places `addresses` are addresses."""
+    def launched(self, launch: Any, addresses: Sequence[int]) -> None:
+        """A launch, which can be called with addresses in place of these and with a stream."""
         try:
-            self.launches.append((start, values, [(at, self.slots[values[at]]) for at in addresses]))
+            self.launches.append((launch, [self.slots[address] for address in addresses]))
         except KeyError:  # inside an array, not at its beginning
             self.whole = False
 
@@ -64,11 +64,8 @@ class Replay:
             arrays.append(a)
             addresses.append(address)
         stream = kind.stream(self._place)
-        for start, template, places in self._launches:
-            values = template.copy()
-            for at, slot in places:
-                values[at] = addresses[slot]
-            start(values, stream)
+        for launch, slots in self._launches:
+            launch([addresses[slot] for slot in slots], stream)
         results = tuple([arrays[slot] for slot in self._slots])
         return results if len(results) > 1 else results[0]
 

@@ -54,18 +54,21 @@ def array(shape, dtype):
     return DeviceArray(Nowhere(None), None, 0, 1 << 40, shape, None, np.dtype(dtype))
 
 
-# What was compiled for a card, for all tests.
-KERNELS = {card: lru_cache(None)(launch._kernel.__wrapped__) for card in CARDS}
+@lru_cache(None)
+def kernel_for(card, make, constants, kinds, index):
+    """The name of a kernel's function and its PTX, compiled once for all tests."""
+    function = make(*constants) if constants is not None else make
+    return function.__name__, compilation.ptx_of(function, [launch._type(kind, index) for kind in kinds], card)[1]
 
 
 class Code:
     """The PTX of every kernel that is launched, by the name of its function."""
 
-    def __init__(self):
-        self.kernels = []
+    def __init__(self, card):
+        self.card, self.kernels = card, []
 
-    def start(self, kernel, *arguments):
-        self.kernels.append(kernel)
+    def compile(self, make, constants, kinds, index, device):
+        return kernel_for(self.card, make, constants, kinds, index)
 
     def each(self, name):
         found = [ptx for function, ptx in self.kernels if function == name]
@@ -76,17 +79,9 @@ class Code:
 @pytest.fixture
 def code(monkeypatch, request):
     """Compile instead of running, for the card that the test names, sm_90 if none."""
-    card = getattr(request, "param", (9, 0))
-
-    def compiled(function, signature):
-        ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=card)
-        return function.__name__, ptx
-
-    code = Code()
-    monkeypatch.setattr(launch, "compiled", compiled)
-    monkeypatch.setattr(launch, "_kernel", KERNELS[card])
-    monkeypatch.setattr(launch, "_devices", lambda: 1)
-    monkeypatch.setattr(launch, "_start", code.start)
+    code = Code(getattr(request, "param", (9, 0)))
+    monkeypatch.setattr(launch, "_kernel", code.compile)
+    monkeypatch.setattr(launch.Launch, "__call__", lambda self, *arguments: code.kernels.append(self._kernel))
     return code
 
 
@@ -263,16 +258,13 @@ def test_no_kernel_is_ever_unloaded():
     assert launch._kernel.cache_parameters()["maxsize"] is None
 
 
-def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code, monkeypatch):
-    compilations = []
-    compiled = launch.compiled
-    monkeypatch.setattr(launch, "compiled", lambda *a: compilations.append(a) or compiled(*a))
-    monkeypatch.setattr(launch, "_kernel", lru_cache(launch._kernel.__wrapped__))
+def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code):
+    before = kernel_for.cache_info().currsize
     for side in (16, 32, 64):
-        window = Window.plan(2, (side, side), 2)
-        x, y = array((1, 1, side, side, 1), "float32"), array((1, 1, side // 2, side // 2, 1), "float32")
+        window = Window.plan(2, (side, side), 2, 3)
+        x, y = (array((1, *size, 1), "int8") for size in (window.size, window.out))
         backend.max_pool.on_card(x, window, y, None)
-    assert len(compilations) == 1
+    assert kernel_for.cache_info().currsize == before + 1
 
 
 WITHOUT_ROW_STACK = """

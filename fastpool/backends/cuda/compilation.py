@@ -1,9 +1,10 @@
-"""numba-cuda, imported by this package alone, and how kernels are compiled with it."""
+"""numba-cuda, a compiler from Python to PTX, imported by this package alone, and nvJitLink, from PTX to machine code."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ["SIMULATED", "VERSION", "compiled", "cuda", "inlined", "types", "why_not"]
+__all__ = ["SIMULATED", "VERSION", "compiled", "cuda", "inlined", "ptx_of", "types", "why_not"]
 
 
 @contextmanager
@@ -35,6 +36,7 @@ def _with_removed_names() -> Iterator[None]:
 
 with _with_removed_names():
     import numba_cuda  # without it `numba.cuda` is Numba's own, older one
+    from cuda.bindings import nvjitlink
     from cuda.pathfinder import load_nvidia_dynamic_lib
     from numba import config, cuda
     from numba.cuda import types
@@ -99,6 +101,26 @@ def inlined(function):
     return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
 
 
-def compiled(function, signature):
-    """A kernel for one signature, for the device that is current. Its PTX is what tests read, so without LTO."""
-    return cuda.jit(function) if SIMULATED else cuda.jit(types.void(*signature), lto=False)(function)
+def ptx_of(function, signature, capability):
+    """The name and the PTX of a kernel for one signature, for devices of a compute capability."""
+    ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=capability)
+    return re.search(r"\.entry ([\w$]+)", ptx)[1], ptx
+
+
+def compiled(function, signature, capability):
+    """The name and the machine code of a kernel, as the driver loads it."""
+    name, ptx = ptx_of(function, signature, capability)
+    return name, _assembled(ptx.encode(), "sm_{}{}".format(*capability))
+
+
+def _assembled(ptx, architecture):
+    """Machine code by nvJitLink, which is as new as the compiler beside it: the driver may know no PTX of its version."""
+    handle = nvjitlink.create(1, [f"-arch={architecture}"])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin)
