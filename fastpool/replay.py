@@ -53,21 +53,23 @@ class Replay:
     def __init__(self, made: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
         self._launches, self._slots = launches, slots
         like = made[0]
-        self._prepared = [like.kind.prepared(a) for a in made]
+        self._kind = like.kind
+        self._makers = [like.kind.maker(a) for a in made]
         self._place = like.without_memory()  # enough to ask for a stream
 
     def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
-        kind, first = self._place.kind, inputs[0]
+        address_of = self._kind.address
         arrays, addresses = list(inputs), list(pointers)
-        for prepared in self._prepared:
-            a, address = kind.fresh(first, *prepared)
+        for make in self._makers:
+            a = make()
             arrays.append(a)
-            addresses.append(address)
-        stream = kind.stream(self._place)
+            addresses.append(address_of(a))
+        stream = self._kind.stream(self._place)
         for launch, slots in self._launches:
             launch([addresses[slot] for slot in slots], stream)
-        results = tuple([arrays[slot] for slot in self._slots])
-        return results if len(results) > 1 else results[0]
+        if len(self._slots) == 1:
+            return arrays[self._slots[0]]
+        return tuple([arrays[slot] for slot in self._slots])
 
 
 recording: ContextVar[Recorder | None] = ContextVar("fastpool_recording", default=None)
