@@ -49,7 +49,7 @@ def card(monkeypatch):
         return self.device_array(x.detach(), self._dtype(name, x))
 
     def look(self, x):
-        return x.shape, x.stride(), x.dtype, x.device, x.layout, x.data_ptr()
+        return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
 
     monkeypatch.setattr(kinds.Torch, "read", read)
     monkeypatch.setattr(kinds.Torch, "look", look)
@@ -239,14 +239,14 @@ def streams(monkeypatch):
     if not SIMULATED:
         pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
     launch = import_module("fastpool.backends.cuda.launch")
-    seen, start = [], launch._start
+    seen, start = [], launch.Simulated.__call__
 
-    def started(kernel, signature, nbytes, grid, device, arguments, stream):
+    def started(self, addresses, stream):
         seen.append(stream)
-        start(kernel, signature, nbytes, grid, device, arguments, stream)
+        start(self, addresses, stream)
 
-    monkeypatch.setattr(launch, "_start", started)
-    monkeypatch.setattr(launch, "_let_wait", lambda waiting, stream, device: seen.append((waiting, stream)))
+    monkeypatch.setattr(launch.Simulated, "__call__", started)
+    monkeypatch.setattr(launch.driver, "wait", lambda waiting, stream, device: seen.append((waiting, stream)))
     known = {"exported": kinds.Exported(NumbaLike()), "dlpack": kinds.Dlpack(NumbaLike())}
     kind = kinds._kind
     monkeypatch.setattr(kinds, "_kind", lambda name: known.get(name) or kind(name))
@@ -451,6 +451,14 @@ def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(card, x)
     for wrong in (2.0, (2, 2.0), True):
         with pytest.raises((TypeError, ValueError)):
             fp.max_pool2d(x, wrong, 1)
+
+
+def test_a_repeated_call_tells_one_fill_value_from_its_equals(card, x):
+    """0.0 and -0.0 are equal, but not the same padding."""
+    for fill_value in (0.0, -0.0, 0.0, np.float32(-0.0), 1, 0, -0.0):
+        cols = fp.im2col(x, 3, padding=1, fill_value=fill_value).numpy()
+        assert cols[0, 0, 0] == fill_value
+        assert np.signbit(cols[0, 0, 0]) == np.signbit(fill_value)
 
 
 def test_results_lie_in_memory_as_the_input_does(card, x):

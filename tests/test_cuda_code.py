@@ -351,15 +351,17 @@ def test_devices_are_counted_without_waking_the_driver(devices, visible, reason,
     assert not nvml.open
 
 
-def test_a_missing_compiler_is_told(monkeypatch):
+@pytest.mark.parametrize("library", ["nvvm", "nvJitLink"])
+def test_a_missing_compiler_is_told(library, monkeypatch):
     def missing(name):
-        raise RuntimeError(f"no {name}\nanywhere")
+        if name == library:
+            raise RuntimeError(f"no {name}\nanywhere")
 
     monkeypatch.setattr(compilation.ctypes, "CDLL", FakeNvml(1))
     monkeypatch.setattr(cuda, "cuda_error", lambda: None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(compilation, "load_nvidia_dynamic_lib", missing)
-    assert compilation.why_not() == "the compiler libNVVM was not found: no nvvm anywhere"
+    assert compilation.why_not() == f"the compiler's library {library} was not found: no {library} anywhere"
 
 
 @pytest.mark.parametrize("tests", ["tests/test_gpu.py", "tests/test_rules.py", "tests/test_conformance.py"])

@@ -1,4 +1,4 @@
-"""numba-cuda, a compiler from Python to PTX, imported by this package alone, and nvJitLink, from PTX to machine code."""
+"""From Python to machine code: numba-cuda, imported here alone, compiles functions to PTX, and nvJitLink assembles it."""
 
 from __future__ import annotations
 
@@ -68,10 +68,11 @@ def why_not():
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None and visible is not None and not _names_a_device(visible, devices):
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides all of the {devices} CUDA devices"
-    try:
-        load_nvidia_dynamic_lib("nvvm")
-    except RuntimeError as error:
-        return f"the compiler libNVVM was not found: {' '.join(str(error).split())}"
+    for library in ("nvvm", "nvJitLink"):
+        try:
+            load_nvidia_dynamic_lib(library)
+        except RuntimeError as error:
+            return f"the compiler's library {library} was not found: {' '.join(str(error).split())}"
     return None
 
 
@@ -114,7 +115,7 @@ def compiled(function, signature, capability):
 
 
 def _assembled(ptx, architecture):
-    """Machine code by nvJitLink, which is as new as the compiler beside it: the driver may know no PTX of its version."""
+    """Machine code, made by nvJitLink: the driver may be too old for the PTX, but nvJitLink is as new as the compiler."""
     handle = nvjitlink.create(1, [f"-arch={architecture}"])
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")

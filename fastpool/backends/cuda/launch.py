@@ -105,19 +105,21 @@ def _words(argument):
         return [argument.address]
     if isinstance(argument, tuple):
         return [n & _WORD for n in argument]
-    return [int.from_bytes(struct.pack("<d", argument), "little") if isinstance(argument, float) else argument & _WORD]
+    if isinstance(argument, float):
+        return [int.from_bytes(struct.pack("<d", argument), "little")]
+    return [int(argument) & _WORD]
 
 
 class _Packed:
-    """Arguments as the driver takes them: `address` is that of a list of the addresses of all words."""
+    """Arguments as the driver takes them: `address` is that of a list of the addresses of all words, in `order`."""
 
     __slots__ = ("_addresses", "address", "words")
 
-    def __init__(self, words):
+    def __init__(self, words, order):
         count = len(words)
         self.words = (ctypes.c_uint64 * count)(*words)
         first = ctypes.addressof(self.words)
-        self._addresses = (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8))
+        self._addresses = (ctypes.c_void_p * count)(*[first + 8 * at for at in order])
         self.address = ctypes.addressof(self._addresses)
 
 
@@ -126,24 +128,22 @@ class Launch:
 
     def __init__(self, kernel, grid: int, arguments: tuple) -> None:
         self._kernel, self._grid = kernel, grid
-        self._words, self._places, self.addresses = [], [], []
-        for argument in arguments:
-            if isinstance(argument, Memory) and argument.address:
-                self._places.append(len(self._words))
-                self.addresses.append(argument.address)
-            self._words += _words(argument)
+        words = [(word, isinstance(argument, Memory)) for argument in arguments for word in _words(argument)]
+        # Addresses come first, so that all of them are replaced at once; the driver finds each word by its address.
+        places = sorted(range(len(words)), key=lambda at: not (words[at][0] and words[at][1]))
+        self._words = [words[at][0] for at in places]
+        self._order = [places.index(at) for at in range(len(words))]
+        self.addresses = [word for word, is_address in words if word and is_address]
         # Each thread that is launching has one, since the driver reads it without Python's lock.
         self._packed: list[_Packed] = []
 
     def __call__(self, addresses, stream: int) -> None:
-        """Run with addresses in place of `self.addresses`."""
+        """Run with so many addresses in place of `self.addresses`."""
         try:
             packed = self._packed.pop()
         except IndexError:
-            packed = _Packed(self._words)
-        words = packed.words
-        for place, address in zip(self._places, addresses, strict=True):
-            words[place] = address
+            packed = _Packed(self._words, self._order)
+        packed.words[: len(addresses)] = addresses
         self._kernel.launch(self._grid, THREADS, packed.address, stream)
         self._packed.append(packed)
 
@@ -156,10 +156,7 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     kinds = tuple(map(_kind_of, arguments))
     kernel = _kernel(make, constants, kinds, "int64" if wide else "int32", place.device)
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
-    if SIMULATED:
-        _simulate(*kernel, arguments, grid)
-        return
-    prepared = Launch(kernel, grid, arguments)
+    prepared = (Simulated if SIMULATED else Launch)(kernel, grid, arguments)
     recorder = recording.get()
     if recorder is not None:
         recorder.launched(prepared, prepared.addresses)
@@ -170,19 +167,27 @@ def threads_of_a_block() -> int:
     return SIMULATED_THREADS if SIMULATED else THREADS
 
 
-def _simulate(kernel, signature, arguments, grid):
-    values = list(arguments)
-    for at, argument in enumerate(arguments):
-        if isinstance(argument, Memory):
-            size = argument.nbytes
-            memory = (ctypes.c_ubyte * size).from_address(argument.address) if size else b""
-            values[at] = signature[at](np.frombuffer(memory, np.uint8))
-        elif isinstance(argument, np.generic):
-            values[at] = argument.item()
-    with _one_at_a_time, warnings.catch_warnings():
-        # A card says nothing of what overflows.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        kernel[min(grid, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
+class Simulated:
+    """What `Launch` is, for Numba's simulator, which takes arrays."""
+
+    def __init__(self, kernel, grid, arguments):
+        self._kernel, self._grid, self._arguments = kernel, grid, arguments
+        self.addresses = [a.address for a in arguments if isinstance(a, Memory) and a.address]
+
+    def __call__(self, addresses, stream):
+        kernel, signature = self._kernel
+        addresses, values = iter(addresses), []
+        for kind, argument in zip(signature, self._arguments, strict=True):
+            if isinstance(argument, Memory):
+                size = argument.nbytes
+                memory = (ctypes.c_ubyte * size).from_address(next(addresses)) if argument.address else b""
+                values.append(kind(np.frombuffer(memory, np.uint8)))
+            else:
+                values.append(argument.item() if isinstance(argument, np.generic) else argument)
+        with _one_at_a_time, warnings.catch_warnings():
+            # A card says nothing of what overflows.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            kernel[min(self._grid, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
 
 
 class _Moved(Kind):
