@@ -1,4 +1,4 @@
-"""From Python to machine code: numba-cuda, imported here alone, compiles functions to PTX, and nvJitLink assembles it."""
+"""From Python to machine code: numba-cuda, imported here alone, compiles to PTX, and nvJitLink assembles it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def compiled(function, signature, capability):
 
 
 def _assembled(ptx, architecture):
-    """Machine code, made by nvJitLink: the driver may be too old for the PTX, but nvJitLink is as new as the compiler."""
+    """Machine code, by nvJitLink: a driver may be too old for the PTX of the compiler, but nvJitLink is not."""
     handle = nvjitlink.create(1, [f"-arch={architecture}"])
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
