@@ -1,6 +1,6 @@
 """Arrays of other libraries: in as they are, out as the same kind.
 
-Without a card, tensors in main memory stand in for those on one: Numba's simulator runs kernels where they lie.
+Without a card, tensors in main memory stand in for those on one: tests/interpreted.py runs kernels where they lie.
 """
 
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import CASES, LAYOUTS, SIMULATED, of_each_op
+from specimens import CASES, INTERPRETED, LAYOUTS, of_each_op
 
 import fastpool as fp
 from fastpool import calls, kinds
@@ -42,8 +42,8 @@ def x():
 @pytest.fixture
 def card(monkeypatch):
     """Every tensor lies on a card."""
-    if not SIMULATED:
-        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+    if not INTERPRETED:
+        pytest.skip("needs FASTPOOL_TEST_CUDA=interpreted")
 
     def read(self, name, x):
         return self.device_array(x.detach(), self._dtype(name, x))
@@ -191,7 +191,7 @@ def test_what_lies_on_a_card_takes_no_other_backend(card, x):
 
 
 class Exporting:
-    """An array with `__cuda_array_interface__`, over NumPy's memory, which in the simulator is the GPU's."""
+    """An array with `__cuda_array_interface__`, over NumPy's memory, where interpreted kernels run."""
 
     def __init__(self, a, stream=None):
         self.a, self.dtype, self.stream = a, a.dtype, stream
@@ -236,16 +236,16 @@ class NumbaLike:
 @pytest.fixture
 def streams(monkeypatch):
     """The streams that are launched on, and (waiting, awaited) streams, in order."""
-    if not SIMULATED:
-        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+    if not INTERPRETED:
+        pytest.skip("needs FASTPOOL_TEST_CUDA=interpreted")
     launch = import_module("fastpool.backends.cuda.launch")
-    seen, start = [], launch.Simulated.__call__
+    seen, start = [], launch.Launch.__call__
 
     def started(self, addresses, stream):
         seen.append(stream)
         start(self, addresses, stream)
 
-    monkeypatch.setattr(launch.Simulated, "__call__", started)
+    monkeypatch.setattr(launch.Launch, "__call__", started)
     monkeypatch.setattr(launch.driver, "wait", lambda waiting, stream, device: seen.append((waiting, stream)))
     known = {"exported": kinds.Exported(NumbaLike()), "dlpack": kinds.Dlpack(NumbaLike())}
     kind = kinds._kind

@@ -16,8 +16,6 @@ from fastpool.window import Window
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda")
 compilation = import_module("fastpool.backends.cuda.compilation")
-if compilation.SIMULATED:
-    pytest.skip("the simulator makes no machine code", allow_module_level=True)
 backend = import_module("fastpool.backends.cuda")
 launch = import_module("fastpool.backends.cuda.launch")
 cuda, types = compilation.cuda, compilation.types
@@ -367,6 +365,6 @@ def test_a_missing_compiler_is_told(library, monkeypatch):
 @pytest.mark.parametrize("tests", ["tests/test_gpu.py", "tests/test_rules.py", "tests/test_conformance.py"])
 def test_where_a_gpu_is_demanded_a_missing_one_is_a_failure(tests, python):
     pytest_here = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=", "-k", "zero", tests)
-    said = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1", NUMBA_ENABLE_CUDASIM=None)
+    said = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1")
     assert "FASTPOOL_TEST_CUDA=1, but the backend cuda is not available" in said
     assert "CUDA is disabled" in said

@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import require_backend
-from specimens import CASES, LAYOUTS, POOLS, POOLS_BACKWARD, SIMULATED, of_each_op, values
+from specimens import CASES, INTERPRETED, LAYOUTS, POOLS, POOLS_BACKWARD, of_each_op, values
 
 import fastpool as fp
 
-if SIMULATED:
-    pytest.skip("needs a GPU: this is the simulator", allow_module_level=True)
+if INTERPRETED:
+    pytest.skip("needs a GPU: here PTX is interpreted", allow_module_level=True)
 require_backend("cuda", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from fastpool.backends.cuda import columns, elementwise, pool
-from fastpool.backends.cuda.compilation import SIMULATED, types, why_not
+from fastpool.backends.cuda.compilation import types, why_not
 from fastpool.backends.cuda.launch import (
     LANE_BYTES,
     NOTHING,
@@ -165,7 +165,7 @@ def _pool_by_blocks(x, numbers, sizes, y, argmax, wide):
     across = min(1 << (inner - 1).bit_length(), 32, threads)
     blocks = y.size // inner * -(-inner // across)
     names = number_of(x.dtype), "int64" if wide else "int32"
-    kinds = [np.dtype(name) if SIMULATED else getattr(types, name) for name in names]
+    kinds = [getattr(types, name) for name in names]
     arguments = (
         memory(x),
         memory(y),

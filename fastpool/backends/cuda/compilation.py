@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ["SIMULATED", "VERSION", "compiled", "cuda", "inlined", "ptx_of", "types", "why_not"]
+__all__ = ["VERSION", "compiled", "cuda", "inlined", "ptx_of", "types", "why_not"]
 
 
 @contextmanager
@@ -38,16 +38,13 @@ with _with_removed_names():
     import numba_cuda  # without it `numba.cuda` is Numba's own, older one
     from cuda.bindings import nvjitlink
     from cuda.pathfinder import load_nvidia_dynamic_lib
-    from numba import config, cuda
+    from numba import cuda
     from numba.cuda import types
 
-    if not config.ENABLE_CUDASIM:
-        # Asks for `row_stack`; the first compilation would import it, outside this block.
-        from numba.cuda.np import arrayobj  # noqa: F401
+    # Asks for `row_stack`; the first compilation would import it, outside this block.
+    from numba.cuda.np import arrayobj  # noqa: F401
 
 VERSION = numba_cuda.__version__
-# Numba's simulator runs kernels as Python threads over NumPy arrays, without a GPU.
-SIMULATED = bool(config.ENABLE_CUDASIM)
 
 
 def why_not():
@@ -55,8 +52,6 @@ def why_not():
 
     The driver is not initialised where NVML can tell, because a child process that is forked later could not use it.
     """
-    if SIMULATED:
-        return None
     devices = _device_count()
     if devices is None:
         cuda.is_available()  # asks the driver, and keeps what it answers
@@ -99,7 +94,7 @@ def _names_a_device(visible, devices):
 
 def inlined(function):
     """Make a function one for kernels to call: it becomes a part of them."""
-    return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
+    return cuda.jit(device=True, inline="always")(function)
 
 
 def ptx_of(function, signature, capability):

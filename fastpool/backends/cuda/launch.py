@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import threading
-import warnings
 from functools import cache
 from math import gcd
 from typing import NamedTuple
@@ -13,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpool.backends.cuda import driver
-from fastpool.backends.cuda.compilation import SIMULATED, compiled, cuda, types
+from fastpool.backends.cuda.compilation import compiled, types
 from fastpool.backends.cuda.lanes import Pointer
 from fastpool.kinds import LEGACY_STREAM, DeviceArray, Kind
 from fastpool.replay import recording
@@ -22,11 +20,8 @@ LANE_BYTES = 16  # the most that a thread loads at once
 NARROW = 2**31 - 2**29  # sizes below it are calculated with in 32 bits: an index may still take the longest step
 THREADS = 256  # of a block
 BLOCKS = 2**18  # of a grid at most; beyond, threads take more than one unit
-# A thread of the simulator is one of Python's: a few show what many would do.
-SIMULATED_THREADS, SIMULATED_BLOCKS = 2, 2
 
 _WORD = 2**64 - 1
-_one_at_a_time = threading.Lock()
 
 
 class Memory(NamedTuple):
@@ -65,7 +60,7 @@ NOTHING = Memory("uint8", 1, "uint8", 1, 0, 0)
 
 def is_wide(*numbers: int) -> bool:
     """Whether indices made of these need 64 bits."""
-    return SIMULATED or max(map(abs, numbers)) >= NARROW
+    return max(map(abs, numbers)) >= NARROW
 
 
 @cache
@@ -73,8 +68,6 @@ def _kernel(make, constants, kinds, index, device):
     """The kernel that `make` makes, for arguments of these kinds, on a device. It is kept for good."""
     function = make(*constants) if constants is not None else make
     signature = [_type(kind, index) for kind in kinds]
-    if SIMULATED:
-        return cuda.jit(function), signature
     return driver.Kernel(*compiled(function, signature, driver.capability(device)), device)
 
 
@@ -83,7 +76,7 @@ def _type(kind, index):
     if isinstance(kind, tuple):
         stored, lanes, number, align = kind
         number = index if number == "index" else number
-        return Pointer(stored, lanes, number if SIMULATED else getattr(types, number), align)
+        return Pointer(stored, lanes, getattr(types, number), align)
     if isinstance(kind, int):
         return types.UniTuple(getattr(types, index), kind)
     return getattr(types, index if kind == "index" else kind)
@@ -156,7 +149,7 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     kinds = tuple(map(_kind_of, arguments))
     kernel = _kernel(make, constants, kinds, "int64" if wide else "int32", place.device)
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
-    prepared = (Simulated if SIMULATED else Launch)(kernel, grid, arguments)
+    prepared = Launch(kernel, grid, arguments)
     recorder = recording.get()
     if recorder is not None:
         recorder.launched(prepared, prepared.addresses)
@@ -164,30 +157,7 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
 
 
 def threads_of_a_block() -> int:
-    return SIMULATED_THREADS if SIMULATED else THREADS
-
-
-class Simulated:
-    """What `Launch` is, for Numba's simulator, which takes arrays."""
-
-    def __init__(self, kernel, grid, arguments):
-        self._kernel, self._grid, self._arguments = kernel, grid, arguments
-        self.addresses = [a.address for a in arguments if isinstance(a, Memory) and a.address]
-
-    def __call__(self, addresses, stream):
-        kernel, signature = self._kernel
-        addresses, values = iter(addresses), []
-        for kind, argument in zip(signature, self._arguments, strict=True):
-            if isinstance(argument, Memory):
-                size = argument.nbytes
-                memory = (ctypes.c_ubyte * size).from_address(next(addresses)) if argument.address else b""
-                values.append(kind(np.frombuffer(memory, np.uint8)))
-            else:
-                values.append(argument.item() if isinstance(argument, np.generic) else argument)
-        with _one_at_a_time, warnings.catch_warnings():
-            # A card says nothing of what overflows.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            kernel[min(self._grid, SIMULATED_BLOCKS), SIMULATED_THREADS](*values)
+    return THREADS
 
 
 class _Moved(Kind):
@@ -210,9 +180,7 @@ def _in_memory_order(a: np.ndarray) -> np.ndarray:
 
 
 def _moved(a: np.ndarray, with_numbers: bool) -> DeviceArray:
-    """A dense NumPy array on the current card; in the simulator main memory is the card's."""
-    if SIMULATED:
-        return DeviceArray(_MOVED, a, 0, a.ctypes.data, a.shape, a.strides, a.dtype)
+    """A dense NumPy array on the current card."""
     device = driver.current_device()
     buffer = driver.Buffer(a.nbytes, device)
     if with_numbers:
@@ -232,10 +200,9 @@ def travelling(outputs: int):
                 if isinstance(a, np.ndarray):
                     moved[i] = _moved(a, i < len(arguments) - outputs)
             result = op(*moved, **options)
-            if not SIMULATED:
-                for i in range(len(arguments) - outputs, len(arguments)):
-                    if isinstance(arguments[i], np.ndarray):
-                        moved[i].owner.read(_in_memory_order(arguments[i]))
+            for i in range(len(arguments) - outputs, len(arguments)):
+                if isinstance(arguments[i], np.ndarray):
+                    moved[i].owner.read(_in_memory_order(arguments[i]))
             return result
 
         run.on_card = op
@@ -264,8 +231,6 @@ def _on_one_stream(op, arguments, options, outputs):
 
 def read_back(a: DeviceArray) -> np.ndarray:
     """The numbers of a small array that was made for one that came from NumPy; waits for the card."""
-    if SIMULATED:
-        return a.owner
     numbers = np.empty(a.shape, a.dtype)
     a.owner.read(numbers)
     return numbers
