@@ -1,8 +1,12 @@
 """How CUDA kernels are launched, without a driver: what it is handed, and what a repeated call costs it."""
 
 import ctypes
+import shutil
+import subprocess
+import sys
 import threading
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +73,39 @@ def test_a_launch_that_fails_does_not_hinder_the_next():
     kernel.wait = None
     prepared([48], 0)
     assert kernel.launched[0][2] == [48]
+
+
+ON_A_FAKE_DRIVER = """
+import threading
+from importlib import import_module
+
+import numpy as np
+
+import fastpool as fp
+
+cuda, driver = import_module("fastpool.backends.cuda"), import_module("fastpool.backends.cuda.driver")
+cuda.why_not = lambda: None
+assert driver.capability(0) == (9, 0)
+x = np.arange(42, 42 + 16, dtype=np.int32).reshape(1, 1, 4, 4)
+fp.max_pool2d(x, 2, backend="cuda")
+thread = threading.Thread(target=fp.max_pool2d, args=(x + 1, 2), kwargs={"backend": "cuda"})  # which has no context yet
+thread.start()
+thread.join()
+driver.wait(5, 7, 0)
+try:
+    driver.Kernel("another name", b"\\x7fELF", 0)
+except RuntimeError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler, on Linux")
+def test_the_driver_is_told_what_to_do(python, tmp_path):
+    """By the real cuda.bindings, with a library in the place of NVIDIA's."""
+    source = Path(__file__).with_name("fake_libcuda.c")
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
+    said = python("-c", ON_A_FAKE_DRIVER, LD_LIBRARY_PATH=tmp_path, FASTPOOL_TEST_CUDA=None).splitlines()
+    launches = [f"launch 1 blocks of {launch.THREADS} on 0x1: {first} 1" for first in (42, 43)]
+    assert [line for line in said if line.startswith("launch")] == launches
+    assert said.count("free") == 4
+    assert said[-3:] == ["record 0x7", "wait 0x5", "the CUDA driver answers CUDA_ERROR_NOT_FOUND"]
