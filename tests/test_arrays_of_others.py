@@ -461,6 +461,14 @@ def test_a_repeated_call_tells_one_fill_value_from_its_equals(card, x):
         assert np.signbit(cols[0, 0, 0]) == np.signbit(fill_value)
 
 
+def test_bytes_of_a_bool_other_than_1_are_true(card):
+    """The first byte that was not 0 lost to a larger one, and the larger one was the result."""
+    x = torch.tensor([[0, 1, 2, 255], [0, 0, 128, 1]], dtype=torch.uint8).view(torch.bool)
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    assert y.view(torch.uint8).tolist() == [[1, 1]]
+    assert argmax.tolist() == [[1, 0]]
+
+
 def test_results_lie_in_memory_as_the_input_does(card, x):
     last = x.to(memory_format=torch.channels_last)
     for _ in range(2):

@@ -307,6 +307,13 @@ def test_a_numpy_array_stays_in_main_memory_unless_it_is_sent(monkeypatch):
     assert launched
 
 
+def test_bytes_of_a_bool_other_than_1_are_true(torch):
+    x = torch.tensor([[0, 1, 2, 255], [0, 0, 128, 1]], dtype=torch.uint8, device="cuda").view(torch.bool)
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    assert y.view(torch.uint8).tolist() == [[1, 1]]
+    assert argmax.tolist() == [[1, 0]]
+
+
 def test_an_argmax_that_does_not_fit_reaches_nothing(kind):
     y, argmax = np.ones((1, 1, 2, 2), np.float32), np.full((1, 1, 2, 2), 200, np.uint8)
     dx = fp.max_pool2d_backward(kind.to(y), kind.to(argmax), (1, 1, 4, 4), 2)

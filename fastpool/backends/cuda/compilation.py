@@ -9,10 +9,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
-__all__ = ["VERSION", "compiled", "cuda", "inlined", "ptx_of", "types", "why_not"]
+__all__ = ["VERSION", "compiled", "compiling_for", "cuda", "inlined", "ptx_of", "types", "why_not"]
 
 
 @contextmanager
@@ -45,6 +46,8 @@ with _with_removed_names():
     from numba.cuda.np import arrayobj  # noqa: F401
 
 VERSION = numba_cuda.__version__
+# The compute capability for which a kernel is being compiled, which decides what instructions it may have.
+compiling_for: ContextVar[tuple[int, int]] = ContextVar("fastpool_compiling_for")
 
 
 def why_not():
@@ -99,7 +102,11 @@ def inlined(function):
 
 def ptx_of(function, signature, capability):
     """The name and the PTX of a kernel for one signature, for devices of a compute capability."""
-    ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=capability)
+    token = compiling_for.set(capability)
+    try:
+        ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=capability)
+    finally:
+        compiling_for.reset(token)
     return re.search(r"\.entry ([\w$]+)", ptx)[1], ptx
 
 

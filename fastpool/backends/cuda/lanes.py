@@ -15,7 +15,7 @@ from numba.cuda.cudadecl import registry
 from numba.cuda.extending import core_models, intrinsic, lower_builtin, models, register_model
 from numba.cuda.typing.templates import AbstractTemplate, signature
 
-from fastpool.backends.cuda.compilation import types
+from fastpool.backends.cuda.compilation import compiling_for, types
 
 __all__ = [
     "beside",
@@ -23,8 +23,10 @@ __all__ = [
     "exponential",
     "first_of",
     "lanes_of",
+    "larger",
     "load",
     "lowest",
+    "quotient",
     "ramp",
     "raise_to",
     "store",
@@ -53,9 +55,9 @@ class Pointer(types.CPointer):
     """Numbers in the card's memory: as what they are stored, how many are lanes, of what type, how aligned."""
 
     def __init__(self, stored, lanes, number, align):
-        half = stored in ("float16", "bfloat16")
+        unsigned = {"float16": types.uint16, "bfloat16": types.uint16, "bool": types.uint8}
         self.stored, self.lanes, self.number, self.align = stored, lanes, number, align
-        super().__init__(types.uint16 if half else getattr(types, stored))
+        super().__init__(unsigned.get(stored) or getattr(types, stored))
         self.name = f"Pointer({stored}, {lanes}, {number}, {align})"
 
     @property
@@ -95,6 +97,9 @@ def _converted(builder, value, pointer, to):
         words = _vector(WORD, count)
         bits = builder.shl(builder.zext(value, words), _splat(words, 16))
         return builder.bitcast(bits, _vector(ir.FloatType(), count))
+    if pointer.stored == "bool":  # any byte but 0 is True
+        true = builder.icmp_unsigned("!=", value, ir.Constant(value.type, None))
+        return builder.zext(true, to)
     if value.type.element == to.element:
         return value
     if to.element.width < value.type.element.width:
@@ -359,6 +364,47 @@ def exponential(typing_context, lanes):
         return result
 
     return lanes(lanes), generate
+
+
+@intrinsic
+def quotient(typing_context, i, n):
+    """i / n, rounded down, of two numbers of one type that are not negative.
+
+    Numba divides in 64 bits, and with a sign.
+    """
+    if i != n:
+        return None
+    return n(i, n), lambda context, builder, sig, args: builder.udiv(*args)
+
+
+@intrinsic
+def larger(typing_context, a, b):
+    """The larger of two lanes; NaN where one of them is."""
+    if a != b:
+        return None
+
+    def generate(context, builder, sig, args):
+        x, y = args
+        if a.dtype == types.float32 and compiling_for.get() >= (8, 0):
+            return _each_lane(builder, x, y, "max.NaN.f32 $0, $1, $2;", "=f,f,f")
+        if isinstance(a.dtype, types.Float):
+            takes = builder.or_(builder.fcmp_ordered(">", y, x), builder.fcmp_unordered("uno", y, y))
+            return builder.select(takes, y, x)
+        compared = builder.icmp_signed if a.dtype.signed else builder.icmp_unsigned
+        return builder.select(compared(">", y, x), y, x)
+
+    return a(a, b), generate
+
+
+def _each_lane(builder, x, y, instruction, constraint):
+    """An instruction of PTX on each pair of numbers of two vectors."""
+    number, result = x.type.element, ir.Constant(x.type, ir.Undefined)
+    function = ir.FunctionType(number, [number, number])
+    for k in range(x.type.count):
+        pair = [builder.extract_element(vector, WORD(k)) for vector in (x, y)]
+        one = builder.asm(function, instruction, constraint, pair, side_effect=False)
+        result = builder.insert_element(result, one, WORD(k))
+    return result
 
 
 @intrinsic

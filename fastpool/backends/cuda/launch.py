@@ -35,15 +35,9 @@ class Memory(NamedTuple):
     nbytes: int
 
 
-def stored_as(dtype: np.dtype) -> str:
-    """The name of what is in memory; bool is bytes."""
-    return "uint8" if dtype.kind == "b" else dtype.name
-
-
 def number_of(dtype: np.dtype) -> str:
     """What numbers of a dtype are compared and added up in."""
-    name = stored_as(dtype)
-    return "float32" if name in ("float16", "bfloat16") else name
+    return {"float16": "float32", "bfloat16": "float32", "bool": "uint8"}.get(dtype.name, dtype.name)
 
 
 def memory(a: DeviceArray, lanes: int = 1, *run: int, number: str | None = None) -> Memory:
@@ -52,7 +46,7 @@ def memory(a: DeviceArray, lanes: int = 1, *run: int, number: str | None = None)
     if lanes > 1:
         places = (a.pointer, lanes * a.itemsize, LANE_BYTES, *(n * a.itemsize for n in run))
         align = gcd(*places)
-    return Memory(stored_as(a.dtype), lanes, number or number_of(a.dtype), align, a.pointer, a.nbytes)
+    return Memory(a.dtype.name, lanes, number or number_of(a.dtype), align, a.pointer, a.nbytes)
 
 
 NOTHING = Memory("uint8", 1, "uint8", 1, 0, 0)
