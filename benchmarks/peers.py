@@ -30,9 +30,9 @@ import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.processes import PROBES
 from benchmarks.rows import BEST, FASTPOOL, OUT, OVER, Bar, Problem, Row, rows
-from benchmarks.timing import COPY, agree, copies, least_times
 from fastpool.__main__ import environment
 from fastpool.cases import results
+from fastpool.timing import COPY, agree, copies, least_times
 
 try:
     from rich.console import Console

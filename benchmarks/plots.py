@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.rows import BEST, FASTPOOL, OUT, OVER
-from benchmarks.timing import COPY
+from fastpool.timing import COPY
 
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TORCH = "torch"

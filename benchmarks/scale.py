@@ -29,8 +29,8 @@ from rich.table import Table
 
 import fastpool as fp
 from benchmarks.processes import _kilobytes, _printed
-from benchmarks.timing import agree, copies, least_times
 from fastpool.__main__ import environment
+from fastpool.timing import agree, copies, least_times
 
 with suppress(ImportError):  # whoever lists what can be measured imports this as well
     import dask

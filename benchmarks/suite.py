@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 
 import fastpool
-from benchmarks.timing import copies, least_times
 
 # asv forks a process for every figure, which then need not load Numba. fastpool.backends() is left to those: a GPU that
 # was looked for cannot be used after a fork.
@@ -49,16 +48,17 @@ SECONDS = 0.3  # for the calls of one sample
 CASES_FILE = Path(__file__).resolve().parent.parent / "fastpool" / "cases.py"
 
 
-def _table() -> Any:
-    """The module of the cases, from this tree."""
-    spec = util.spec_from_file_location("benchmarks.cases", CASES_FILE)
+def _of_this_tree(path: Path) -> Any:
+    """A module of fastpool from this tree, whatever the installed package has."""
+    spec = util.spec_from_file_location(f"benchmarks.{path.stem}", path)
     module = util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-_cases = _table()
+_cases, _timing = _of_this_tree(CASES_FILE), _of_this_tree(CASES_FILE.with_name("timing.py"))
+copies, least_times = _timing.copies, _timing.least_times
 CASES = _cases.CASES
 QUICK = tuple(name for name, case in CASES.items() if case.quick)
 

@@ -19,7 +19,7 @@ import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.plots import SELECTION
 from benchmarks.rows import MOST_CELLS, Problem, Task, rows
-from benchmarks.timing import agree, least_times
+from fastpool.timing import agree, least_times
 
 ROWS = [row for row in rows() if row.key in SELECTION or row.group == "tiny"]
 PEERS = {library.name: library for library in LIBRARIES}

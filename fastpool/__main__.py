@@ -24,8 +24,7 @@ import numpy as np
 import fastpool
 
 BASELINE = "numpy"
-NEVER_TIMED = ("naive", "cuda", BASELINE)  # arrays that travel say nothing of a card: see benchmarks/gpu.py
-FEWEST_RUNS, MOST_RUNS = 3, 200
+NEVER_TIMED = ("naive", "cuda", BASELINE)  # copies to a GPU and back say nothing of its speed: see benchmarks/gpu.py
 
 
 def _needed(package: str) -> Any:
@@ -123,7 +122,7 @@ def info(_: argparse.Namespace) -> int:
             ("written", disk_cache().why_not_written(folder)),
         ):
             print(f"{'':16} {f'not {use}: {why}' if why else use}")
-    print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a card)")
+    print("\nbackends, in the order in which the default is chosen (naive is for tests, cuda for arrays on a GPU)")
     for name, status in fastpool.backends().items():
         print(f"  {name:14} {'available' if status.available else f'not available: {status.reason}'}")
     return 0
@@ -167,7 +166,7 @@ def warmup(args: argparse.Namespace) -> int:
     if why:
         print(f"kernels cannot be kept: {why}; set NUMBA_CACHE_DIR to a folder of your own", file=sys.stderr)
         return 1
-    names = [name for name, _ in numba.warmup_tasks(args.all)]
+    names = numba.kernel_names(args.all)
     start = perf_counter()
     with _progress(len(names)) as advance:
         for name in _compiled(names, min(fastpool.get_num_threads(), len(names))):
@@ -189,40 +188,9 @@ class Timing:
     speedup_over_numpy: float | None
 
 
-def least_times(calls: dict[str, Any], seconds: float) -> dict[str, float]:
-    """The least time of each call, all of them in turn, until `seconds` have gone by."""
-    least = dict.fromkeys(calls, float("inf"))
-    begin = perf_counter()
-    for done in range(MOST_RUNS):
-        if done >= FEWEST_RUNS and perf_counter() - begin > seconds:
-            break
-        for name, call in calls.items():
-            start = perf_counter()
-            call()
-            least[name] = min(least[name], perf_counter() - start)
-    return least
-
-
-def agrees(result: Any, expected: Any, exact: bool) -> bool:
-    """Whether a backend gave what the baseline gave: the same bits, or sums but for their rounding."""
-    from fastpool.cases import results
-
-    for a, b in zip(results(result), results(expected), strict=True):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        if exact:
-            if not np.array_equal(a, b):
-                return False
-            continue
-        wide, reference = a.astype(np.float64), b.astype(np.float64)
-        rounding = 64 * 2.0 ** -{2: 8, 4: 24, 8: 53}.get(a.itemsize, 53)
-        if not np.allclose(wide, reference, rtol=rounding, atol=rounding * max(abs(reference).max(initial=0), 1)):
-            return False
-    return True
-
-
 def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> list[Timing]:
-    from fastpool.cases import bytes_moved
+    from fastpool.cases import bytes_moved, results
+    from fastpool.timing import agree, least_times
 
     size = "medium" if args.quick else "full"
     arguments = case.arguments(np.random.default_rng(0), args.dtype, size, args.layout)
@@ -231,7 +199,7 @@ def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> 
     calls, wrong = {BASELINE: partial(case.run, arguments, BASELINE)}, []
     for name in backends:
         try:
-            right = agrees(case.run(arguments, name), expected, case.exact)
+            right = agree(results(case.run(arguments, name)), results(expected), case.exact)
         except NotImplementedError:
             continue
         if right:
@@ -239,7 +207,7 @@ def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> 
         else:
             wrong.append(name)
     del expected
-    least = least_times(calls, args.seconds)
+    least = least_times(calls, args.seconds / len(calls))
     baseline = least[BASELINE]
     return [
         *(Timing(case.name, case.op, n, moved, t, moved / t / 1e9, baseline / t) for n, t in least.items()),
@@ -249,10 +217,10 @@ def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> 
 
 def _copy_bandwidth() -> float:
     """Bytes a second that one thread reads and writes when it copies 64 MB: the roof to hold the figures against."""
-    source = np.ones(16 * 2**20, np.float32)
-    target = np.empty_like(source)
-    np.copyto(target, source)
-    return 2 * source.nbytes / least_times({"copy": lambda: np.copyto(target, source)}, 0.2)["copy"]
+    from fastpool.timing import copies, least_times
+
+    moved = 1 << 27
+    return moved / min(least_times(copies(moved, 1), 0.2).values())
 
 
 def _why_not_writable(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf, isfinite
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from fastpool import arrays
 from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
+from fastpool.signatures import A
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -66,7 +67,11 @@ def _beta_in(dtype: np.dtype, beta: float) -> float:
     return beta
 
 
-def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+@overload
+def hard_swish(x: A, *, out: A | None = ..., backend: str | None = ...) -> A: ...
+@overload
+def hard_swish(x: Any, *, out: Any = ..., backend: str | None = ...) -> Any: ...
+def hard_swish(x: Any, *, out: Any = None, backend: str | None = None) -> Any:
     """x * relu6(x + 3) / 6, the cheap stand-in for swish of MobileNetV3.
 
     Parameters
@@ -96,7 +101,7 @@ def hard_swish(x: Any, *, out: np.ndarray | None = None, backend: str | None = N
     return call(_OPS["hard_swish"], (x,), (), out, backend)
 
 
-def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+def hard_swish_backward(dy: A, x: A, *, out: A | None = None, backend: str | None = None) -> A:
     """Gradient of `hard_swish` with respect to its input: dy * (2x + 3) / 6 between -3 and 3, 0 below and dy above.
 
     Parameters
@@ -124,7 +129,11 @@ def hard_swish_backward(dy: Any, x: Any, *, out: np.ndarray | None = None, backe
     return call(_OPS["hard_swish_backward"], (dy, x), (), out, backend)
 
 
-def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None) -> np.ndarray:
+@overload
+def swish(x: A, beta: float = ..., *, out: A | None = ..., backend: str | None = ...) -> A: ...
+@overload
+def swish(x: Any, beta: float = ..., *, out: Any = ..., backend: str | None = ...) -> Any: ...
+def swish(x: Any, beta: float = 1.0, *, out: Any = None, backend: str | None = None) -> Any:
     """x * sigmoid(beta * x); with beta = 1 also called SiLU.
 
     Parameters
@@ -155,9 +164,7 @@ def swish(x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: 
     return call(_OPS["swish"], (x,), (), out, backend, (_checked_beta(beta),))
 
 
-def swish_backward(
-    dy: Any, x: Any, beta: float = 1.0, *, out: np.ndarray | None = None, backend: str | None = None
-) -> np.ndarray:
+def swish_backward(dy: A, x: A, beta: float = 1.0, *, out: A | None = None, backend: str | None = None) -> A:
     """Gradient of `swish` with respect to its input: dy * s * (1 + beta x (1 - s)), s = sigmoid(beta x).
 
     Parameters

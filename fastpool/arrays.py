@@ -4,7 +4,7 @@ Every pool works on the canonical form `(outer, D, H, W, inner)`, C-contiguous a
 An array whose channels lie before its spatial axes in memory is outer=N*C, inner=1; one whose channels lie
 last is outer=N, inner=C. Nothing below this file knows which of the two the caller had in mind.
 
-Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or on a card as device arrays.
+Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or as device arrays on a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def supported(dtype: np.dtype) -> bool:
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
-    """ml_dtypes' bfloat16, told by its name so that ml_dtypes need not be imported."""
+    """ml_dtypes' bfloat16, recognised by its name so that ml_dtypes need not be imported."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
@@ -93,8 +93,8 @@ def _as_numpy(name: str, x: Any) -> Array:
 def as_given(result: Any, given: Any, out: Any = None) -> Any:
     """A result, one array or a tuple of them, as arrays of the kind of `given`; those written to `out` as `out`."""
     if isinstance(result, tuple):
-        rooms = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
-        return tuple(as_given(r, given, room) for r, room in zip(result, rooms, strict=True))
+        outs = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
+        return tuple(as_given(r, given, one) for r, one in zip(result, outs, strict=True))
     if out is not None:
         return out
     library = None if isinstance(given, (np.ndarray, np.generic)) else kind_of(given)
@@ -342,10 +342,15 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
+    check_apart(out, inputs)
+    return out
+
+
+def check_apart(out: Any, inputs: tuple[Any, ...]) -> None:
+    """Raise ValueError where `out` shares memory with an input."""
     for x in inputs:
         if overlap(out, x):
             raise ValueError("out must not share memory with an input; give an array of its own")
-    return out
 
 
 def overlap(a: Any, b: Any) -> bool:
@@ -360,7 +365,7 @@ def overlap(a: Any, b: Any) -> bool:
 
 
 def split_out(out: Any, results: int) -> tuple[Any, ...]:
-    """Room for each result, of what was given as `out`: one array, for the first, or a tuple."""
+    """The array for each result, of what was given as `out`: one array, for the first, or a tuple."""
     if not isinstance(out, tuple):
         return (out,) + (None,) * (results - 1)
     if results == 1 or len(out) != results:

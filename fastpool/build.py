@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from fastpool.backends.numba import kernel_name, library, plan
+from fastpool.backends.numba import kernel_names, library
 from fastpool.threads import usable_cpus
 
 
@@ -49,11 +49,6 @@ TARGETS = {
 OBJECTS = Path("build/kernels")
 
 
-def names() -> list[str]:
-    """The kernels that go into a library."""
-    return list(dict.fromkeys(map(kernel_name, plan.usual_calls())))
-
-
 def _compile(task: tuple[str, str, str]) -> Path:
     """Have a kernel's object code in a folder; where it is."""
     from fastpool.backends.numba import compilation  # Numba reads for which processor when it is imported
@@ -77,7 +72,7 @@ def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator
     os.environ.update(NUMBA_CPU_NAME=target.cpu if target.is_native else "generic", NUMBA_CPU_FEATURES="")
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted])
+            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted], chunksize=4)
     finally:
         for setting, value in before.items():
             if value is None:
@@ -103,13 +98,14 @@ def linker(level: str) -> list[str]:
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     """Build the library of a level; where it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted, objects = names(), []
+    # Kernels of the same dtypes call the same functions, which a process compiles once.
+    wanted, objects = sorted(kernel_names(), key=lambda name: name.split("__")[1:]), []
     made = _objects(wanted, level, folder, jobs or usable_cpus())
     for count, (name, path) in enumerate(zip(wanted, made, strict=True), 1):
         print(f"\r{level}: {count} of {len(wanted)} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
         objects.append(str(path))
     print(file=sys.stderr)
-    to = library.library_path(level)
+    to = Path(library.library_path(level))
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
         linked, origin = Path(beside, to.name), Path(beside, "origin.c")
         origin.write_text(

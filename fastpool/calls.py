@@ -76,19 +76,20 @@ class Plan:
         for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
             if one is None:
                 targets.append(result.new(inputs[0]))
-                continue
-            room = arrays.check_out(one, result.shape, result.dtype, inputs, given)
-            inputs = (*inputs, room)
-            if (
+            elif (
                 self._shapes is not None
-                and room is one
-                and type(one) is ndarray
+                and type(one) is type(given) is ndarray
+                and one.dtype is result.dtype
+                and one.shape == result.shape
                 and one.flags.carray
-                and one.dtype.isnative
-            ):
+            ):  # as it mostly is: a kernel can fill it as it is
+                arrays.check_apart(one, inputs)
+                inputs += (one,)
                 targets.append(one)
             else:
-                targets.append(result.within(room)._replace(user=one))
+                view = arrays.check_out(one, result.shape, result.dtype, inputs, given)
+                inputs += (view,)
+                targets.append(result.within(view)._replace(user=one))
         return targets
 
 

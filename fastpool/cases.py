@@ -1,4 +1,4 @@
-"""Typical calls of every op, in one table: for the benchmarks, the warm-up and the conformance tests.
+"""Typical calls of every op, in one table: for `fastpool bench`, asv, the tests of conformance and those of races.
 
 To add an op, or a window worth watching, add an entry to CASES.
 
@@ -19,7 +19,8 @@ import numpy as np
 
 import fastpool
 from fastpool import arrays
-from fastpool.window import LAYOUTS, Window, check_layout
+from fastpool.arguments import LAYOUTS, check_layout
+from fastpool.window import Window
 
 SIZES = ("small", "medium", "full")
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_shape, one_of
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
-from fastpool.window import Padding, Window, check_shape, frozen_window, one_of, spatial_axes
+from fastpool.signatures import A, Padding, Size
+from fastpool.window import Window, frozen_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 
@@ -96,18 +98,18 @@ _COL2IM = Op("col2im", ("cols",), (), _plan_col2im)
 
 
 def im2col(
-    x: Any,
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] = 1,
+    x: A,
+    kernel_size: Size,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     *,
     order: str = "unfold",
     fill_value: Any = 0,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Every window of an array as a column.
 
     Parameters
@@ -150,18 +152,18 @@ def im2col(
 
 
 def col2im(
-    cols: Any,
+    cols: A,
     x_shape: tuple[int, ...],
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] = 1,
+    kernel_size: Size,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     *,
     order: str = "unfold",
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Add columns up to where `im2col` took them from: its exact adjoint, as `torch.nn.functional.fold`.
 
     Parameters

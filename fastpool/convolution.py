@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import integer
+from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, integer
+from fastpool.signatures import A, Padding, Size
+from fastpool.window import Window
 
+# Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
-CARD_BLOCK_BYTES = 256 * 2**20
+GPU_BLOCK_BYTES = 256 * 2**20
 
 
 class _Block:
@@ -33,10 +36,10 @@ class _Block:
         self.window = whole.of_rows(self.image_count, rows_out.start, rows_out.stop)
 
 
-def _blocks(window: Window, itemsize: int) -> Iterator[_Block]:
-    """Images and rows of windows whose columns fit into BLOCK_BYTES, at least one row at a time."""
-    row = max(window.channels * window.volume * window.out[2] * itemsize, 1)
-    rows = max(BLOCK_BYTES // row, 1)
+def _blocks(window: Window, x: Array) -> Iterator[_Block]:
+    """Images and rows of windows whose columns fit into a block's bytes, at least one row at a time."""
+    row = max(window.channels * window.volume * window.out[2] * _product_dtype(x).itemsize, 1)
+    rows = max((GPU_BLOCK_BYTES if isinstance(x, DeviceArray) else BLOCK_BYTES) // row, 1)
     if rows >= window.out[1]:
         images = max(rows // window.out[1], 1)
         for n in range(0, window.batch, images):
@@ -67,31 +70,50 @@ def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window,
     return window, groups
 
 
-def _channels_first(a: np.ndarray, data_format: str) -> np.ndarray:
-    return a if data_format == "channels_first" else np.moveaxis(a, -1, 1)
+def _channels_first(a: Array, data_format: str) -> Array:
+    return a if data_format == "channels_first" else a.transpose((0, 3, 1, 2))
 
 
-def _as_asked(a: np.ndarray, data_format: str, out: np.ndarray | None) -> np.ndarray:
-    a = a if data_format == "channels_first" else np.moveaxis(a, 1, -1)
-    if out is None:
-        return a
-    out[...] = a
-    return out
+def _as_asked(a: Array, data_format: str) -> Array:
+    return a if data_format == "channels_first" else a.transpose((0, 2, 3, 1))
+
+
+def _library_array(a: Array) -> Any:
+    """An array as its library has it, which multiplies and adds: NumPy, or on a GPU CuPy or PyTorch."""
+    return a.given() if isinstance(a, DeviceArray) else a
+
+
+def _check_multiplies(x: Array) -> None:
+    if isinstance(x, DeviceArray) and not hasattr(type(x.owner), "__matmul__"):
+        kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
+        raise TypeError(f"x must be an array that its library can multiply, as CuPy and PyTorch can, got {kind}")
+
+
+def _product_dtype(x: Array) -> np.dtype:
+    """In which dtype products are made: libraries for GPUs add those of two-byte floats in float32 by themselves."""
+    dtype = arrays.native(x.dtype)
+    return dtype if isinstance(x, DeviceArray) else arrays.sum_dtype(dtype)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
+    a = arrays.empty(shape, dtype, like)
+    _library_array(a)[...] = 0
+    return a
 
 
 def conv2d(
-    x: Any,
-    w: Any,
+    x: A,
+    w: A,
     b: Any = None,
-    stride: int | tuple[int, ...] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     groups: int = 1,
     *,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Two-dimensional convolution (cross-correlation), as `torch.nn.functional.conv2d`.
 
     Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some tens of MB at most.
@@ -128,68 +150,80 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]])
     """
+    return _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, backend)
+
+
+def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, backend) -> Any:
     given, x = x, arrays.read("x", x, floats_only=True)
     im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
-    dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
+    dtype, total = arrays.native(x.dtype), _product_dtype(x)
     w = arrays.like("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     if b is not None:
         b = arrays.like("b", b, (filters,), dtype, "x", x)
-    y_shape = (window.batch, filters, oh, ow)
-    room = None
-    if out is not None:
-        shape = y_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-        room = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), given)
-    if isinstance(x, DeviceArray):
-        return _on_card(x, w, b, window, groups, data_format, room, out, im2col)
+    shape = (window.batch, filters, oh, ow)
+    if out is None:
+        y = arrays.empty(shape, dtype, x)
+    else:
+        shape = shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
+        y = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), given)
+        y = _channels_first(y, data_format)
+    _check_multiplies(x)
 
     x = _channels_first(x, data_format)
-    weights = w.reshape(groups, filters // groups, -1).astype(total)
-    y = np.empty(y_shape, dtype)
-    for block in _blocks(window, total.itemsize):
-        cols = _columns(x, block, groups, total, im2col)
-        product = np.matmul(weights, cols).reshape(filters, block.image_count, -1, ow)
-        if b is not None:
-            product += b[:, None, None, None].astype(total, copy=False)
-        y[block.images, :, block.rows_out] = product.swapaxes(0, 1)
-    return arrays.as_given(_as_asked(y, data_format, room), given, out)
+    weights = _as_dtype(w, total).reshape(groups, filters // groups, -1)
+    bias = None if b is None else _as_dtype(b, total).reshape(filters, 1, 1, 1)
+    for block in _blocks(window, x):
+        product = (weights @ _columns(x, block, groups, total, im2col)).reshape(filters, block.image_count, -1, ow)
+        if bias is not None:
+            product += bias
+        _library_array(y[block.images, :, block.rows_out])[...] = product.swapaxes(0, 1)
+    return arrays.as_given(_as_asked(y, data_format), given, out)
 
 
-def _columns(x: np.ndarray, block: _Block, groups: int, total: np.dtype, im2col: Any) -> np.ndarray:
+def _as_dtype(a: Array, dtype: np.dtype) -> Any:
+    """The library's array, in another dtype only where it is NumPy's."""
+    return a.given() if isinstance(a, DeviceArray) else a.astype(dtype, copy=False)
+
+
+def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any) -> Any:
     """The columns of one block, (groups, C / groups * KH * KW, images * positions): one product for all its images."""
     window = block.window
     if window is None:
-        return np.zeros((groups, block.taps // groups, block.image_count * block.positions), total)
-    cells = x[block.images, :, block.rows_in].astype(total, copy=False)
-    inside = arrays.channels_inside(cells, window)
-    cols = np.empty((window.channels, window.volume, window.batch, window.positions), total)
-    im2col(arrays.canonical(cells, window, inside, window.size), window, total.type(0), cols.transpose(2, 0, 1, 3))
-    return cols.reshape(groups, block.taps // groups, -1)
+        cols = _zeros((block.taps, block.image_count * block.positions), total, x)
+    else:
+        cells = x[block.images, :, block.rows_in]
+        cells = cells if isinstance(cells, DeviceArray) else cells.astype(total, copy=False)
+        cols = arrays.empty((window.channels, window.volume, window.batch, window.positions), total, x)
+        inside = arrays.channels_inside(cells, window)
+        cells = arrays.canonical(cells, window, inside, window.size)
+        im2col(cells, window, total.type(0), cols.transpose((2, 0, 1, 3)))
+    return _library_array(cols).reshape(groups, block.taps // groups, -1)
 
 
-def _cells(cols: np.ndarray, block: _Block, col2im: Any) -> np.ndarray:
+def _cells(cols: Any, block: _Block, x: Array, total: np.dtype, col2im: Any) -> Any:
     """The adjoint of `_columns`: the cells (images, C, rows, W) under a block that covers some."""
     window: Window = block.window  # type: ignore[assignment]
-    cells = np.empty((window.batch * window.channels, *window.size, 1), cols.dtype)
-    cols = cols.reshape(window.channels, window.volume, window.batch, window.positions)
-    col2im(cols.transpose(2, 0, 1, 3), window, cells)
-    return cells.reshape(window.x_shape)
+    cells = arrays.empty((window.batch * window.channels, *window.size, 1), total, x)
+    cols = arrays.read("cols", cols.reshape(window.channels, window.volume, window.batch, window.positions))
+    col2im(cols.transpose((2, 0, 1, 3)), window, cells)
+    return _library_array(cells.reshape(window.x_shape))
 
 
 def conv2d_backward(
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: int | tuple[int, ...] = 1,
+    dy: A,
+    x: A,
+    w: A,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     groups: int = 1,
     *,
     data_format: str = "channels_first",
     backend: str | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[A, A, A]:
     """Gradients of `conv2d` with respect to its input, its filters and its bias.
 
     Parameters
@@ -218,115 +252,40 @@ def conv2d_backward(
            [3., 3.]]), array([[0., 1.],
            [2., 3.]]), array([1.]))
     """
+    return _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend)
+
+
+def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend) -> Any:
     given, x = x, arrays.read("x", x, floats_only=True)
     im2col, col2im = (kernel(op, backend, x.device) for op in ("im2col", "col2im"))
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
-    dtype, total = arrays.native(x.dtype), arrays.sum_dtype(arrays.native(x.dtype))
+    dtype, total = arrays.native(x.dtype), _product_dtype(x)
     w = arrays.like("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     dy_shape = (window.batch, filters, oh, ow)
     expected = dy_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
     dy = arrays.like("dy", dy, expected, dtype, "the forward pass", x)
-    if isinstance(x, DeviceArray):
-        return _backward_on_card(dy, x, w, window, groups, data_format, im2col, col2im)
+    _check_multiplies(x)
 
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
-    weights = w.reshape(groups, filters // groups, -1).astype(total)
-    dx, dw = np.zeros(x.shape, total), np.zeros(weights.shape, total)
-    for block in _blocks(window, total.itemsize):
-        slopes = dy[block.images, :, block.rows_out].astype(total, copy=False)
-        slopes = slopes.swapaxes(0, 1).reshape(groups, filters // groups, -1)
-        dw += np.matmul(slopes, _columns(x, block, groups, total, im2col).swapaxes(1, 2))
+    weights = _as_dtype(w, total).reshape(groups, filters // groups, -1)
+    dx, dw, db = (_zeros(shape, total, x) for shape in (x.shape, weights.shape, weights.shape[:2]))
+    for block in _blocks(window, x):
+        grads = _as_dtype(dy[block.images, :, block.rows_out], total)
+        grads = grads.swapaxes(0, 1).reshape(groups, filters // groups, -1)
+        _add(dw, grads @ _columns(x, block, groups, total, im2col).swapaxes(1, 2))
+        _add(db, grads.sum(-1))
         if block.window is not None:
-            dcols = np.matmul(weights.swapaxes(1, 2), slopes)
-            dx[block.images, :, block.rows_in] += _cells(dcols, block, col2im)
-    dx = _as_asked(dx.astype(dtype, copy=False), data_format, None)
-    db = dy.sum(axis=(0, 2, 3), dtype=total)
-    return arrays.as_given((dx, dw.reshape(w.shape).astype(dtype), db.astype(dtype)), given)
+            dcols = weights.swapaxes(1, 2) @ grads
+            _add(dx[block.images, :, block.rows_in], _cells(dcols, block, x, total, col2im))
+    gradients: tuple[Any, ...] = _as_asked(dx, data_format), dw.reshape(w.shape), db.reshape((filters,))
+    if total != dtype:
+        gradients = tuple(a.astype(dtype) for a in gradients)
+    return arrays.as_given(gradients, given)
 
 
-# On a card the columns are the kernels', the rest is what CuPy and PyTorch have in common: @, slices, views, sums.
-
-
-def _matrices(
-    x: DeviceArray, window: Window, groups: int, filters: int
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """How many images have their columns made at once, and the shapes of columns and outputs, by image and group."""
-    if not hasattr(type(x.owner), "__matmul__"):
-        kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
-        raise TypeError(f"x must be an array that its library can multiply, as CuPy and PyTorch can, got {kind}")
-    taps = window.channels * window.volume
-    images = max(CARD_BLOCK_BYTES // max(taps * window.positions * x.itemsize, 1), 1)
-    return images, (-1, groups, taps // groups, window.positions), (-1, groups, filters // groups, window.positions)
-
-
-def _images(a: DeviceArray, first: int, count: int) -> DeviceArray:
-    """Some images of an array whose first axis is theirs."""
-    count = min(count, a.shape[0] - first)
-    part = a.view((count, *a.shape[1:]), a.strides)
-    part.pointer += first * a.strides[0]
-    return part
-
-
-def _of_images(window: Window, count: int) -> Window:
-    """The same windows over fewer images, channels first."""
-    return replace(window, batch=count, x_shape=(count, *window.x_shape[1:]), y_shape=(count, *window.y_shape[1:]))
-
-
-def _columns_on_card(x: DeviceArray, window: Window, im2col: Any, images_inside: bool) -> DeviceArray:
-    """The columns, indexed [image, channel, tap, position], in this order or with the images next to the positions."""
-    image, of_image = (window.batch,), (window.channels, window.volume)
-    if images_inside:
-        whole = x.empty((*of_image, *image, window.positions), x.dtype)
-        cols = whole.transpose((2, 0, 1, 3))
-    else:
-        whole = cols = x.empty((*image, *of_image, window.positions), x.dtype)
-    if cols.size:
-        inside = arrays.channels_inside(x, window)
-        im2col(arrays.canonical(x, window, inside, window.size), window, 0, cols)
-    return whole
-
-
-def _on_card(x, w, b, window, groups, data_format, room, out, im2col) -> Any:
-    filters = w.shape[0]
-    images, columns_shape, shape = _matrices(x, window, groups, filters)
-    y_shape = (window.batch, filters, *window.out[1:])
-    y = x.empty(y_shape, x.dtype)
-    weights = w.given().reshape(groups, filters // groups, -1)
-    for n in range(0, window.batch, images):
-        block = _images(x, n, images)
-        cols = _columns_on_card(block, _of_images(window, block.shape[0]), im2col, False).given().reshape(columns_shape)
-        product = weights @ cols
-        if b is not None:
-            product += b.given().reshape(1, groups, filters // groups, 1)
-        y.given().reshape(shape)[n : n + images] = product
-    if data_format == "channels_last":
-        y = y.transpose((0, 2, 3, 1))
-    if room is None:
-        return y.given()
-    room.assign(y)
-    return out
-
-
-def _backward_on_card(dy, x, w, window, groups, data_format, im2col, col2im) -> Any:
-    filters, first = w.shape[0], data_format == "channels_first"
-    images, columns_shape, _ = _matrices(x, window, groups, filters)
-    weights = w.given().reshape(groups, filters // groups, -1)
-    dx, dw = x.empty((window.batch, window.channels, *window.size[1:]), x.dtype), weights * 0
-    for n in range(0, window.batch, images):
-        block, slopes = _images(x, n, images), _images(dy, n, images)
-        part = _of_images(window, block.shape[0])
-        slopes = (slopes if first else slopes.transpose((0, 3, 1, 2))).given().swapaxes(0, 1)
-        slopes = slopes.reshape(groups, filters // groups, -1)
-        cols = _columns_on_card(block, part, im2col, True).given().reshape(groups, columns_shape[2], -1)
-        dw = dw + slopes @ cols.swapaxes(1, 2)
-        dcols = x.kind.read(
-            "dcols", (weights.swapaxes(1, 2) @ slopes).reshape(part.channels, part.volume, part.batch, -1)
-        )
-        into = _images(dx, n, images).reshape(-1, *window.size, 1)
-        col2im(dcols.transpose((2, 0, 1, 3)), part, into)
-    db = (dy if first else dy.transpose((0, 3, 1, 2))).given().sum((0, 2, 3))
-    dx = dx if first else dx.transpose((0, 2, 3, 1))
-    return dx.given(), dw.reshape(w.shape), db
+def _add(total: Array, more: Any) -> None:
+    a = _library_array(total)
+    a += more

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_shape, one_of
 from fastpool.backends import kernel
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, along, check_shape, one_of, spatial_axes
+from fastpool.signatures import Padding, Size
+from fastpool.window import Window, along, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
@@ -22,7 +24,7 @@ CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
-    Not one on a card: to know, the caller would have to wait for it. Kernels there compare with it, and reach nowhere.
+    Not one on a GPU: the caller would have to wait for it. Kernels there drop what an invalid offset would send.
     """
     if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
         raise invalid_argmax(argmax, window)
@@ -235,15 +237,15 @@ def _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_
 def argmax_to_indices(
     argmax: Any,
     x_shape: tuple[int, ...],
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] | None = None,
+    kernel_size: Size,
+    stride: Size | None = None,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     *,
     convention: str = "torch",
     data_format: str = "channels_first",
-) -> np.ndarray:
+) -> Any:
     """fastpool's argmax as the indices that another framework would give.
 
     Parameters
@@ -305,15 +307,15 @@ def argmax_to_indices(
 def indices_to_argmax(
     indices: Any,
     x_shape: tuple[int, ...],
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] | None = None,
+    kernel_size: Size,
+    stride: Size | None = None,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     *,
     convention: str = "torch",
     data_format: str = "channels_first",
-) -> np.ndarray:
+) -> Any:
     """Another framework's indices as fastpool's argmax: the inverse of `argmax_to_indices`.
 
     Parameters

@@ -96,6 +96,17 @@ class DeviceArray:
             raise ValueError(f"an array of shape {self.shape} and strides {self.strides} has no view of shape {sizes}")
         return self.view(sizes, tuple(self.itemsize if n == 1 else next(strides) for n in sizes))
 
+    def __getitem__(self, index: tuple[slice, ...]) -> DeviceArray:
+        """A part of it: a slice without a step for each of its first axes."""
+        shape, offset = list(self.shape), 0
+        for axis, part in enumerate(index):
+            start, stop, _ = part.indices(self.shape[axis])
+            shape[axis] = max(stop - start, 0)
+            offset += start * self.strides[axis]
+        view = self.view(tuple(shape), self.strides)
+        view.pointer += offset
+        return view
+
     def extent(self) -> tuple[int, int]:
         """The first address of its memory, and the first behind it."""
         if self.size == 0:

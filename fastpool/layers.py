@@ -22,10 +22,12 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
+from fastpool.arguments import check_shape, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
-from fastpool.window import Padding, Window, check_shape, integer
+from fastpool.signatures import Padding
+from fastpool.window import Window
 
 __all__ = [
     "Conv2D",
@@ -54,13 +56,6 @@ def checked_dims(X_dim: Any, *axes: str) -> Dims:
         wanted = f"({', '.join(axes)})" if len(axes) != 1 else f"the number of {axes[0]}"
         raise ValueError(f"X_dim must be {wanted if axes else 'the shape of one example'}, all positive, got {X_dim!r}")
     return dims
-
-
-def checked_count(name: str, value: Any) -> int:
-    value = integer(name, value)
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return value
 
 
 class Layer:
@@ -178,7 +173,7 @@ class Conv2D(_WithParams):
         backend: str | None = None,
     ) -> None:
         dims = checked_dims(X_dim, "channels", "height", "width")
-        n_filter, groups = checked_count("n_filter", n_filter), checked_count("groups", groups)
+        n_filter, groups = positive("n_filter", n_filter), positive("groups", groups)
         if dims[0] % groups or n_filter % groups:
             raise ValueError(f"groups must divide the channels ({dims[0]}) and n_filter ({n_filter}), got {groups}")
         window = Window.plan(2, (1, *dims), kernel_size, stride, padding, dilation)
@@ -301,7 +296,7 @@ class Maxout(Layer):
         backend: str | None = None,
     ) -> None:
         dims = checked_dims(X_dim)
-        num_units = checked_count("num_units", num_units)
+        num_units = positive("num_units", num_units)
         if dims[0] % num_units:
             raise ValueError(f"the channels of X_dim ({dims[0]}) must be a multiple of num_units ({num_units})")
         grouping = check_grouping(grouping)
@@ -358,7 +353,7 @@ class Dense(_WithParams):
 
     def __init__(self, X_dim: int | Dims, n_out: int, *, dtype: Any = np.float32, rng: Rng = None) -> None:
         (features,) = checked_dims(X_dim, "features")
-        n_out = checked_count("n_out", n_out)
+        n_out = positive("n_out", n_out)
         super().__init__((features,), (n_out,), (features, n_out), (n_out,), features, dtype, rng)
 
     def forward(self, X: Any) -> np.ndarray:
@@ -424,7 +419,7 @@ class MaxoutDense(_WithParams):
         backend: str | None = None,
     ) -> None:
         (features,) = checked_dims(X_dim, "features")
-        units = (checked_count("num_units", num_units), checked_count("pieces", pieces))
+        units = (positive("num_units", num_units), positive("pieces", pieces))
         super().__init__((features,), units[:1], (features, *units), units, features, dtype, rng)
         self._backend = backend
 

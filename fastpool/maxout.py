@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_shape, integer, one_of, positive
 from fastpool.arrays import Result
 from fastpool.calls import Op, Plan, call
 from fastpool.pooling import backward_kernel_of, kernel_of
-from fastpool.window import Window, check_shape, integer, one_of
+from fastpool.signatures import A, as_maxout
+from fastpool.window import Window
 
 GROUPINGS = ("strided", "contiguous")
 
@@ -39,9 +41,7 @@ def units_of(dy_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int) -> 
 
 
 def checked_units(num_units: Any, features: int) -> int:
-    num_units = integer("num_units", num_units)
-    if num_units < 1:
-        raise ValueError(f"num_units must be positive, got {num_units}")
+    num_units = positive("num_units", num_units)
     if features % num_units or features == 0:
         raise ValueError(f"number of features ({features}) is not a multiple of num_units ({num_units})")
     return num_units
@@ -94,6 +94,7 @@ _MAXOUT = Op("maxout", ("x",), (), _plan_maxout)
 _MAXOUT_BACKWARD = Op("maxout_backward", ("dy", "argmax"), ("dy",), _plan_maxout_backward)
 
 
+@as_maxout
 def maxout(
     x: Any,
     num_units: int,
@@ -150,15 +151,15 @@ def maxout(
 
 
 def maxout_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     axis: int = -1,
     *,
     grouping: str = "strided",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `maxout` with respect to its input: each dy goes to the piece that won.
 
     Parameters

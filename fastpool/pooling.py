@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import check_layout, check_shape, frozen
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.indices import (
@@ -19,9 +20,8 @@ from fastpool.indices import (
     values_with_positions,
 )
 from fastpool.kinds import DeviceArray
-from fastpool.window import Padding, Window, check_layout, check_shape, frozen, frozen_window
-
-Size = int | tuple[int, ...]
+from fastpool.signatures import A, Padding, Size, as_global_pool, as_pool
+from fastpool.window import Window, frozen_window
 
 
 def _nothing(*arrays: Any) -> None:
@@ -128,6 +128,7 @@ def _pool_backward(
     return call(_MAX_POOL_BACKWARD, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
 
 
+@as_pool
 def max_pool1d(
     x: Any,
     kernel_size: Size,
@@ -163,6 +164,7 @@ def max_pool1d(
     return _pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend)
 
 
+@as_pool
 def max_pool2d(
     x: Any,
     kernel_size: Size,
@@ -200,7 +202,7 @@ def max_pool2d(
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
     backend : "numba", "cython", "numpy", "naive" or "cuda"
-        A NumPy array goes to a card by "cuda" alone, and comes back; an array that lies on one stays there.
+        "cuda" alone copies a NumPy array to a GPU, and the result back; an array that lies on a GPU stays there.
 
     Returns
     -------
@@ -231,6 +233,7 @@ def max_pool2d(
     return _pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend)
 
 
+@as_pool
 def max_pool3d(
     x: Any,
     kernel_size: Size,
@@ -267,7 +270,7 @@ def max_pool3d(
 
 
 def max_pool1d_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     kernel_size: Size,
@@ -277,9 +280,9 @@ def max_pool1d_backward(
     ceil_mode: bool = False,
     *,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `max_pool1d` with respect to its input; see `max_pool2d_backward`.
 
     Examples
@@ -296,7 +299,7 @@ def max_pool1d_backward(
 
 
 def max_pool2d_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     kernel_size: Size,
@@ -306,9 +309,9 @@ def max_pool2d_backward(
     ceil_mode: bool = False,
     *,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `max_pool2d` with respect to its input: each dy goes to the cell that won.
 
     The same bits every run, whatever the number of threads: a cell that won several windows receives
@@ -336,7 +339,7 @@ def max_pool2d_backward(
         For a dy that is not floating, or an argmax of another dtype.
     ValueError
         For shapes that do not fit, or an argmax that names a cell outside its window or in the padding. An argmax on a
-        card is not looked at, since the call would have to wait for it: what it misplaces goes nowhere.
+        GPU is not checked, since the call would have to wait for it: a gradient whose offset is invalid is dropped.
 
     Examples
     --------
@@ -354,7 +357,7 @@ def max_pool2d_backward(
 
 
 def max_pool3d_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     kernel_size: Size,
@@ -364,9 +367,9 @@ def max_pool3d_backward(
     ceil_mode: bool = False,
     *,
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `max_pool3d` with respect to its input; see `max_pool2d_backward`.
 
     Examples
@@ -418,6 +421,7 @@ _GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global)
 _GLOBAL_MAX_POOL_BACKWARD = Op("global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward)
 
 
+@as_global_pool
 def global_max_pool(
     x: Any,
     *,
@@ -461,15 +465,15 @@ def global_max_pool(
 
 
 def global_max_pool_backward(
-    dy: Any,
+    dy: A,
     argmax: Any,
     x_shape: tuple[int, ...],
     *,
     data_format: str = "channels_first",
     keepdims: bool = False,
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Gradient of `global_max_pool` with respect to its input.
 
     Parameters
@@ -544,7 +548,7 @@ def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, conven
 
 
 def max_unpool1d(
-    y: Any,
+    y: A,
     indices: Any,
     kernel_size: Size,
     stride: Size | None = None,
@@ -553,9 +557,9 @@ def max_unpool1d(
     output_shape: tuple[int, ...] | None = None,
     convention: str = "torch",
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Put values back to where they came from along signals; see `max_unpool2d`.
 
     Examples
@@ -569,7 +573,7 @@ def max_unpool1d(
 
 
 def max_unpool2d(
-    y: Any,
+    y: A,
     indices: Any,
     kernel_size: Size,
     stride: Size | None = None,
@@ -578,9 +582,9 @@ def max_unpool2d(
     output_shape: tuple[int, ...] | None = None,
     convention: str = "torch",
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Put the values of a max pooling back to the cells they came from, zeros elsewhere.
 
     Parameters
@@ -609,8 +613,8 @@ def max_unpool2d(
     TypeError
         For indices that are not integers.
     ValueError
-        For an index outside the output; nothing is written then. Indices on a card are not looked at, since the call
-        would have to wait for them: a value whose index is outside goes nowhere.
+        For an index outside the output; nothing is written then. Indices on a GPU are not checked, since the call
+        would have to wait for them: a value whose index is outside is dropped.
 
     Examples
     --------
@@ -624,7 +628,7 @@ def max_unpool2d(
 
 
 def max_unpool3d(
-    y: Any,
+    y: A,
     indices: Any,
     kernel_size: Size,
     stride: Size | None = None,
@@ -633,9 +637,9 @@ def max_unpool3d(
     output_shape: tuple[int, ...] | None = None,
     convention: str = "torch",
     data_format: str = "channels_first",
-    out: np.ndarray | None = None,
+    out: A | None = None,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Put values back to where they came from in volumes; see `max_unpool2d`.
 
     Examples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging  # noqa: F401  its hook at forks must be registered before ours: see hold_across_forks
 import math
 import mmap
 import os
@@ -10,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
+from importlib import import_module
 from itertools import product
-from pathlib import Path
 from threading import Thread, local
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
-from fastpool.window import integer
+from fastpool.arguments import positive
 
 Result = TypeVar("Result")
 
@@ -28,32 +27,26 @@ QUOTA_SECONDS = 1.0
 _quota: tuple[float, float | None] = (-math.inf, None)  # when it was read, and what it was
 
 
-def _checked(name: str, n: Any) -> int:
-    n = integer(name, n)
-    if n < 1:
-        raise ValueError(f"{name} must be positive, got {n}")
-    return n
-
-
 @cache
 def _from_environment() -> int | None:
     text = os.environ.get("FASTPOOL_NUM_THREADS", "")
     if not text:
         return None
     try:
-        return _checked("FASTPOOL_NUM_THREADS", int(text))
+        return positive("FASTPOOL_NUM_THREADS", int(text))
     except ValueError:
         raise ValueError(f"FASTPOOL_NUM_THREADS must be a positive integer, got {text!r}") from None
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            return file.read()
     except OSError:
         return ""
 
 
-def cpu_quota(root: Path = Path("/")) -> float | None:
+def cpu_quota(root: str = "/") -> float | None:
     """How many CPUs' time the control groups of this process grant it, None where they set no limit.
 
     A container with `--cpus 1.5` sees all CPUs of its machine, but is stopped for the rest of each period of 100 ms
@@ -63,7 +56,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     limits = []
     mounts: tuple[str, ...]
     files: tuple[str, ...]
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in _text(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":  # version 2
             mounts, files = ("sys/fs/cgroup", "sys/fs/cgroup/unified"), ("cpu.max",)
@@ -74,8 +67,8 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
             continue
         steps = [step for step in group.split("/") if step not in ("", "..")]
         for mount, depth in product(mounts, range(len(steps) + 1)):
-            folder = root.joinpath(mount, *steps[:depth])
-            fields = " ".join(_text(folder / file) for file in files).split()
+            folder = os.path.join(root, mount, *steps[:depth])
+            fields = " ".join(_text(os.path.join(folder, file)) for file in files).split()
             # Without a limit: "max 100000" in version 2, -1 and 100000 in version 1.
             if len(fields) == 2 and fields[0] != "max" and int(fields[0]) > 0:
                 limits.append(int(fields[0]) / int(fields[1]))
@@ -87,7 +80,7 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# From Python 3.13 on, which may be told a number: python -X cpu_count=4
+# From Python 3.13 on, where a number may be set: python -X cpu_count=4
 _affinity = getattr(os, "process_cpu_count", _affinity)
 
 
@@ -136,7 +129,7 @@ def set_num_threads(n: int | None) -> None:
     >>> fp.set_num_threads(None)
     """
     global _set
-    _set = None if n is None else _checked("n", n)
+    _set = None if n is None else positive("n", n)
 
 
 @contextmanager
@@ -157,23 +150,39 @@ class _Lock(Protocol):
 
 _across_forks: list[_Lock] = []
 _taken = local()
+_before_logging = False
 
 
 def hold_across_forks(lock: _Lock) -> None:
     """Let forks wait until no other thread has the lock: a child does not have that thread, and would wait for ever.
 
     The lock must be reentrant. A thread that forks takes all such locks in the order of these calls, and whoever takes
-    several of them must do so in that order too. A lock that `logging` holds across forks is taken while packages are
-    imported, so a fork must take it after ours. Hooks run in reverse order: its hook must be registered before ours.
+    several of them must do so in that order too.
     """
     _across_forks.append(lock)
 
 
+def fork_before_logging() -> None:
+    """Let a fork take the locks of `hold_across_forks` before the lock of `logging`, which is held across forks too.
+
+    To be called before one of them is taken for the import of a package that logs: a fork that had the lock of
+    `logging` would wait for the import, and the import for that lock. Hooks run in reverse order of registration.
+    """
+    global _before_logging
+    if not _before_logging:
+        import_module("logging")
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork)
+        _before_logging = True
+
+
 def _before_fork() -> None:
-    _taken.locks = []
+    """Take the locks that this thread has not yet taken for this fork: it may be registered more than once."""
+    taken = _taken.__dict__.setdefault("locks", [])
     for lock in _across_forks:  # it may grow during the wait for an import
-        _taken.locks.append(lock)
-        lock.acquire()
+        if lock not in taken:
+            taken.append(lock)
+            lock.acquire()
 
 
 def _after_fork() -> None:

@@ -6,46 +6,16 @@ A plan is frozen and cached by its arguments, so a repeated call pays for it onc
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
-LAYOUTS = ("channels_first", "channels_last")
+from fastpool.arguments import check_layout, check_shape, frozen, integer
+
 LARGEST_SIZE = 2**62
-
-
-def integer(name: str, value: Any) -> int:
-    """`value` as exactly an int, or a TypeError that names it."""
-    if type(value) is int:
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-
-
-def frozen(name: str, value: Any) -> Any:
-    """What a plan may be looked up by: exactly int, str or None, or a tuple of these; else a TypeError that names it.
-
-    Anything else that equals an integer may change, or equal another one, between two calls.
-    """
-    if value is None or type(value) is int:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Sequence):
-        return tuple(frozen(name, v) if isinstance(v, (Sequence, np.ndarray)) else integer(name, v) for v in value)
-    return integer(name, value)
 
 
 def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
@@ -93,8 +63,8 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
     before, after = pad
     if n + before + after > LARGEST_SIZE or extent > LARGEST_SIZE:
         raise ValueError(f"{name}: an axis of {n} with padding {pad} and windows of {extent} cells overflows")
-    room = n + before + after - extent
-    out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    slack = n + before + after - extent
+    out = (slack + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode:  # the last window must start inside the input or its leading padding
         out = min(out, (n + before - 1) // stride + 1)
     if out < 1:
@@ -103,20 +73,6 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
             "use a smaller kernel_size or dilation, or more padding"
         )
     return out
-
-
-def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
-    """`value` as exactly a str, which must be one of these words."""
-    if isinstance(value, str):
-        word = value if type(value) is str else str.__str__(value)
-        if word in words:
-            return word
-    *others, last = map(repr, words)
-    raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
-
-
-def check_layout(data_format: Any) -> str:
-    return one_of("data_format", data_format, LAYOUTS)
 
 
 def frozen_window(
@@ -136,20 +92,6 @@ def frozen_window(
     return kernel_size, stride, padding, dilation, ceil_mode, data_format
 
 
-def check_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """A shape as a tuple of ints, none negative."""
-    # As it mostly is, PyTorch's torch.Size too: ten times as fast.
-    if isinstance(shape, tuple) and {*map(type, shape)} == {int} and min(shape) >= 0:
-        return shape if type(shape) is tuple else tuple(shape)
-    shape = frozen(name, shape)
-    if not isinstance(shape, tuple):
-        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
-    sizes = tuple(integer(name, n) for n in shape)
-    if any(n < 0 for n in sizes):
-        raise ValueError(f"{name} must not be negative in any axis, got {sizes}")
-    return sizes
-
-
 def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
     """How many axes a window has: as many as kernel_size names, else all but batch and channels."""
     axes = len(kernel_size) if isinstance(kernel_size, (Sequence, np.ndarray)) else len(x_shape) - 2
@@ -166,14 +108,7 @@ def along(values: np.ndarray, axis: int) -> np.ndarray:
     return values.reshape([-1 if axis == i else 1 for i in range(3)])
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """All windows of one call, in canonical form: three spatial axes, those not in use of size 1.
-
-    `size`, `kernel`, `stride`, `before` (leading padding), `dilation` and `out` hold one number for
-    each of depth, height and width. `x_shape` and `y_shape` are the shapes that the caller sees.
-    """
-
+class _Geometry(NamedTuple):
     batch: int
     channels: int
     size: tuple[int, int, int]
@@ -186,6 +121,14 @@ class Window:
     y_shape: tuple[int, ...]
     spatial_axes: int
     channel_axis: int | None
+
+
+class Window(_Geometry):
+    """All windows of one call, in canonical form: three spatial axes, those not in use of size 1.
+
+    `size`, `kernel`, `stride`, `before` (leading padding), `dilation` and `out` hold one integer for
+    each of depth, height and width. `x_shape` and `y_shape` are the shapes that the caller sees.
+    """
 
     @staticmethod
     def plan(

@@ -195,7 +195,7 @@ def test_the_warm_up_compiles_in_processes_and_prints_each_kernel_without_rich(f
         "import importlib\n"
         "module = importlib.import_module('fastpool.backends.numba')\n"
         "names = 'hard_swish__f4_f4__n', 'hard_swish_backward__f4_f4_f4__n'\n"
-        "module.warmup_tasks = lambda everything: [(name, None) for name in names]\n"
+        "module.kernel_names = lambda everything: names\n"
     )
     path = f"{tmp_path}:{fp.__path__[0]}/.."
     out = fastpool("warmup", PYTHONPATH=path, NUMBA_CACHE_DIR=tmp_path, FASTPOOL_NUM_THREADS=2, FASTPOOL_KERNELS="jit")

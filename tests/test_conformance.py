@@ -12,6 +12,7 @@ from conftest import BACKENDS, require_backend
 from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, laid_out, of_each_op, values
 
 import fastpool as fp
+from fastpool import cases, timing
 
 F32 = np.dtype(np.float32)
 
@@ -31,6 +32,21 @@ def _names(parameter):
 @pytest.mark.parametrize(("case", "dtype"), [(c, d) for c in CASES for d in c.dtypes], ids=_names)
 def test_agrees_with_the_specification(case, dtype, layout, backend):
     case.check(case.run(dtype, layout, backend), case.expected(dtype, layout), backend)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.uint8), F32], ids=str)
+@pytest.mark.parametrize("name", cases.CASES)
+def test_typical_calls_agree_with_the_specification(name, dtype, backend):
+    case = cases.CASES[name]
+    if not case.takes_dtype(dtype):
+        pytest.skip(f"{case.op} does not take {dtype}")
+    for layout in LAYOUTS:
+        arguments = case.arguments(np.random.default_rng(0), dtype, "small", layout)
+        try:
+            got = cases.results(case.run(arguments, backend))
+        except NotImplementedError as missing:
+            pytest.skip(str(missing))
+        assert timing.agree(got, cases.results(case.run(arguments, "naive")), case.exact)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

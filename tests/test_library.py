@@ -16,7 +16,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import kernel_name, library, plan
 
-BUILT = [library.library_path(level) for level in library.levels_here() if library.library_path(level).exists()]
+BUILT = [path for path in map(Path, map(library.library_path, library.levels_here())) if path.exists()]
 of_the_library = pytest.mark.skipif(not BUILT, reason="no kernels were built")
 of_each_library = pytest.mark.parametrize("built", BUILT, ids=lambda path: path.name)
 
@@ -108,8 +108,8 @@ def test_the_library_needs_no_numba_and_gives_the_bits_that_numba_gives(python, 
 EVERY_CASE = """
 import sys
 import numpy as np
-from fastpool.__main__ import agrees
-from fastpool.cases import CASES
+from fastpool.cases import CASES, results
+from fastpool.timing import agree
 dtypes = [np.dtype(code) for code in "?bBhHiIqQefd"]
 try:
     from ml_dtypes import bfloat16
@@ -122,7 +122,7 @@ for case in CASES.values():
         for layout in ("channels_first", "channels_last"):
             arguments = case.arguments(np.random.default_rng(0), dtype, "small", layout)
             result, expected = case.run(arguments, "numba"), case.run(arguments, "numpy")
-            assert agrees(result, expected, case.exact), (case.name, dtype, layout)
+            assert agree(results(result), results(expected), case.exact), (case.name, dtype, layout)
             done.add(case.op)
 print(len(done) == len({case.op for case in CASES.values()}))
 """
@@ -163,9 +163,8 @@ def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, t
 
 LEVEL = """
 import sys, warnings
-from pathlib import Path
 from fastpool.backends.numba import library
-library.FOLDER, library.levels_here = Path(sys.argv[1]), lambda: tuple(sys.argv[2].split())
+library.FOLDER, library.levels_here = sys.argv[1], lambda: tuple(sys.argv[2].split())
 library.callers, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastpool import timing
+
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("rich")
 
-from benchmarks import peers, plots, timing
+from benchmarks import peers, plots
 from benchmarks import report as page
 from benchmarks.rows import Bar, Problem, Row, Task, faster, of_floor, rows, within
 

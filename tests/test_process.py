@@ -276,6 +276,33 @@ print([in_a_fork(lambda: interrupted(0.05 + moment / 4), 120) for moment in rang
         assert jit(code) == f"{[0] * 6}\n"
 
 
+@needs_fork
+def test_a_fork_while_another_thread_imports_a_package_that_logs(python):
+    """The import has one of our locks and asks for that of logging, while the fork asks for both."""
+    code = """
+import os, threading, time
+from fastpool import threads
+lock, logging_begins = threading.RLock(), threading.Event()
+threads.hold_across_forks(lock)
+def import_a_package():
+    threads.fork_before_logging()
+    import logging
+    with lock:
+        logging_begins.set()
+        time.sleep(0.5)
+        logging.getLogger("a package")
+thread = threading.Thread(target=import_a_package)
+thread.start()
+logging_begins.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0 if lock.acquire(blocking=False) else 1)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert python("-c", code, timeout=60) == "0\n"
+
+
 @needs_numba
 @needs_fork
 class TestFirstCallsThatFail:

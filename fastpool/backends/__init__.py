@@ -1,28 +1,6 @@
 """The registry of backends: which there are, which can run here, and which one a call takes.
 
-A backend is a module that exports these functions, or those of them that it can do. All arrays are in
-canonical form (see `fastpool.arrays`), checked, and never overlap; the last array is the one to fill.
-
-- `max_pool(x, window, y, argmax)`, argmax None where it is not asked for
-- `max_pool_backward(dy, argmax, window, dx)`
-- `argmax_fits(argmax, window)`: whether every offset is that of a real cell, or 0 in a window of padding alone
-- `max_unpool(y, indices, x)`: sets cells of x, which holds zeros and the values of earlier calls, and leaves the others
-  as they are. Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own,
-  which another thread can change during the call: an index outside its plane is skipped, or raises
-- `max_unpool_by_indices(y, indices, window, convention, x)`, if it likes: is called instead. It takes the indices of
-  each convention, in any integer dtype, and sets all cells of x
-- `im2col(x, window, fill_value, cols, *, fresh=True)` and `col2im(cols, window, dx)`: cols is indexed [n, c, tap,
-  position]; it is not `fresh` where it is the caller's `out`, most of which has been written to before
-- `hard_swish(x, y)`, `hard_swish_backward(dy, x, dx)`, `swish(x, beta, y)`, `swish_backward(dy, x, beta, dx)`
-- `check()`, if it likes: raises an error that says why it cannot run here
-
-A backend that plans its calls also exports functions that give one; public functions take these. A planned call takes
-C-contiguous NumPy arrays of any shape, that have these many elements.
-
-- `prepare_max_pool(window, outer, inner, dtype, with_argmax)`: of (x, y), or (x, y, argmax)
-- `prepare_max_pool_backward(window, outer, inner, dtype)`: of (dy, argmax, dx); False, with nothing written, where the
-  argmax does not fit
-- `prepare_hard_swish(dtype, size)`, and likewise the other activations: of what these take
+A backend is a module that exports the functions of `fastpool.backends.interface`, or those of the ops that it can do.
 """
 
 from __future__ import annotations
@@ -40,7 +18,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fastpool.threads import hold_across_forks, in_a_thread_of_its_own
+from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
 
 _MODULES = {
     "numba": "fastpool.backends.numba",
@@ -52,7 +30,7 @@ _MODULES = {
 _REMEDY = {
     "numba": 'pip install "fastpool[numba]"',
     "cython": "reinstall fastpool where a C compiler is at hand",
-    "cuda": 'pip install "fastpool[cuda]", on a machine with a card and a driver of NVIDIA\'s',
+    "cuda": 'pip install "fastpool[cuda]", on a machine with a GPU and a driver of NVIDIA\'s',
 }
 _PREFERRED = ("numba", "cython", "numpy")
 
@@ -96,21 +74,21 @@ def _forget_orphans(before: set[str]) -> None:
 
 def _import(name: str) -> None:
     """Enter the backend into `_loaded`, or raise what may not happen again."""
-    with _loading:
-        if name in _loaded:
-            return
-        before = set(sys.modules)
-        try:
+    if name == "cuda":
+        fork_before_logging()
+    before = set(sys.modules)
+    try:
+        with _loading:
             module = import_module(_MODULES[name])
-            getattr(module, "check", lambda: None)()
-            _loaded[name] = module
-        except BaseException as error:  # a broken installation of a dependency may raise anything
-            if _is_transient(error):
-                _forget_orphans(before)
-                raise
-            own = str(getattr(error, "name", None)).startswith(f"{__name__}.")  # a module that was not compiled
-            remedy = _REMEDY.get("cython" if own else name, "reinstall fastpool")
-            _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
+        getattr(module, "check", lambda: None)()
+        _loaded[name] = module
+    except BaseException as error:  # a broken installation of a dependency may raise anything
+        if _is_transient(error):
+            _forget_orphans(before)
+            raise
+        own = str(getattr(error, "name", None)).startswith(f"{__name__}.")  # a module that was not compiled
+        remedy = _REMEDY.get("cython" if own else name, "reinstall fastpool")
+        _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
 
 
 def _load(name: str) -> ModuleType | str:
@@ -135,7 +113,7 @@ def backends() -> dict[str, BackendStatus]:
     -------
     dict of str to BackendStatus
         In the order in which the default is chosen. `naive` is never chosen by itself, and `cuda` only for arrays that
-        lie on a card.
+        lie on a GPU.
 
     Examples
     --------
@@ -223,7 +201,7 @@ def chosen(backend: str | None) -> str | None:
 
 
 def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
-    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or a card's number."""
+    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or the number of a GPU."""
     name = chosen(backend)
     if device != "cpu":
         if name not in (None, "cuda"):

@@ -65,7 +65,7 @@ def max_pool(x, window, y, argmax):
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
-    room = np.empty(taps * cells, numbers)
+    scratch = np.empty(taps * cells, numbers)
     for box in boxes(y.shape, cells):
         outer, *positions, lanes = box
         geometry = _geometry_of(window, positions)
@@ -80,7 +80,7 @@ def max_pool(x, window, y, argmax):
 
         for tap in range(0, window.volume, taps):
             count = min(taps, window.volume - tap)
-            flat = room[: count * best.size]
+            flat = scratch[: count * best.size]
             cols = flat.reshape(count, *shape)
             _columns.gather(source[outer, lanes], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
             if half:

@@ -72,10 +72,10 @@ def max_pool(x, window, y, argmax):
 @np.errstate(over="ignore", invalid="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = sum_dtype(dy.dtype)
-    slopes = _by_plane(dy).reshape(-1, 1, window.positions).astype(total, copy=False)
+    grads = _by_plane(dy).reshape(-1, 1, window.positions).astype(total, copy=False)
     winner = _by_plane(argmax).reshape(-1, 1, window.positions).astype(np.int64)
-    cols = np.zeros((slopes.shape[0], window.volume, window.positions), total)
-    np.put_along_axis(cols, winner, slopes, axis=1)
+    cols = np.zeros((grads.shape[0], window.volume, window.positions), total)
+    np.put_along_axis(cols, winner, grads, axis=1)
     dx[...] = _from_planes(_add(cols, window), dx)
 
 

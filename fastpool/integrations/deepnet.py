@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from fastpool.arguments import check_shape, integer, positive
 from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
-from fastpool.layers import Gradients, Layer, MaxPool2D, checked_count, checked_dims
-from fastpool.window import check_shape, integer
+from fastpool.layers import Gradients, Layer, MaxPool2D, checked_dims
 
 __all__ = ["Conv", "Maxpool", "col2im_indices", "im2col_indices"]
 
@@ -30,22 +30,22 @@ def _steps(size: int, field: int, padding: int, stride: int) -> int:
     """How many windows lie along an axis, which they must cover to the last cell."""
     if padding < 0:
         raise ValueError(f"padding must be 0 or more, got {padding}")
-    room = size + 2 * padding - field
-    if room < 0 or room % stride:
+    slack = size + 2 * padding - field
+    if slack < 0 or slack % stride:
         raise ValueError(
             f"Invalid dimensions! Windows of {field} cells every {stride} "
             f"do not tile an axis of {size} padded by {padding}"
         )
-    return room // stride + 1
+    return slack // stride + 1
 
 
 def _check_tiling(x_shape: Any, field_height: Any, field_width: Any, padding: Any, stride: Any) -> None:
     x_shape = check_shape("x_shape", x_shape)
     if len(x_shape) != 4:
         raise ValueError(f"x must have shape (N, C, H, W), got {x_shape}")
-    stride, padding = checked_count("stride", stride), integer("padding", padding)
-    _steps(x_shape[2], checked_count("field_height", field_height), padding, stride)
-    _steps(x_shape[3], checked_count("field_width", field_width), padding, stride)
+    stride, padding = positive("stride", stride), integer("padding", padding)
+    _steps(x_shape[2], positive("field_height", field_height), padding, stride)
+    _steps(x_shape[3], positive("field_width", field_width), padding, stride)
 
 
 def im2col_indices(
@@ -156,8 +156,8 @@ class Conv(Layer):
         self, X_dim: tuple[int, int, int], n_filter: int, h_filter: int, w_filter: int, stride: int, padding: int
     ) -> None:
         self.d_X, self.h_X, self.w_X = checked_dims(X_dim, "channels", "height", "width")
-        self.n_filter, self.stride = checked_count("n_filter", n_filter), checked_count("stride", stride)
-        self.h_filter, self.w_filter = checked_count("h_filter", h_filter), checked_count("w_filter", w_filter)
+        self.n_filter, self.stride = positive("n_filter", n_filter), positive("stride", stride)
+        self.h_filter, self.w_filter = positive("h_filter", h_filter), positive("w_filter", w_filter)
         self.padding = integer("padding", padding)
         self.h_out = _steps(self.h_X, self.h_filter, self.padding, self.stride)
         self.w_out = _steps(self.w_X, self.w_filter, self.padding, self.stride)
@@ -216,7 +216,7 @@ class Maxpool(MaxPool2D):
 
     def __init__(self, X_dim: tuple[int, int, int], size: int, stride: int) -> None:
         self.d_X, self.h_X, self.w_X = checked_dims(X_dim, "channels", "height", "width")
-        self.size, self.stride = checked_count("size", size), checked_count("stride", stride)
+        self.size, self.stride = positive("size", size), positive("stride", stride)
         self.h_out = _steps(self.h_X, self.size, 0, self.stride)
         self.w_out = _steps(self.w_X, self.size, 0, self.stride)
         super().__init__((self.d_X, self.h_X, self.w_X), self.size, self.stride)

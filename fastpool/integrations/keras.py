@@ -17,9 +17,8 @@ import numpy as np
 from keras import ops
 
 import fastpool as fp
+from fastpool.arguments import integer, positive
 from fastpool.identities import relu_stages
-from fastpool.layers import checked_count
-from fastpool.window import integer
 
 __all__ = ["HardSwish", "Maxout", "hard_swish", "max_pool_by_conv", "use_in_numpy_backend"]
 
@@ -67,7 +66,7 @@ class Maxout(keras.layers.Layer):
         super().__init__(**kwargs)
         if grouping not in ("strided", "contiguous"):
             raise ValueError(f"grouping must be 'strided' or 'contiguous', got {grouping!r}")
-        self.num_units, self.axis = checked_count("num_units", num_units), integer("axis", axis)
+        self.num_units, self.axis = positive("num_units", num_units), integer("axis", axis)
         self.grouping = grouping
         self.supports_masking = True
 
@@ -178,7 +177,7 @@ def max_pool_by_conv(input_shape: tuple[int, int, int], pool_size: int | tuple[i
     (None, 8, 8, 1)
     """
     window = tuple(pool_size) if isinstance(pool_size, (tuple, list)) else (pool_size, pool_size)
-    height, width = (checked_count("pool_size", size) for size in window)
+    height, width = (positive("pool_size", size) for size in window)
     channels_last = keras.config.image_data_format() == "channels_last"
     channels = input_shape[-1 if channels_last else 0]
     one_channel = np.eye(channels)

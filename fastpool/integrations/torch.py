@@ -639,7 +639,7 @@ def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strid
 
 
 class Maxout(nn.Module):
-    """Maxout as a layer (Goodfellow et al. 2013), along the channels of images (N, C, H, W) unless told otherwise.
+    """Maxout as a layer (Goodfellow et al. 2013), along the channels of images (N, C, H, W) by default.
 
     Parameters
     ----------

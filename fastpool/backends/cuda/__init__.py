@@ -245,9 +245,9 @@ def argmax_fits(argmax, window):
 
 
 @travelling(1)
-def max_unpool(y, positions, x):
+def max_unpool(y, indices, x):
     numbers, sizes = (0,) * 12, (*x.shape[1:4], *y.shape[1:4])
-    _unpool(y, positions, "torch", numbers, sizes, x, channels=1)
+    _unpool(y, indices, "torch", numbers, sizes, x, channels=1)
 
 
 @travelling(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from functools import cache
+from functools import cache, wraps
 from math import gcd
 from typing import NamedTuple
 
@@ -186,6 +186,7 @@ def travelling(outputs: int):
     """Make an op on device arrays one that also takes NumPy arrays: they go to the GPU, its last ones come back."""
 
     def decorate(op):
+        @wraps(op)
         def run(*arguments, **options):
             if not isinstance(arguments[0], np.ndarray):
                 return _on_one_stream(op, arguments, options, outputs)

@@ -21,6 +21,7 @@ __all__ = [
     "hard_swish",
     "hard_swish_backward",
     "im2col",
+    "kernel_names",
     "max_pool",
     "max_pool_backward",
     "max_unpool",
@@ -32,7 +33,6 @@ __all__ = [
     "prepare_swish_backward",
     "swish",
     "swish_backward",
-    "warmup_tasks",
 ]
 
 
@@ -193,16 +193,13 @@ def cache_directory() -> str:
     return library.compiler().cache_directory()
 
 
-def warmup_tasks(everything=True):
-    """What to call to have kernels compiled that were not built with the package, and kept: (name, function) pairs.
-
-    All usual ones, or else those of float32 and uint8 with an argmax of bytes.
-    """
+def kernel_names(everything=True):
+    """All usual kernels, or those of float32 and uint8 with an argmax of bytes."""
     calls = plan.usual_calls() if everything else plan.usual_calls(plan.FIRST, ("u1",))
-    return [(name, partial(library.find, name)) for name in dict.fromkeys(map(kernel_name, calls))]
+    return list(dict.fromkeys(map(kernel_name, calls)))
 
 
 def compile_by_name(name):
-    """Do one task of the warm-up, and give its name."""
+    """Have a kernel compiled and kept that was not built with the package; its name."""
     library.find(name)
     return name

@@ -17,16 +17,15 @@ import zlib
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastpool.backends.numba._launch import X86_64_LEVEL
-from fastpool.threads import hold_across_forks, in_a_thread_of_its_own
+from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
 
-FOLDER = Path(__file__).parent
+FOLDER = os.path.dirname(__file__)
 BUILT_LEVELS = ("x86-64-v4", "x86-64-v3", "aarch64")  # from the best on
 JUST_IN_TIME = "jit"
 
@@ -91,8 +90,8 @@ def levels_here() -> tuple[str, ...]:
     return tuple(family[family.index(best) :]) if best else ()
 
 
-def library_path(level: str) -> Path:
-    return FOLDER / f"kernels.{level}.so"
+def library_path(level: str) -> str:
+    return os.path.join(FOLDER, f"kernels.{level}.so")
 
 
 def asked_for() -> str:
@@ -110,10 +109,14 @@ CALLERS = ("library.py", "plan.py", "scratch.py")
 
 def callers() -> int:
     """A checksum of how kernels are called, which a library must share; 0 where no sources are installed."""
-    try:
-        return zlib.crc32(b"".join(Path(FOLDER, name).read_bytes() for name in CALLERS))
-    except OSError:
-        return 0
+    checksum = 0
+    for name in CALLERS:
+        try:
+            with open(os.path.join(FOLDER, name), "rb") as source:
+                checksum = zlib.crc32(source.read(), checksum)
+        except OSError:
+            return 0
+    return checksum
 
 
 class _Library(NamedTuple):
@@ -121,9 +124,9 @@ class _Library(NamedTuple):
     functions: ctypes.CDLL
 
 
-def _opened(path: Path) -> ctypes.CDLL:
+def _opened(path: str) -> ctypes.CDLL:
     """A library. OSError where it does not load, or is called in another way."""
-    functions = ctypes.CDLL(str(path))
+    functions = ctypes.CDLL(path)
     try:
         built_for = ctypes.c_uint.in_dll(functions, "fastpool_callers").value
     except ValueError:
@@ -140,7 +143,7 @@ def _library() -> _Library | None:
     allowed = BUILT_LEVELS[BUILT_LEVELS.index(asked) :] if asked in BUILT_LEVELS else BUILT_LEVELS
     for level in () if asked == JUST_IN_TIME else levels_here():
         path = library_path(level)
-        if level in allowed and path.exists():
+        if level in allowed and os.path.exists(path):
             try:
                 return _Library(level, _opened(path))
             except OSError as error:
@@ -157,7 +160,9 @@ def level() -> str:
 
 def compiler() -> Any:
     """The module that compiles kernels, by Numba. ImportError where that is not installed."""
-    return import_module("fastpool.backends.numba.just_in_time")
+    fork_before_logging()
+    with _importing:
+        return import_module("fastpool.backends.numba.just_in_time")
 
 
 def find(name: str) -> tuple[int, Any]:
@@ -173,8 +178,7 @@ def find(name: str) -> tuple[int, Any]:
 
 def _compile(name: str, library: _Library | None) -> tuple[int, Any]:
     try:
-        with _importing:
-            compile_now = compiler().compile_now
+        compile_now = compiler().compile_now
     except ImportError as error:
         built = "none was built for this processor" if library is None else f"it is not among those for {library.level}"
         remedy = 'remedy: pip install "fastpool[numba]"'

@@ -18,8 +18,10 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 import fastpool as fp
+from fastpool.arguments import frozen, integer
 from fastpool.integrations.dask import _folders
-from fastpool.window import Padding, Window, frozen, integer
+from fastpool.signatures import Padding
+from fastpool.window import Window
 
 try:
     import zarr
@@ -81,9 +83,9 @@ def pyramid(
         Where the group is, or is to be. Workers must reach it by the same name.
     axes : str
         What each axis is: "yx" with "z", "c" and "t" before it as far as they are there, in the order "tczyx". It need
-        not be told for 2 or 5 axes, nor where kernel_size tells how many of them are space.
+        not be given for 2 or 5 axes, nor where kernel_size says how many of them are space.
     scale : dict of str to float
-        Size of a cell along each axis, 1 where none is told.
+        Size of a cell along each axis, by default 1.
     units : dict of str to str
         Their units, as {"y": "micrometer", "x": "micrometer"}.
     name : str
@@ -103,7 +105,7 @@ def pyramid(
     progress : bool
         Show a progress bar for each level; needs rich.
     backend : str
-        As in `max_pool2d`. With "cuda" the chunks are pooled on the cards of the workers.
+        As in `max_pool2d`. With "cuda" the chunks are pooled on the GPUs of the workers.
 
     Returns
     -------
@@ -199,7 +201,7 @@ def _checked_axes(axes: Any, ndim: int, kernel_size: Any) -> str:
 
 
 def _of_axes(name: str, given: Mapping[str, Any], axes: str) -> dict[str, Any]:
-    """What is told of some axes."""
+    """A value for some of the axes, checked."""
     if not isinstance(given, Mapping) or not set(given) <= set(axes):
         raise ValueError(f"{name} must be a dict whose keys are axes of {axes!r}, got {given!r}")
     return dict(given)

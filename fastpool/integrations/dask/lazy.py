@@ -25,11 +25,12 @@ from dask.highlevelgraph import HighLevelGraph
 import fastpool as fp
 from fastpool import arrays
 from fastpool.activation import INPUTS
+from fastpool.arguments import check_shape
 from fastpool.backends import check_name, chosen
 from fastpool.maxout import check_grouping, checked_axis, checked_units, units_of
 from fastpool.pooling import whole
 from fastpool.threads import at_most
-from fastpool.window import Window, check_shape
+from fastpool.window import Window
 
 if getattr(da, "array_expr_enabled", bool)():
     raise NotImplementedError(

@@ -1,0 +1,111 @@
+"""What a backend is: the functions that its module exports, for type checkers and for who writes one.
+
+All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Functions fill the last array.
+A backend need not have every op, but all functions of an op. Planned and compiled ones are optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastpool.arrays import Array
+from fastpool.window import Window
+
+
+class Pooling(Protocol):
+    """Max pooling of (outer, D, H, W, inner), its gradient and its inverse."""
+
+    def max_pool(self, x: Array, window: Window, y: Array, argmax: Array | None) -> None:
+        """`argmax` is None where it is not asked for."""
+
+    def max_pool_backward(self, dy: Array, argmax: Array, window: Window, dx: Array) -> None: ...
+
+    def argmax_fits(self, argmax: Array, window: Window) -> bool:
+        """Whether every offset is that of a cell of the input, or 0 in a window of padding alone."""
+
+    def max_unpool(self, y: Array, indices: Array, x: Array) -> None:
+        """Set cells of x, which holds zeros and the values of earlier calls, and leave the others as they are.
+
+        Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own, which
+        another thread can change during the call: an index outside its plane is skipped, or raises.
+        """
+
+
+class Columns(Protocol):
+    """The columns of images, indexed [n, c, tap, position]: the axes may lie in any order in memory."""
+
+    def im2col(self, x: Array, window: Window, fill_value: Any, cols: Array, *, fresh: bool = True) -> None:
+        """`cols` is not `fresh` where it is the caller's `out`, most of which has been written to before."""
+
+    def col2im(self, cols: Array, window: Window, dx: Array) -> None: ...
+
+
+class Activations(Protocol):
+    """Of one-dimensional arrays."""
+
+    def hard_swish(self, x: Array, y: Array) -> None: ...
+
+    def hard_swish_backward(self, dy: Array, x: Array, dx: Array) -> None: ...
+
+    def swish(self, x: Array, beta: float, y: Array) -> None: ...
+
+    def swish_backward(self, dy: Array, x: Array, beta: float, dx: Array) -> None: ...
+
+
+class UnpoolsByIndices(Protocol):
+    """An inverse of pooling that takes the place of `max_unpool`."""
+
+    def max_unpool_by_indices(self, y: Array, indices: Array, window: Window, convention: str, x: Array) -> None:
+        """Set all cells of x. Indices are those of any convention, in any integer dtype."""
+
+
+class Planned(Protocol):
+    """A backend that plans calls on NumPy arrays: C-contiguous, with so many elements, in any shape.
+
+    Public functions call what these return, with the arrays that the op's own function takes.
+    """
+
+    def prepare_max_pool(
+        self, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
+    ) -> Callable[..., None]:
+        """Of (x, y) or (x, y, argmax)."""
+
+    def prepare_max_pool_backward(
+        self, window: Window, outer: int, inner: int, dtype: np.dtype
+    ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], bool]:
+        """Of (dy, argmax, dx): False, with nothing written, where the argmax does not fit."""
+
+    def prepare_argmax_fits(
+        self, window: Window, outer: int, inner: int, dtype: np.dtype
+    ) -> Callable[[np.ndarray], bool]: ...
+
+    def prepare_hard_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+
+    def prepare_hard_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+
+    def prepare_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+
+    def prepare_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+
+
+class Compiled(Protocol):
+    """A backend whose kernels may be compiled when they are first called."""
+
+    def cache_directory(self) -> str:
+        """Where compiled kernels are kept; '' where they are not."""
+
+    def kernel_names(self, everything: bool = True) -> list[str]:
+        """All usual kernels, or those of float32 and uint8 with an argmax of bytes."""
+
+    def compile_by_name(self, name: str) -> str:
+        """Have a kernel compiled and kept; its name."""
+
+
+class Conditional(Protocol):
+    """A backend that may be installed where it cannot run."""
+
+    def check(self) -> None:
+        """Raise an error that says why it cannot run here."""

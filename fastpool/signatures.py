@@ -1,0 +1,216 @@
+"""The public functions as type checkers see them: arrays come back as what they came as, tensors as tensors.
+
+What is no array, such as a list, is taken too, and gives a NumPy array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar, cast, overload
+
+import numpy as np
+
+
+class HasShape(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+A = TypeVar("A", bound=HasShape)
+
+Size = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Argmax = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
+
+
+class Pool(Protocol):
+    """`max_pool1d`, `max_pool2d` and `max_pool3d`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmax: Literal[False] = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: np.ndarray[Any, Any],
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[A, A]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmax: bool = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
+class GlobalPool(Protocol):
+    """`global_max_pool`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmax: Literal[False] = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: np.ndarray[Any, Any],
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[A, A]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmax: bool = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
+class Maxout(Protocol):
+    """`maxout`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        num_units: int,
+        axis: int = ...,
+        *,
+        grouping: str = ...,
+        return_argmax: Literal[False] = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: np.ndarray[Any, Any],
+        num_units: int,
+        axis: int = ...,
+        *,
+        grouping: str = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        num_units: int,
+        axis: int = ...,
+        *,
+        grouping: str = ...,
+        return_argmax: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[A, A]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        num_units: int,
+        axis: int = ...,
+        *,
+        grouping: str = ...,
+        return_argmax: bool = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
+def as_pool(function: Any) -> Pool:
+    return cast(Pool, function)
+
+
+def as_global_pool(function: Any) -> GlobalPool:
+    return cast(GlobalPool, function)
+
+
+def as_maxout(function: Any) -> Maxout:
+    return cast(Maxout, function)

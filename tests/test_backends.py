@@ -1,0 +1,54 @@
+"""The modules of backends are what `fastpool.backends.interface` says."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+import fastpool as fp
+from fastpool.backends import interface
+
+OPS = (interface.Pooling, interface.Columns, interface.Activations)
+OPTIONAL = (interface.UnpoolsByIndices, interface.Planned, interface.Compiled, interface.Conditional)
+EXPECTED = {
+    "numba": (*OPS, interface.Planned, interface.Compiled, interface.Conditional),
+    "cython": OPS[:2],
+    "numpy": OPS,
+    "naive": OPS,
+    "cuda": (*OPS, interface.UnpoolsByIndices, interface.Conditional),
+}
+
+
+def functions_of(protocol):
+    return {name: f for name, f in vars(protocol).items() if inspect.isfunction(f) and not name.startswith("_")}
+
+
+def parameters_of(function):
+    """Names, kinds and defaults, without `self`."""
+    found = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in found if p.name != "self"]
+
+
+def module_of(name):
+    if name not in ("naive", "numpy") and not fp.backends()[name].available and name != "cuda":
+        pytest.skip(fp.backends()[name].reason)
+    try:
+        return import_module(f"fastpool.backends.{name}")
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("protocol", OPS + OPTIONAL, ids=lambda protocol: protocol.__name__)
+def test_a_backend_has_all_functions_of_a_part_of_the_interface_or_none(name, protocol):
+    module, functions = module_of(name), functions_of(protocol)
+    assert functions
+    if protocol not in EXPECTED[name]:
+        assert not [function for function in functions if hasattr(module, function)]
+        return
+    for function, declared in functions.items():
+        assert parameters_of(getattr(module, function)) == parameters_of(declared), function
+
+
+def test_every_backend_is_expected():
+    assert set(EXPECTED) == set(fp.backends())
