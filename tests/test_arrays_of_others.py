@@ -469,6 +469,19 @@ def test_bytes_of_a_bool_other_than_1_are_true(card):
     assert argmax.tolist() == [[1, 0]]
 
 
+def test_indices_of_64_bits_give_the_same(card, x, monkeypatch):
+    def results():
+        first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+        large = fp.max_pool2d(x, 7, 1, 3, return_argmax=True)
+        back = [fp.max_pool2d_backward(*first, x.shape, 3, 2, 1), fp.max_pool2d_backward(*large, x.shape, 7, 1, 3)]
+        return [*first, *large, *back, *fp.global_max_pool(x, return_argmax=True), fp.im2col(x, 3)]
+
+    narrow = results()
+    monkeypatch.setattr(import_module("fastpool.backends.cuda"), "is_wide", lambda *sizes: True)
+    monkeypatch.setattr(calls, "_plans", {})
+    assert all(torch.equal(a, b) for a, b in zip(results(), narrow, strict=True))
+
+
 def test_results_lie_in_memory_as_the_input_does(card, x):
     last = x.to(memory_format=torch.channels_last)
     for _ in range(2):

@@ -45,6 +45,8 @@ LONGEST_ROW = 8  # taps along a row that are unrolled
 MOST_TAPS = 128  # of a window that a kernel is compiled for; those of larger ones are arguments
 TAPS_OF_A_THREAD = 8  # of a window that several threads share
 MOST_WINDOWS = 8192  # of a plane that a block keeps in shared memory
+MOST_CELLS, FEW_CELLS = 2**16, 2**12  # of a plane that a block takes: where there are planes for all of a GPU, or not
+MANY_PLANES = 128
 LARGE = 32  # taps of a window from which on it is worth going axis by axis, or sharing it in a block
 
 
@@ -199,7 +201,7 @@ def max_pool_backward(dy, argmax, window, dx):
         )
         launch(dx, pool.backward_by_rows, (lanes, numbers), *arguments, sizes, units, wide=wide)
         return
-    if inner == 1 and window.volume >= LARGE and window.positions <= MOST_WINDOWS:
+    if inner == 1 and window.volume >= LARGE and _fits_blocks(window, dx.shape[0]):
         _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide)
         return
     numbers, sizes, inner = _across(numbers, sizes, inner)
@@ -218,6 +220,12 @@ def max_pool_backward(dy, argmax, window, dx):
         units,
         wide=wide,
     )
+
+
+def _fits_blocks(window, planes):
+    """Whether each block can take whole planes: their windows fit its shared memory, and other blocks do not idle."""
+    cells = prod(window.size)
+    return window.positions <= MOST_WINDOWS and cells <= (MOST_CELLS if planes >= MANY_PLANES else FEW_CELLS)
 
 
 def _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide):
