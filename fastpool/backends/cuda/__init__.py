@@ -233,10 +233,10 @@ def _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide):
     outer, W, positions = dx.shape[0], sizes[2], prod(sizes[3:])
     planes = max(threads // (sizes[0] * sizes[1] * -(-W // lanes)), 1)
     planes = min(planes, max(MOST_WINDOWS // positions, 1), outer)
-    window_room = max(1 << (planes * positions - 1).bit_length(), 256)
+    capacity = max(1 << (planes * positions - 1).bit_length(), 256)
     blocks = -(-outer // planes)
     arguments = memory(dy), memory(argmax, number="index"), memory(dx, lanes, W), numbers, sizes
-    make = lanes, window_room, threads
+    make = lanes, capacity, threads
     launch(dx, pool.backward_by_planes, make, *arguments, planes, outer, blocks, wide=wide, blocks=blocks)
 
 

@@ -339,7 +339,7 @@ def backward_by_cells(lanes, window, dilated):
     return max_pool_backward
 
 
-def backward_by_planes(lanes, window_room, threads):
+def backward_by_planes(lanes, capacity, threads):
     """The gradient of large windows, `inner` being 1. A block takes whole planes.
 
     The cell that won each window is kept in shared memory. A thread takes lanes of dx and goes through the windows that
@@ -350,7 +350,7 @@ def backward_by_planes(lanes, window_room, threads):
         index = type(blocks)
         KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = given
         D, H, W, OD, OH, OW = sizes
-        chosen = cuda.shared.array(window_room, types.int32)
+        chosen = cuda.shared.array(capacity, types.int32)
         positions, segments = index(OD * OH * OW), quotient(index(W + (lanes - 1)), index(lanes))
         thread, block, step = index(cuda.threadIdx.x), index(cuda.blockIdx.x), index(cuda.gridDim.x)
         while block < blocks:
