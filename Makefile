@@ -1,4 +1,4 @@
-# make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | simulate | gpu | check | docs | bench | peers | report | asv |
+# make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | interpret | gpu | check | docs | bench | peers | report | asv |
 # asv-compare | dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
@@ -25,7 +25,7 @@ KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
 	$(patsubst %,fastpool/backends/numba/%.py,columns compilation elementwise lanes library plan pool scalars scratch)
 LEVELS ?=
 
-.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba arm64 simulate gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba arm64 interpret gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -72,9 +72,9 @@ ARM64 ?=
 arm64: $(VENV)/.cuda-test
 	$(BIN)/python tests/arm64.py $(ARM64)
 
-# The CUDA backend without a card: its kernels run by Numba's simulator.
-simulate: $(VENV)/.cuda-test $(VENV)/.torch
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/test_conformance.py tests/test_rules.py tests/test_arrays_of_others.py
+# The CUDA backend without a GPU: the PTX of its kernels is run on the CPU.
+interpret: $(VENV)/.cuda-test $(VENV)/.torch
+	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 tests/test_conformance.py tests/test_rules.py tests/test_arrays_of_others.py
 
 # And on one, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich; CuPy and JAX if
 # they are to take part: JAX must not take the memory beforehand, and what these libraries deprecate is no failure here.
