@@ -1,8 +1,9 @@
-# make demo | test | kernels | wheel | fuzz | torture | sanitize | simulate | gpu | check | docs | bench | peers | report | asv | asv-compare |
-# dashboard | clean.
+# make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | interpret | gpu | check | docs | bench | peers | report | asv |
+# asv-compare | dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
 # `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
+# `make arm64 ARM64="tests/test_rules.py -k numba"` runs these tests on an emulated 64-bit ARM processor, instead of a selection.
 # `make asv-compare BASE=main FACTOR=1.25` tells what this commit makes slower or faster by more than the factor.
 # `make dashboard N=8` shows the last eight commits that build; `make dashboard ASV="--bench max_pool2d"` a part of the suite.
 PYTHON ?= python3
@@ -25,7 +26,7 @@ KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
 	$(wildcard $(patsubst %,fastpool/backends/numba/%/*.py,kernels plan simd tiling))
 LEVELS ?=
 
-.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba simulate gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba arm64 interpret gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -66,9 +67,17 @@ sanitize: $(VENV)/.cuda-test
 sanitize-numba: $(VENV)/.cuda-test
 	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
-# The CUDA backend without a card: its kernels run by Numba's simulator.
-simulate: $(VENV)/.cuda-test $(VENV)/.torch
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/test_conformance.py tests/test_rules.py tests/test_arrays_of_others.py
+# 64-bit ARM without such a machine: kernels and compiled modules are cross-compiled, and a part of the tests runs under
+# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user: half an hour, a part of it for the kernels, which are kept.
+ARM64 ?=
+arm64: $(VENV)/.cuda-test
+	$(BIN)/python tests/arm64.py $(ARM64)
+
+# The CUDA backend without a GPU: the PTX of its kernels is run on the CPU. `make interpret INTERPRET="-k float32"` runs a part.
+INTERPRET ?=
+interpret: $(VENV)/.cuda-test $(VENV)/.torch
+	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 $(INTERPRET) tests/test_conformance.py tests/test_rules.py \
+		tests/test_arrays_of_others.py
 
 # And on one, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich; CuPy and JAX if
 # they are to take part: JAX must not take the memory beforehand, and what these libraries deprecate is no failure here.

@@ -45,7 +45,7 @@ INPUTS = {
     "swish": ("x",),
     "swish_backward": ("dy", "x"),
 }
-_OPS = {name: Op(name, inputs, inputs, partial(_plan, name), replays=True) for name, inputs in INPUTS.items()}
+_OPS = {name: Op(name, inputs, inputs, partial(_plan, name)) for name, inputs in INPUTS.items()}
 
 
 def _checked_beta(beta: Any) -> float:

@@ -108,13 +108,13 @@ class Op(NamedTuple):
     inputs: tuple[str, ...]
     floats: tuple[str, ...]
     plan: Callable[..., Plan]
-    replays: bool = False  # whether calls on a GPU may repeat what an earlier one launched
 
     def read(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(arrays.read(name, x, name in self.floats) for name, x in zip(self.inputs, inputs, strict=True))
 
 
 _MOST_PLANS = 4096
+_REPLAYED_OPTIONS = (int, float)
 _plans: dict[Any, Any] = {}
 
 
@@ -158,14 +158,17 @@ def _call_of_others(op, inputs, static, out, backend, options) -> Any:
         graphs = import_module("fastpool.integrations.dask.lazy")
         if hasattr(graphs, op.name):
             return getattr(graphs, op.name)(*inputs, *static, *options, out, backend)
-    if out is not None or not op.replays:
+    if out is not None or library is None or not all(type(option) in _REPLAYED_OPTIONS for option in options):
         return _call_once(op, inputs, static, out, backend, options)
-    looks = [look for x in inputs if kind_of(x) is library is not None and (look := library.look(x)) is not None]
-    if len(looks) < len(inputs):
-        return _call_once(op, inputs, static, out, backend, options)
-    # Addresses may differ, but not how well they are aligned.
-    pointers = [look[-1] for look in looks]
-    key = (op.name, static, backend, options, *((*look[:-1], look[-1] % 16) for look in looks))
+    key: tuple[Any, ...] = op.name, static, backend, *map(repr, options)  # 0.0 is not -0.0, nor 1
+    pointers = []
+    for x in inputs:
+        signature = library.look(x) if type(x) is type(given) or kind_of(x) is library else None
+        if signature is None:
+            return _call_once(op, inputs, static, out, backend, options)
+        # Addresses may differ, but not how well they are aligned.
+        key += (signature[0], signature[1] % 16)
+        pointers.append(signature[1])
     replay = _plans.get(key)
     if replay is not None:
         return replay(inputs, pointers)

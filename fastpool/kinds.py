@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 from importlib import import_module
 from math import prod
 from types import MappingProxyType
@@ -188,16 +188,16 @@ class Kind:
         """The stream on which the caller works now, for an array that names none."""
         raise NotImplementedError
 
-    def look(self, x: Any) -> tuple[Any, ...] | None:
-        """All that a call depends on but the address, which comes last; None if calls are not to be repeated."""
+    def look(self, x: Any) -> tuple[Any, int] | None:
+        """All that a call depends on but the address, and the address; None if calls are not to be repeated."""
         return None
 
-    def prepared(self, a: DeviceArray) -> tuple[Any, ...]:
-        """What `fresh` needs to make an array that looks like `a`."""
-        return a.shape, a.strides, a.dtype
+    def address(self, x: Any) -> int:
+        """Where an array of the library lies on a GPU."""
+        raise NotImplementedError
 
-    def fresh(self, like: Any, *prepared: Any) -> tuple[Any, int]:
-        """A new array where `like` lies, as prepared, and its address."""
+    def maker(self, a: DeviceArray) -> Callable[[], Any]:
+        """A function that makes an array of the library with the shape, strides, dtype and device of `a`."""
         raise NotImplementedError
 
 
@@ -274,20 +274,26 @@ class Torch(Kind):
         self.give(target).copy_(self.give(source))
 
     def stream(self, a: DeviceArray) -> int:
-        return self.library.cuda.current_stream(a.device).cuda_stream or LEGACY_STREAM
+        return self._stream_of(a.device) or LEGACY_STREAM
 
-    def look(self, x: Any) -> tuple[Any, ...] | None:
+    @cached_property
+    def _stream_of(self) -> Any:
+        """The handle of a device's current stream: PyTorch's own shortcut, which Triton takes too, where it has one."""
+        current = self.library.cuda.current_stream
+        shortcut = getattr(getattr(self.library, "_C", None), "_cuda_getCurrentRawStream", None)
+        return shortcut or (lambda device: current(device).cuda_stream)
+
+    def look(self, x: Any) -> tuple[Any, int] | None:
         if x.requires_grad or not x.is_cuda or self._has_tangent(x):
             return None
-        return x.shape, x.stride(), x.dtype, x.device, x.layout, x.data_ptr()
+        return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
 
-    def prepared(self, a: DeviceArray) -> tuple[Any, ...]:
-        return a.shape, tuple(s // a.itemsize for s in a.strides), getattr(self.library, a.dtype.name)
+    def address(self, x: Any) -> int:
+        return x.data_ptr()
 
-    def fresh(self, like: Any, *prepared: Any) -> tuple[Any, int]:
-        shape, steps, dtype = prepared
-        x = self.library.empty_strided(shape, steps, dtype=dtype, device=like.device)
-        return x, x.data_ptr()
+    def maker(self, a: DeviceArray) -> Callable[[], Any]:
+        steps, dtype = tuple(s // a.itemsize for s in a.strides), getattr(self.library, a.dtype.name)
+        return partial(self.library.empty_strided, a.shape, steps, dtype=dtype, device=a.owner.device)
 
 
 class Cupy(Kind):
@@ -315,16 +321,21 @@ class Cupy(Kind):
     def stream(self, a: DeviceArray) -> int:
         return self.library.cuda.get_current_stream(a.device).ptr or LEGACY_STREAM
 
-    def look(self, x: Any) -> tuple[Any, ...] | None:
-        return x.shape, x.strides, x.dtype, x.device.id, x.data.ptr
+    def look(self, x: Any) -> tuple[Any, int] | None:
+        return (x.shape, x.strides, x.dtype, x.device.id), x.data.ptr
 
-    def fresh(self, like: Any, *prepared: Any) -> tuple[Any, int]:
-        shape, strides, dtype = prepared
-        with self.library.cuda.Device(like.device.id):
-            x = self.library.empty(shape, dtype)
-        if x.strides != strides:
-            x = self.library.ndarray(shape, dtype, memptr=x.data, strides=strides)
-        return x, x.data.ptr
+    def address(self, x: Any) -> int:
+        return x.data.ptr
+
+    def maker(self, a: DeviceArray) -> Callable[[], Any]:
+        shape, strides, dtype, library, device = a.shape, a.strides, a.dtype, self.library, a.device
+
+        def make() -> Any:
+            with library.cuda.Device(device):
+                x = library.empty(shape, dtype)
+            return x if x.strides == strides else library.ndarray(shape, dtype, memptr=x.data, strides=strides)
+
+        return make
 
 
 class Dask(Kind):

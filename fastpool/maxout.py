@@ -90,8 +90,8 @@ def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     )
 
 
-_MAXOUT = Op("maxout", ("x",), (), _plan_maxout, replays=True)
-_MAXOUT_BACKWARD = Op("maxout_backward", ("dy", "argmax"), ("dy",), _plan_maxout_backward, replays=True)
+_MAXOUT = Op("maxout", ("x",), (), _plan_maxout)
+_MAXOUT_BACKWARD = Op("maxout_backward", ("dy", "argmax"), ("dy",), _plan_maxout_backward)
 
 
 @as_maxout

@@ -112,8 +112,8 @@ def _plan_pool_backward(
     return _backward_plan(dy, argmax, window, backend)
 
 
-_MAX_POOL = Op("max_pool", ("x",), (), _plan_pool, replays=True)
-_MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_pool_backward, replays=True)
+_MAX_POOL = Op("max_pool", ("x",), (), _plan_pool)
+_MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_pool_backward)
 
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
@@ -417,10 +417,8 @@ def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Pl
     return _backward_plan(dy, argmax, window, backend, window.y_shape)
 
 
-_GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global, replays=True)
-_GLOBAL_MAX_POOL_BACKWARD = Op(
-    "global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward, replays=True
-)
+_GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global)
+_GLOBAL_MAX_POOL_BACKWARD = Op("global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward)
 
 
 @as_global_pool

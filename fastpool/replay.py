@@ -21,7 +21,7 @@ class Recorder:
         self.slots = {pointer: slot for slot, pointer in enumerate(inputs)}
         self.inputs = len(inputs)
         self.arrays: list[DeviceArray] = []
-        self.launches: list[tuple[Any, list[Any], list[tuple[int, int]]]] = []
+        self.launches: list[tuple[Any, list[int]]] = []
         self.results: list[DeviceArray] = []
         self.whole = True
 
@@ -29,10 +29,10 @@ class Recorder:
         self.slots[a.pointer] = self.inputs + len(self.arrays)
         self.arrays.append(a)
 
-    def launched(self, start: Any, values: list[Any], addresses: Sequence[int]) -> None:
-        """A launch: `start` takes the values and a stream; those at the places `addresses` are addresses."""
+    def launched(self, launch: Any, addresses: Sequence[int]) -> None:
+        """A launch, which can be called with addresses in place of these and with a stream."""
         try:
-            self.launches.append((start, values, [(at, self.slots[values[at]]) for at in addresses]))
+            self.launches.append((launch, [self.slots[address] for address in addresses]))
         except KeyError:  # inside an array, not at its beginning
             self.whole = False
 
@@ -53,24 +53,23 @@ class Replay:
     def __init__(self, made: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
         self._launches, self._slots = launches, slots
         like = made[0]
-        self._prepared = [like.kind.prepared(a) for a in made]
+        self._kind = like.kind
+        self._makers = [like.kind.maker(a) for a in made]
         self._place = like.without_memory()  # enough to ask for a stream
 
     def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
-        kind, first = self._place.kind, inputs[0]
+        address_of = self._kind.address
         arrays, addresses = list(inputs), list(pointers)
-        for prepared in self._prepared:
-            a, address = kind.fresh(first, *prepared)
+        for make in self._makers:
+            a = make()
             arrays.append(a)
-            addresses.append(address)
-        stream = kind.stream(self._place)
-        for start, template, places in self._launches:
-            values = template.copy()
-            for at, slot in places:
-                values[at] = addresses[slot]
-            start(values, stream)
-        results = tuple([arrays[slot] for slot in self._slots])
-        return results if len(results) > 1 else results[0]
+            addresses.append(address_of(a))
+        stream = self._kind.stream(self._place)
+        for launch, slots in self._launches:
+            launch([addresses[slot] for slot in slots], stream)
+        if len(self._slots) == 1:
+            return arrays[self._slots[0]]
+        return tuple([arrays[slot] for slot in self._slots])
 
 
 recording: ContextVar[Recorder | None] = ContextVar("fastpool_recording", default=None)

@@ -8,15 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from specimens import SIMULATED
+from specimens import INTERPRETED
 
 import fastpool as fp
 from fastpool import calls
 
+if INTERPRETED:
+    import interpreted
+
+    interpreted.install()
+
 ROOT = Path(__file__).resolve().parent.parent
-# In the simulator of a GPU, and on one where it is demanded, `cuda` alone; elsewhere it takes no part.
+# Where a GPU is demanded, or its kernels are interpreted, `cuda` alone; elsewhere it takes no part.
 GPU_DEMANDED = os.environ.get("FASTPOOL_TEST_CUDA") == "1"
-ON_CUDA = SIMULATED or GPU_DEMANDED
+ON_CUDA = INTERPRETED or GPU_DEMANDED
 BACKENDS = ["cuda"] if ON_CUDA else [name for name in fp.backends() if name != "cuda"]
 
 

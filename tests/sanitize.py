@@ -33,14 +33,20 @@ def library(name):
     ).stdout.strip()
 
 
-def build(folder, sanitizers):
-    """A copy of the working tree with the instrumented modules in it."""
-    tree, built, flags = folder / "tree", folder / "built", FLAGS.format(sanitizers)
-    ignored = shutil.ignore_patterns("_columns.c", "_launch.c", "*.so", "__pycache__")
+def copy_tree(tree, ignored):
+    """Copy what the package is built from and tested with, without generated C and without files of a pattern."""
+    ignore = shutil.ignore_patterns("_columns.c", "_launch.c", "__pycache__", ignored)
     for name in ("fastpool", "tests", "benchmarks"):
-        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+        shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
+    return tree
+
+
+def build(folder, sanitizers):
+    """A copy of the working tree with the instrumented modules in it."""
+    built, flags = folder / "built", FLAGS.format(sanitizers)
+    tree = copy_tree(folder / "tree", ignored="*.so")
     # Installed by pip for the sake of what the build requires; into a folder, to leave the environment alone.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", built, tree]
     subprocess.run(command, check=True, env=os.environ | {"CC": "gcc", "CFLAGS": flags, "LDFLAGS": flags})

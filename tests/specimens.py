@@ -13,12 +13,12 @@ import pytest
 
 import fastpool as fp
 
-# Numba's simulator of a card runs kernels in plain Python: the small problems alone.
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+# Where the CUDA backend's PTX is run on the CPU (tests/interpreted.py): the small problems alone.
+INTERPRETED = os.environ.get("FASTPOOL_TEST_CUDA") == "interpreted"
 
 LAYOUTS = ("channels_first", "channels_last")
 FLOATS = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
-INTEGERS = tuple(np.dtype(t) for t in ("bHQ" if SIMULATED else "bBhHiIqQ"))
+INTEGERS = tuple(np.dtype(t) for t in ("bHQ" if INTERPRETED else "bBhHiIqQ"))
 DTYPES = (np.dtype(bool), *INTEGERS, *FLOATS)
 FEW = tuple(np.dtype(t) for t in (np.uint8, np.float16, np.float32))
 
@@ -358,7 +358,7 @@ def conv_cases():
 def _all_cases():
     for name, (shape, window) in WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name))
-    for name, (shape, window) in () if SIMULATED else LONG_WINDOWS.items():
+    for name, (shape, window) in () if INTERPRETED else LONG_WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, FEW)
     for grouping in ("strided", "contiguous"):
         for name, shape, units, axis in [
@@ -377,7 +377,7 @@ def _all_cases():
             yield from maxout_cases(name, shape, units, axis, grouping, _dtypes(name))
         for name, shape, units, axis in (
             ()
-            if SIMULATED
+            if INTERPRETED
             else [
                 ("wide", (2, 6, 4099), 2, 1),
                 ("many channels", (3, 4098), 1366, None),
@@ -388,7 +388,7 @@ def _all_cases():
     for order in ("unfold", "gemm", "windows"):
         for name, (shape, window) in COLUMNS.items():
             yield from column_cases(name, shape, window, order, _dtypes(name))
-        if not SIMULATED:
+        if not INTERPRETED:
             yield from column_cases("wide", (1, 2, 3, 2100), {"kernel_size": 2, "padding": 1}, order, FEW)
     for name in ("2 s2", "3 s2 p1", "windows of padding alone", "batch 0", "1-D", "3-D 3 s2 p1"):
         shape, window = WINDOWS[name]

@@ -1,6 +1,6 @@
 """Arrays of other libraries: in as they are, out as the same kind.
 
-Without a card, tensors in main memory stand in for those on one: Numba's simulator runs kernels where they lie.
+Without a card, tensors in main memory stand in for those on one: tests/interpreted.py runs kernels where they lie.
 """
 
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import CASES, LAYOUTS, SIMULATED, of_each_op
+from specimens import CASES, INTERPRETED, LAYOUTS, of_each_op
 
 import fastpool as fp
 from fastpool import calls, kinds
@@ -42,14 +42,14 @@ def x():
 @pytest.fixture
 def card(monkeypatch):
     """Every tensor lies on a card."""
-    if not SIMULATED:
-        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+    if not INTERPRETED:
+        pytest.skip("needs FASTPOOL_TEST_CUDA=interpreted")
 
     def read(self, name, x):
         return self.device_array(x.detach(), self._dtype(name, x))
 
     def look(self, x):
-        return x.shape, x.stride(), x.dtype, x.device, x.layout, x.data_ptr()
+        return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
 
     monkeypatch.setattr(kinds.Torch, "read", read)
     monkeypatch.setattr(kinds.Torch, "look", look)
@@ -191,7 +191,7 @@ def test_what_lies_on_a_card_takes_no_other_backend(card, x):
 
 
 class Exporting:
-    """An array with `__cuda_array_interface__`, over NumPy's memory, which in the simulator is the GPU's."""
+    """An array with `__cuda_array_interface__`, over NumPy's memory, where interpreted kernels run."""
 
     def __init__(self, a, stream=None):
         self.a, self.dtype, self.stream = a, a.dtype, stream
@@ -236,17 +236,17 @@ class NumbaLike:
 @pytest.fixture
 def streams(monkeypatch):
     """The streams that are launched on, and (waiting, awaited) streams, in order."""
-    if not SIMULATED:
-        pytest.skip("needs the simulator: NUMBA_ENABLE_CUDASIM=1")
+    if not INTERPRETED:
+        pytest.skip("needs FASTPOOL_TEST_CUDA=interpreted")
     launch = import_module("fastpool.backends.cuda.launch")
-    seen, start = [], launch._start
+    seen, start = [], launch.Launch.__call__
 
-    def started(kernel, signature, nbytes, grid, device, arguments, stream):
+    def started(self, addresses, stream):
         seen.append(stream)
-        start(kernel, signature, nbytes, grid, device, arguments, stream)
+        start(self, addresses, stream)
 
-    monkeypatch.setattr(launch, "_start", started)
-    monkeypatch.setattr(launch, "_let_wait", lambda waiting, stream, device: seen.append((waiting, stream)))
+    monkeypatch.setattr(launch.Launch, "__call__", started)
+    monkeypatch.setattr(launch.driver, "wait", lambda waiting, stream, device: seen.append((waiting, stream)))
     known = {"exported": kinds.Exported(NumbaLike()), "dlpack": kinds.Dlpack(NumbaLike())}
     kind = kinds._kind
     monkeypatch.setattr(kinds, "_kind", lambda name: known.get(name) or kind(name))
@@ -451,6 +451,35 @@ def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(card, x)
     for wrong in (2.0, (2, 2.0), True):
         with pytest.raises((TypeError, ValueError)):
             fp.max_pool2d(x, wrong, 1)
+
+
+def test_a_repeated_call_tells_one_fill_value_from_its_equals(card, x):
+    """0.0 and -0.0 are equal, but not the same padding."""
+    for fill_value in (0.0, -0.0, 0.0, np.float32(-0.0), 1, 0, -0.0):
+        cols = fp.im2col(x, 3, padding=1, fill_value=fill_value).numpy()
+        assert cols[0, 0, 0] == fill_value
+        assert np.signbit(cols[0, 0, 0]) == np.signbit(fill_value)
+
+
+def test_bytes_of_a_bool_other_than_1_are_true(card):
+    """The first byte that was not 0 lost to a larger one, and the larger one was the result."""
+    x = torch.tensor([[0, 1, 2, 255], [0, 0, 128, 1]], dtype=torch.uint8).view(torch.bool)
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    assert y.view(torch.uint8).tolist() == [[1, 1]]
+    assert argmax.tolist() == [[1, 0]]
+
+
+def test_indices_of_64_bits_give_the_same(card, x, monkeypatch):
+    def results():
+        first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
+        large = fp.max_pool2d(x, 7, 1, 3, return_argmax=True)
+        back = [fp.max_pool2d_backward(*first, x.shape, 3, 2, 1), fp.max_pool2d_backward(*large, x.shape, 7, 1, 3)]
+        return [*first, *large, *back, *fp.global_max_pool(x, return_argmax=True), fp.im2col(x, 3)]
+
+    narrow = results()
+    monkeypatch.setattr(import_module("fastpool.backends.cuda"), "is_wide", lambda *sizes: True)
+    monkeypatch.setattr(calls, "_plans", {})
+    assert all(torch.equal(a, b) for a, b in zip(results(), narrow, strict=True))
 
 
 def test_results_lie_in_memory_as_the_input_does(card, x):

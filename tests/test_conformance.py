@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from conftest import BACKENDS, require_backend
-from specimens import CASES, FLOATS, LAYOUTS, SIMULATED, laid_out, of_each_op, values
+from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, laid_out, of_each_op, values
 
 import fastpool as fp
 from fastpool import cases, timing
@@ -63,7 +63,7 @@ def test_zeros_of_either_sign_are_equal(dtype, backend):
 
 # Kernels work on lanes, 16 to 64 numbers side by side: every length of a row up to beyond the longest of them.
 
-WIDTHS = range(1, 20, 3) if SIMULATED else range(1, 71)
+WIDTHS = range(1, 20, 3) if INTERPRETED else range(1, 71)
 OVER_WIDTHS = {
     "2 s2": {"kernel_size": 2},
     "2 s1": {"kernel_size": 2, "stride": 1},
@@ -283,8 +283,8 @@ def test_unbatched_channels_pool_each_on_its_own(layout, backend):
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, kind, layout, dtype, backend):
-    if SIMULATED and dtype != np.float32 and min(kernel_size) > 100:
-        pytest.skip("the simulator takes its time for large planes: one dtype is enough")
+    if INTERPRETED and dtype != np.float32 and min(kernel_size) > 100:
+        pytest.skip("large planes take the interpreter long: one dtype is enough")
     lowest = -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
     height, width = kernel_size
     x = np.full((1, 2, height, width + 1), lowest, dtype)

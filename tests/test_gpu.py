@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import require_backend
-from specimens import CASES, LAYOUTS, POOLS, POOLS_BACKWARD, SIMULATED, of_each_op, values
+from specimens import CASES, INTERPRETED, LAYOUTS, POOLS, POOLS_BACKWARD, of_each_op, values
 
 import fastpool as fp
 
-if SIMULATED:
-    pytest.skip("needs a GPU: this is the simulator", allow_module_level=True)
+if INTERPRETED:
+    pytest.skip("needs a GPU: here PTX is interpreted", allow_module_level=True)
 require_backend("cuda", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
@@ -299,12 +299,19 @@ def test_the_card_of_the_array_does_the_work(torch):
 def test_a_numpy_array_stays_in_main_memory_unless_it_is_sent(monkeypatch):
     launch = import_module("fastpool.backends.cuda.launch")  # the package has a function of this name
     launched = []
-    monkeypatch.setattr(launch, "_start", lambda *a: launched.append(a))
+    monkeypatch.setattr(launch.Launch, "__call__", lambda *a: launched.append(a))
     x = values((2, 3, 8, 8), np.float32)
     fp.max_pool2d(x, 2)
     assert not launched
     fp.max_pool2d(x, 2, backend="cuda")
     assert launched
+
+
+def test_bytes_of_a_bool_other_than_1_are_true(torch):
+    x = torch.tensor([[0, 1, 2, 255], [0, 0, 128, 1]], dtype=torch.uint8, device="cuda").view(torch.bool)
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    assert y.view(torch.uint8).tolist() == [[1, 1]]
+    assert argmax.tolist() == [[1, 0]]
 
 
 def test_an_argmax_that_does_not_fit_reaches_nothing(kind):

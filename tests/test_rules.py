@@ -9,7 +9,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import DTYPES, FLOATS, INTEGERS, LAYOUTS, POOLS, SIMULATED, has, laid_out, values
+from specimens import DTYPES, FLOATS, INTEGERS, INTERPRETED, LAYOUTS, POOLS, has, laid_out, values
 
 import fastpool as fp
 from fastpool import calls
@@ -513,7 +513,7 @@ def test_all_backends_agree_which_argmax_fits(name, shape, layout, backend):
 
 @pytest.mark.parametrize("at", ["the first", "the last"])
 def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
-    if backend == "naive" or SIMULATED:
+    if backend == "naive" or INTERPRETED:
         pytest.skip("that takes minutes")
     window = Window.plan(2, (40, 3, 256, 256), 2, stride=2)
     argmax = np.zeros((120, 1, 128, 128, 1), np.uint8)
@@ -1016,7 +1016,7 @@ def test_an_offset_of_chainer_that_names_padding_is_said_to():
 @pytest.mark.parametrize("shape", [(1, 2, 520, 520), (1, 520, 520, 2), (300, 3, 18, 18), (2, 2, 2, 70_000)])
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 def test_indices_of_many_blocks_bring_each_value_back(convention, shape, backend):
-    if SIMULATED or backend == "naive":
+    if INTERPRETED or backend == "naive":
         pytest.skip("takes minutes")
     last = shape[-1] == 2
     plan = {"convention": convention, "data_format": "channels_last" if last else "channels_first"}
@@ -1203,9 +1203,9 @@ fp.max_pool1d(np.ones(2), 1, backend="cuda")
 def test_without_a_card_the_reason_is_told(missing, python):
     if missing == "without a driver":
         pytest.importorskip("numba_cuda", reason="needs numba-cuda")
-        if fp.backends()["cuda"].available and not SIMULATED:
+        if fp.backends()["cuda"].available and not INTERPRETED:
             pytest.skip("here is a card")
-    out = python("-c", WITHOUT_A_CARD, missing, fails=True, NUMBA_ENABLE_CUDASIM=None)
+    out = python("-c", WITHOUT_A_CARD, missing, fails=True, FASTPOOL_TEST_CUDA=None)
     assert out.startswith("False ")
     assert "RuntimeError: backend 'cuda' cannot run here: " in out
     assert 'remedy: pip install "fastpool[cuda]"' in out

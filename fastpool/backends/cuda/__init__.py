@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from fastpool.backends.cuda import columns, elementwise, pool
-from fastpool.backends.cuda.compilation import SIMULATED, types, why_not
+from fastpool.backends.cuda.compilation import types, why_not
 from fastpool.backends.cuda.launch import (
     LANE_BYTES,
     NOTHING,
@@ -43,6 +43,10 @@ __all__ = [
 
 LONGEST_ROW = 8  # taps along a row that are unrolled
 MOST_TAPS = 128  # of a window that a kernel is compiled for; those of larger ones are arguments
+TAPS_OF_A_THREAD = 8  # of a window that several threads share
+MOST_WINDOWS = 8192  # of a plane that a block keeps in shared memory
+MOST_CELLS, FEW_CELLS = 2**16, 2**12  # of a plane that a block takes: where there are planes for all of a GPU, or not
+MANY_PLANES = 128
 LARGE = 32  # taps of a window from which on it is worth going axis by axis, or sharing it in a block
 
 
@@ -110,12 +114,12 @@ def _pool(x, numbers, sizes, y, argmax, wide, carried=None, weight=1):
         lanes = _lanes(x.itemsize)
         _, _, W, _, _, OW = sizes
         units = y.size // OW * -(-OW // lanes)
-        arguments = (
-            memory(x, lanes * sw, W),
-            memory(y, lanes, OW),
-            memory(argmax, lanes, OW, number=index) if with_argmax else NOTHING,
-        )
-        launch(x, pool.by_rows, (lanes, numbers, with_argmax), *arguments, sizes, units, wide=wide)
+        arguments = memory(x, lanes * sw, W), memory(y, lanes, OW)
+        if with_argmax:
+            argmax = memory(argmax, lanes, OW, number=index)
+            launch(x, pool.by_rows, (lanes, numbers), *arguments, argmax, sizes, units, wide=wide)
+        else:
+            launch(x, pool.largest_by_rows, (lanes, numbers), *arguments, sizes, units, wide=wide)
         return
     numbers, sizes, inner = _across(numbers, sizes, inner)
     lanes = _lanes(x.itemsize) if inner > 1 else 1
@@ -162,17 +166,23 @@ def _pool_axis_by_axis(x, window, y, argmax, wide):
 
 def _pool_by_blocks(x, numbers, sizes, y, argmax, wide):
     inner, threads = x.shape[4], threads_of_a_block()
-    across = min(1 << (inner - 1).bit_length(), 32, threads)
-    blocks = y.size // inner * -(-inner // across)
+    channels_last = inner > 1
+    if channels_last:
+        across = min(1 << (inner - 1).bit_length(), 32, threads)
+    else:
+        taps_of_a_thread = -(-prod(numbers[:3]) // TAPS_OF_A_THREAD)
+        across = max(threads // (1 << (taps_of_a_thread - 1).bit_length()), 1)
+    blocks = y.size // inner * -(-inner // across) if channels_last else -(-y.size // across)
     names = number_of(x.dtype), "int64" if wide else "int32"
-    kinds = [np.dtype(name) if SIMULATED else getattr(types, name) for name in names]
+    kinds = [getattr(types, name) for name in names]
     arguments = (
         memory(x),
         memory(y),
         NOTHING if argmax is None else memory(argmax, number="index"),
     )
-    make = threads, *kinds, argmax is not None
-    launch(x, pool.by_blocks, make, *arguments, numbers, sizes, inner, across, blocks, wide=wide, blocks=blocks)
+    make = threads, *kinds, argmax is not None, channels_last
+    geometry = numbers, sizes, inner, across, y.size
+    launch(x, pool.by_blocks, make, *arguments, *geometry, blocks, wide=wide, blocks=blocks)
 
 
 @travelling(1)
@@ -191,12 +201,43 @@ def max_pool_backward(dy, argmax, window, dx):
         )
         launch(dx, pool.backward_by_rows, (lanes, numbers), *arguments, sizes, units, wide=wide)
         return
+    if inner == 1 and window.volume >= LARGE and _fits_blocks(window, dx.shape[0]):
+        _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide)
+        return
     numbers, sizes, inner = _across(numbers, sizes, inner)
     lanes = lanes if inner > 1 else 1
     units = dx.size // inner * -(-inner // lanes)
     constant, given = _constant(numbers)
     arguments = memory(dy, lanes, inner), memory(argmax, lanes, inner, number="index"), memory(dx, lanes, inner)
-    launch(dx, pool.backward_by_cells, (lanes, constant), *arguments, given, sizes, inner, units, wide=wide)
+    launch(
+        dx,
+        pool.backward_by_cells,
+        (lanes, constant, max(numbers[9:]) > 1),
+        *arguments,
+        given,
+        sizes,
+        inner,
+        units,
+        wide=wide,
+    )
+
+
+def _fits_blocks(window, planes):
+    """Whether each block can take whole planes: their windows fit its shared memory, and other blocks do not idle."""
+    cells = prod(window.size)
+    return window.positions <= MOST_WINDOWS and cells <= (MOST_CELLS if planes >= MANY_PLANES else FEW_CELLS)
+
+
+def _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide):
+    threads = threads_of_a_block()
+    outer, W, positions = dx.shape[0], sizes[2], prod(sizes[3:])
+    planes = max(threads // (sizes[0] * sizes[1] * -(-W // lanes)), 1)
+    planes = min(planes, max(MOST_WINDOWS // positions, 1), outer)
+    capacity = max(1 << (planes * positions - 1).bit_length(), 256)
+    blocks = -(-outer // planes)
+    arguments = memory(dy), memory(argmax, number="index"), memory(dx, lanes, W), numbers, sizes
+    make = lanes, capacity, threads
+    launch(dx, pool.backward_by_planes, make, *arguments, planes, outer, blocks, wide=wide, blocks=blocks)
 
 
 @travelling(0)

@@ -1,17 +1,19 @@
-"""numba-cuda, imported by this package alone, and how kernels are compiled with it."""
+"""From Python to machine code: numba-cuda, imported here alone, compiles to PTX, and nvJitLink assembles it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
-__all__ = ["SIMULATED", "VERSION", "compiled", "cuda", "inlined", "types", "why_not"]
+__all__ = ["VERSION", "compiled", "compiling_for", "cuda", "inlined", "ptx_of", "types", "why_not"]
 
 
 @contextmanager
@@ -35,17 +37,17 @@ def _with_removed_names() -> Iterator[None]:
 
 with _with_removed_names():
     import numba_cuda  # without it `numba.cuda` is Numba's own, older one
+    from cuda.bindings import nvjitlink
     from cuda.pathfinder import load_nvidia_dynamic_lib
-    from numba import config, cuda
+    from numba import cuda
     from numba.cuda import types
 
-    if not config.ENABLE_CUDASIM:
-        # Asks for `row_stack`; the first compilation would import it, outside this block.
-        from numba.cuda.np import arrayobj  # noqa: F401
+    # Asks for `row_stack`; the first compilation would import it, outside this block.
+    from numba.cuda.np import arrayobj  # noqa: F401
 
 VERSION = numba_cuda.__version__
-# Numba's simulator runs kernels as Python threads over NumPy arrays, without a GPU.
-SIMULATED = bool(config.ENABLE_CUDASIM)
+# The compute capability for which a kernel is being compiled, which decides what instructions it may have.
+compiling_for: ContextVar[tuple[int, int]] = ContextVar("fastpool_compiling_for")
 
 
 def why_not():
@@ -53,8 +55,6 @@ def why_not():
 
     The driver is not initialised where NVML can tell, because a child process that is forked later could not use it.
     """
-    if SIMULATED:
-        return None
     devices = _device_count()
     if devices is None:
         cuda.is_available()  # asks the driver, and keeps what it answers
@@ -66,10 +66,11 @@ def why_not():
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None and visible is not None and not _names_a_device(visible, devices):
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides all of the {devices} CUDA devices"
-    try:
-        load_nvidia_dynamic_lib("nvvm")
-    except RuntimeError as error:
-        return f"the compiler libNVVM was not found: {' '.join(str(error).split())}"
+    for library in ("nvvm", "nvJitLink"):
+        try:
+            load_nvidia_dynamic_lib(library)
+        except RuntimeError as error:
+            return f"the compiler's library {library} was not found: {' '.join(str(error).split())}"
     return None
 
 
@@ -96,9 +97,33 @@ def _names_a_device(visible, devices):
 
 def inlined(function):
     """Make a function one for kernels to call: it becomes a part of them."""
-    return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
+    return cuda.jit(device=True, inline="always")(function)
 
 
-def compiled(function, signature):
-    """A kernel for one signature, for the device that is current. Its PTX is what tests read, so without LTO."""
-    return cuda.jit(function) if SIMULATED else cuda.jit(types.void(*signature), lto=False)(function)
+def ptx_of(function, signature, capability):
+    """The name and the PTX of a kernel for one signature, for devices of a compute capability."""
+    token = compiling_for.set(capability)
+    try:
+        ptx, _ = cuda.compile(function, types.void(*signature), device=False, abi="numba", cc=capability)
+    finally:
+        compiling_for.reset(token)
+    return re.search(r"\.entry ([\w$]+)", ptx)[1], ptx
+
+
+def compiled(function, signature, capability):
+    """The name and the machine code of a kernel, as the driver loads it."""
+    name, ptx = ptx_of(function, signature, capability)
+    return name, _assembled(ptx.encode(), "sm_{}{}".format(*capability))
+
+
+def _assembled(ptx, architecture):
+    """Machine code, by nvJitLink: a driver may be too old for the PTX of the compiler, but nvJitLink is not."""
+    handle = nvjitlink.create(1, [f"-arch={architecture}"])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin)

@@ -12,8 +12,21 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window, precedes, wins
-from fastpool.backends.cuda.compilation import cuda, inlined
-from fastpool.backends.cuda.lanes import beside, every, first_of, lanes_of, load, lowest, raise_to, ramp, store, where
+from fastpool.backends.cuda.compilation import cuda, inlined, types
+from fastpool.backends.cuda.lanes import (
+    beside,
+    every,
+    first_of,
+    lanes_of,
+    larger,
+    load,
+    lowest,
+    quotient,
+    raise_to,
+    ramp,
+    store,
+    where,
+)
 
 wins, precedes = inlined(wins), inlined(precedes)
 first_window, after_last_window = inlined(first_window), inlined(after_last_window)
@@ -24,8 +37,8 @@ first_tap, after_last_tap = inlined(first_tap), inlined(after_last_tap)
 def split(i, n):
     """i as (quotient, remainder) by n, in the width of `n`. Not negative, either of them."""
     index = type(n)
-    quotient = index(i // n)
-    return quotient, index(i - quotient * n)
+    whole = quotient(index(i), n)
+    return whole, index(i - whole * n)
 
 
 @inlined
@@ -34,10 +47,16 @@ def inside(i, size):
 
 
 @inlined
-def tap_of(reach, dilation):
+def tap_of_dilated(reach, dilation):
     """Which tap reaches that far into a window, and whether there is one."""
-    tap = reach // dilation
+    tap = quotient(type(dilation)(reach), dilation)
     return tap, tap * dilation == reach
+
+
+@inlined
+def tap_of_dense(reach, dilation):
+    """The same without dilation: no division."""
+    return reach, True
 
 
 def _window_of(window):
@@ -81,12 +100,15 @@ def by_cells(lanes, window, with_argmax, carried):
                             if inside(w, W):
                                 run = index((row + w) * inner)
                                 value = load(x, run, c, inner, 0, 0, lowest(x))
-                                offset = beside(best, index(((kd * KH + kh) * KW + kw) * weight))
-                                if carried:
-                                    offset = offset + load(winners, run, c, inner, 0, 0, 0)
-                                takes = wins(value, best) | beside(best, not found)
-                                best, won = where(takes, value, best), where(takes, offset, won)
-                                found = True
+                                if with_argmax:
+                                    offset = beside(best, index(((kd * KH + kh) * KW + kw) * weight))
+                                    if carried:
+                                        offset = offset + load(winners, run, c, inner, 0, 0, 0)
+                                    takes = wins(value, best) | beside(best, not found)
+                                    best, won = where(takes, value, best), where(takes, offset, won)
+                                    found = True
+                                else:
+                                    best = larger(best, value)
             run = index(position * inner)
             store(y, run, c, inner, best)
             if with_argmax:
@@ -111,8 +133,51 @@ def _over_taps(kw, taps, stride):
     return over_taps
 
 
-def by_rows(lanes, window, with_argmax):
-    """Pooling along rows, `inner` being 1 and the taps neighbours: a row is loaded once, and serves all its windows."""
+def _largest_of_taps(kw, taps, stride):
+    """The largest of tap `kw` of every window and all taps behind it, unrolled."""
+    if kw == taps:
+        return inlined(lambda row, best: best)
+    behind = _largest_of_taps(kw + 1, taps, stride)
+    return inlined(lambda row, best: behind(row, larger(best, every(row, kw, stride, best))))
+
+
+def largest_by_rows(lanes, window):
+    """Maxima alone, along rows, `inner` being 1 and the taps neighbours: down the columns first, then along the row.
+
+    So each row that is loaded costs one comparison for each of its numbers, however wide the windows are.
+    """
+    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, _ = window
+    behind = max(KW - sw - pw, 0)
+    largest_of_taps = _largest_of_taps(0, KW, sw)
+
+    def max_pool(x, y, sizes, units):
+        index = type(units)
+        D, H, W, OD, OH, OW = sizes
+        segments = index((OW + (lanes - 1)) // lanes)
+        unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while unit < units:
+            position, segment = split(unit, segments)
+            ow = index(segment * lanes)
+            rest, oh = split(position, OH)
+            outer, od = split(rest, OD)
+            # A run of no numbers: the lowest in all lanes.
+            row = load(x, index(0), index(0), index(0), pw, behind, lowest(x))
+            for kd in range(KD):
+                d = index(od * sd - pd + kd * dd)
+                for kh in range(KH):
+                    h = index(oh * sh - ph + kh * dh)
+                    if inside(d, D) & inside(h, H):
+                        run = index(((outer * D + d) * H + h) * W)
+                        row = larger(row, load(x, run, index(ow * sw), W, pw, behind, lowest(x)))
+            best = largest_of_taps(row, lanes_of(y, lowest(y)))
+            store(y, index(position * OW), ow, OW, best)
+            unit = index(unit + step)
+
+    return max_pool
+
+
+def by_rows(lanes, window):
+    """Maxima and their argmax along rows, `inner` being 1 and the taps neighbours: a row is loaded for all windows."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, _ = window
     behind, back = max(KW - sw - pw, 0), -sw
     over_taps = _over_taps(0, KW, sw)
@@ -148,41 +213,54 @@ def by_rows(lanes, window, with_argmax):
                         best, won = over_taps(row, base, best, won)
             run = index(position * OW)
             store(y, run, ow, OW, best)
-            if with_argmax:
-                store(argmax, run, ow, OW, won)
+            store(argmax, run, ow, OW, won)
             unit = index(unit + step)
 
     return max_pool
 
 
-def by_blocks(threads, number, offset_number, with_argmax):
-    """Pooling of large windows that hardly overlap: a block of threads for each, or for `across` channels of each."""
+def by_blocks(threads, number, offset_number, with_argmax, channels_last):
+    """Pooling of large windows that hardly overlap, each shared by the `parts` of a block of threads.
 
-    def max_pool(x, y, argmax, given, sizes, inner, across, blocks):
+    A block takes `across` windows: of neighbouring channels, where these lie last, or else of neighbouring positions.
+    Neighbouring threads take neighbours in memory: channels, or taps.
+    """
+
+    def max_pool(x, y, argmax, given, sizes, inner, across, outputs, blocks):
         index = type(blocks)
         KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = given
         D, H, W, OD, OH, OW = sizes
         bests = cuda.shared.array(threads, number)
         wons = cuda.shared.array(threads, offset_number)
         thread = index(cuda.threadIdx.x)
-        part, channel = split(thread, across)
-        parts = index(threads // across)
+        parts = quotient(index(threads), across)
+        if channels_last:
+            part, column = split(thread, across)
+            apart = across
+        else:
+            column, part = split(thread, parts)
+            apart = index(1)
         # The taps of one thread lie `parts` apart: as so many columns, rows and slices of the window.
         rows, columns = split(parts, KW)
         slices, rows = split(rows, KH)
         block, step = index(cuda.blockIdx.x), index(cuda.gridDim.x)
         while block < blocks:
-            position, segment = split(block, index((inner + across - 1) // across))
-            c = index(segment * across + channel)
+            if channels_last:
+                position, segment = split(block, quotient(index(inner + across - 1), across))
+                c = index(segment * across + column)
+                real = c < inner
+            else:
+                position, c = index(block * across + column), index(0)
+                real = position < outputs
             rest, ow = split(position, OW)
             rest, oh = split(rest, OH)
             outer, od = split(rest, OD)
             best, won, found = lowest(x), index(0), False
             rest, kw = split(part, KW)
             kd, kh = split(rest, KH)
-            while kd < KD:
+            while (kd < KD) & real:
                 d, h, w = index(od * sd - pd + kd * dd), index(oh * sh - ph + kh * dh), index(ow * sw - pw + kw * dw)
-                if inside(d, D) & inside(h, H) & inside(w, W) & (c < inner):
+                if inside(d, D) & inside(h, H) & inside(w, W):
                     run = index((((outer * D + d) * H + h) * W + w) * inner)
                     value = first_of(load(x, run, c, inner, 0, 0, lowest(x)))
                     if wins(value, best) | (not found):
@@ -195,15 +273,15 @@ def by_blocks(threads, number, offset_number, with_argmax):
             # Who has found no cell has an offset behind all, so that it cannot come first in a tie.
             bests[thread], wons[thread] = best, won if found else index(KD * KH * KW)
             cuda.syncthreads()
-            half = index(parts // 2)
+            half = index(parts >> 1)
             while half > 0:
                 if part < half:
-                    other = index(thread + half * across)
+                    other = index(thread + half * apart)
                     if precedes(bests[other], wons[other], bests[thread], wons[thread]):
                         bests[thread], wons[thread] = bests[other], wons[other]
                 cuda.syncthreads()
-                half = index(half // 2)
-            if part == 0:
+                half = index(half >> 1)
+            if (part == 0) & real:
                 run = index(position * inner)
                 won = wons[thread] if wons[thread] < KD * KH * KW else index(0)
                 store(y, run, c, inner, lanes_of(y, bests[thread]))
@@ -215,9 +293,10 @@ def by_blocks(threads, number, offset_number, with_argmax):
     return max_pool
 
 
-def backward_by_cells(lanes, window):
+def backward_by_cells(lanes, window, dilated):
     """The gradient, gathered: each cell sums over the windows that cover it and that it won, in row-major order."""
     window_of = _window_of(window)
+    tap_of = tap_of_dilated if dilated else tap_of_dense
 
     def max_pool_backward(dy, argmax, dx, given, sizes, inner, units):
         index = type(units)
@@ -260,6 +339,72 @@ def backward_by_cells(lanes, window):
     return max_pool_backward
 
 
+def backward_by_planes(lanes, capacity, threads):
+    """The gradient of large windows, `inner` being 1. A block takes whole planes.
+
+    The cell that won each window is kept in shared memory. A thread takes lanes of dx and goes through the windows that
+    cover them, in row-major order: what is left to do for a window is one comparison.
+    """
+
+    def max_pool_backward(dy, argmax, dx, given, sizes, planes, outer, blocks):
+        index = type(blocks)
+        KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = given
+        D, H, W, OD, OH, OW = sizes
+        chosen = cuda.shared.array(capacity, types.int32)
+        positions, segments = index(OD * OH * OW), quotient(index(W + (lanes - 1)), index(lanes))
+        thread, block, step = index(cuda.threadIdx.x), index(cuda.blockIdx.x), index(cuda.gridDim.x)
+        while block < blocks:
+            first_plane = index(block * planes)
+            count = index(min(planes, outer - first_plane))
+            i = thread
+            while i < count * positions:
+                rest, ow = split(i, OW)
+                rest, oh = split(rest, OH)
+                _, od = split(rest, OD)
+                offset = load(argmax, index(first_plane * positions), i, index(count * positions), 0, 0, 0)
+                rest, kw = split(first_of(offset), KW)
+                kd, kh = split(rest, KH)
+                d, h, w = index(od * sd - pd + kd * dd), index(oh * sh - ph + kh * dh), index(ow * sw - pw + kw * dw)
+                real = (kd < KD) & inside(d, D) & inside(h, H) & inside(w, W)
+                chosen[i] = types.int32((d * H + h) * W + w if real else -1)
+                i = index(i + threads)
+            cuda.syncthreads()
+            i = thread
+            while i < count * D * H * segments:
+                row, segment = split(i, segments)
+                w = index(segment * lanes)
+                rest, h = split(row, H)
+                plane, d = split(rest, D)
+                total = zero = lanes_of(dx, 0)
+                cell = index((d * H + h) * W + w)
+                end_d, end_h = index(after_last_window(d, sd, pd, OD)), index(after_last_window(h, sh, ph, OH))
+                first_w = index(first_window(w, (KW - 1) * dw + 1, sw, pw))
+                end_w = index(after_last_window(w + (lanes - 1), sw, pw, OW))
+                od = index(first_window(d, (KD - 1) * dd + 1, sd, pd))
+                while od < end_d:
+                    oh = index(first_window(h, (KH - 1) * dh + 1, sh, ph))
+                    while oh < end_h:
+                        run = index(((plane * OD + od) * OH + oh) * OW)
+                        ow = first_w
+                        while ow < end_w:
+                            lane = index(chosen[run + ow]) - cell
+                            if (lane >= 0) & (lane < lanes):
+                                slope = load(
+                                    dy, index(first_plane * positions), index(run + ow), index(run + ow + 1), 0, 0, 0
+                                )
+                                mine = ramp(total, index(0), 1) == beside(total, index(lane))
+                                total = total + where(mine, beside(total, first_of(slope)), zero)
+                            ow = index(ow + 1)
+                        oh = index(oh + 1)
+                    od = index(od + 1)
+                store(dx, index((first_plane * D * H + row) * W), w, W, total)
+                i = index(i + threads)
+            cuda.syncthreads()
+            block = index(block + step)
+
+    return max_pool_backward
+
+
 def _over_windows(j, last, place, taps, stride, before):
     """The sum over window `j`, counted from where the lanes begin, and all windows behind it, unrolled."""
     if j > last:
@@ -281,7 +426,7 @@ def _over_windows(j, last, place, taps, stride, before):
 def backward_by_rows(lanes, window):
     """The same along rows, `inner` being 1 and the taps neighbours. The lanes of dx are a multiple of the stride."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, _ = window
-    windows = lanes // sw
+    windows, tap_of = lanes // sw, tap_of_dilated if dd > 1 or dh > 1 else tap_of_dense
     first, last = -((KW - 1 - pw) // sw), (lanes - 1 + pw) // sw
     ahead, behind = max(-first, 0), max(last - windows + 1, 0)
     over_windows = _over_windows(first, last, ahead + first, KW, sw, pw)

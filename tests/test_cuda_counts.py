@@ -1,0 +1,23 @@
+"""No CUDA kernel grows unnoticed: what its warps execute is held to a table."""
+
+import json
+
+import pytest
+
+pytest.importorskip("numba_cuda", reason="needs numba-cuda")
+
+from cuda_counts import TABLE, measure, rows
+
+HELD = json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+def test_the_table_has_all_rows():
+    assert list(HELD) == [row.name for row in rows()]
+
+
+@pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.name)
+def test_a_kernel_executes_no_more_than_the_table_says(row):
+    """By 5 % at most; `python tests/cuda_counts.py` writes the table anew, for a change that is worth it."""
+    held, counted = HELD[row.name], measure(row)
+    grown = {key: (held[key], n) for key, n in counted.items() if n > 1.05 * held[key]}
+    assert not grown, f"(before, now): {grown}"
