@@ -27,7 +27,8 @@ PYTHON_PACKAGES = ["hypothesis", "ml_dtypes", "pytest", "pytest-benchmark", "pyt
 PLATFORMS = ["manylinux2014_aarch64", "manylinux_2_28_aarch64"]
 MODULES = "fastpool.backends._columns, fastpool.backends.numba._launch"
 
-# Every kernel on every dtype; where the specification, which is slow, takes minutes, on float32 alone.
+# Every op on every dtype. Tall and wide arrays, which take the specification minutes, on float32 alone: test_library.py
+# runs their kernels on the others.
 KERNELS = (
     "(numba or columns_in or columns_of) and not any_memory and not any_out"
     " and (channels_first or float32 or float16 or uint8) and (float32 or not (tall or wide))"
