@@ -72,9 +72,11 @@ ARM64 ?=
 arm64: $(VENV)/.cuda-test
 	$(BIN)/python tests/arm64.py $(ARM64)
 
-# The CUDA backend without a GPU: the PTX of its kernels is run on the CPU.
+# The CUDA backend without a GPU: the PTX of its kernels is run on the CPU. `make interpret INTERPRET="-k float32"` runs a part.
+INTERPRET ?=
 interpret: $(VENV)/.cuda-test $(VENV)/.torch
-	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 tests/test_conformance.py tests/test_rules.py tests/test_arrays_of_others.py
+	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 $(INTERPRET) tests/test_conformance.py tests/test_rules.py \
+		tests/test_arrays_of_others.py
 
 # And on one, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich; CuPy and JAX if
 # they are to take part: JAX must not take the memory beforehand, and what these libraries deprecate is no failure here.
