@@ -190,7 +190,7 @@ class Timing:
 
 def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> list[Timing]:
     from fastpool.cases import bytes_moved, results
-    from fastpool.timing import agree, least_times
+    from fastpool.timing import HALF_ROUNDING, agree, least_times
 
     size = "medium" if args.quick else "full"
     arguments = case.arguments(np.random.default_rng(0), args.dtype, size, args.layout)
@@ -199,7 +199,7 @@ def _time_case(case: Any, backends: Sequence[str], args: argparse.Namespace) -> 
     calls, wrong = {BASELINE: partial(case.run, arguments, BASELINE)}, []
     for name in backends:
         try:
-            right = agree(results(case.run(arguments, name)), results(expected), case.exact)
+            right = agree(results(case.run(arguments, name)), results(expected), case.exact, HALF_ROUNDING)
         except NotImplementedError:
             continue
         if right:

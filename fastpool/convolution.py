@@ -95,6 +95,11 @@ def _product_dtype(x: Array) -> np.dtype:
     return dtype if isinstance(x, DeviceArray) else arrays.sum_dtype(dtype)
 
 
+def _converted(a: Array, dtype: np.dtype) -> Array:
+    """An array in the dtype of products, or back from it; on a GPU, where the two are the same, as it is."""
+    return a if isinstance(a, DeviceArray) else a.astype(dtype, copy=False)
+
+
 def _zeros(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
     a = arrays.empty(shape, dtype, like)
     _library_array(a)[...] = 0
@@ -173,8 +178,8 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
     _check_multiplies(x)
 
     x = _channels_first(x, data_format)
-    weights = _as_dtype(w, total).reshape(groups, filters // groups, -1)
-    bias = None if b is None else _as_dtype(b, total).reshape(filters, 1, 1, 1)
+    weights = _library_array(_converted(w, total)).reshape(groups, filters // groups, -1)
+    bias = None if b is None else _library_array(_converted(b, total)).reshape(filters, 1, 1, 1)
     for block in _blocks(window, x):
         product = (weights @ _columns(x, block, groups, total, im2col)).reshape(filters, block.image_count, -1, ow)
         if bias is not None:
@@ -183,19 +188,13 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
     return arrays.as_given(_as_asked(y, data_format), given, out)
 
 
-def _as_dtype(a: Array, dtype: np.dtype) -> Any:
-    """The library's array, in another dtype only where it is NumPy's."""
-    return a.given() if isinstance(a, DeviceArray) else a.astype(dtype, copy=False)
-
-
 def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any) -> Any:
     """The columns of one block, (groups, C / groups * KH * KW, images * positions): one product for all its images."""
     window = block.window
     if window is None:
         cols = _zeros((block.taps, block.image_count * block.positions), total, x)
     else:
-        cells = x[block.images, :, block.rows_in]
-        cells = cells if isinstance(cells, DeviceArray) else cells.astype(total, copy=False)
+        cells = _converted(x[block.images, :, block.rows_in], total)
         cols = arrays.empty((window.channels, window.volume, window.batch, window.positions), total, x)
         inside = arrays.channels_inside(cells, window)
         cells = arrays.canonical(cells, window, inside, window.size)
@@ -270,20 +269,18 @@ def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend
     _check_multiplies(x)
 
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)
-    weights = _as_dtype(w, total).reshape(groups, filters // groups, -1)
+    weights = _library_array(_converted(w, total)).reshape(groups, filters // groups, -1)
     dx, dw, db = (_zeros(shape, total, x) for shape in (x.shape, weights.shape, weights.shape[:2]))
     for block in _blocks(window, x):
-        grads = _as_dtype(dy[block.images, :, block.rows_out], total)
+        grads = _library_array(_converted(dy[block.images, :, block.rows_out], total))
         grads = grads.swapaxes(0, 1).reshape(groups, filters // groups, -1)
         _add(dw, grads @ _columns(x, block, groups, total, im2col).swapaxes(1, 2))
         _add(db, grads.sum(-1))
         if block.window is not None:
             dcols = weights.swapaxes(1, 2) @ grads
             _add(dx[block.images, :, block.rows_in], _cells(dcols, block, x, total, col2im))
-    gradients: tuple[Any, ...] = _as_asked(dx, data_format), dw.reshape(w.shape), db.reshape((filters,))
-    if total != dtype:
-        gradients = tuple(a.astype(dtype) for a in gradients)
-    return arrays.as_given(gradients, given)
+    gradients = _as_asked(dx, data_format), dw.reshape(w.shape), db.reshape((filters,))
+    return arrays.as_given(tuple(_converted(a, dtype) for a in gradients), given)
 
 
 def _add(total: Array, more: Any) -> None:

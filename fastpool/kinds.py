@@ -1,8 +1,8 @@
 """Arrays of other libraries: how to tell them, where their numbers lie, how to make another, how to give one back.
 
-A tensor of PyTorch's in main memory is seen as a NumPy array. An array on a card is seen as a `DeviceArray`, which has
+A tensor of PyTorch's in main memory is seen as a NumPy array. An array on a GPU is seen as a `DeviceArray`, which has
 the part of a NumPy array's interface that needs no numbers: shape, strides, views. No library is imported here that the
-caller has not imported, and nothing waits for a card.
+caller has not imported, and nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class DeviceArray:
         return low, self.pointer + sum(r for r in reaches if r > 0) + self.itemsize
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
-        """A new array of the same kind on the same card."""
+        """A new array of the same kind on the same GPU."""
         fresh = self.kind.empty(shape, dtype, self)
         recorder = recording.get()
         if recorder is not None:
@@ -432,14 +432,14 @@ class Dlpack(Exported):
     JAX's arrays come this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
     """
 
-    _IN_MAIN_MEMORY, _ON_CARD = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
+    _IN_MAIN_MEMORY, _ON_GPU = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
     _CODES = MappingProxyType({0: "i", 1: "u", 2: "f", 6: "b"})
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         place = int(x.__dlpack_device__()[0])
         if place in self._IN_MAIN_MEMORY:
             return np.from_dlpack(x)
-        if place not in self._ON_CARD:
+        if place not in self._ON_GPU:
             raise TypeError(f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {place}")
         capsule = x.__dlpack__(stream=LEGACY_STREAM)
         get_pointer = ctypes.pythonapi.PyCapsule_GetPointer

@@ -128,9 +128,9 @@ def _call(row):
     if row.op in ("im2col", "col2im"):
         cols = device_array(aligned((window.batch, window.channels, window.volume, window.positions), x.dtype))
         if row.op == "im2col":
-            backend.im2col.on_card(x, window, 0, cols)
+            backend.im2col.on_device(x, window, 0, cols)
         else:
-            backend.col2im.on_card(cols, window, x)
+            backend.col2im.on_device(cols, window, x)
         return
     argmax = None
     if row.op != "forward":
@@ -138,9 +138,9 @@ def _call(row):
         argmax[...] = argmax % window.volume
         argmax = device_array(argmax)
     if row.op == "backward":
-        backend.max_pool_backward.on_card(y, argmax, window, x)
+        backend.max_pool_backward.on_device(y, argmax, window, x)
     else:
-        backend.max_pool.on_card(x, window, y, argmax)
+        backend.max_pool.on_device(x, window, y, argmax)
 
 
 def measure(row):

@@ -94,9 +94,9 @@ def pool(dtype, layout, window, argmax=True):
     window = Window.plan(2, shape, **WINDOWS[window], data_format=layout)
     x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
     winners = array(y.shape, window.argmax_dtype) if argmax else None
-    backend.max_pool.on_card(x, window, y, winners)
+    backend.max_pool.on_device(x, window, y, winners)
     if argmax and dtype.name in FLOATS:
-        backend.max_pool_backward.on_card(y, winners, window, x)
+        backend.max_pool_backward.on_device(y, winners, window, x)
 
 
 def columns(dtype, layout):
@@ -104,10 +104,10 @@ def columns(dtype, layout):
     window = Window.plan(2, shape, 3, 1, 1, data_format=layout)
     x = array(planes(window, layout, window.size), dtype)
     cols = array((2, 4, 9, window.positions), dtype)
-    backend.im2col.on_card(x, window, 0, cols)
-    backend.im2col.on_card(x, window, 0, array((4, 9, window.positions, 2), dtype).transpose((3, 0, 1, 2)))
+    backend.im2col.on_device(x, window, 0, cols)
+    backend.im2col.on_device(x, window, 0, array((4, 9, window.positions, 2), dtype).transpose((3, 0, 1, 2)))
     if dtype.kind != "b":
-        backend.col2im.on_card(cols, window, x)
+        backend.col2im.on_device(cols, window, x)
 
 
 def copies(dtype):
@@ -122,17 +122,17 @@ def unpool(dtype, layout):
     shape = (2, 4, 8, 8) if layout == "channels_first" else (2, 8, 8, 4)
     window = Window.plan(2, shape, 2, data_format=layout)
     x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
-    backend.max_unpool.on_card(y, array(y.shape, "int64"), x)
+    backend.max_unpool.on_device(y, array(y.shape, "int64"), x)
     for convention in ("torch", "onnx", "tensorflow", "chainer"):
         backend.max_unpool_by_indices(y, array(y.shape, "int32"), window, convention, x)
 
 
 def activations(dtype):
     x = array((4096,), dtype)
-    backend.hard_swish.on_card(x, x)
-    backend.hard_swish_backward.on_card(x, x, x)
-    backend.swish.on_card(x, 1.5, x)
-    backend.swish_backward.on_card(x, x, 1.5, x)
+    backend.hard_swish.on_device(x, x)
+    backend.hard_swish_backward.on_device(x, x, x)
+    backend.swish.on_device(x, 1.5, x)
+    backend.swish_backward.on_device(x, x, 1.5, x)
 
 
 def ptxas():
@@ -244,7 +244,7 @@ def test_no_maximum_drops_a_nan(window, dtype, code):
 def test_indices_take_64_bits_only_where_they_have_to(size, index, code):
     window = Window.plan(2, (size, size), 2)
     x, y = array((1, 1, size, size, 1), "float32"), array((1, 1, size // 2, size // 2, 1), "float32")
-    backend.max_pool.on_card(x, window, y, None)
+    backend.max_pool.on_device(x, window, y, None)
     (ptx,) = code.each("max_pool")
     sizes = re.findall(r"\.param \.(u\d+)", ptx)
     assert sizes[:2] == ["u64"] * 2  # the addresses
@@ -261,7 +261,7 @@ def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code):
     for side in (16, 32, 64):
         window = Window.plan(2, (side, side), 2, 3)
         x, y = (array((1, *size, 1), "int8") for size in (window.size, window.out))
-        backend.max_pool.on_card(x, window, y, None)
+        backend.max_pool.on_device(x, window, y, None)
     assert kernel_for.cache_info().currsize == before + 1
 
 

@@ -1,6 +1,6 @@
-"""Kernels for NVIDIA's cards, compiled by numba-cuda on first use: for arrays that lie there.
+"""Kernels for NVIDIA GPUs, compiled by numba-cuda on first use: for arrays that lie there.
 
-NumPy arrays are taken too, where the backend is asked for by name: they travel to the card and back.
+NumPy arrays are taken too, where the backend is asked for by name: they are copied to the GPU, and the results back.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _backward_by_planes(dy, argmax, dx, numbers, sizes, lanes, wide):
 
 @travelling(0)
 def argmax_fits(argmax, window):
-    """Waits for the card to know: for NumPy arrays alone."""
+    """Waits for the GPU to know: for NumPy arrays alone."""
     numbers, sizes = _numbers(window)
     wide = is_wide(argmax.size, *numbers, *sizes, *_extents(window), window.volume)
     found = argmax.empty((1,), np.dtype(np.uint8))

@@ -52,7 +52,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 class Pointer(types.CPointer):
-    """Numbers in the card's memory: as what they are stored, how many are lanes, of what type, how aligned."""
+    """Numbers in a GPU's memory: as what they are stored, how many are lanes, of what type, how aligned."""
 
     def __init__(self, stored, lanes, number, align):
         unsigned = {"float16": types.uint16, "bfloat16": types.uint16, "bool": types.uint8}

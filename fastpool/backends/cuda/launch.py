@@ -155,7 +155,7 @@ def threads_of_a_block() -> int:
 
 
 class _Moved(Kind):
-    """NumPy arrays on their way to a card and back."""
+    """NumPy arrays on their way to a GPU and back."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
         return _moved(np.empty(shape, dtype), False)
@@ -174,7 +174,7 @@ def _in_memory_order(a: np.ndarray) -> np.ndarray:
 
 
 def _moved(a: np.ndarray, with_numbers: bool) -> DeviceArray:
-    """A dense NumPy array on the current card."""
+    """A dense NumPy array on the current GPU."""
     device = driver.current_device()
     buffer = driver.Buffer(a.nbytes, device)
     if with_numbers:
@@ -200,7 +200,7 @@ def travelling(outputs: int):
                     moved[i].owner.read(_in_memory_order(arguments[i]))
             return result
 
-        run.on_card = op
+        run.on_device = op
         return run
 
     return decorate
@@ -225,7 +225,7 @@ def _on_one_stream(op, arguments, options, outputs):
 
 
 def read_back(a: DeviceArray) -> np.ndarray:
-    """The numbers of a small array that was made for one that came from NumPy; waits for the card."""
+    """The numbers of a small array that was made for one that came from NumPy; waits for the GPU."""
     numbers = np.empty(a.shape, a.dtype)
     a.owner.read(numbers)
     return numbers

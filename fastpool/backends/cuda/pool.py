@@ -141,6 +141,17 @@ def _largest_of_taps(kw, taps, stride):
     return inlined(lambda row, best: behind(row, larger(best, every(row, kw, stride, best))))
 
 
+@inlined
+def windows_of(unit, segments, lanes, OD, OH):
+    """Where the windows of a unit are, which are lanes of one of the `segments` of a row: the row among all, its outer
+    place, slice and row, and the first window in it.
+    """
+    position, segment = split(unit, segments)
+    rest, oh = split(position, OH)
+    outer, od = split(rest, OD)
+    return position, outer, od, oh, type(unit)(segment * lanes)
+
+
 def largest_by_rows(lanes, window):
     """Maxima alone, along rows, `inner` being 1 and the taps neighbours: down the columns first, then along the row.
 
@@ -156,10 +167,7 @@ def largest_by_rows(lanes, window):
         segments = index((OW + (lanes - 1)) // lanes)
         unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while unit < units:
-            position, segment = split(unit, segments)
-            ow = index(segment * lanes)
-            rest, oh = split(position, OH)
-            outer, od = split(rest, OD)
+            position, outer, od, oh, ow = windows_of(unit, segments, lanes, OD, OH)
             # A run of no numbers: the lowest in all lanes.
             row = load(x, index(0), index(0), index(0), pw, behind, lowest(x))
             for kd in range(KD):
@@ -188,10 +196,7 @@ def by_rows(lanes, window):
         segments = index((OW + (lanes - 1)) // lanes)
         unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while unit < units:
-            position, segment = split(unit, segments)
-            ow = index(segment * lanes)
-            rest, oh = split(position, OH)
-            outer, od = split(rest, OD)
+            position, outer, od, oh, ow = windows_of(unit, segments, lanes, OD, OH)
             best = lanes_of(y, lowest(y))
             won = beside(best, index(0))
             # How many taps of each window lie in front of the row. A window of padding alone has no first tap.
