@@ -1,10 +1,10 @@
-"""What comes in and goes out: kinds of array, dtypes, memory order, `out=`.
+"""What comes in and goes out: array libraries, dtypes, memory order, `out=`.
 
 Every pool works on the canonical form `(outer, D, H, W, inner)`, C-contiguous and in native byte order.
 An array whose channels lie before its spatial axes in memory is outer=N*C, inner=1; one whose channels lie
 last is outer=N, inner=C. Nothing below this file knows which of the two the caller had in mind.
 
-Arrays of other libraries come as `fastpool.kinds` sees them: as NumPy arrays, or as device arrays on a GPU.
+Arrays of other libraries come as `fastpool.interop` reads them: as NumPy arrays, or as device arrays on a GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.kinds import DeviceArray, kind_of
+from fastpool.device_arrays import DeviceArray
+from fastpool.interop import library_of
 from fastpool.window import Window
 
 Array = np.ndarray | DeviceArray
@@ -82,7 +83,7 @@ def _as_numpy(name: str, x: Any) -> Array:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
     if not isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
-        library = kind_of(x)
+        library = library_of(x)
         if library is not None:
             return library.read(name, x)
         kind = f"{type(x).__module__}.{type(x).__qualname__}"
@@ -90,17 +91,17 @@ def _as_numpy(name: str, x: Any) -> Array:
     return np.asarray(x)
 
 
-def as_given(result: Any, given: Any, out: Any = None) -> Any:
-    """A result, one array or a tuple of them, as arrays of the kind of `given`; those written to `out` as `out`."""
+def to_library(result: Any, original: Any, out: Any = None) -> Any:
+    """A result, one array or several, as arrays of the library of `original`; those written to `out` as `out`."""
     if isinstance(result, tuple):
         outs = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
-        return tuple(as_given(r, given, one) for r, one in zip(result, outs, strict=True))
+        return tuple(to_library(r, original, one) for r, one in zip(result, outs, strict=True))
     if out is not None:
         return out
-    library = None if isinstance(given, (np.ndarray, np.generic)) else kind_of(given)
+    library = None if isinstance(original, (np.ndarray, np.generic)) else library_of(original)
     if library is None:
         return result
-    return result.given() if isinstance(result, DeviceArray) else library.from_numpy(result, given)
+    return result.to_library() if isinstance(result, DeviceArray) else library.from_numpy(result, original)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Any:
@@ -320,13 +321,13 @@ def result(
     )
 
 
-def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], given: Any = None) -> Any:
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], original: Any = None) -> Any:
     """`out` as a plain array if a result of this shape and dtype can be written there, else an error that says why not.
 
-    It must be of the kind of `given`, the first input as the caller has it.
+    It must be of the library of `original`, the first input as the caller has it.
     """
-    library = None if type(given) is np.ndarray else kind_of(given)
-    if library is not None and kind_of(out) is library:
+    library = None if type(original) is np.ndarray else library_of(original)
+    if library is not None and library_of(out) is library:
         out = library.read("out", out)
         if out.device != inputs[0].device:
             raise ValueError(f"out must lie where x does, on {place(inputs[0])}, got one on {place(out)}")

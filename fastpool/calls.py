@@ -1,13 +1,13 @@
-"""One way for every call: what its arrays look like, with its arguments, gives a plan; a plan runs on arrays.
+"""One way for every call: the signatures of its arrays, with its arguments, give a plan; a plan runs on arrays.
 
-Plans are kept, so that a call like an earlier one costs a look at its arrays. Nothing is checked twice: what depends on
-shapes, strides, dtypes and arguments is checked when the plan is made, and what depends on elements when it runs.
+Plans are kept, so that a call like an earlier one only reads the signatures of its arrays. Nothing is checked twice:
+what depends on shapes, strides, dtypes and arguments is checked when the plan is made, and what depends on elements
+when it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from importlib import import_module
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,12 +17,13 @@ from numpy import ndarray
 from fastpool import arrays
 from fastpool.arrays import Operand, Result, Target
 from fastpool.backends import chosen
-from fastpool.kinds import Dask, DeviceArray, kind_of
+from fastpool.device_arrays import DeviceArray
+from fastpool.interop import library_of
 from fastpool.replay import Recorder, recording
 
 
 class Plan:
-    """How a call runs on arrays that look like those it was made for.
+    """How a call runs on arrays of the same signatures as those it was made for.
 
     `run` takes the operands, the arrays to fill and the call's options. It is not called where the results are empty.
     `checked` takes an option and gives it as `run` takes it, or raises.
@@ -50,13 +51,13 @@ class Plan:
         results = [result._replace(shape=shape, axes=None, out_axes=None) for result in self._results]
         return Plan(self._operands or (None,) * len(results), tuple(results), self._run)
 
-    def __call__(self, inputs: tuple[Any, ...], out: Any, given: Any, options: tuple[Any, ...]) -> Any:
-        """One result or a tuple. `given` is the first input as the caller has it, whose library is that of `out`."""
+    def __call__(self, inputs: tuple[Any, ...], out: Any, original: Any, options: tuple[Any, ...]) -> Any:
+        """One result or a tuple. `original` is the first input as the caller has it, whose library is that of `out`."""
         if self._checked is not None:
             options = tuple(map(self._checked, options))
         targets: list[Any]
         if out is not None:
-            targets = self._within(out, inputs, given)
+            targets = self._within(out, inputs, original)
             as_they_are = Target not in map(type, targets)
         elif self._shapes is None or type(inputs[0]) is not ndarray:
             targets, as_they_are = [result.new(inputs[0]) for result in self._results], False
@@ -70,7 +71,7 @@ class Plan:
             targets = [target.done() if type(target) is Target else target for target in targets]
         return targets[0] if len(targets) == 1 else tuple(targets)
 
-    def _within(self, out: Any, inputs: tuple[Any, ...], given: Any) -> list[Any]:
+    def _within(self, out: Any, inputs: tuple[Any, ...], original: Any) -> list[Any]:
         """The caller's arrays, checked; new ones for those that are None."""
         targets: list[Any] = []
         for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
@@ -78,7 +79,7 @@ class Plan:
                 targets.append(result.new(inputs[0]))
             elif (
                 self._shapes is not None
-                and type(one) is type(given) is ndarray
+                and type(one) is type(original) is ndarray
                 and one.dtype is result.dtype
                 and one.shape == result.shape
                 and one.flags.carray
@@ -87,7 +88,7 @@ class Plan:
                 inputs += (one,)
                 targets.append(one)
             else:
-                view = arrays.check_out(one, result.shape, result.dtype, inputs, given)
+                view = arrays.check_out(one, result.shape, result.dtype, inputs, original)
                 inputs += (view,)
                 targets.append(result.within(view)._replace(user=one))
         return targets
@@ -142,7 +143,7 @@ def call(
     key: tuple[Any, ...] = op.name, static, backend
     for x in inputs:
         if type(x) is not ndarray:
-            return _call_of_others(op, inputs, static, out, backend, options)
+            return _call_of_other_libraries(op, inputs, static, out, backend, options)
         key += (x.dtype, x.shape if x.flags.carray else (x.shape, x.strides, x.flags.aligned))
     plan = _plans.get(key)
     if plan is None:
@@ -150,20 +151,21 @@ def call(
     return plan(inputs, out, inputs[0], options)
 
 
-def _call_of_others(op, inputs, static, out, backend, options) -> Any:
+def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
     """Arrays of other libraries, and whatever NumPy makes arrays of."""
-    given = inputs[0]
-    library = kind_of(given)
-    if isinstance(library, Dask):
-        graphs = import_module("fastpool.integrations.dask.lazy")
-        if hasattr(graphs, op.name):
-            return getattr(graphs, op.name)(*inputs, *static, *options, out, backend)
+    original = inputs[0]
+    library = library_of(original)
+    if library is not None:
+        deferred = library.deferred(op.name)
+        if deferred is not None:
+            return deferred(*inputs, *static, *options, out, backend)
     if out is not None or library is None or not all(type(option) in _REPLAYED_OPTIONS for option in options):
         return _call_once(op, inputs, static, out, backend, options)
     key: tuple[Any, ...] = op.name, static, backend, *map(repr, options)  # 0.0 is not -0.0, nor 1
     pointers = []
     for x in inputs:
-        signature = library.look(x) if type(x) is type(given) or kind_of(x) is library else None
+        same_library = type(x) is type(original) or library_of(x) is library
+        signature = library.signature(x) if same_library else None
         if signature is None:
             return _call_once(op, inputs, static, out, backend, options)
         # Addresses may differ, but not how well they are aligned.
@@ -185,16 +187,16 @@ def _call_of_others(op, inputs, static, out, backend, options) -> Any:
 
 
 def _call_once(op, inputs, static, out, backend, options) -> Any:
-    given, inputs = inputs[0], op.read(inputs)
-    key = (op.name, static, backend, *map(_look, inputs))
+    original, inputs = inputs[0], op.read(inputs)
+    key = (op.name, static, backend, *map(_signature, inputs))
     plan = _plans.get(key)
     if plan is None:
         plan = _keep(key, op.plan(inputs, *static, backend))
-    return arrays.as_given(plan(inputs, out, given, options), given, out)
+    return arrays.to_library(plan(inputs, out, original, options), original, out)
 
 
-def _look(x: Any) -> tuple[Any, ...]:
+def _signature(x: Any) -> tuple[Any, ...]:
     """What a plan depends on of an array."""
     if isinstance(x, DeviceArray):
-        return type(x.kind), x.device, x.dtype, x.shape, x.strides, x.pointer % 16
+        return type(x.library), x.device, x.dtype, x.shape, x.strides, x.pointer % 16
     return x.dtype, x.shape, x.strides, x.flags.aligned

@@ -11,7 +11,7 @@ from fastpool import arrays
 from fastpool.arguments import integer
 from fastpool.arrays import Array
 from fastpool.backends import kernel
-from fastpool.kinds import DeviceArray
+from fastpool.device_arrays import DeviceArray
 from fastpool.signatures import A, Padding, Size
 from fastpool.window import Window
 
@@ -80,7 +80,7 @@ def _as_asked(a: Array, data_format: str) -> Array:
 
 def _library_array(a: Array) -> Any:
     """An array as its library has it, which multiplies and adds: NumPy, or on a GPU CuPy or PyTorch."""
-    return a.given() if isinstance(a, DeviceArray) else a
+    return a.to_library() if isinstance(a, DeviceArray) else a
 
 
 def _check_multiplies(x: Array) -> None:
@@ -159,7 +159,7 @@ def conv2d(
 
 
 def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, backend) -> Any:
-    given, x = x, arrays.read("x", x, floats_only=True)
+    original, x = x, arrays.read("x", x, floats_only=True)
     im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
@@ -173,7 +173,7 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
         y = arrays.empty(shape, dtype, x)
     else:
         shape = shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-        y = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), given)
+        y = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), original)
         y = _channels_first(y, data_format)
     _check_multiplies(x)
 
@@ -185,7 +185,7 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
         if bias is not None:
             product += bias
         _library_array(y[block.images, :, block.rows_out])[...] = product.swapaxes(0, 1)
-    return arrays.as_given(_as_asked(y, data_format), given, out)
+    return arrays.to_library(_as_asked(y, data_format), original, out)
 
 
 def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any) -> Any:
@@ -255,7 +255,7 @@ def conv2d_backward(
 
 
 def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend) -> Any:
-    given, x = x, arrays.read("x", x, floats_only=True)
+    original, x = x, arrays.read("x", x, floats_only=True)
     im2col, col2im = (kernel(op, backend, x.device) for op in ("im2col", "col2im"))
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
@@ -280,7 +280,7 @@ def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend
             dcols = weights.swapaxes(1, 2) @ grads
             _add(dx[block.images, :, block.rows_in], _cells(dcols, block, x, total, col2im))
     gradients = _as_asked(dx, data_format), dw.reshape(w.shape), db.reshape((filters,))
-    return arrays.as_given(tuple(_converted(a, dtype) for a in gradients), given)
+    return arrays.to_library(tuple(_converted(a, dtype) for a in gradients), original)
 
 
 def _add(total: Array, more: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
 from fastpool.backends import kernel
-from fastpool.kinds import DeviceArray
+from fastpool.device_arrays import DeviceArray
 from fastpool.signatures import Padding, Size
 from fastpool.window import Window, along, spatial_axes
 
@@ -284,7 +284,7 @@ def argmax_to_indices(
              [6, 7]]]])
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    given = argmax
+    original = argmax
     argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
     if check_convention(convention) != "chainer":
@@ -301,7 +301,7 @@ def argmax_to_indices(
             continue
         factor, base = _numbering(window, convention, block)
         found[block] = np.where(positions < 0, -1, positions * factor + base)
-    return arrays.as_given(indices, given)
+    return arrays.to_library(indices, original)
 
 
 def indices_to_argmax(
@@ -344,7 +344,7 @@ def indices_to_argmax(
              [2, 2]]]], dtype=uint8)
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    given, indices = indices, arrays.read("indices", indices)
+    original, indices = indices, arrays.read("indices", indices)
     _in_main_memory("indices", indices)
     check_indices(indices, window)
     convention = check_convention(convention)
@@ -355,4 +355,4 @@ def indices_to_argmax(
     for block in _blocks(window, inside):
         positions = _positions(ordered[block], window, convention, block)
         found[block] = _offsets_of_positions(positions, window, block)
-    return arrays.as_given(argmax, given)
+    return arrays.to_library(argmax, original)

@@ -10,6 +10,7 @@ from fastpool import arrays
 from fastpool.arguments import check_layout, check_shape, frozen
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
+from fastpool.device_arrays import DeviceArray
 from fastpool.indices import (
     check_argmax,
     check_convention,
@@ -19,7 +20,6 @@ from fastpool.indices import (
     invalid_argmax,
     values_with_positions,
 )
-from fastpool.kinds import DeviceArray
 from fastpool.signatures import A, Padding, Size, as_global_pool, as_pool
 from fastpool.window import Window, frozen_window
 

@@ -1,7 +1,7 @@
-"""Calls on a GPU that repeat what an earlier one launched, with other addresses.
+"""Calls on a GPU that replay what an earlier one launched, with other addresses.
 
-Inputs that look alike need the same allocations and launches. To repeat them takes a sixth of the time of planning them
-anew, which for small arrays is most of a call.
+Inputs of one signature need the same allocations and launches. Replaying them takes a sixth of the time of planning
+them anew, which for small arrays is most of a call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastpool.kinds import DeviceArray
+    from fastpool.device_arrays import DeviceArray
 
 
 class Recorder:
@@ -37,7 +37,7 @@ class Recorder:
             self.whole = False
 
     def replay(self) -> Replay | None:
-        """How to repeat the call; None if not all that it did is known."""
+        """The call as it can be replayed; None if not all that it did is known."""
         slots = [self.slots.get(r.pointer, -1) for r in self.results]
         if not self.whole or not self.launches or min(slots, default=-1) < self.inputs:
             return None
@@ -48,23 +48,23 @@ class Recorder:
 
 
 class Replay:
-    """A call on arrays that look as those of a recorded one did."""
+    """A call on arrays of the same signatures as those of a recorded one."""
 
     def __init__(self, made: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
         self._launches, self._slots = launches, slots
         like = made[0]
-        self._kind = like.kind
-        self._makers = [like.kind.maker(a) for a in made]
+        self._library = like.library
+        self._allocators = [like.library.allocator(a) for a in made]
         self._place = like.without_memory()  # enough to ask for a stream
 
     def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
-        address_of = self._kind.address
+        address_of = self._library.address
         arrays, addresses = list(inputs), list(pointers)
-        for make in self._makers:
-            a = make()
+        for allocate in self._allocators:
+            a = allocate()
             arrays.append(a)
             addresses.append(address_of(a))
-        stream = self._kind.stream(self._place)
+        stream = self._library.stream(self._place)
         for launch, slots in self._launches:
             launch([addresses[slot] for slot in slots], stream)
         if len(self._slots) == 1:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from fastpool.kinds import DeviceArray, Kind
+from fastpool.device_arrays import ArrayLibrary, DeviceArray
 from fastpool.window import Window
 
 TABLE = Path(__file__).with_name("cuda_counts.json")
@@ -60,7 +60,7 @@ def rows():
     yield Row("col2im", "3 s1 p1", "float32", "channels_first")
 
 
-class InMainMemory(Kind):
+class InMainMemory(ArrayLibrary):
     """Arrays of NumPy's, where interpreted kernels run."""
 
     def empty(self, shape, dtype, like):

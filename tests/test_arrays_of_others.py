@@ -4,6 +4,7 @@ Without a card, tensors in main memory stand in for those on one: tests/interpre
 """
 
 from contextlib import nullcontext
+from functools import cache
 from importlib import import_module
 from itertools import product
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import pytest
 from specimens import CASES, INTERPRETED, LAYOUTS, of_each_op
 
 import fastpool as fp
-from fastpool import calls, kinds
+from fastpool import calls, interop
+from fastpool.device_arrays import DeviceArray
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -48,12 +50,12 @@ def card(monkeypatch):
     def read(self, name, x):
         return self.device_array(x.detach(), self._dtype(name, x))
 
-    def look(self, x):
+    def signature(self, x):
         return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
 
-    monkeypatch.setattr(kinds.Torch, "read", read)
-    monkeypatch.setattr(kinds.Torch, "look", look)
-    monkeypatch.setattr(kinds.Torch, "stream", lambda self, a: 0)
+    monkeypatch.setattr(interop.Torch, "read", read)
+    monkeypatch.setattr(interop.Torch, "signature", signature)
+    monkeypatch.setattr(interop.Torch, "stream", lambda self, a: 0)
     monkeypatch.setattr(calls, "_plans", {})
 
 
@@ -74,7 +76,7 @@ def test_a_tensor_stays_one(x):
 
 
 def test_a_tensor_is_not_copied(x):
-    seen = kinds.kind_of(x).read("x", x)
+    seen = interop.library_of(x).read("x", x)
     assert seen.ctypes.data == x.data_ptr()
 
 
@@ -247,9 +249,7 @@ def streams(monkeypatch):
 
     monkeypatch.setattr(launch.Launch, "__call__", started)
     monkeypatch.setattr(launch.driver, "wait", lambda waiting, stream, device: seen.append((waiting, stream)))
-    known = {"exported": kinds.Exported(NumbaLike()), "dlpack": kinds.Dlpack(NumbaLike())}
-    kind = kinds._kind
-    monkeypatch.setattr(kinds, "_kind", lambda name: known.get(name) or kind(name))
+    monkeypatch.setattr(interop, "_protocol", cache(lambda protocol: protocol(NumbaLike())))
     return seen
 
 
@@ -319,14 +319,14 @@ def test_bfloat16_stays_bfloat16(x, streams):
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(1,), (5,), (3, 4), (2, 3, 2, 2, 3, 2)], ids=str)
 def test_a_copy_takes_any_strides(shape, dtype, streams):
-    backend, kind = import_module("fastpool.backends.cuda"), kinds._kind("exported")
+    backend, library = import_module("fastpool.backends.cuda"), interop._protocol(interop.CudaArrayInterface)
     a = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
     room = np.zeros([2 * n + 1 for n in shape], dtype)
     unaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(dtype).reshape(shape)
     for target in (room[(slice(1, None, 2),) * a.ndim], room[(slice(None, 0, -2),) * a.ndim], unaligned):
         for source in (a, np.asfortranarray(a), a[(slice(None, None, -1),) * a.ndim]):
             target[...] = 101
-            backend.copy(kind.read("source", Exporting(source)), kind.read("target", Exporting(target)))
+            backend.copy(library.read("source", Exporting(source)), library.read("target", Exporting(target)))
             np.testing.assert_array_equal(target, source)
 
 
@@ -334,11 +334,11 @@ def test_a_copy_takes_any_strides(shape, dtype, streams):
 def test_the_default_stream_is_named_as_the_driver_names_it(name):
     """0 is another stream where per-thread default streams are on."""
     stream = SimpleNamespace(cuda_stream=0, ptr=0)
-    library = SimpleNamespace(
+    module = SimpleNamespace(
         cuda=SimpleNamespace(current_stream=lambda device: stream, get_current_stream=lambda device: stream)
     )
-    kind = {"torch": kinds.Torch, "cupy": kinds.Cupy}[name](library)
-    place = kinds.DeviceArray(kind, None, 0, 0, (), (), np.dtype(np.float32))
+    library = {"torch": interop.Torch, "cupy": interop.Cupy}[name](module)
+    place = DeviceArray(library, None, 0, 0, (), (), np.dtype(np.float32))
     assert place.stream() == 1
     stream.cuda_stream = stream.ptr = 77
     assert place.stream() == 77

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastpool.kinds import DeviceArray, Kind
+from fastpool.device_arrays import ArrayLibrary, DeviceArray
 from fastpool.window import Window
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda")
@@ -38,7 +38,7 @@ def dtype_of(name):
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
-class Nowhere(Kind):
+class Nowhere(ArrayLibrary):
     """Arrays at an address, and no memory."""
 
     def empty(self, shape, dtype, like):
@@ -114,7 +114,7 @@ def copies(dtype):
     """Of columns, and of the transposed view of an image whose addresses are odd."""
     a = array((2, 3, 4, 5, 6), dtype)
     backend.copy(a.transpose((4, 0, 3, 1, 2)), array((6, 2, 5, 3, 4), dtype))
-    at_odd = DeviceArray(a.kind, None, 0, a.pointer + 1, (5, 4), (dtype.itemsize, 5 * dtype.itemsize), dtype)
+    at_odd = DeviceArray(a.library, None, 0, a.pointer + 1, (5, 4), (dtype.itemsize, 5 * dtype.itemsize), dtype)
     backend.copy(at_odd, array((5, 4), dtype))
 
 

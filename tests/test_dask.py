@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from specimens import DTYPES, FLOATS, LAYOUTS, POOLS, POOLS_BACKWARD, WINDOWS, laid_out, slopes, values
 
 import fastpool as fp
-from fastpool import kinds
+from fastpool import interop
+from fastpool.device_arrays import ArrayLibrary
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -500,7 +501,7 @@ def around(x):
     return Elsewhere(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
-class ElsewhereKind(kinds.Kind):
+class ElsewhereLibrary(ArrayLibrary):
     def holds(self, x):
         return isinstance(x, Elsewhere)
 
@@ -514,7 +515,7 @@ class ElsewhereKind(kinds.Kind):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A library whose arrays are these, as CuPy's are on a card."""
-    monkeypatch.setitem(kinds._LIBRARIES, "elsewhere", ElsewhereKind)
+    monkeypatch.setitem(interop._LIBRARIES, "elsewhere", ElsewhereLibrary)
     monkeypatch.setitem(sys.modules, "elsewhere", types.ModuleType("elsewhere"))
 
     def made(a, chunks):

@@ -13,7 +13,7 @@ import numpy as np
 from fastpool.backends.cuda import driver
 from fastpool.backends.cuda.compilation import compiled, types
 from fastpool.backends.cuda.lanes import Pointer
-from fastpool.kinds import LEGACY_STREAM, DeviceArray, Kind
+from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
 from fastpool.replay import recording
 
 LANE_BYTES = 16  # the most that a thread loads at once
@@ -154,7 +154,7 @@ def threads_of_a_block() -> int:
     return THREADS
 
 
-class _Moved(Kind):
+class _Moved(ArrayLibrary):
     """NumPy arrays on their way to a GPU and back."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:

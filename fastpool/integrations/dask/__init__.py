@@ -6,7 +6,12 @@ each, take Dask arrays and give lazy ones, of the same bits as in memory. `pyram
 
 from typing import Any
 
+from fastpool.integrations.dask.library import Dask
+from fastpool.interop import register
+
 __all__ = ["pyramid"]
+
+register("dask.array", Dask)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,202 @@
+"""Arrays on a GPU, seen as this package sees them, and what each array library does for them.
+
+A `DeviceArray` has the part of a NumPy array's interface that needs no elements: shape, strides, views. Nothing here
+waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool.replay import recording
+
+# The driver's handle of the default stream. 0 means the same only where per-thread default streams are off.
+LEGACY_STREAM = 1
+
+
+class _Flags(NamedTuple):
+    c_contiguous: bool
+    aligned: bool
+    writeable: bool
+
+
+def _packed_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    strides = []
+    for n in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+class DeviceArray:
+    """Where an array on a GPU lies: its address, shape, strides in bytes, dtype, and what keeps its memory alive.
+
+    `named_stream` is the stream that its library names as the one on which the array is written, or None.
+    """
+
+    def __init__(
+        self,
+        library: ArrayLibrary,
+        owner: Any,
+        device: int,
+        pointer: int,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+        dtype: np.dtype,
+        writeable: bool = True,
+        named_stream: int | None = None,
+    ) -> None:
+        self.library, self.owner, self.device, self.pointer, self.dtype = library, owner, device, pointer, dtype
+        self.shape, self.ndim, self.size = shape, len(shape), prod(shape)
+        self.strides = _packed_strides(shape, dtype.itemsize) if strides is None else strides
+        self.itemsize, self.nbytes = dtype.itemsize, self.size * dtype.itemsize
+        self._writeable, self.named_stream = writeable, named_stream
+
+    @cached_property
+    def flags(self) -> _Flags:
+        packed = _packed_strides(self.shape, self.itemsize)
+        contiguous = all(n < 2 or s == p for n, s, p in zip(self.shape, self.strides, packed, strict=True))
+        aligned = all(place % self.itemsize == 0 for place in (self.pointer, *self.strides))
+        return _Flags(contiguous or self.size == 0, aligned, self._writeable)
+
+    def view(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> DeviceArray:
+        """The same memory in another shape."""
+        return self._like(shape, strides, self.named_stream)
+
+    def on(self, stream: int) -> DeviceArray:
+        """The same array for work on a stream."""
+        return self._like(self.shape, self.strides, stream)
+
+    def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None, stream: int | None) -> DeviceArray:
+        memory = (self.library, self.owner, self.device, self.pointer)
+        return DeviceArray(*memory, shape, strides, self.dtype, self._writeable, stream)
+
+    def transpose(self, *axes: Any) -> DeviceArray:
+        """A view with its axes in another order, which is one sequence or several integers."""
+        order = axes if isinstance(axes[0], int) else axes[0]
+        return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """Another shape of a contiguous array; of any, one that differs in axes of 1."""
+        sizes = tuple(shape[0]) if isinstance(shape[0], Sequence) else shape
+        if -1 in sizes:
+            known = -prod(sizes)
+            sizes = tuple(self.size // known if n == -1 else n for n in sizes)
+        if self.flags.c_contiguous:
+            return self.view(sizes, None)
+        strides = iter([s for n, s in zip(self.shape, self.strides, strict=True) if n != 1])
+        if [n for n in sizes if n != 1] != [n for n in self.shape if n != 1]:
+            raise ValueError(f"an array of shape {self.shape} and strides {self.strides} has no view of shape {sizes}")
+        return self.view(sizes, tuple(self.itemsize if n == 1 else next(strides) for n in sizes))
+
+    def __getitem__(self, index: tuple[slice, ...]) -> DeviceArray:
+        """A part of it: a slice without a step for each of its first axes."""
+        shape, offset = list(self.shape), 0
+        for axis, part in enumerate(index):
+            start, stop, _ = part.indices(self.shape[axis])
+            shape[axis] = max(stop - start, 0)
+            offset += start * self.strides[axis]
+        view = self.view(tuple(shape), self.strides)
+        view.pointer += offset
+        return view
+
+    def extent(self) -> tuple[int, int]:
+        """The first address of its memory, and the first behind it."""
+        if self.size == 0:
+            return self.pointer, self.pointer
+        reaches = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
+        low = self.pointer + sum(r for r in reaches if r < 0)
+        return low, self.pointer + sum(r for r in reaches if r > 0) + self.itemsize
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
+        """A new array of the same library on the same GPU."""
+        fresh = self.library.empty(shape, dtype, self)
+        recorder = recording.get()
+        if recorder is not None:
+            recorder.made(fresh)
+        return fresh
+
+    def compact(self) -> DeviceArray:
+        """A contiguous copy."""
+        copy = self.empty(self.shape, self.dtype)
+        copy.assign(self)
+        return copy
+
+    def assign(self, source: DeviceArray) -> None:
+        """Copy the elements of another array of the same library, shape and dtype."""
+        recorder = recording.get()
+        if recorder is not None:
+            recorder.whole = False
+        if self.size:
+            self.library.copy(source, self)
+
+    def without_memory(self) -> DeviceArray:
+        """An empty array of the same library in the same place."""
+        return DeviceArray(self.library, None, self.device, 0, (), (), self.dtype)
+
+    def to_library(self) -> Any:
+        """The array as its own library has it: a result."""
+        recorder = recording.get()
+        if recorder is not None:
+            recorder.results.append(self)
+        return self.library.to_library(self)
+
+    def stream(self) -> int:
+        """The stream for work on this array, as the driver's handle; 0 where neither it nor its library names one."""
+        return self.library.stream(self) if self.named_stream is None else self.named_stream
+
+
+class ArrayLibrary:
+    """What is done differently for each array library; `module` is the imported library."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def holds(self, x: Any) -> bool:
+        """Whether `x` is an array of this library."""
+        raise NotImplementedError
+
+    def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
+        """`x`, without a copy."""
+        raise NotImplementedError
+
+    def from_numpy(self, a: np.ndarray, like: Any) -> Any:
+        """A NumPy array as this library has it in main memory, without a copy."""
+        raise NotImplementedError
+
+    def deferred(self, op: str) -> Callable[..., Any] | None:
+        """A function that runs an op later, for a library whose arrays have no elements yet; None to run it now."""
+        return None
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
+        """A new array on the GPU of `like`."""
+        raise NotImplementedError
+
+    def to_library(self, a: DeviceArray) -> Any:
+        """An array of the library with the memory, shape and strides of `a`."""
+        raise NotImplementedError
+
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        """Copy elements between arrays of one shape and dtype, of any strides, without waiting for the GPU."""
+        raise NotImplementedError
+
+    def stream(self, a: DeviceArray) -> int:
+        """The stream on which the caller works now, for an array that names none."""
+        raise NotImplementedError
+
+    def signature(self, x: Any) -> tuple[Any, int] | None:
+        """All that a call depends on but the address, and the address; None if calls are not to be replayed."""
+        return None
+
+    def address(self, x: Any) -> int:
+        """Where an array of the library lies on a GPU."""
+        raise NotImplementedError
+
+    def allocator(self, a: DeviceArray) -> Callable[[], Any]:
+        """A function that makes an array of the library with the shape, strides, dtype and device of `a`."""
+        raise NotImplementedError

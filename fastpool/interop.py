@@ -1,0 +1,311 @@
+"""Arrays of other libraries: how to recognise them, where their elements lie, how to make and give back others.
+
+A tensor of PyTorch's in main memory is seen as a NumPy array, an array on a GPU as a `DeviceArray`. No library is
+imported here that the caller has not imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import cache, cached_property, partial
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
+
+
+def bfloat16() -> np.dtype:
+    """The dtype that ml_dtypes gives NumPy for it."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise TypeError("arrays of bfloat16 need ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(bfloat16)
+
+
+class Torch(ArrayLibrary):
+    def holds(self, x: Any) -> bool:
+        return isinstance(x, getattr(self.module, "Tensor", ()))
+
+    def _dtype(self, name: str, x: Any) -> np.dtype:
+        text = str(x.dtype).removeprefix("torch.")
+        if text == "bfloat16":
+            return bfloat16()
+        try:
+            return np.dtype(text)
+        except TypeError:
+            raise TypeError(f"{name} has a dtype that no array of NumPy's has: {x.dtype}") from None
+
+    @staticmethod
+    def _has_tangent(x: Any) -> bool:
+        """Whether `x` is a dual number of forward-mode differentiation."""
+        return sys.modules["torch"].autograd.forward_ad.unpack_dual(x).tangent is not None
+
+    def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
+        torch = self.module
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be a strided tensor, got layout {x.layout}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise TypeError(
+                f"{name} requires grad, which fastpool does not record; give {name}.detach(), or call it within "
+                "torch.no_grad() or from a torch.autograd.Function"
+            )
+        if self._has_tangent(x):
+            raise TypeError(
+                f"{name} has a tangent, which fastpool does not carry on; take fastpool.integrations.torch for "
+                f"forward-mode gradients, or give torch.autograd.forward_ad.unpack_dual({name}).primal"
+            )
+        dtype = self._dtype(name, x)
+        x = x.detach()
+        if x.device.type == "cpu":
+            return x.view(torch.int16).numpy().view(dtype) if x.dtype == torch.bfloat16 else x.numpy()
+        if x.device.type != "cuda":
+            raise TypeError(f"{name} must be a tensor on the CPU or on a CUDA device, got one on {x.device}")
+        return self.device_array(x, dtype)
+
+    def device_array(self, x: Any, dtype: np.dtype) -> DeviceArray:
+        strides = tuple(s * dtype.itemsize for s in x.stride())
+        return DeviceArray(self, x, x.device.index or 0, x.data_ptr(), tuple(x.shape), strides, dtype)
+
+    def from_numpy(self, a: np.ndarray, like: Any) -> Any:
+        if a.dtype.kind == "V":
+            x = self.module.from_numpy(a.view(np.int16)).view(self.module.bfloat16)
+        else:
+            x = self.module.from_numpy(a)
+        return x if a.size else x.new_empty(a.shape)  # NumPy's empty arrays have strides of 0
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
+        x = self.module.empty(shape, dtype=getattr(self.module, dtype.name), device=like.owner.device)
+        return self.device_array(x, dtype)
+
+    def to_library(self, a: DeviceArray) -> Any:
+        x = a.owner
+        offset = x.storage_offset() + (a.pointer - x.data_ptr()) // a.itemsize
+        return x.as_strided(a.shape, tuple(s // a.itemsize for s in a.strides), offset)
+
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        self.to_library(target).copy_(self.to_library(source))
+
+    def stream(self, a: DeviceArray) -> int:
+        return self._stream_of(a.device) or LEGACY_STREAM
+
+    @cached_property
+    def _stream_of(self) -> Any:
+        """The handle of a device's current stream: PyTorch's own shortcut, which Triton takes too, where it has one."""
+        current = self.module.cuda.current_stream
+        shortcut = getattr(getattr(self.module, "_C", None), "_cuda_getCurrentRawStream", None)
+        return shortcut or (lambda device: current(device).cuda_stream)
+
+    def signature(self, x: Any) -> tuple[Any, int] | None:
+        if x.requires_grad or not x.is_cuda or self._has_tangent(x):
+            return None
+        return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
+
+    def address(self, x: Any) -> int:
+        return x.data_ptr()
+
+    def allocator(self, a: DeviceArray) -> Callable[[], Any]:
+        steps, dtype = tuple(s // a.itemsize for s in a.strides), getattr(self.module, a.dtype.name)
+        return partial(self.module.empty_strided, a.shape, steps, dtype=dtype, device=a.owner.device)
+
+
+class Cupy(ArrayLibrary):
+    def holds(self, x: Any) -> bool:
+        return isinstance(x, getattr(self.module, "ndarray", ()))
+
+    def read(self, name: str, x: Any) -> DeviceArray:
+        return self.device_array(x)
+
+    def device_array(self, x: Any) -> DeviceArray:
+        return DeviceArray(self, x, x.device.id, x.data.ptr, x.shape, x.strides, x.dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
+        with self.module.cuda.Device(like.device):
+            return self.device_array(self.module.empty(shape, dtype))
+
+    def to_library(self, a: DeviceArray) -> Any:
+        memory = a.owner.data + (a.pointer - a.owner.data.ptr)
+        return self.module.ndarray(a.shape, a.dtype, memptr=memory, strides=a.strides)
+
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        with self.module.cuda.Device(target.device):
+            self.to_library(target)[...] = self.to_library(source)
+
+    def stream(self, a: DeviceArray) -> int:
+        return self.module.cuda.get_current_stream(a.device).ptr or LEGACY_STREAM
+
+    def signature(self, x: Any) -> tuple[Any, int] | None:
+        return (x.shape, x.strides, x.dtype, x.device.id), x.data.ptr
+
+    def address(self, x: Any) -> int:
+        return x.data.ptr
+
+    def allocator(self, a: DeviceArray) -> Callable[[], Any]:
+        shape, strides, dtype, library, device = a.shape, a.strides, a.dtype, self.module, a.device
+
+        def make() -> Any:
+            with library.cuda.Device(device):
+                x = library.empty(shape, dtype)
+            return x if x.strides == strides else library.ndarray(shape, dtype, memptr=x.data, strides=strides)
+
+        return make
+
+
+class CudaArrayInterface(ArrayLibrary):
+    """Whatever has `__cuda_array_interface__`: Numba's device arrays, and what is like them.
+
+    What is made for it is a device array of Numba's, which all such libraries take. Work goes on the stream that the
+    array names, else on Numba's default one, and the results name the stream that the array names.
+    """
+
+    def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
+        interface = x.__cuda_array_interface__
+        if interface.get("mask") is not None:
+            raise TypeError(f"{name} must not be a masked array; fill it first")
+        pointer, read_only = interface["data"]
+        shape, strides, dtype = tuple(interface["shape"]), interface.get("strides"), np.dtype(interface["typestr"])
+        if dtype.kind == "V" and str(getattr(x, "dtype", None)) == "bfloat16":  # the interface has no name for it
+            dtype = bfloat16()
+        memory = (self, x, self._device_of(pointer), pointer)
+        return DeviceArray(*memory, shape, strides, dtype, not read_only, interface.get("stream"))
+
+    def _device_of(self, pointer: int) -> int:
+        if len(self.module.gpus) == 1:
+            return 0
+        from cuda.bindings import driver
+
+        _, device = driver.cuPointerGetAttribute(
+            driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer
+        )
+        return int(device)
+
+    def from_numpy(self, a: np.ndarray, like: Any) -> Any:
+        return a
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
+        with self.module.gpus[like.device]:
+            x = self.module.device_array(shape, dtype)
+        address, _ = x.__cuda_array_interface__["data"]
+        return DeviceArray(self, x, like.device, address, shape, None, dtype, named_stream=like.named_stream)
+
+    def to_library(self, a: DeviceArray) -> Any:
+        # As unsigned integers first, because the interface has no name for bfloat16.
+        interface = {
+            "data": (a.pointer, False),
+            "shape": a.shape,
+            "strides": a.strides,
+            "typestr": f"<u{a.itemsize}",
+            "stream": a.named_stream,
+            "version": 3,
+        }
+        with self.module.gpus[a.device]:
+            return self.module.from_cuda_array_interface(interface, owner=a.owner, sync=False).view(a.dtype)
+
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        # Numba's own copy waits for the GPU.
+        import_module("fastpool.backends.cuda").copy(source, target)
+
+    def stream(self, a: DeviceArray) -> int:
+        return 0
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLPack's DLManagedTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class DLPack(CudaArrayInterface):
+    """Whatever has DLPack and names no stream. Its library orders its work before that of the default stream, ours.
+
+    JAX's arrays come this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
+    """
+
+    _IN_MAIN_MEMORY, _ON_GPU = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
+    _CODES = MappingProxyType({0: "i", 1: "u", 2: "f", 6: "b"})
+
+    def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
+        place = int(x.__dlpack_device__()[0])
+        if place in self._IN_MAIN_MEMORY:
+            return np.from_dlpack(x)
+        if place not in self._ON_GPU:
+            raise TypeError(f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {place}")
+        capsule = x.__dlpack__(stream=LEGACY_STREAM)
+        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
+        dtype = self._dtype(name, tensor)
+        shape = tuple(tensor.shape[: tensor.ndim])
+        strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
+        pointer = (tensor.data or 0) + tensor.byte_offset
+        # The capsule lets go of the memory when it dies.
+        memory = (self, (x, capsule), tensor.device, pointer)
+        return DeviceArray(*memory, shape, strides, dtype, named_stream=LEGACY_STREAM)
+
+    def _dtype(self, name: str, tensor: _DLTensor) -> np.dtype:
+        if (tensor.code, tensor.bits, tensor.lanes) == (4, 16, 1):
+            return bfloat16()
+        if tensor.code not in self._CODES or tensor.lanes != 1:
+            raise TypeError(f"{name} has a dtype that no array of NumPy's has: DLPack's code {tensor.code}")
+        return np.dtype(f"{self._CODES[tensor.code]}{tensor.bits // 8}")
+
+    def from_numpy(self, a: np.ndarray, like: Any) -> Any:
+        namespace = getattr(like, "__array_namespace__", None)
+        return a if namespace is None else namespace().from_dlpack(a)
+
+
+_LIBRARIES: dict[str, type[ArrayLibrary]] = {"torch": Torch, "cupy": Cupy}
+
+# Packages that register a library of arrays, imported when that library is there.
+_INTEGRATIONS = {"dask.array": "fastpool.integrations.dask"}
+
+
+def register(module: str, library: type[ArrayLibrary]) -> None:
+    """Take the arrays of a library: `library(module)` recognises and reads them, once the caller has imported it."""
+    _LIBRARIES[module] = library
+
+
+@cache
+def _library(name: str) -> ArrayLibrary:
+    return _LIBRARIES[name](sys.modules[name])
+
+
+@cache
+def _protocol(protocol: type[CudaArrayInterface]) -> CudaArrayInterface:
+    try:
+        return protocol(import_module("numba.cuda"))
+    except ImportError as error:
+        raise RuntimeError(f'arrays on a GPU need numba-cuda: pip install "fastpool[cuda]" ({error})') from None
+
+
+def library_of(x: Any) -> ArrayLibrary | None:
+    """The library of an array that is not NumPy's; None for all else. Asks only libraries that are already imported."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return None
+    for name, integration in _INTEGRATIONS.items():
+        if name in sys.modules and name not in _LIBRARIES:
+            import_module(integration)
+    for name in tuple(_LIBRARIES):  # another thread may register one
+        if name in sys.modules and _library(name).holds(x):
+            return _library(name)
+    interface = getattr(x, "__cuda_array_interface__", None)
+    names_a_stream = interface is not None and interface.get("stream") is not None
+    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and not names_a_stream:
+        return _protocol(DLPack)
+    return None if interface is None else _protocol(CudaArrayInterface)
