@@ -16,7 +16,8 @@ from fastpool.backends import numpy as judge
 
 pytest.importorskip("fastpool.backends.numba._launch")
 
-from fastpool.backends.numba import call_of, kernel_name, library, plan
+from fastpool.backends.numba import call_of, kernel_name, library, plan, tuning
+from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.threads import new_scratch
 from fastpool.window import Window
 
@@ -63,20 +64,20 @@ def test_a_library_asks_for_the_c_library_alone(built):
 
 INDICES = tuple(map(np.dtype, ("u1", "u2", "u4")))
 POOLS = {
-    "max_pool": Window.plan(2, (9, 70), 3, 2, 1),
-    "max_pool_of_tall_windows": Window.plan(2, (2 * plan.LEAST_TALL, plan.LEAST_WIDE), plan.LEAST_TALL, 1, 4),
-    "max_pool_direct": Window.plan(2, (8, plan.BYTES), (2, plan.BYTES)),
+    "max_pool_separable": Window.plan(2, (9, 70), 3, 2, 1),
+    "max_pool_van_herk": Window.plan(2, (2 * tuning.LEAST_TALL, tuning.LEAST_WIDE), tuning.LEAST_TALL, 1, 4),
+    "max_pool_direct": Window.plan(2, (8, VECTOR_BYTES), (2, VECTOR_BYTES)),
 }
 POOLS_BACKWARD = {
-    "max_pool_backward_of_tiles": Window.plan(2, (6, 70), 2),
-    "max_pool_backward_by_taps": Window.plan(2, (9, 70), 3, 2, 1),
-    "max_pool_backward": Window.plan(2, (9, 70), (plan.MOST_GATHERED + 1, 1), 1, (plan.MOST_GATHERED, 0)),
+    "max_pool_backward_nonoverlapping": Window.plan(2, (6, 70), 2),
+    "max_pool_backward_gather": Window.plan(2, (9, 70), 3, 2, 1),
+    "max_pool_backward_scatter": Window.plan(2, (9, 70), (tuning.MOST_GATHERED + 1, 1), 1, (tuning.MOST_GATHERED, 0)),
 }
 
 
 def run(made, *arrays):
     # A plan has scratch for the argmax dtype of its window: a wider one needs more.
-    call_of(made).run(new_scratch(4 * made.scratch_bytes), 0, made.units, *arrays)
+    call_of(made).run(new_scratch(4 * made.scratch_bytes), 0, made.items, *arrays)
 
 
 def pooled(name, dtype, index):
@@ -124,12 +125,12 @@ def test_every_pooling_kernel_agrees_with_numpy():
 @of_the_library
 @pytest.mark.parametrize("index", INDICES, ids=str)
 def test_an_argmax_of_each_dtype_is_validated(index):
-    window = POOLS["max_pool"]
+    window = POOLS["max_pool_separable"]
     centre = window.volume // 2
     argmax = np.full((1, *window.out, 1), centre, index)
     for last, invalid in ((centre, 0), (window.volume, 1)):
         argmax.reshape(-1)[-1], found = last, np.zeros(1, np.uint8)
-        run(plan.misplaced(window, 1, 1, index), argmax, found)
+        run(plan.validate_argmax(window, 1, 1, index), argmax, found)
         assert found[0] == invalid
 
 
