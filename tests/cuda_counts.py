@@ -1,6 +1,6 @@
-"""What a warp of each CUDA kernel executes, and sends to memory: counted where tests/ptx.py runs the kernel's PTX.
+"""Counts what a warp of each CUDA kernel executes and which memory it accesses, as tests/ptx.py runs the PTX.
 
-`python tests/cuda_counts.py` writes the table that tests/test_cuda_counts.py holds kernels to, and prints it.
+`python tests/cuda_counts.py` writes the table with which tests/test_cuda_counts.py compares the kernels, and prints it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastpool.window import Window
 
 TABLE = Path(__file__).with_name("cuda_counts.json")
 CAPABILITY = (9, 0)
-# Planes of a size that fills several blocks; a large window and a global one over planes as networks have them.
+# Planes that fill several blocks. The large window and the global one have planes of the size that networks have.
 PLANES = {
     "2 s2": ((2, 8, 56, 56), (2, 2, 0)),
     "3 s2 p1": ((2, 8, 56, 56), (3, 2, 1)),
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def rows():
-    """All that is counted: float32 in full, the other dtypes where their bytes make a difference."""
+    """All rows of the table: every problem in float32, some in other dtypes, whose itemsize changes the vectors."""
     for window in PLANES:
         for layout in LAYOUTS:
             for op in ("forward", "argmax", "backward"):
@@ -61,7 +61,7 @@ def rows():
 
 
 class InMainMemory(ArrayLibrary):
-    """Arrays of NumPy's, where interpreted kernels run."""
+    """NumPy arrays, on which interpreted kernels run."""
 
     def empty(self, shape, dtype, like):
         return device_array(np.ones(shape, dtype))
@@ -75,7 +75,7 @@ def device_array(a):
 
 
 def aligned(shape, dtype, seed=0):
-    """Numbers at an address that is a multiple of 256, as a GPU's are."""
+    """Integers from 0 to 99, at an address that is a multiple of 256, as a GPU's allocations are."""
     dtype = np.dtype(dtype)
     memory = np.empty(int(np.prod(shape)) * dtype.itemsize + 256, np.uint8)
     start = -memory.ctypes.data % 256
@@ -90,20 +90,21 @@ class Launches:
     def __init__(self):
         self.found = []
 
-    def kernel(self, make, constants, kinds, index, device):
+    def kernel(self, make, constants, signature, index, device):
         compilation, launch = (import_module(f"fastpool.backends.cuda.{name}") for name in ("compilation", "launch"))
         function = make(*constants) if constants is not None else make
-        return compilation.ptx_of(function, [launch._type(kind, index) for kind in kinds], CAPABILITY)[1]
+        numba_types = [launch._numba_type(description, index) for description in signature]
+        return compilation.ptx_of(function, numba_types, CAPABILITY)[1]
 
     def launch(self, kernel, grid, arguments):
-        """In the place of `launch.Launch`."""
+        """Replaces `launch.Launch`."""
         module = import_module("fastpool.backends.cuda.launch")
         memory = [a for a in arguments if isinstance(a, module.Memory) and a.address]
         words = [word for argument in arguments for word in module._words(argument)]
 
         def run(addresses, stream):
-            room = [(ctypes.c_ubyte * a.nbytes).from_address(a.address) for a in memory]
-            regions = [ptx.Region(a.address, np.frombuffer(r, np.uint8)) for a, r in zip(memory, room, strict=True)]
+            arrays = [np.frombuffer((ctypes.c_ubyte * a.nbytes).from_address(a.address), np.uint8) for a in memory]
+            regions = [ptx.Region(a.address, array) for a, array in zip(memory, arrays, strict=True)]
             counts = ptx.Counts()
             ptx.run(ptx.Program(kernel), grid, module.THREADS, words, regions, counts)
             self.found.append((kernel, counts))
@@ -144,7 +145,7 @@ def _call(row):
 
 
 def measure(row):
-    """Of all launches of a row: what they execute together, for each warp of work, and what a warp sends to memory."""
+    """The sums over all launches of a row: warps, instructions, divisions, memory requests and sectors."""
     module, launches = import_module("fastpool.backends.cuda.launch"), Launches()
     with patch.multiple(module, _kernel=launches.kernel, Launch=launches.launch):
         _call(row)

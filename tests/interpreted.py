@@ -1,4 +1,4 @@
-"""The CUDA backend without a GPU: main memory is a GPU's, and the PTX of its kernels is run by tests/ptx.py."""
+"""The CUDA backend without a GPU: main memory serves as the GPU's, and tests/ptx.py interprets the kernels' PTX."""
 
 import ctypes
 from importlib import import_module
@@ -7,12 +7,12 @@ import numpy as np
 import ptx
 
 CAPABILITY = (9, 0)
-# A few threads show what many would do: each takes several work items where there are more.
+# A grid of few threads, so that a thread takes several work items.
 THREADS, BLOCKS = 64, 2
 
 
 class Buffer:
-    """What `driver.Buffer` is, in main memory."""
+    """Replaces `driver.Buffer`, with main memory."""
 
     def __init__(self, nbytes, device):
         self._bytes = np.full(nbytes + 256, 0xA5, np.uint8)  # a GPU's allocations are aligned to 256 bytes
@@ -27,24 +27,24 @@ class Buffer:
 
 
 class Launch:
-    """What `launch.Launch` is: runs a program of PTX."""
+    """Replaces `launch.Launch`: interprets a kernel's PTX."""
 
     def __init__(self, program, grid, arguments):
         launch = import_module("fastpool.backends.cuda.launch")
         self._program, self._grid, self._block = program, grid, launch.THREADS
         self._sizes = [a.nbytes for a in arguments if isinstance(a, launch.Memory) and a.address]
         self._words = [word for argument in arguments for word in launch._words(argument)]
-        self._places, self.addresses, at = [], [], 0
+        self._positions, self.addresses, at = [], [], 0
         for argument in arguments:
             if isinstance(argument, launch.Memory) and argument.address:
-                self._places.append(at)
+                self._positions.append(at)
                 self.addresses.append(argument.address)
             at += len(launch._words(argument))
 
     def __call__(self, addresses, stream):
         words = self._words.copy()
-        for place, address in zip(self._places, addresses, strict=True):
-            words[place] = address
+        for position, address in zip(self._positions, addresses, strict=True):
+            words[position] = address
         regions = [ptx.Region(a, _memory(a, size)) for a, size in zip(addresses, self._sizes, strict=True)]
         ptx.run(self._program, self._grid, self._block, words, regions)
 
@@ -54,7 +54,7 @@ def _memory(address, nbytes):
 
 
 def install():
-    """Put all this in the place of the driver, for good."""
+    """Replace the driver by the classes of this module, until the process ends."""
     compilation, launch, driver, backend = (
         import_module(f"fastpool.backends.cuda{name}") for name in (".compilation", ".launch", ".driver", "")
     )

@@ -1,4 +1,4 @@
-"""The machine code of the CUDA kernels, read without a card: what numba-cuda makes of them and ptxas says of it."""
+"""The PTX that numba-cuda makes of the CUDA kernels, and what ptxas reports about it. No GPU is needed."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ backend = import_module("fastpool.backends.cuda")
 launch = import_module("fastpool.backends.cuda.launch")
 cuda, types = compilation.cuda, compilation.types
 
-CARDS = [(7, 5), (8, 0), (9, 0)]
+CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 DTYPES = (*FLOATS, "uint8", "bool", "int8", "int16", "uint32", "int64")
 LAYOUTS = ("channels_first", "channels_last")
@@ -39,7 +39,7 @@ def dtype_of(name):
 
 
 class Nowhere(ArrayLibrary):
-    """Arrays at an address, and no memory."""
+    """Arrays with an address, but without memory."""
 
     def empty(self, shape, dtype, like):
         return array(shape, dtype)
@@ -53,20 +53,21 @@ def array(shape, dtype):
 
 
 @lru_cache(None)
-def kernel_for(card, make, constants, kinds, index):
+def kernel_for(capability, make, constants, signature, index):
     """The name of a kernel's function and its PTX, compiled once for all tests."""
     function = make(*constants) if constants is not None else make
-    return function.__name__, compilation.ptx_of(function, [launch._type(kind, index) for kind in kinds], card)[1]
+    numba_types = [launch._numba_type(description, index) for description in signature]
+    return function.__name__, compilation.ptx_of(function, numba_types, capability)[1]
 
 
 class Code:
     """The PTX of every kernel that is launched, by the name of its function."""
 
-    def __init__(self, card):
-        self.card, self.kernels = card, []
+    def __init__(self, capability):
+        self.capability, self.kernels = capability, []
 
-    def compile(self, make, constants, kinds, index, device):
-        return kernel_for(self.card, make, constants, kinds, index)
+    def compile(self, make, constants, signature, index, device):
+        return kernel_for(self.capability, make, constants, signature, index)
 
     def each(self, name):
         found = [ptx for function, ptx in self.kernels if function == name]
@@ -76,7 +77,7 @@ class Code:
 
 @pytest.fixture
 def code(monkeypatch, request):
-    """Compile instead of running, for the card that the test names, sm_90 if none."""
+    """Compile kernels instead of running them, for the compute capability that the test names, or for sm_90."""
     code = Code(getattr(request, "param", (9, 0)))
     monkeypatch.setattr(launch, "_kernel", code.compile)
     monkeypatch.setattr(launch.Launch, "__call__", lambda self, *arguments: code.kernels.append(self._kernel))
@@ -93,10 +94,10 @@ def pool(dtype, layout, window, argmax=True):
     shape = (2, 32, 64, 64) if layout == "channels_first" else (2, 64, 64, 32)
     window = Window.plan(2, shape, **WINDOWS[window], data_format=layout)
     x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
-    winners = array(y.shape, window.argmax_dtype) if argmax else None
-    backend.max_pool.on_device(x, window, y, winners)
+    argmax_out = array(y.shape, window.argmax_dtype) if argmax else None
+    backend.max_pool.on_device(x, window, y, argmax_out)
     if argmax and dtype.name in FLOATS:
-        backend.max_pool_backward.on_device(y, winners, window, x)
+        backend.max_pool_backward.on_device(y, argmax_out, window, x)
 
 
 def columns(dtype, layout):
@@ -111,7 +112,7 @@ def columns(dtype, layout):
 
 
 def copies(dtype):
-    """Of columns, and of the transposed view of an image whose addresses are odd."""
+    """Copy columns, and a transposed view whose addresses are odd."""
     a = array((2, 3, 4, 5, 6), dtype)
     backend.copy(a.transpose((4, 0, 3, 1, 2)), array((6, 2, 5, 3, 4), dtype))
     at_odd = DeviceArray(a.library, None, 0, a.pointer + 1, (5, 4), (dtype.itemsize, 5 * dtype.itemsize), dtype)
@@ -143,19 +144,19 @@ def ptxas():
 
 
 def assemble(ptx, folder):
-    """What ptxas says of a kernel: registers, bytes of stack and of spills."""
+    """Registers, bytes of stack and bytes of spills of a kernel, as ptxas reports them."""
     source = folder / "kernel.ptx"
     source.write_text(ptx, encoding="utf-8")
-    card = re.search(r"\.target (sm_\d+)", ptx)[1]
-    command = [ptxas(), "-v", f"-arch={card}", source, "-o", folder / "kernel.cubin"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    stack = int(re.search(r"(\d+) bytes stack frame", said)[1])
-    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
-    return int(re.search(r"Used (\d+) registers", said)[1]), stack, spilled
+    architecture = re.search(r"\.target (sm_\d+)", ptx)[1]
+    command = [ptxas(), "-v", f"-arch={architecture}", source, "-o", folder / "kernel.cubin"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    stack = int(re.search(r"(\d+) bytes stack frame", report)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", report)))
+    return int(re.search(r"Used (\d+) registers", report)[1]), stack, spilled
 
 
 def check(code, tmp_path):
-    """No memory of a thread's own, and no more registers than leave room for half of the threads of a processor."""
+    """No local memory, and at most 128 registers, so that a multiprocessor can hold 512 threads."""
     assert code.kernels
     for name, ptx in code.kernels:
         assert ".local" not in ptx, name
@@ -168,7 +169,7 @@ def check(code, tmp_path):
 ATOMIC = re.compile(r"\b(atom|red)\.")
 
 
-@pytest.mark.parametrize("code", CARDS, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize("code", CAPABILITIES, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_pooling_keeps_to_registers(window, layout, code, tmp_path):
@@ -185,7 +186,7 @@ def test_pooling_keeps_to_registers_in_every_dtype(dtype, code, tmp_path):
     check(code, tmp_path)
 
 
-@pytest.mark.parametrize("code", CARDS, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize("code", CAPABILITIES, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
 def test_all_other_kernels_keep_to_registers(code, tmp_path):
     for dtype in map(dtype_of, ("float32", "bfloat16", "int8")):
         for layout in LAYOUTS:
@@ -195,8 +196,8 @@ def test_all_other_kernels_keep_to_registers(code, tmp_path):
     for dtype in map(dtype_of, FLOATS):
         activations(dtype)
     argmax, window = array((2, 4, 4, 1, 1), "uint8"), Window.plan(2, (2, 4, 4), 2)
-    arguments = (launch.memory(argmax, number="index"), launch.memory(argmax), *backend._numbers(window), 1, 32)
-    launch.launch(argmax, backend.pool.misplaced, None, *arguments, wide=False)
+    arguments = (launch.memory(argmax, compute_dtype="index"), launch.memory(argmax), *backend._geometry(window), 1, 32)
+    launch.launch(argmax, backend.pool.validate_argmax, None, *arguments, wide=False)
     launch.launch(argmax, backend.pool.clear, None, launch.memory(argmax), 32, wide=False)
     check(code, tmp_path)
 
@@ -214,7 +215,7 @@ def test_gradients_are_gathered_without_atomics(window, layout, code):
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "bool"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_numbers_are_loaded_and_stored_sixteen_bytes_at_once(layout, dtype, code):
+def test_elements_are_loaded_and_stored_sixteen_bytes_at_once(layout, dtype, code):
     pool(dtype_of(dtype), layout, "2 s2")
     wide = r"\.global\.v(?:4\.[a-z]32|2\.[a-z]64)"
     for name, ptx in code.kernels:
@@ -284,7 +285,7 @@ reason = fp.backends()["cuda"].reason
 assert "Warning" not in reason, reason
 from fastpool.backends.cuda.compilation import cuda, types
 from fastpool.backends.cuda.elementwise import hard_swish
-from fastpool.backends.cuda.lanes import Pointer
+from fastpool.backends.cuda.vectors import Pointer
 
 assert not hasattr(np, "row_stack")
 pointer = Pointer("float32", 4, types.float32, 16)
@@ -299,7 +300,7 @@ def test_kernels_are_compiled_with_a_numpy_that_has_no_row_stack(python):
 
 
 class FakeNvml:
-    """What NVML answers to who asks how many devices there are."""
+    """NVML, as far as it counts devices."""
 
     def __init__(self, devices):
         self.devices, self.open = devices, False
@@ -344,13 +345,13 @@ def test_devices_are_counted_without_waking_the_driver(devices, visible, reason,
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    told = compilation.why_not()
-    assert (told is None) if reason is None else told.startswith(reason)
+    reported = compilation.why_not()
+    assert (reported is None) if reason is None else reported.startswith(reason)
     assert not nvml.open
 
 
 @pytest.mark.parametrize("library", ["nvvm", "nvJitLink"])
-def test_a_missing_compiler_is_told(library, monkeypatch):
+def test_a_missing_compiler_is_reported(library, monkeypatch):
     def missing(name):
         if name == library:
             raise RuntimeError(f"no {name}\nanywhere")
@@ -365,6 +366,6 @@ def test_a_missing_compiler_is_told(library, monkeypatch):
 @pytest.mark.parametrize("tests", ["tests/test_gpu.py", "tests/test_rules.py", "tests/test_conformance.py"])
 def test_where_a_gpu_is_demanded_a_missing_one_is_a_failure(tests, python):
     pytest_here = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=", "-k", "zero", tests)
-    said = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1")
-    assert "FASTPOOL_TEST_CUDA=1, but the backend cuda is not available" in said
-    assert "CUDA is disabled" in said
+    output = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1")
+    assert "FASTPOOL_TEST_CUDA=1, but the backend cuda is not available" in output
+    assert "CUDA is disabled" in output

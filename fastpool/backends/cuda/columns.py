@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from fastpool.backends.cuda.compilation import cuda, inlined
-from fastpool.backends.cuda.lanes import lanes_of, load, store
 from fastpool.backends.cuda.pool import inside, split
+from fastpool.backends.cuda.vectors import load, splat_for, store
 
 
 @inlined
 def window_at(reach, stride, out):
-    """The window that begins so far from a cell, and whether there is one."""
+    """The window that begins at `reach` of the padded input, and whether there is one."""
     window = reach // stride
     return window, (reach >= 0) & (window * stride == reach) & (window < out)
 
 
-def im2col(window, images_last):
-    """A thread puts one window after the other tap into its columns; neighbours take neighbouring columns."""
-    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = window
+def im2col(geometry, images_last):
+    """A thread copies the taps of one window after the other. Neighbouring threads write neighbouring elements."""
+    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
 
-    def im2col(x, cols, fill_value, sizes, images, channels, x_steps, cols_steps, units):
-        index = type(units)
+    def im2col(x, cols, fill_value, sizes, images, channels, x_steps, cols_steps, items):
+        index = type(items)
         D, H, W, OD, OH, OW = sizes
-        image_step, channel_step, cell_step = x_steps
-        into_image, into_channel, into_tap, into_position = cols_steps
-        unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
-        while unit < units:
+        x_image_step, x_channel_step, x_cell_step = x_steps
+        cols_image_step, cols_channel_step, cols_tap_step, cols_position_step = cols_steps
+        item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while item < items:
             if images_last:
-                rest, image = split(unit, images)
+                rest, image = split(item, images)
                 channel, position = split(rest, index(OD * OH * OW))
             else:
-                rest, position = split(unit, index(OD * OH * OW))
+                rest, position = split(item, index(OD * OH * OW))
                 image, channel = split(rest, channels)
             rest, ow = split(position, OW)
             od, oh = split(rest, OH)
-            plane = index(image * image_step + channel * channel_step)
-            at = index(image * into_image + channel * into_channel + position * into_position)
+            plane = index(image * x_image_step + channel * x_channel_step)
+            at = index(image * cols_image_step + channel * cols_channel_step + position * cols_position_step)
             for kd in range(KD):
                 d = index(od * sd - pd + kd * dd)
                 for kh in range(KH):
@@ -43,32 +43,32 @@ def im2col(window, images_last):
                     for kw in range(KW):
                         w = index(ow * sw - pw + kw * dw)
                         if real & inside(w, W):
-                            cols[at] = x[index(plane + ((d * H + h) * W + w) * cell_step)]
+                            cols[at] = x[index(plane + ((d * H + h) * W + w) * x_cell_step)]
                         else:
                             cols[at] = fill_value
-                        at = index(at + into_tap)
-            unit = index(unit + step)
+                        at = index(at + cols_tap_step)
+            item = index(item + step)
 
     return im2col
 
 
-def col2im(window):
-    """A thread gathers one cell from all taps of all windows that cover it, in order of the taps."""
-    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = window
+def col2im(geometry):
+    """A thread sums one cell over the windows that cover it, in the order of the taps."""
+    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
 
-    def col2im(cols, dx, sizes, channels, inner, cols_steps, units):
-        index = type(units)
+    def col2im(cols, dx, sizes, channels, inner, cols_steps, items):
+        index = type(items)
         D, H, W, OD, OH, OW = sizes
-        from_image, from_channel, from_tap, from_position = cols_steps
-        unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
-        while unit < units:
-            rest, within = split(unit, inner)
+        cols_image_step, cols_channel_step, cols_tap_step, cols_position_step = cols_steps
+        item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while item < items:
+            rest, c = split(item, inner)
             rest, w = split(rest, W)
             rest, h = split(rest, H)
             outer, d = split(rest, D)
-            image, channel = split(index(outer * inner + within), channels)
-            source = index(image * from_image + channel * from_channel)
-            total = lanes_of(dx, 0)
+            image, channel = split(index(outer * inner + c), channels)
+            source = index(image * cols_image_step + channel * cols_channel_step)
+            total = splat_for(dx, 0)
             for kd in range(KD):
                 od, covered_d = window_at(index(d + pd - kd * dd), sd, OD)
                 for kh in range(KH):
@@ -76,29 +76,29 @@ def col2im(window):
                     for kw in range(KW):
                         ow, covered_w = window_at(index(w + pw - kw * dw), sw, OW)
                         if covered_d & covered_h & covered_w:
-                            at = index(source + ((kd * KH + kh) * KW + kw) * from_tap)
-                            at = index(at + ((od * OH + oh) * OW + ow) * from_position)
+                            at = index(source + ((kd * KH + kh) * KW + kw) * cols_tap_step)
+                            at = index(at + ((od * OH + oh) * OW + ow) * cols_position_step)
                             total = total + load(cols, at, index(0), index(1), 0, 0, 0)
-            store(dx, unit, index(0), index(1), total)
-            unit = index(unit + step)
+            store(dx, item, index(0), index(1), total)
+            item = index(item + step)
 
     return col2im
 
 
 def copy(axes):
-    """A thread copies one element between arrays with a step for each axis; neighbours take neighbours of the last."""
+    """A thread copies one element after the other. Neighbouring threads take neighbours along the last axis."""
 
-    def copy(source, target, origin, into, shape, steps, into_steps, units):
-        index = type(units)
-        unit, step = index(cuda.grid(1)), index(cuda.gridsize(1))
-        while unit < units:
-            rest, source_at, target_at = unit, origin, into
+    def copy(source, target, source_origin, target_origin, shape, source_steps, target_steps, items):
+        index = type(items)
+        item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while item < items:
+            rest, source_at, target_at = item, source_origin, target_origin
             for k in range(axes):
                 axis = axes - 1 - k
                 rest, at = split(rest, shape[axis])
-                source_at = index(source_at + at * steps[axis])
-                target_at = index(target_at + at * into_steps[axis])
+                source_at = index(source_at + at * source_steps[axis])
+                target_at = index(target_at + at * target_steps[axis])
             target[target_at] = source[source_at]
-            unit = index(unit + step)
+            item = index(item + step)
 
     return copy

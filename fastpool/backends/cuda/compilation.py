@@ -1,4 +1,4 @@
-"""From Python to machine code: numba-cuda, imported here alone, compiles to PTX, and nvJitLink assembles it."""
+"""From Python to machine code: numba-cuda compiles to PTX, and nvJitLink assembles that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["VERSION", "compiled", "compiling_for", "cuda", "inlined", "ptx_of", 
 
 @contextmanager
 def _with_removed_names() -> Iterator[None]:
-    """Within the `with` block, let numba-cuda 0.30 be imported with NumPy 2.5, which it was not made for.
+    """Within the `with` block, let numba-cuda 0.30 be imported with NumPy 2.5, which it does not support.
 
     NumPy 2.5 has removed `row_stack`, another name of `vstack`, and deprecates more of what numba-cuda calls: where
     warnings are errors, a deprecation would look like a broken installation.
@@ -46,7 +46,7 @@ with _with_removed_names():
     from numba.cuda.np import arrayobj  # noqa: F401
 
 VERSION = numba_cuda.__version__
-# The compute capability for which a kernel is being compiled, which decides what instructions it may have.
+# The compute capability for which a kernel is being compiled: it limits the instructions that the kernel may use.
 compiling_for: ContextVar[tuple[int, int]] = ContextVar("fastpool_compiling_for")
 
 
@@ -57,7 +57,7 @@ def why_not():
     """
     devices = _device_count()
     if devices is None:
-        cuda.is_available()  # asks the driver, and keeps what it answers
+        cuda.is_available()  # initialises the driver and stores its error, if any
     error = cuda.cuda_error()
     if error is not None:
         return " ".join(error.split()).rstrip(" :")
@@ -75,7 +75,7 @@ def why_not():
 
 
 def _device_count():
-    """The number of NVIDIA's devices as NVML counts them, which leaves the driver alone; None if it cannot be asked."""
+    """The number of NVIDIA devices by NVML, which does not initialise the driver; None without NVML."""
     try:
         nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
@@ -90,13 +90,13 @@ def _device_count():
 
 
 def _names_a_device(visible, devices):
-    """Whether CUDA_VISIBLE_DEVICES shows a device: the driver takes the names up to the first that is none."""
+    """Whether CUDA_VISIBLE_DEVICES shows a device: the driver reads the names up to the first invalid one."""
     first = visible.split(",")[0].strip()
     return first.startswith(("GPU-", "MIG-")) or (first.isdecimal() and int(first) < devices)
 
 
 def inlined(function):
-    """Make a function one for kernels to call: it becomes a part of them."""
+    """A device function that is inlined into the kernels that call it."""
     return cuda.jit(device=True, inline="always")(function)
 
 
@@ -117,7 +117,7 @@ def compiled(function, signature, capability):
 
 
 def _assembled(ptx, architecture):
-    """Machine code, by nvJitLink: a driver may be too old for the PTX of the compiler, but nvJitLink is not."""
+    """Machine code of PTX. The driver may be too old for the compiler's PTX; nvJitLink is as new as the compiler."""
     handle = nvjitlink.create(1, [f"-arch={architecture}"])
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")

@@ -1,4 +1,4 @@
-"""NVIDIA's driver, which no other module calls: devices, kernels on them, memory, and streams that wait."""
+"""All calls of NVIDIA's driver: devices, kernels, memory, and the order of streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Buffer", "Kernel", "capability", "current_device", "on_device", "wai
 
 
 def _result(answer):
-    """What a function of the driver gives, or RuntimeError with the name of its error."""
+    """The results of a call of the driver. Raises RuntimeError with the name of its error."""
     error, *results = answer
     if error != driver.CUresult.CUDA_SUCCESS:
         _, name = driver.cuGetErrorName(error)
@@ -22,20 +22,20 @@ def _result(answer):
 
 
 @cache
-def _device(number: int):
+def _device(ordinal: int):
     _result(driver.cuInit(0))
-    return _result(driver.cuDeviceGet(number))
+    return _result(driver.cuDeviceGet(ordinal))
 
 
 @cache
 def _context(device: int):
-    """The primary context of a device, in which all libraries work. It is kept for good."""
+    """The primary context of a device, which all libraries share. It is never released."""
     return _result(driver.cuDevicePrimaryCtxRetain(_device(device)))
 
 
 @contextmanager
 def on_device(device: int) -> Iterator[None]:
-    """Within the `with` block a device's primary context is the current one of this thread."""
+    """Within the `with` block, make a device's primary context the current one of this thread."""
     context = _context(device)
     if int(_result(driver.cuCtxGetCurrent())) == int(context):
         yield
@@ -48,14 +48,14 @@ def on_device(device: int) -> Iterator[None]:
 
 
 def current_device() -> int:
-    """The device on which this thread works, 0 where it has not chosen one."""
+    """The current device of this thread, 0 if it has none."""
     _result(driver.cuInit(0))
     return int(_result(driver.cuCtxGetDevice())) if int(_result(driver.cuCtxGetCurrent())) else 0
 
 
 @cache
 def capability(device: int) -> tuple[int, int]:
-    """The compute capability."""
+    """The compute capability of a device, as (major, minor)."""
     attribute = driver.CUdevice_attribute
     names = (
         attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
@@ -66,7 +66,7 @@ def capability(device: int) -> tuple[int, int]:
 
 
 class Kernel:
-    """A kernel on a device. It is never unloaded: a captured graph launches it by its address."""
+    """A kernel on a device. It is never unloaded, because a captured graph launches it by its address."""
 
     def __init__(self, name: str, cubin: bytes, device: int) -> None:
         self._device, self._context = device, int(_context(device))
@@ -75,7 +75,7 @@ class Kernel:
             self._function = _result(driver.cuModuleGetFunction(module, name.encode()))
 
     def launch(self, grid: int, block: int, arguments: int, stream: int) -> None:
-        """Run it on a stream. `arguments` is the address of the list of the addresses of its arguments."""
+        """Run on a stream. `arguments` is the address of a list of the addresses of the arguments."""
         if int(driver.cuCtxGetCurrent()[1]) != self._context:
             with on_device(self._device):
                 self.launch(grid, block, arguments, stream)
@@ -99,20 +99,20 @@ class Buffer:
                 driver.cuMemFree(self.address)
 
     def write(self, a: np.ndarray) -> None:
-        """Copy a contiguous array there; waits."""
+        """Copy a contiguous array to the device, and wait for the copy."""
         if a.nbytes:
             with on_device(self._device):
                 _result(driver.cuMemcpyHtoD(self.address, a.ctypes.data, a.nbytes))
 
     def read(self, a: np.ndarray) -> None:
-        """Copy it into a contiguous array; waits for all work on the default stream."""
+        """Copy the memory into a contiguous array, and wait for all work on the default stream."""
         if a.nbytes:
             with on_device(self._device):
                 _result(driver.cuMemcpyDtoH(a.ctypes.data, self.address, a.nbytes))
 
 
 def wait(waiting: int, stream: int, device: int) -> None:
-    """Let a stream wait for all that another has been given so far."""
+    """Let the stream `waiting` wait for all work that has been submitted to `stream` so far."""
     with on_device(device):
         event = _result(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
         try:

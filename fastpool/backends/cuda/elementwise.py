@@ -1,9 +1,9 @@
-"""hard-swish, swish and their gradients, lanes by lanes. Two-byte floats are calculated in float32."""
+"""hard-swish, swish and their gradients, vector by vector. Two-byte floats are calculated in float32."""
 
 from __future__ import annotations
 
 from fastpool.backends.cuda.compilation import cuda, inlined
-from fastpool.backends.cuda.lanes import exponential, lanes_of, load, store, where
+from fastpool.backends.cuda.vectors import exponential, load, splat_for, store, where
 
 
 @inlined
@@ -13,14 +13,14 @@ def hard_swish_of(value, zero, three, six):
 
 
 @inlined
-def hard_swish_slope(value, zero, one, three, six):
+def hard_swish_grad(value, zero, one, three, six):
     above = where(three <= value, one, (value + value + three) / six)
     return where(value <= zero - three, zero, above)
 
 
 @inlined
 def sigmoid(z, zero, one):
-    """By the exponential of what is not positive, which does not overflow."""
+    """1 / (1 + exp(-z)), from the exponential of -|z|, which does not overflow."""
     small = exponential(where(z < zero, z, zero - z))
     return where(z < zero, small, one) / (one + small)
 
@@ -32,57 +32,57 @@ def swish_of(value, beta, zero, one):
 
 
 @inlined
-def swish_slope(value, beta, zero, one):
+def swish_grad(value, beta, zero, one):
     z = beta * value
     s = sigmoid(z, zero, one)
     return where((s == zero) | (s == one), s, s * (one + z * (one - s)))
 
 
-def hard_swish(lanes):
-    def hard_swish(x, y, units):
-        index = type(units)
-        i, step = index(cuda.grid(1) * lanes), index(cuda.gridsize(1) * lanes)
-        zero, three, six = lanes_of(x, 0), lanes_of(x, 3), lanes_of(x, 6)
-        while i < units:
-            store(y, index(0), i, units, hard_swish_of(load(x, index(0), i, units, 0, 0, 0), zero, three, six))
+def hard_swish(width):
+    def hard_swish(x, y, size):
+        index = type(size)
+        i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
+        zero, three, six = splat_for(x, 0), splat_for(x, 3), splat_for(x, 6)
+        while i < size:
+            store(y, index(0), i, size, hard_swish_of(load(x, index(0), i, size, 0, 0, 0), zero, three, six))
             i = index(i + step)
 
     return hard_swish
 
 
-def hard_swish_backward(lanes):
-    def hard_swish_backward(dy, x, dx, units):
-        index = type(units)
-        i, step = index(cuda.grid(1) * lanes), index(cuda.gridsize(1) * lanes)
-        zero, one, three, six = lanes_of(x, 0), lanes_of(x, 1), lanes_of(x, 3), lanes_of(x, 6)
-        while i < units:
-            slope = hard_swish_slope(load(x, index(0), i, units, 0, 0, 0), zero, one, three, six)
-            store(dx, index(0), i, units, load(dy, index(0), i, units, 0, 0, 0) * slope)
+def hard_swish_backward(width):
+    def hard_swish_backward(dy, x, dx, size):
+        index = type(size)
+        i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
+        zero, one, three, six = splat_for(x, 0), splat_for(x, 1), splat_for(x, 3), splat_for(x, 6)
+        while i < size:
+            grad = hard_swish_grad(load(x, index(0), i, size, 0, 0, 0), zero, one, three, six)
+            store(dx, index(0), i, size, load(dy, index(0), i, size, 0, 0, 0) * grad)
             i = index(i + step)
 
     return hard_swish_backward
 
 
-def swish(lanes):
-    def swish(x, beta, y, units):
-        index = type(units)
-        i, step = index(cuda.grid(1) * lanes), index(cuda.gridsize(1) * lanes)
-        zero, one, by = lanes_of(x, 0), lanes_of(x, 1), lanes_of(x, beta)
-        while i < units:
-            store(y, index(0), i, units, swish_of(load(x, index(0), i, units, 0, 0, 0), by, zero, one))
+def swish(width):
+    def swish(x, beta, y, size):
+        index = type(size)
+        i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
+        zero, one, beta_vector = splat_for(x, 0), splat_for(x, 1), splat_for(x, beta)
+        while i < size:
+            store(y, index(0), i, size, swish_of(load(x, index(0), i, size, 0, 0, 0), beta_vector, zero, one))
             i = index(i + step)
 
     return swish
 
 
-def swish_backward(lanes):
-    def swish_backward(dy, x, beta, dx, units):
-        index = type(units)
-        i, step = index(cuda.grid(1) * lanes), index(cuda.gridsize(1) * lanes)
-        zero, one, by = lanes_of(x, 0), lanes_of(x, 1), lanes_of(x, beta)
-        while i < units:
-            slope = swish_slope(load(x, index(0), i, units, 0, 0, 0), by, zero, one)
-            store(dx, index(0), i, units, load(dy, index(0), i, units, 0, 0, 0) * slope)
+def swish_backward(width):
+    def swish_backward(dy, x, beta, dx, size):
+        index = type(size)
+        i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
+        zero, one, beta_vector = splat_for(x, 0), splat_for(x, 1), splat_for(x, beta)
+        while i < size:
+            grad = swish_grad(load(x, index(0), i, size, 0, 0, 0), beta_vector, zero, one)
+            store(dx, index(0), i, size, load(dy, index(0), i, size, 0, 0, 0) * grad)
             i = index(i + step)
 
     return swish_backward

@@ -12,71 +12,74 @@ import numpy as np
 
 from fastpool.backends.cuda import driver
 from fastpool.backends.cuda.compilation import compiled, types
-from fastpool.backends.cuda.lanes import Pointer
+from fastpool.backends.cuda.vectors import Pointer
 from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
 from fastpool.replay import recording
 
-LANE_BYTES = 16  # the most that a thread loads at once
-NARROW = 2**31 - 2**29  # sizes below it are calculated with in 32 bits: an index may still take the longest step
+VECTOR_BYTES = 16  # the most that a thread loads at once
+NARROW = 2**31 - 2**29  # sizes below it take 32-bit indices: an index may exceed the size by one grid-stride step
 THREADS = 256  # of a block
-BLOCKS = 2**18  # of a grid at most; beyond, threads take more than one unit
+BLOCKS = 2**18  # of a grid at most; beyond, threads take more than one work item
 
-_WORD = 2**64 - 1
+_WORD_MASK = 2**64 - 1
 
 
 class Memory(NamedTuple):
-    """An argument that is a pointer: the type it has in the kernel, but for the type of indices, and the address."""
+    """An argument that is a pointer: the fields of its type in the kernel, its address, and the size of its memory.
+
+    The compute dtype "index" stands for the dtype of the kernel's indices.
+    """
 
     stored: str
-    lanes: int
-    number: str
+    width: int
+    compute_dtype: str
     align: int
     address: int
     nbytes: int
 
 
-def number_of(dtype: np.dtype) -> str:
-    """What numbers of a dtype are compared and added up in."""
+def compute_dtype_of(dtype: np.dtype) -> str:
+    """The dtype in which elements of a dtype are compared and summed."""
     return {"float16": "float32", "bfloat16": "float32", "bool": "uint8"}.get(dtype.name, dtype.name)
 
 
-def memory(a: DeviceArray, lanes: int = 1, *run: int, number: str | None = None) -> Memory:
-    """An array for a kernel that takes `lanes` numbers at once, at multiples of them in runs of these lengths."""
+def memory(a: DeviceArray, width: int = 1, *row_lengths: int, compute_dtype: str | None = None) -> Memory:
+    """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of these lengths."""
     align = a.itemsize
-    if lanes > 1:
-        places = (a.pointer, lanes * a.itemsize, LANE_BYTES, *(n * a.itemsize for n in run))
-        align = gcd(*places)
-    return Memory(a.dtype.name, lanes, number or number_of(a.dtype), align, a.pointer, a.nbytes)
+    if width > 1:
+        align = gcd(a.pointer, width * a.itemsize, VECTOR_BYTES, *(n * a.itemsize for n in row_lengths))
+    return Memory(a.dtype.name, width, compute_dtype or compute_dtype_of(a.dtype), align, a.pointer, a.nbytes)
 
 
 NOTHING = Memory("uint8", 1, "uint8", 1, 0, 0)
 
 
-def is_wide(*numbers: int) -> bool:
-    """Whether indices made of these need 64 bits."""
-    return max(map(abs, numbers)) >= NARROW
+def is_wide(*values: int) -> bool:
+    """Whether indices computed from these values need 64 bits."""
+    return max(map(abs, values)) >= NARROW
 
 
 @cache
-def _kernel(make, constants, kinds, index, device):
-    """The kernel that `make` makes, for arguments of these kinds, on a device. It is kept for good."""
+def _kernel(make, constants, signature, index, device):
+    """The kernel of `make(*constants)`, or `make` itself, for a signature on a device. It is never dropped."""
     function = make(*constants) if constants is not None else make
-    signature = [_type(kind, index) for kind in kinds]
-    return driver.Kernel(*compiled(function, signature, driver.capability(device)), device)
+    numba_types = [_numba_type(description, index) for description in signature]
+    return driver.Kernel(*compiled(function, numba_types, driver.capability(device)), device)
 
 
-def _type(kind, index):
-    """The type of an argument in a kernel's signature."""
-    if isinstance(kind, tuple):
-        stored, lanes, number, align = kind
-        number = index if number == "index" else number
-        return Pointer(stored, lanes, getattr(types, number), align)
-    if isinstance(kind, int):
-        return types.UniTuple(getattr(types, index), kind)
-    return getattr(types, index if kind == "index" else kind)
+def _numba_type(description, index):
+    """The Numba type of an argument, from its description in a signature."""
+    if isinstance(description, tuple):
+        stored, width, compute_dtype, align = description
+        compute_dtype = index if compute_dtype == "index" else compute_dtype
+        return Pointer(stored, width, getattr(types, compute_dtype), align)
+    if isinstance(description, int):
+        return types.UniTuple(getattr(types, index), description)
+    return getattr(types, index if description == "index" else description)
 
 
-def _kind_of(argument):
+def _describe(argument):
+    """An argument in the signature of a kernel: hashable, and without the dtype of indices."""
     if isinstance(argument, Memory):
         return argument[:4]
     if isinstance(argument, tuple):
@@ -87,18 +90,18 @@ def _kind_of(argument):
 
 
 def _words(argument):
-    """An argument as words of eight bytes, of which the driver reads as many bytes as the kernel's parameter has."""
+    """An argument as words of eight bytes. The driver reads of each as many bytes as the kernel's parameter has."""
     if isinstance(argument, Memory):
         return [argument.address]
     if isinstance(argument, tuple):
-        return [n & _WORD for n in argument]
+        return [n & _WORD_MASK for n in argument]
     if isinstance(argument, float):
         return [int.from_bytes(struct.pack("<d", argument), "little")]
-    return [int(argument) & _WORD]
+    return [int(argument) & _WORD_MASK]
 
 
 class _Packed:
-    """Arguments as the driver takes them: `address` is that of a list of the addresses of all words, in `order`."""
+    """Arguments as the driver takes them: at `address` lies a list of the addresses of all words, in `order`."""
 
     __slots__ = ("_addresses", "address", "words")
 
@@ -111,21 +114,21 @@ class _Packed:
 
 
 class Launch:
-    """A kernel with its grid and its packed arguments, to be run on a stream, again and again with other addresses."""
+    """A kernel with its grid and its packed arguments. Each call runs it on a stream, with other addresses."""
 
     def __init__(self, kernel, grid: int, arguments: tuple) -> None:
         self._kernel, self._grid = kernel, grid
         words = [(word, isinstance(argument, Memory)) for argument in arguments for word in _words(argument)]
-        # Addresses come first, so that all of them are replaced at once; the driver finds each word by its address.
-        places = sorted(range(len(words)), key=lambda at: not (words[at][0] and words[at][1]))
-        self._words = [words[at][0] for at in places]
-        self._order = [places.index(at) for at in range(len(words))]
+        # Addresses come first, so that one slice replaces all of them; the driver finds each word by its address.
+        packed_order = sorted(range(len(words)), key=lambda at: not (words[at][0] and words[at][1]))
+        self._words = [words[at][0] for at in packed_order]
+        self._order = [packed_order.index(at) for at in range(len(words))]
         self.addresses = [word for word, is_address in words if word and is_address]
-        # Each thread that is launching has one, since the driver reads it without Python's lock.
+        # Each launching thread takes its own, because the driver reads it without holding the GIL.
         self._packed: list[_Packed] = []
 
     def __call__(self, addresses, stream: int) -> None:
-        """Run with so many addresses in place of `self.addresses`."""
+        """Run with `addresses` in place of `self.addresses`."""
         try:
             packed = self._packed.pop()
         except IndexError:
@@ -136,12 +139,13 @@ class Launch:
 
 
 def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: bool, blocks: int = 0) -> None:
-    """Run a kernel where an array lies, on its stream. The last argument is the number of units, one for each thread.
+    """Run a kernel on the device and the stream of an array.
 
-    Or, with `blocks`, so many blocks are to share the units.
+    The last argument is the number of work items, of which each thread takes one; with `blocks`, that many blocks share
+    the work items.
     """
-    kinds = tuple(map(_kind_of, arguments))
-    kernel = _kernel(make, constants, kinds, "int64" if wide else "int32", place.device)
+    signature = tuple(map(_describe, arguments))
+    kernel = _kernel(make, constants, signature, "int64" if wide else "int32", place.device)
     grid = min(blocks or -(-arguments[-1] // THREADS), BLOCKS)
     prepared = Launch(kernel, grid, arguments)
     recorder = recording.get()
@@ -150,54 +154,54 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     prepared(prepared.addresses, place.stream())
 
 
-def threads_of_a_block() -> int:
+def threads_per_block() -> int:
     return THREADS
 
 
-class _Moved(ArrayLibrary):
-    """NumPy arrays on their way to a GPU and back."""
+class _Transferred(ArrayLibrary):
+    """NumPy arrays that are copied to a GPU and back."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, like: DeviceArray) -> DeviceArray:
-        return _moved(np.empty(shape, dtype), False)
+        return _on_gpu(np.empty(shape, dtype), False)
 
     def stream(self, a: DeviceArray) -> int:
-        return LEGACY_STREAM  # on which they are copied, too
+        return LEGACY_STREAM  # the copies run on it, too
 
 
-_MOVED = _Moved(None)
+_TRANSFERRED = _Transferred(None)
 
 
 def _in_memory_order(a: np.ndarray) -> np.ndarray:
-    """A dense array flat, as it lies in memory."""
+    """A dense array as a flat view in memory order."""
     order = sorted(range(a.ndim), key=lambda axis: -a.strides[axis])
     return a.transpose(order).reshape(-1)
 
 
-def _moved(a: np.ndarray, with_numbers: bool) -> DeviceArray:
-    """A dense NumPy array on the current GPU."""
+def _on_gpu(a: np.ndarray, with_elements: bool) -> DeviceArray:
+    """A device array like a dense NumPy array, on the current GPU; its elements are copied only `with_elements`."""
     device = driver.current_device()
     buffer = driver.Buffer(a.nbytes, device)
-    if with_numbers:
+    if with_elements:
         buffer.write(_in_memory_order(a))
-    return DeviceArray(_MOVED, buffer, device, buffer.address, a.shape, a.strides, a.dtype)
+    return DeviceArray(_TRANSFERRED, buffer, device, buffer.address, a.shape, a.strides, a.dtype)
 
 
-def travelling(outputs: int):
-    """Make an op on device arrays one that also takes NumPy arrays: they go to the GPU, its last ones come back."""
+def with_transfers(outputs: int):
+    """Let an op on device arrays take NumPy arrays, too: inputs are copied to the GPU, the last `outputs` back."""
 
     def decorate(op):
         @wraps(op)
         def run(*arguments, **options):
             if not isinstance(arguments[0], np.ndarray):
                 return _on_one_stream(op, arguments, options, outputs)
-            moved = list(arguments)
+            transferred = list(arguments)
             for i, a in enumerate(arguments):
                 if isinstance(a, np.ndarray):
-                    moved[i] = _moved(a, i < len(arguments) - outputs)
-            result = op(*moved, **options)
+                    transferred[i] = _on_gpu(a, i < len(arguments) - outputs)
+            result = op(*transferred, **options)
             for i in range(len(arguments) - outputs, len(arguments)):
                 if isinstance(arguments[i], np.ndarray):
-                    moved[i].owner.read(_in_memory_order(arguments[i]))
+                    transferred[i].owner.read(_in_memory_order(arguments[i]))
             return result
 
         run.on_device = op
@@ -207,9 +211,10 @@ def travelling(outputs: int):
 
 
 def _on_one_stream(op, arguments, options, outputs):
-    """Run an op on the stream of its first input. Streams of its other arrays wait for it, or it for them.
+    """Run an op on the stream of its first input.
 
-    An array that names no stream needs no waiting.
+    That stream first waits for the streams of all other arrays. The streams of the outputs then wait for the op. An
+    array that names no stream needs no waiting.
     """
     streams = [a.stream() if isinstance(a, DeviceArray) else 0 for a in arguments]
     mine, device = streams[0], arguments[0].device
@@ -225,7 +230,7 @@ def _on_one_stream(op, arguments, options, outputs):
 
 
 def read_back(a: DeviceArray) -> np.ndarray:
-    """The numbers of a small array that was made for one that came from NumPy; waits for the GPU."""
-    numbers = np.empty(a.shape, a.dtype)
-    a.owner.read(numbers)
-    return numbers
+    """A copy in main memory of an array that was made for a NumPy input. Waits for the GPU."""
+    copy = np.empty(a.shape, a.dtype)
+    a.owner.read(copy)
+    return copy
