@@ -1,4 +1,4 @@
-"""How CUDA kernels are launched, without a driver: what it is handed, and what a repeated call costs it."""
+"""How CUDA kernels are launched, without a driver: the arguments that it gets, and how a launch is repeated."""
 
 import ctypes
 import shutil
@@ -25,7 +25,7 @@ class FakeKernel:
         addresses = (ctypes.c_void_p * len(self.types)).from_address(arguments)
         if self.wait is not None:
             self.wait()
-        values = [kind.from_address(address).value for kind, address in zip(self.types, addresses, strict=True)]
+        values = [c_type.from_address(address).value for c_type, address in zip(self.types, addresses, strict=True)]
         self.launched.append((grid, block, values, stream))
 
 
@@ -100,12 +100,12 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler, on Linux")
-def test_the_driver_is_told_what_to_do(python, tmp_path):
-    """By the real cuda.bindings, with a library in the place of NVIDIA's."""
+def test_the_driver_is_called_in_order(python, tmp_path):
+    """The real cuda.bindings make the calls; a fake library replaces NVIDIA's."""
     source = Path(__file__).with_name("fake_libcuda.c")
     subprocess.run(["cc", "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
-    said = python("-c", ON_A_FAKE_DRIVER, LD_LIBRARY_PATH=tmp_path, FASTPOOL_TEST_CUDA=None).splitlines()
+    output = python("-c", ON_A_FAKE_DRIVER, LD_LIBRARY_PATH=tmp_path, FASTPOOL_TEST_CUDA=None).splitlines()
     launches = [f"launch 1 blocks of {launch.THREADS} on 0x1: {first} 1" for first in (42, 43)]
-    assert [line for line in said if line.startswith("launch")] == launches
-    assert said.count("free") == 4
-    assert said[-3:] == ["record 0x7", "wait 0x5", "the CUDA driver answers CUDA_ERROR_NOT_FOUND"]
+    assert [line for line in output if line.startswith("launch")] == launches
+    assert output.count("free") == 4
+    assert output[-3:] == ["record 0x7", "wait 0x5", "the CUDA driver answers CUDA_ERROR_NOT_FOUND"]

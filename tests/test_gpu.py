@@ -1,4 +1,4 @@
-"""The CUDA backend on a card, with the arrays that live there. `make gpu` runs this; without a card it is skipped."""
+"""The CUDA backend on a GPU, with the arrays of other libraries. `make gpu` runs this; without a GPU it is skipped."""
 
 import threading
 from importlib import import_module
@@ -77,12 +77,12 @@ class Numba:
         return isinstance(x, self.cuda.devicearray.DeviceNDArray)
 
 
-KINDS = {"torch": Torch, "cupy": Cupy, "numba": Numba}
+LIBRARIES = {"torch": Torch, "cupy": Cupy, "numba": Numba}
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]()
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    return LIBRARIES[request.param]()
 
 
 @pytest.fixture
@@ -98,19 +98,19 @@ def _names(parameter):
     return parameter.name if hasattr(parameter, "name") else str(parameter)
 
 
-def _can_multiply(kind, case):
-    if case.name.startswith("conv2d") and isinstance(kind, Numba):
+def _can_multiply(library, case):
+    if case.name.startswith("conv2d") and isinstance(library, Numba):
         pytest.skip("Numba's arrays cannot be multiplied")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("case", "dtype"), [(c, d) for c in CASES for d in c.dtypes], ids=_names)
-def test_arrays_on_the_card_agree_with_the_specification(case, dtype, layout, kind):
-    _can_multiply(kind, case)
+def test_arrays_on_the_gpu_agree_with_the_specification(case, dtype, layout, library):
+    _can_multiply(library, case)
     expected = case.expected(dtype, layout)
-    got = case.call(*map(kind.to, case.arrays(dtype, layout)), layout, backend=None)
-    assert all(kind.holds(g) for g in each(got))
-    got = tuple(map(kind.back, each(got)))
+    got = case.call(*map(library.to, case.arrays(dtype, layout)), layout, backend=None)
+    assert all(library.holds(g) for g in each(got))
+    got = tuple(map(library.back, each(got)))
     got = got if isinstance(expected, tuple) else got[0]
     if case.name.startswith("conv2d"):  # the products are the library's
         for a, b in zip(each(got), each(expected), strict=True):
@@ -122,15 +122,15 @@ def test_arrays_on_the_card_agree_with_the_specification(case, dtype, layout, ki
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", [c for c in of_each_op() if c.name != "conv2d_backward"], ids=_names)
-def test_results_are_written_into_out_on_the_card(case, layout, kind):
-    _can_multiply(kind, case)
+def test_results_are_written_into_out_on_the_gpu(case, layout, library):
+    _can_multiply(library, case)
     expected = case.expected(F32, layout)
-    rooms = tuple(kind.to(np.ones_like(e)) for e in each(expected))
-    inputs = map(kind.to, case.arrays(F32, layout))
-    got = case.call(*inputs, layout, backend=None, out=rooms if isinstance(expected, tuple) else rooms[0])
-    assert all(g is room for g, room in zip(each(got), rooms, strict=True))
-    for room, e in zip(rooms, each(expected), strict=True):
-        np.testing.assert_allclose(kind.back(room).astype(float), e.astype(float), rtol=1e-5, atol=1e-5)
+    outs = tuple(library.to(np.ones_like(e)) for e in each(expected))
+    inputs = map(library.to, case.arrays(F32, layout))
+    got = case.call(*inputs, layout, backend=None, out=outs if isinstance(expected, tuple) else outs[0])
+    assert all(g is out for g, out in zip(each(got), outs, strict=True))
+    for out, e in zip(outs, each(expected), strict=True):
+        np.testing.assert_allclose(library.back(out).astype(float), e.astype(float), rtol=1e-5, atol=1e-5)
 
 
 def _library_of(torch, x):
@@ -204,10 +204,10 @@ def test_arrays_of_more_than_two_to_the_31_cells(dtype, channels, torch):
         assert torch.equal(dx != 0, (dx == x) & (dx != 0))
 
 
-def test_nothing_waits_for_the_card(torch):
+def test_nothing_waits_for_the_gpu(torch):
     x = torch.randn((8, 64, 56, 56), device="cuda")
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
-    fp.max_pool2d_backward(y, argmax, x.shape, 2)  # both are compiled before the card is kept busy
+    fp.max_pool2d_backward(y, argmax, x.shape, 2)  # both are compiled before the GPU is kept busy
     torch.cuda.synchronize()
     torch.cuda._sleep(2_000_000_000)
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
@@ -285,9 +285,9 @@ def test_many_threads_call_at_once(torch):
     assert not wrong
 
 
-def test_the_card_of_the_array_does_the_work(torch):
+def test_the_gpu_of_the_array_does_the_work(torch):
     if torch.cuda.device_count() < 2:
-        pytest.skip("needs two cards")
+        pytest.skip("needs two GPUs")
     x = torch.randn((4, 16, 50, 50), device="cuda:1")
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
     assert y.device == argmax.device == x.device
@@ -314,10 +314,10 @@ def test_bytes_of_a_bool_other_than_1_are_true(torch):
     assert argmax.tolist() == [[1, 0]]
 
 
-def test_an_argmax_that_does_not_fit_reaches_nothing(kind):
+def test_an_argmax_that_does_not_fit_reaches_nothing(library):
     y, argmax = np.ones((1, 1, 2, 2), np.float32), np.full((1, 1, 2, 2), 200, np.uint8)
-    dx = fp.max_pool2d_backward(kind.to(y), kind.to(argmax), (1, 1, 4, 4), 2)
-    assert not kind.back(dx).any()
+    dx = fp.max_pool2d_backward(library.to(y), library.to(argmax), (1, 1, 4, 4), 2)
+    assert not library.back(dx).any()
 
 
 IN_A_FORK = """
@@ -338,7 +338,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_a_child_forked_after_asking_for_backends_can_use_the_card(python):
+def test_a_child_forked_after_asking_for_backends_can_use_the_gpu(python):
     python("-c", IN_A_FORK)
 
 
@@ -365,23 +365,23 @@ def test_streams_of_one_call_wait_for_each_other():
     cuda = Numba().cuda
     one, other = cuda.stream(), cuda.stream()
     y, argmax = fp.max_pool2d(values((2, 3, 64, 64), np.float32), 2, return_argmax=True, backend="naive")
-    dy, winners = cuda.to_device(y, stream=one), cuda.to_device(argmax, stream=other)
+    dy, argmax_there = cuda.to_device(y, stream=one), cuda.to_device(argmax, stream=other)
     out = cuda.to_device(np.ones((2, 3, 64, 64), np.float32), stream=other)
-    assert fp.max_pool2d_backward(dy, winners, out.shape, 2, out=out) is out
+    assert fp.max_pool2d_backward(dy, argmax_there, out.shape, 2, out=out) is out
     got = out.copy_to_host(stream=other)
     other.synchronize()
     np.testing.assert_array_equal(got, fp.max_pool2d_backward(y, argmax, out.shape, 2, backend="naive"))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float64"])
-def test_strided_arrays_are_read_and_written(dtype, kind):
+def test_strided_arrays_are_read_and_written(dtype, library):
     a = values((2, 6, 20, 22), dtype)
     view = np.ascontiguousarray(a)[:, ::2, 1:, ::3]
-    x = kind.to(a)[:, ::2, 1:, ::3]
-    np.testing.assert_array_equal(kind.back(fp.max_pool2d(x, 2)), fp.max_pool2d(view, 2, backend="naive"))
-    room = kind.to(np.ones((2, 3, 9, 8), dtype))
-    fp.max_pool2d(x, 2, out=room[:, :, :, ::2])
-    written = kind.back(room)
+    x = library.to(a)[:, ::2, 1:, ::3]
+    np.testing.assert_array_equal(library.back(fp.max_pool2d(x, 2)), fp.max_pool2d(view, 2, backend="naive"))
+    out = library.to(np.ones((2, 3, 9, 8), dtype))
+    fp.max_pool2d(x, 2, out=out[:, :, :, ::2])
+    written = library.back(out)
     np.testing.assert_array_equal(written[..., ::2], fp.max_pool2d(view, 2, backend="naive"))
     assert (written[..., 1::2] == 1).all()
 
@@ -402,7 +402,7 @@ def test_jax_arrays_are_read_by_dlpack(torch):
     import jax
 
     if jax.default_backend() != "gpu":
-        pytest.skip("this JAX has no card")
+        pytest.skip("this JAX has no GPU")
     x = jax.numpy.arange(64.0).reshape(1, 1, 8, 8) + 1  # which may still be at work
     y = fp.max_pool2d(x, 2)
     assert torch.as_tensor(y, device="cuda").flatten()[-1] == 64
