@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -263,11 +264,16 @@ def test_without_a_helper_chunks_do_not_meet():
 # What a call hands over
 
 
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
 def test_constants_of_all_kinds_reach_the_kernel():
     dtype = library.Empty(np.dtype("f4"))  # which, as None does, takes no word
-    constants = -(2**40), np.float32(0.1), np.int16(-7), True, None, dtype, (3, -4), 2.5, np.uint8(200)
+    constants = -(2**40), np.float32(0.1), np.int16(-7), True, None, dtype, Pair(3, -4), 2.5, np.uint8(200)
     codes, words = library.encoded(constants)
-    assert codes == "i_f4_i2_b_n_ef4_t2_d_u1"
+    assert codes == "i_f4_i2_b_n_ef4_Pair_d_u1"
     seen = np.zeros(len(words) // 8, np.int64)
     address = ctypes.cast(kernels().copy_words, ctypes.c_void_p).value
     launch(Call(address, (8,), words, 1, 0, 0, None), seen)

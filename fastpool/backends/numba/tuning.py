@@ -41,6 +41,11 @@ MOST_TAPS_COMPARED = 4
 # 3x3 at stride 2 of (64, 112, 112): 1.39 ns an output packed, 1.11 in place; at stride 1 of 28x28 planes 0.89 and 0.66.
 MOST_TAPS_MASKED = 5
 
+# Where windows are neither 1, 2, 3 nor 5 cells apart, gathering a cell of each takes as long, for each tap, as one step
+# of doubling takes for so many bytes; with an argmax, whose offsets are doubled too, for fewer.
+# 7 at stride 4 of (8, 16, 8000): 1.02 ms gathered, 0.44 doubled; with an argmax 1.57 and 0.78.
+GATHERED_BYTES, GATHERED_BYTES_WITH_ARGMAX = 20, 10
+
 # Vectors that two pieces of a row take where strides are neither 1, 2, 3 nor 5: 4 KB, in the first cache.
 GATHERED_VECTORS = 64
 

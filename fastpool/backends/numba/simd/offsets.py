@@ -3,6 +3,7 @@
 So one loop serves both kinds of call: without an argmax, each of these functions compiles to nothing.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
@@ -121,6 +122,22 @@ def _set_offset(argmax, at, offset):
         argmax[at] = offset
 
     return set_offset
+
+
+def keep_every_offset(argmax, step, count):
+    """argmax[:count] = argmax[: count * step : step]."""
+
+
+@overload(keep_every_offset, jit_options=INLINED)
+def _keep_every_offset(argmax, step, count):
+    if isinstance(argmax, types.NoneType):
+        return lambda argmax, step, count: None
+
+    def keep_every_offset(argmax, step, count):
+        for i in range(count):
+            argmax[np.uint64(i)] = argmax[np.uint64(i * step)]
+
+    return keep_every_offset
 
 
 def copy_offsets(argmax, to, source, count):

@@ -107,14 +107,29 @@ def _load_strided(step):
 load_stride_2, load_stride_3, load_stride_5 = map(_load_strided, (2, 3, 5))
 
 
+def _of_unknown_origin(builder, vector):
+    """The same vector, of which LLVM does not know how it was computed. This takes no instruction.
+
+    LLVM would turn a maximum that is stored in place of one of its operands into a masked store, which takes some
+    twenty instructions on AMD's processors. 13x13 at stride 1 of (8, 256, 20, 20): 6.4 ms so, 2.4 ms without.
+    """
+    element, count = vector.type.element, vector.type.count
+    if isinstance(element, ir.IntType):
+        element, count = ir.FloatType(), count * element.width // 32
+    floats = ir.VectorType(element, count)
+    name = f"llvm.arithmetic.fence.v{count}f{64 if isinstance(element, ir.DoubleType) else 32}"
+    fence = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, (floats,)), name)
+    return builder.bitcast(builder.call(fence, [builder.bitcast(vector, floats)]), vector.type)
+
+
 @intrinsic
 def store(typing_context, array, at, vector):
     """Write a vector to an array of the same dtype, from index `at` on."""
 
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-        align = array.dtype.bitwidth // 8
-        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=align)
+        value, align = _of_unknown_origin(builder, args[2]), array.dtype.bitwidth // 8
+        builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=align)
         return context.get_dummy_value()
 
     if array.dtype != vector.dtype:

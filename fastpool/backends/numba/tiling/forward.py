@@ -7,10 +7,10 @@ from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/row_pass.py` takes the maxima along rows: the first two where windows are one cell apart.
-BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING = range(6)
+BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING, AT_EVERY_CELL = range(7)
 
 
-def row_method(g):
+def row_method(g, itemsize, argmax_itemsize):
     """How maxima along rows are taken."""
     if g.sw == 1:
         return BY_DOUBLING if g.KW > tuning.MOST_TAPS_COMPARED else BY_TAPS
@@ -18,7 +18,11 @@ def row_method(g):
         return BY_CHANNELS
     if g.dw == 1 and g.sw == g.KW and g.KW & (g.KW - 1) == 0:
         return BY_HALVING
-    return BY_STRIDE if g.sw in (2, 3, 5) else BY_GATHERING
+    if g.sw in (2, 3, 5):
+        return BY_STRIDE
+    gathered = g.KW * (tuning.GATHERED_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.GATHERED_BYTES)
+    doublings = (g.KW - 1).bit_length()
+    return AT_EVERY_CELL if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
 
 
 class SeparableTiling(NamedTuple):
@@ -63,7 +67,7 @@ def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, a
         column_blocks=ceil_div(g.OW, block_columns),
         whole_rows=whole_rows,
         same_pitch=same_pitch,
-        row_method=row_method(g),
+        row_method=row_method(g, itemsize, argmax_itemsize),
         doubles_columns=g.sh == 1 and g.KH > tuning.MOST_TAPS_COMPARED,
         prefetch_distance=(min(block_rows * g.sh, g.H) * g.W if whole_rows else block_columns * g.sw) * g.inner,
         read_past=read_past,
@@ -106,7 +110,7 @@ def van_herk(g: Geometry, block_rows: int, block_columns: int, itemsize: int, ar
         block_columns=block_columns,
         row_blocks=ceil_div(g.OH, block_rows),
         column_blocks=ceil_div(g.OW, block_columns),
-        row_method=row_method(g),
+        row_method=row_method(g, itemsize, argmax_itemsize),
         prefetch_distance=tuning.ROWS_PREFETCHED * g.W * g.inner,
         row=row,
         spare=spare,

@@ -1,0 +1,45 @@
+"""A module imports only modules below it, also where it does so late: see the table in CONTRIBUTING.md."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import fastpool
+
+FOLDER = Path(fastpool.__file__).parent
+
+# Kernels are compiled, and their modules imported for that, when a call first needs one.
+ON_DEMAND = {
+    ("fastpool.backends.numba.library", "fastpool.backends.numba.just_in_time"),
+    ("fastpool.backends.numba.compilation", "fastpool.backends.numba.kernels"),
+}
+
+
+def modules():
+    for path in FOLDER.rglob("*.py"):
+        parts = path.relative_to(FOLDER.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), ast.parse(path.read_text())
+
+
+def imports(tree):
+    """All that a module names in an import, in a call of `import_module` too, but for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
+        yield from imports(node)
+
+
+def test_no_imports_go_round_in_a_circle():
+    trees = dict(modules())
+    graph = {}
+    for name, tree in trees.items():
+        named = {module if module in trees else module.rpartition(".")[0] for module in imports(tree)}
+        graph[name] = {module for module in named & set(trees) - {name} if (name, module) not in ON_DEMAND}
+    order = list(TopologicalSorter(graph).static_order())  # which raises CycleError
+    assert order.index("fastpool.window") < order.index("fastpool.calls") < order.index("fastpool.pooling")
