@@ -149,7 +149,7 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "(9,7) s(1,3)": ((1, 2, 12, 24), {"kernel_size": (9, 7), "stride": (1, 3), "padding": (4, 0)}),
     "13 s1 p6": ((1, 2, 9, 16), {"kernel_size": 13, "stride": 1, "padding": 6}),
     "9 s4 p4": ((1, 2, 21, 37), {"kernel_size": 9, "stride": 4, "padding": 4}),
-    "(2,11) s(1,6) d2": ((1, 3, 7, 40), {"kernel_size": (2, 11), "stride": (1, 6), "padding": (0, 5), "dilation": (1, 2)}),
+    "11 s6 d2": ((1, 3, 7, 40), {"kernel_size": (2, 11), "stride": (1, 6), "padding": (0, 5), "dilation": (1, 2)}),
     "large window": ((1, 1, 40, 50), {"kernel_size": (21, 33), "stride": (10, 9)}),
     "the whole plane": ((2, 2, 7, 5), {"kernel_size": (7, 5)}),
     "one cell": ((1, 1, 1, 1), {"kernel_size": 1}),
