@@ -1,11 +1,12 @@
-"""fastpool beside PyTorch (and JAX and CuPy, where they can) on a card, and beside what it can copy.
+"""fastpool, PyTorch, JAX and CuPy on a GPU, compared with each other and with the GPU's copy bandwidth.
 
     python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
-Every call works on input sets in turn that together are several times the L2 cache. The calls of one round are captured
-into a CUDA graph, so that what is timed is the card's work and not the launches; what a call costs the caller is timed
-apart, on a tiny array. Times are medians of rounds, between CUDA events. Results are compared before they are timed.
-What a library cannot do is a gap in the table, and the reason stands below it.
+The calls of one round use several sets of inputs, which together are several times as large as the L2 cache. A round is
+captured into a CUDA graph, so that its time is the GPU's work without the launches. The time that a call takes its
+caller is measured separately, on a tiny array. Times are medians over rounds, between CUDA events. Results are compared
+before they are timed. What a library cannot do is a gap in the table, with the reason below it.
+
 """
 
 from __future__ import annotations
@@ -108,18 +109,18 @@ def gap(gaps: dict[str, str], library: str) -> Iterator[None]:
 
 
 class Problem:
-    """The inputs of a row on a device of PyTorch's, and what every library makes of them."""
+    """The inputs of a row on a device of PyTorch, and the call of each library on them."""
 
     def __init__(self, row: Row, torch: Any, seed: int, device: str = "cuda") -> None:
         self.row, self.task, self.torch, self.device = row, row.task, torch, device
         self.random = torch.Generator(device).manual_seed(seed)
         self.gaps: dict[str, str] = {}
         task = self.task
-        self.x = self._in_layout(self._made(task.shape))
+        self.x = self._in_layout(self._random(task.shape))
         if task.op == "col2im":
-            self.cols = self._made((task.shape[0], prod(task.shape[1:2]) * 9, prod(task.out_space)))
+            self.cols = self._random((task.shape[0], prod(task.shape[1:2]) * 9, prod(task.out_space)))
 
-    def _made(self, shape: Sequence[int]) -> Any:
+    def _random(self, shape: Sequence[int]) -> Any:
         torch, dtype = self.torch, getattr(self.torch, self.task.dtype)
         if dtype == torch.uint8:
             return torch.randint(0, 256, shape, dtype=dtype, device=self.device, generator=self.random)
@@ -147,7 +148,7 @@ class Problem:
         theirs = getattr(torch.nn.functional, f"max_pool{axes}d")
         y, argmax = pool(x, *window, return_argmax=True)
         if self.row.kind == BACKWARD:
-            dy = self._in_layout(self._made(y.shape))
+            dy = self._in_layout(self._random(y.shape))
             calls: Calls = {"fastpool": lambda: backward(dy, argmax, x.shape, *window)}
             with gap(self.gaps, "torch"):
                 _, indices = theirs(x, *window, return_indices=True)
@@ -172,7 +173,7 @@ class Problem:
         mine = {"axis": 1, "grouping": task.grouping}
         y, argmax = fp.maxout(x, units, **mine, return_argmax=True)
         if self.row.kind == BACKWARD:
-            dy, at = self._made(y.shape), argmax.long().unsqueeze(axis)
+            dy, at = self._random(y.shape), argmax.long().unsqueeze(axis)
             calls = {
                 "fastpool": lambda: fp.maxout_backward(dy, argmax, x.shape, **mine),
                 "torch": lambda: x.new_zeros(split).scatter_(axis, at, dy.unsqueeze(axis)).view(x.shape),
@@ -203,7 +204,7 @@ class Problem:
     def _hard_swish(self) -> tuple[Calls, int]:
         torch, x = self.torch, self.x
         if self.row.kind == BACKWARD:
-            dy = self._made(x.shape)
+            dy = self._random(x.shape)
             calls = {
                 "fastpool": lambda: fp.hard_swish_backward(dy, x),
                 "torch": lambda: torch.ops.aten.hardswish_backward(dy, x),
@@ -214,7 +215,7 @@ class Problem:
 
 
 def agrees(torch: Any, mine: Any, theirs: Any, exact: bool) -> bool:
-    """Whether two results are alike: the first arrays of them, since each counts its indices in its own way."""
+    """Whether two results agree in their first arrays. Their indices differ in convention."""
     a, b = (r[0] if isinstance(r, tuple) else r for r in (mine, theirs))
     if exact:
         return torch.equal(a, b)
@@ -222,8 +223,8 @@ def agrees(torch: Any, mine: Any, theirs: Any, exact: bool) -> bool:
     return torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
 
 
-def on_the_card(torch: Any, calls: Sequence[Callable[[], Any]], rounds: int) -> float:
-    """Seconds of one call, the median of rounds of all of them, replayed from a graph."""
+def seconds_on_gpu(torch: Any, calls: Sequence[Callable[[], Any]], rounds: int) -> float:
+    """Seconds of one call on the GPU: the median over rounds, each of which replays a graph of all calls."""
     for call in calls:
         call()
     torch.cuda.synchronize()
@@ -243,8 +244,8 @@ def on_the_card(torch: Any, calls: Sequence[Callable[[], Any]], rounds: int) -> 
     return statistics.median(times)
 
 
-def of_a_tiny_call(torch: Any, call: Callable[[], Any], seconds: float) -> float:
-    """Seconds that a call takes its caller, the card not being waited for, but for once in a hundred."""
+def seconds_for_caller(torch: Any, call: Callable[[], Any], seconds: float) -> float:
+    """Seconds that a call takes its caller, which waits for the GPU once in a hundred calls."""
     times, until = [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(times) < 5:
         torch.cuda.synchronize()
@@ -256,21 +257,21 @@ def of_a_tiny_call(torch: Any, call: Callable[[], Any], seconds: float) -> float
 
 
 def copy_bandwidth(torch: Any, megabytes: int, rounds: int) -> float:
-    """Bytes a second, read and written, of a copy from the card to itself."""
+    """Bytes read and written per second by a copy within the memory of the GPU."""
     sets = max(2, -(-256 // megabytes))
     a = [torch.randn(megabytes * MEGABYTE // 4, device="cuda") for _ in range(sets)]
     b = [torch.empty_like(t) for t in a]
     calls = [partial(target.copy_, source) for source, target in zip(a, b, strict=True)]
-    return 2 * megabytes * MEGABYTE / on_the_card(torch, calls, rounds)
+    return 2 * megabytes * MEGABYTE / seconds_on_gpu(torch, calls, rounds)
 
 
 def is_exact(row: Row) -> bool:
-    """Whether all libraries must give the same bits: nothing is added up or rounded."""
+    """Whether all libraries must give the same bits, because nothing is summed or rounded."""
     return row.kind != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
 
 
 def input_sets(torch: Any, megabytes: int) -> int:
-    """How many sets of inputs of a size are needed so that none of them is found in the L2 cache."""
+    """The number of input sets of a size that keeps a round from finding its inputs in the L2 cache."""
     return max(2, -(-L2_TIMES * torch.cuda.get_device_properties(0).L2_cache_size // (megabytes * MEGABYTE)))
 
 
@@ -281,17 +282,17 @@ def measured(
     rounds: int,
     sets: int,
     device: str = "cuda",
-    timed: Callable[[Any, Sequence[Callable[[], Any]], int], float] = on_the_card,
+    timed: Callable[[Any, Sequence[Callable[[], Any]], int], float] = seconds_on_gpu,
 ) -> dict[str, Any]:
-    """One row: what each library takes, and how that compares; why a library has no time, in `gaps`."""
-    told: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes}
-    told |= {"op": row.task.op, "dtype": row.task.dtype, "layout": row.task.layout, "shape": row.task.shape}
+    """The measurements of a row: the seconds of each library and their ratios; in `gaps`, why a library has none."""
+    measurements: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes}
+    measurements |= {"op": row.task.op, "dtype": row.task.dtype, "layout": row.task.layout, "shape": row.task.shape}
     seconds: dict[str, float] = {}
     gaps: dict[str, str] = {}
     with gap(gaps, "fastpool"):
         problems = [Problem(row, torch, seed, device) for seed in range(sets)]
         calls, moved = zip(*[problem.calls() for problem in problems], strict=True)
-        told["bytes"] = moved[0]
+        measurements["bytes"] = moved[0]
         mine = None
         for library in LIBRARIES:
             missing = [problem.gaps[library] for problem in problems if library in problem.gaps]
@@ -303,19 +304,19 @@ def measured(
                 if library == "fastpool":
                     mine = result
                 elif mine is not None and not agrees(torch, mine, result, is_exact(row)):
-                    told.setdefault("wrong", []).append(library)
+                    measurements.setdefault("wrong", []).append(library)
                     continue
                 del result
                 seconds[library] = timed(torch, [each[library] for each in calls], rounds)
-    told |= {"seconds": seconds, "gaps": gaps}
+    measurements |= {"seconds": seconds, "gaps": gaps}
     mine_takes, theirs_takes = seconds.get("fastpool"), seconds.get("torch")
-    told["of copy"] = mine_takes and told["bytes"] / mine_takes / bandwidth
-    told["torch ÷ fastpool"] = mine_takes and theirs_takes and theirs_takes / mine_takes
-    return told
+    measurements["of copy"] = mine_takes and measurements["bytes"] / mine_takes / bandwidth
+    measurements["torch ÷ fastpool"] = mine_takes and theirs_takes and theirs_takes / mine_takes
+    return measurements
 
 
 def tiny_calls(torch: Any, seconds: float) -> dict[str, dict[str, float]]:
-    """What a call on a tiny array takes its caller."""
+    """The seconds that calls on a tiny array take their caller."""
     x = torch.randn((1, 1, 4, 4), device="cuda")
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
     _, indices = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
@@ -331,13 +332,13 @@ def tiny_calls(torch: Any, seconds: float) -> dict[str, dict[str, float]]:
         },
     }
     return {
-        op: {library: of_a_tiny_call(torch, call, seconds) for library, call in libraries.items()}
+        op: {library: seconds_for_caller(torch, call, seconds) for library, call in libraries.items()}
         for op, libraries in calls.items()
     }
 
 
 def jax_pooling(rounds: int) -> dict[str, float]:
-    """Pooling 2x2 of 256 MB by JAX: seconds by the wall clock."""
+    """The seconds of JAX for 2x2 pooling of 256 MB, by the wall clock."""
     import jax
 
     if jax.default_backend() != "gpu":
@@ -355,7 +356,7 @@ def jax_pooling(rounds: int) -> dict[str, float]:
 
 
 def cupy_maxout(rounds: int) -> dict[str, float]:
-    """Maxout of 256 MB by CuPy: seconds between events."""
+    """The seconds of CuPy for maxout of 256 MB, between events."""
     import cupy
 
     a = cupy.random.standard_normal((40, 2, 48, 128, 128), dtype=cupy.float32)
@@ -372,18 +373,18 @@ def cupy_maxout(rounds: int) -> dict[str, float]:
 
 
 def jax_and_cupy(rounds: int) -> dict[str, Any]:
-    """What JAX and CuPy take, where they are installed with a GPU; else why not, in `gaps`."""
-    told: dict[str, Any] = {}
+    """The seconds of JAX and CuPy, if they are installed with a GPU; in `gaps`, why one is missing."""
+    seconds: dict[str, Any] = {}
     gaps: dict[str, str] = {}
     for library, measure in (("jax", jax_pooling), ("cupy", cupy_maxout)):
         with gap(gaps, library):
-            told |= measure(rounds)
-    return told | {"gaps": gaps}
+            seconds |= measure(rounds)
+    return seconds | {"gaps": gaps}
 
 
 def machine(torch: Any) -> dict[str, Any]:
-    """The card, the day, and the versions of all that take part."""
-    card = torch.cuda.get_device_properties(0)
+    """The GPU, the date, and the versions of all libraries."""
+    properties = torch.cuda.get_device_properties(0)
     names = ("fastpool", "numba-cuda", "numba", "torch", "cupy-cuda13x", "jax", "numpy")
     versions = {}
     for name in names:
@@ -392,11 +393,11 @@ def machine(torch: Any) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "card": card.name,
-        "compute capability": f"{card.major}.{card.minor}",
-        "multiprocessors": card.multi_processor_count,
-        "memory": card.total_memory,
-        "L2": card.L2_cache_size,
+        "GPU": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "L2": properties.L2_cache_size,
         "date": str(date.today()),
         "python": sys.version.split()[0],
         "versions": versions | {"fastpool": fp.__version__, "CUDA of torch": torch.version.cuda},
@@ -415,7 +416,7 @@ def show(report: Mapping[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     about = report["machine"]
     copies = ", ".join(f"{rate / 1e12:.2f} TB/s at {size} MB" for size, rate in report["copy"].items())
-    console.print(f"{about['card']}, {about['date']}; copy: {copies}", highlight=False)
+    console.print(f"{about['GPU']}, {about['date']}; copy: {copies}", highlight=False)
     table = Table("row", *(f"{name} µs" for name in LIBRARIES), *RATIOS)
     for row in report["rows"]:
         table.add_row(*_cells(row))
@@ -460,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if selected else 2
     status = fp.backends()["cuda"]
     if not status.available:
-        print(f"no card to measure: {status.reason}", file=sys.stderr)
+        print(f"no GPU to measure: {status.reason}", file=sys.stderr)
         return 2
     # JAX would take three quarters of the memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -1,8 +1,9 @@
 """PTX, the assembly language of NVIDIA's GPUs, run on the CPU.
 
-All threads of a grid run together, one basic block at a time, each instruction as one NumPy operation on all threads
-that are there. Every access is checked: it must be aligned to its size and lie within one of the arrays of the launch.
-`Counts` says what the warps execute and how many requests they send to memory.
+All threads of a grid run together, one basic block at a time. Each instruction is one NumPy operation on all active
+threads, which are those whose next block is the current one. Every access is checked: it must be aligned to its size
+and lie within one of the arrays of the launch. `Counts` holds the instructions and the memory requests of the warps.
+
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-WARP, SECTOR = 32, 32  # threads, and bytes that memory is read and written in
-MOST_STEPS = 100_000  # blocks that are run before a kernel is taken to be caught in a loop
+WARP, SECTOR = 32, 32  # threads of a warp, and bytes of the smallest access to memory
+MAX_STEPS = 100_000  # basic blocks, after which a kernel counts as an endless loop
 
 
 class Fault(Exception):
@@ -43,7 +44,7 @@ class Region(NamedTuple):
 
 
 class Counts:
-    """What the warps of a run executed."""
+    """Instructions and memory requests, summed over the warps of a run."""
 
     def __init__(self):
         self.warps, self.instructions, self.requests, self.sectors = 0, Counter(), Counter(), Counter()
@@ -55,7 +56,7 @@ class Counts:
 
 @cache
 def dtype_of(name):
-    """The NumPy dtype of a PTX type; bits are unsigned integers."""
+    """The NumPy dtype of a PTX type. Untyped bits are unsigned integers."""
     if name == "pred":
         return np.dtype(bool)
     kind = {"f": "f", "s": "i"}.get(name[0], "u")
@@ -103,22 +104,24 @@ class Program:
 
 
 def _statements(body):
-    """A kernel's instructions and labels: no declarations, no braces of scopes."""
+    """The instructions and labels of a kernel, without declarations and the braces of scopes."""
     body = re.sub(r"(?m)^\s*[{}]\s*$", "", body)
     return re.sub(r"(?m)^\s*\{?\s*\.(?:reg|shared|local|pragma|loc|file)\b[^;]*;", "", body)
 
 
 class Run:
-    """One launch: the registers of all threads, as words of 64 bits, and where each thread is."""
+    """One launch: the registers of all threads as words of 64 bits, and the basic block at which each thread is."""
 
-    def __init__(self, program, grid, block, values, regions, counts=None):
+    def __init__(self, program, grid, block, arguments, regions, counts=None):
         self.program, self.counts, self.block = program, counts, block
         self.regions = sorted(regions)
-        self.values = {name: (dtype_of(kind), v) for (kind, name), v in zip(program.parameters, values, strict=True)}
+        self.arguments = {
+            name: (dtype_of(kind), v) for (kind, name), v in zip(program.parameters, arguments, strict=True)
+        }
         self.count = grid * block
         threads = np.arange(self.count)
         self.warp = threads // WARP
-        self.at = np.zeros(self.count, np.int64)
+        self.block_index = np.zeros(self.count, np.int64)
         self.waiting = np.zeros(self.count, bool)
         self.shared = np.zeros((grid, program.shared_bytes), np.uint8)
         self.registers = {
@@ -127,33 +130,33 @@ class Run:
             "%ntid.x": np.full(self.count, block, np.uint64),
             "%nctaid.x": np.full(self.count, grid, np.uint64),
         }
-        self.here = self.mask = self.next = None
+        self.active = self.mask = self.next = None
 
     def __call__(self):
         if self.counts is not None:
             self.counts.warps += self.warp[-1] + 1
         end = len(self.program.blocks) - 1
-        for _ in range(MOST_STEPS):
-            ready = ~self.waiting & (self.at < end)
+        for _ in range(MAX_STEPS):
+            ready = ~self.waiting & (self.block_index < end)
             if not ready.any():
                 if not self.waiting.any():
                     return
-                self.waiting[:] = False  # all have come to the barrier
+                self.waiting[:] = False  # all threads have reached the barrier
                 continue
-            place = self.at[ready].min()
-            self.here = np.flatnonzero(ready & (self.at == place))
-            self.next = np.full(len(self.here), place + 1)
-            for instruction in self.program.blocks[place]:
+            current = self.block_index[ready].min()
+            self.active = np.flatnonzero(ready & (self.block_index == current))
+            self.next = np.full(len(self.active), current + 1)
+            for instruction in self.program.blocks[current]:
                 self._execute(instruction)
-            self.at[self.here] = self.next
-        raise Fault("a loop without an end")
+            self.block_index[self.active] = self.next
+        raise Fault("an endless loop")
 
     def _execute(self, instruction):
         self.mask = None
         if instruction.predicate:
             self.mask = self.get(instruction.predicate, np.dtype(bool)) != instruction.negated
         if self.counts is not None:
-            warps = self.warp[self.here if self.mask is None else self.here[self.mask]]
+            warps = self.warp[self.active if self.mask is None else self.active[self.mask]]
             self.counts.instructions[instruction.name, instruction.modifiers] += len(np.unique(warps))
         try:
             operation = OPERATIONS[instruction.name]
@@ -162,9 +165,9 @@ class Run:
         operation(self, instruction)
 
     def get(self, operand, dtype):
-        """An operand as numbers of a dtype: one for each thread that is here, or one for all."""
+        """The values of an operand in a dtype: one for each active thread, or one for all."""
         if operand.startswith("%"):
-            words = self.registers[operand][self.here]
+            words = self.registers[operand][self.active]
             return words.astype(bool) if dtype.kind == "b" else words.astype(unsigned(dtype)).view(dtype)
         if operand[:2] in ("0f", "0d"):
             return np.array(int(operand[2:], 16), f"u{len(operand[2:]) // 2}").view(dtype)[()]
@@ -173,35 +176,35 @@ class Run:
             return np.bool_(value)
         return np.array(value & (1 << 8 * dtype.itemsize) - 1, unsigned(dtype)).view(dtype)[()]
 
-    def put(self, operand, numbers):
-        """Write a register of the threads that are here and whose predicate holds."""
+    def put(self, operand, values):
+        """Write a register of the active threads whose predicate holds."""
         if operand == "_":
             return
         if operand not in self.registers:
             self.registers[operand] = np.zeros(self.count, np.uint64)
-        numbers = np.asarray(numbers)
-        words = np.broadcast_to(numbers.view(unsigned(numbers.dtype)).astype(np.uint64), self.here.shape)
+        values = np.asarray(values)
+        words = np.broadcast_to(values.view(unsigned(values.dtype)).astype(np.uint64), self.active.shape)
         if self.mask is None:
-            self.registers[operand][self.here] = words
+            self.registers[operand][self.active] = words
         else:
-            self.registers[operand][self.here[self.mask]] = words[self.mask]
+            self.registers[operand][self.active[self.mask]] = words[self.mask]
 
     def selected(self):
-        """Which of the threads that are here take part, as indices."""
-        return np.arange(len(self.here)) if self.mask is None else np.flatnonzero(self.mask)
+        """The active threads whose predicate holds, as indices into `active`."""
+        return np.arange(len(self.active)) if self.mask is None else np.flatnonzero(self.mask)
 
     def memory(self, instruction, operand, size, selected):
-        """The bytes that an access means: an array, and where in it the access of each thread begins."""
+        """The memory of an access: an array of bytes, and the offset at which each thread's access begins."""
         base, _, offset = operand.strip("[]").partition("+")
-        addresses = np.broadcast_to(self.get(base.strip(), np.dtype("u8")), self.here.shape)[selected]
+        addresses = np.broadcast_to(self.get(base.strip(), np.dtype("u8")), self.active.shape)[selected]
         addresses = (addresses + np.uint64(int(offset or "0", 0) & (1 << 64) - 1)).astype(np.uint64)
         if (addresses % np.uint64(size)).any():
             raise Fault(f"not aligned to {size} bytes: {instruction}")
         if "shared" in instruction.modifiers:
-            places = addresses.astype(np.int64)
-            if (places < 0).any() or (places + size > self.shared.shape[1]).any():
+            offsets = addresses.astype(np.int64)
+            if (offsets < 0).any() or (offsets + size > self.shared.shape[1]).any():
                 raise Fault(f"beyond shared memory: {instruction}")
-            return self.shared.reshape(-1), self.here[selected] // self.block * self.shared.shape[1] + places
+            return self.shared.reshape(-1), self.active[selected] // self.block * self.shared.shape[1] + offsets
         if self.counts is not None:
             self._count_request(instruction.name, addresses, size, selected)
         low, high = int(addresses.min()), int(addresses.max()) + size
@@ -211,7 +214,7 @@ class Run:
         raise Fault(f"{low:#x} to {high:#x} lie in no array: {instruction}")
 
     def _count_request(self, name, addresses, size, selected):
-        warps = self.warp[self.here[selected]].astype(np.uint64)
+        warps = self.warp[self.active[selected]].astype(np.uint64)
         first, last = addresses // SECTOR, (addresses + np.uint64(size - 1)) // SECTOR
         pairs = np.concatenate([np.stack([warps, first]), np.stack([warps, last])], axis=1)
         self.counts.requests[name] += len(np.unique(warps))
@@ -237,11 +240,11 @@ def _branch(run, ins):
 
 @operation("bar", "barrier")
 def _barrier(run, ins):
-    run.waiting[run.here] = True
+    run.waiting[run.active] = True
 
 
 def _width(ins):
-    """How many numbers an access moves in each thread."""
+    """How many elements an access moves in each thread."""
     return next((int(m[1:]) for m in ins.modifiers if re.fullmatch(r"v\d", m)), 1)
 
 
@@ -249,44 +252,44 @@ def _width(ins):
 def _load(run, ins):
     dtype, (into, source) = type_of(ins), ins.operands
     if "param" in ins.modifiers:
-        _, value = run.values[source.strip("[]")]
+        _, value = run.arguments[source.strip("[]")]
         run.put(into, np.array(value & (1 << 8 * dtype.itemsize) - 1, unsigned(dtype)))
         return
     selected = run.selected()
     if not len(selected):
         return
-    memory, places = run.memory(ins, source, dtype.itemsize * _width(ins), selected)
+    memory, offsets = run.memory(ins, source, dtype.itemsize * _width(ins), selected)
     for k, register in enumerate(into.strip("{}").split(",")):
-        cells = places[:, None] + k * dtype.itemsize + np.arange(dtype.itemsize)
-        numbers = np.zeros(len(run.here), dtype)
-        numbers[selected] = memory[cells].view(dtype)[:, 0]
-        if dtype.kind == "i":  # a register is wider than what is loaded into it, and takes its sign
-            numbers = numbers.astype(np.int64)
-        run.put(register.strip(), numbers)
+        byte_indices = offsets[:, None] + k * dtype.itemsize + np.arange(dtype.itemsize)
+        values = np.zeros(len(run.active), dtype)
+        values[selected] = memory[byte_indices].view(dtype)[:, 0]
+        if dtype.kind == "i":  # the register is wider than the element, whose sign it extends
+            values = values.astype(np.int64)
+        run.put(register.strip(), values)
 
 
 @operation("st")
 def _store(run, ins):
-    dtype, (target, values) = type_of(ins), ins.operands
+    dtype, (target, source) = type_of(ins), ins.operands
     selected = run.selected()
     if not len(selected):
         return
-    memory, places = run.memory(ins, target, dtype.itemsize * _width(ins), selected)
-    for k, register in enumerate(values.strip("{}").split(",")):
-        numbers = np.broadcast_to(run.get(register.strip(), dtype), run.here.shape)[selected]
-        cells = places[:, None] + k * dtype.itemsize + np.arange(dtype.itemsize)
-        memory[cells] = np.ascontiguousarray(numbers)[:, None].view(np.uint8)
+    memory, offsets = run.memory(ins, target, dtype.itemsize * _width(ins), selected)
+    for k, register in enumerate(source.strip("{}").split(",")):
+        values = np.broadcast_to(run.get(register.strip(), dtype), run.active.shape)[selected]
+        byte_indices = offsets[:, None] + k * dtype.itemsize + np.arange(dtype.itemsize)
+        memory[byte_indices] = np.ascontiguousarray(values)[:, None].view(np.uint8)
 
 
 @operation("atom", "red")
 def _atomic(run, ins):
-    dtype, place = type_of(ins), ins.operands[-2]
+    dtype, target = type_of(ins), ins.operands[-2]
     assert "max" in ins.modifiers
     selected = run.selected()
-    memory, places = run.memory(ins, place, dtype.itemsize, selected)
-    numbers = np.broadcast_to(run.get(ins.operands[-1], dtype), run.here.shape)[selected]
+    memory, offsets = run.memory(ins, target, dtype.itemsize, selected)
+    values = np.broadcast_to(run.get(ins.operands[-1], dtype), run.active.shape)[selected]
     np.maximum.at(
-        memory[: len(memory) // dtype.itemsize * dtype.itemsize].view(dtype), places // dtype.itemsize, numbers
+        memory[: len(memory) // dtype.itemsize * dtype.itemsize].view(dtype), offsets // dtype.itemsize, values
     )
 
 
@@ -312,20 +315,20 @@ def _move(run, ins):
 @operation("cvt")
 def _convert(run, ins):
     *modifiers, to, of = ins.modifiers
-    numbers, to = np.asarray(run.get(ins.operands[1], dtype_of(of))), dtype_of(to)
+    values, to = np.asarray(run.get(ins.operands[1], dtype_of(of))), dtype_of(to)
     if "sat" in modifiers:
-        numbers = np.where(np.isnan(numbers), 0, np.clip(numbers, 0, 1)).astype(numbers.dtype)
+        values = np.where(np.isnan(values), 0, np.clip(values, 0, 1)).astype(values.dtype)
     for modifier, rounded in (("rzi", np.trunc), ("rni", np.rint), ("rmi", np.floor), ("rpi", np.ceil)):
         if modifier in modifiers:
-            numbers = rounded(numbers)
-    run.put(ins.operands[0], numbers.astype(to))
+            values = rounded(values)
+    run.put(ins.operands[0], values.astype(to))
 
 
-COMPARED = {
+COMPARISONS = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
 }  # fmt: skip
-COMBINED = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
+COMBINATIONS = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
 @operation("setp", "set")
@@ -337,11 +340,11 @@ def _compare(run, ins):
     if name in ("num", "nan"):
         result = unordered if name == "nan" else ~unordered
     elif dtype.kind == "f" and name.endswith("u"):
-        result = COMPARED[name[:-1]](a, b) | unordered
+        result = COMPARISONS[name[:-1]](a, b) | unordered
     else:
-        result = COMPARED[name](a, b) & ~unordered
+        result = COMPARISONS[name](a, b) & ~unordered
     if len(ins.operands) > 3:
-        result = COMBINED[ins.modifiers[1]](result, run.get(ins.operands[3], np.dtype(bool)))
+        result = COMBINATIONS[ins.modifiers[1]](result, run.get(ins.operands[3], np.dtype(bool)))
     if ins.name == "set":
         raise NotImplementedError(str(ins))
     run.put(ins.operands[0], result)
@@ -354,19 +357,19 @@ def _select(run, ins):
     run.put(into, np.where(run.get(which, np.dtype(bool)), run.get(a, dtype), run.get(b, dtype)))
 
 
-def _shifted(ins, numbers, by):
-    bits = 8 * numbers.dtype.itemsize
-    least = np.minimum(by, bits - 1).astype(numbers.dtype)
+def _shifted(ins, values, by):
+    bits = 8 * values.dtype.itemsize
+    amount = np.minimum(by, bits - 1).astype(values.dtype)
     if ins.name == "shl":
-        return np.where(by >= bits, 0, numbers << least).astype(numbers.dtype)
-    right = numbers >> least
-    return right if numbers.dtype.kind == "i" else np.where(by >= bits, 0, right).astype(numbers.dtype)
+        return np.where(by >= bits, 0, values << amount).astype(values.dtype)
+    right = values >> amount
+    return right if values.dtype.kind == "i" else np.where(by >= bits, 0, right).astype(values.dtype)
 
 
 @operation("shl", "shr")
 def _shift(run, ins):
-    numbers = np.asarray(run.get(ins.operands[1], type_of(ins)))
-    run.put(ins.operands[0], _shifted(ins, numbers, run.get(ins.operands[2], np.dtype("u4"))))
+    values = np.asarray(run.get(ins.operands[1], type_of(ins)))
+    run.put(ins.operands[0], _shifted(ins, values, run.get(ins.operands[2], np.dtype("u4"))))
 
 
 UNARY = {
@@ -385,8 +388,8 @@ def _unary(run, ins):
     run.put(ins.operands[0], ~a if ins.name == "not" else UNARY[ins.name](a).astype(dtype))
 
 
-def _quotient(a, b):
-    """Rounded towards zero; anything by zero, which no kernel uses."""
+def _divide(a, b):
+    """a / b, rounded towards zero for integers. The quotient by an integer 0 is a, which no kernel uses."""
     if a.dtype.kind == "f":
         return a / b
     b = np.where(b == 0, 1, b).astype(a.dtype)
@@ -395,11 +398,11 @@ def _quotient(a, b):
     return (np.abs(a) // np.abs(b) * (np.sign(a) * np.sign(b))).astype(a.dtype)
 
 
-def _least(a, b):
+def _minimum(a, b):
     return np.fmin(a, b) if a.dtype.kind == "f" else np.minimum(a, b)
 
 
-def _most(a, b):
+def _maximum(a, b):
     return np.fmax(a, b) if a.dtype.kind == "f" else np.maximum(a, b)
 
 
@@ -407,10 +410,10 @@ BINARY = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
-    "div": _quotient,
-    "rem": lambda a, b: a - _quotient(a, b) * b,
-    "min": _least,
-    "max": _most,
+    "div": _divide,
+    "rem": lambda a, b: a - _divide(a, b) * b,
+    "min": _minimum,
+    "max": _maximum,
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
@@ -468,9 +471,9 @@ def _fused(run, ins):
 @operation("prmt")
 def _permute(run, ins):
     into, *sources = ins.operands
-    a, b, which = (np.broadcast_to(run.get(s, np.dtype("u4")), run.here.shape) for s in sources)
+    a, b, which = (np.broadcast_to(run.get(s, np.dtype("u4")), run.active.shape) for s in sources)
     eight = np.ascontiguousarray(np.stack([a, b], axis=1)).view(np.uint8)
-    result = np.zeros((len(run.here), 4), np.uint8)
+    result = np.zeros((len(run.active), 4), np.uint8)
     for k in range(4):
         code = which >> np.uint32(4 * k) & np.uint32(15)
         byte = eight[np.arange(len(eight)), code & 7]
@@ -500,7 +503,8 @@ def _funnel(run, ins):
     run.put(into, shifted.astype(np.uint32))
 
 
-def run(program, grid, block, values, regions, counts=None):
-    """Run a kernel. `values` are its parameters, as integers of their bits; `regions` the memory that it may use."""
+def run(program, grid, block, arguments, regions, counts=None):
+    """Run a kernel. `arguments` are integers of their bits; `regions` is the memory that the kernel may access."""
+
     with np.errstate(all="ignore"):
-        Run(program, grid, block, values, regions, counts)()
+        Run(program, grid, block, arguments, regions, counts)()

@@ -1,6 +1,6 @@
-"""Arrays of other libraries: in as they are, out as the same kind.
+"""Arrays of other libraries: inputs are not converted, results are arrays of the same library.
 
-Without a card, tensors in main memory stand in for those on one: tests/interpreted.py runs kernels where they lie.
+Without a GPU, tensors in main memory stand in for those on one: tests/interpreted.py runs the kernels on their memory.
 """
 
 from contextlib import nullcontext
@@ -42,8 +42,8 @@ def x():
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """Every tensor lies on a card."""
+def gpu_tensors(monkeypatch):
+    """Treat every tensor as one on a GPU."""
     if not INTERPRETED:
         pytest.skip("needs FASTPOOL_TEST_CUDA=interpreted")
 
@@ -182,7 +182,7 @@ def test_arrays_with_dlpack_alone_are_read():
     np.testing.assert_array_equal(fp.max_pool2d(Bare(a), 2), [[[[5, 7], [13, 15]]]])
 
 
-def test_what_lies_on_a_card_takes_no_other_backend(card, x):
+def test_what_lies_on_a_gpu_takes_no_other_backend(gpu_tensors, x):
     with pytest.raises(ValueError, match="backend 'numpy' takes arrays in main memory, got one on CUDA device 0"):
         fp.max_pool2d(x, 2, backend="numpy")
     with fp.use_backend("numpy"), pytest.raises(ValueError, match="got one on CUDA device 0"):
@@ -201,15 +201,15 @@ class Exporting:
     @property
     def __cuda_array_interface__(self):
         a = self.a
-        told = {"data": (a.ctypes.data, False), "shape": a.shape, "strides": a.strides, "typestr": a.dtype.str}
-        return told | {"stream": self.stream, "version": 3}
+        interface = {"data": (a.ctypes.data, False), "shape": a.shape, "strides": a.strides, "typestr": a.dtype.str}
+        return interface | {"stream": self.stream, "version": 3}
 
     def view(self, dtype):
         return Exporting(self.a.view(dtype), self.stream)
 
 
 class ExportingWithDlpack(Exporting):
-    """As JAX's arrays: what is asked for by DLPack is ready on the stream that is named in asking."""
+    """Like JAX's arrays: `__dlpack__` makes the elements ready on the stream that the caller names."""
 
     asked = None
 
@@ -222,17 +222,18 @@ class ExportingWithDlpack(Exporting):
 
 
 class NumbaLike:
-    """What is used of `numba.cuda`."""
+    """The part of `numba.cuda` that the package uses."""
 
     gpus = (nullcontext(),)
 
     def device_array(self, shape, dtype):
         return Exporting(np.ones(shape, dtype))
 
-    def from_cuda_array_interface(self, told, owner, sync):
+    def from_cuda_array_interface(self, interface, owner, sync):
         assert not sync
-        raw = owner.a.reshape(-1).view(np.uint8)[told["data"][0] - owner.a.ctypes.data :]
-        return Exporting(np.ndarray(told["shape"], told["typestr"], raw, strides=told["strides"]), told["stream"])
+        raw = owner.a.reshape(-1).view(np.uint8)[interface["data"][0] - owner.a.ctypes.data :]
+        shape, dtype, strides = (interface[key] for key in ("shape", "typestr", "strides"))
+        return Exporting(np.ndarray(shape, dtype, raw, strides=strides), interface["stream"])
 
 
 @pytest.fixture
@@ -321,9 +322,9 @@ def test_bfloat16_stays_bfloat16(x, streams):
 def test_a_copy_takes_any_strides(shape, dtype, streams):
     backend, library = import_module("fastpool.backends.cuda"), interop._protocol(interop.CudaArrayInterface)
     a = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
-    room = np.zeros([2 * n + 1 for n in shape], dtype)
+    larger = np.zeros([2 * n + 1 for n in shape], dtype)
     unaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(dtype).reshape(shape)
-    for target in (room[(slice(1, None, 2),) * a.ndim], room[(slice(None, 0, -2),) * a.ndim], unaligned):
+    for target in (larger[(slice(1, None, 2),) * a.ndim], larger[(slice(None, 0, -2),) * a.ndim], unaligned):
         for source in (a, np.asfortranarray(a), a[(slice(None, None, -1),) * a.ndim]):
             target[...] = 101
             backend.copy(library.read("source", Exporting(source)), library.read("target", Exporting(target)))
@@ -344,7 +345,7 @@ def test_the_default_stream_is_named_as_the_driver_names_it(name):
     assert place.stream() == 77
 
 
-# Tensors that lie on a card
+# Tensors on a GPU
 
 
 F32 = np.dtype(np.float32)
@@ -373,7 +374,7 @@ def agree(case, got, expected, dtype):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("case", "dtype"), list(_cases()), ids=lambda p: getattr(p, "name", str(p)))
-def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card):
+def test_arrays_on_a_gpu_agree_with_the_specification(case, dtype, layout, gpu_tensors):
     expected = case.expected(dtype, layout)
     inputs = [tensor(a) for a in case.arrays(dtype, layout)]
     for _ in range(2):  # planned, and then repeated
@@ -382,8 +383,8 @@ def test_arrays_on_a_card_agree_with_the_specification(case, dtype, layout, card
 
 def every_second(t):
     """A tensor in every second element, along every axis, of a larger one."""
-    room = torch.ones([2 * n for n in t.shape], dtype=t.dtype)[(slice(None, None, 2),) * t.dim()]
-    return room.copy_(t)
+    larger = torch.ones([2 * n for n in t.shape], dtype=t.dtype)[(slice(None, None, 2),) * t.dim()]
+    return larger.copy_(t)
 
 
 def last_axis_first(t):
@@ -401,7 +402,7 @@ OPS = {case.name: case for case in of_each_op()} | {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("name", OPS)
-def test_arrays_of_any_strides_on_a_card_are_read(name, memory, layout, card):
+def test_arrays_of_any_strides_on_a_gpu_are_read(name, memory, layout, gpu_tensors):
     case = OPS[name]
     inputs = [MEMORY[memory](tensor(a)) for a in case.arrays(F32, layout)]
     for _ in range(2):
@@ -411,17 +412,17 @@ def test_arrays_of_any_strides_on_a_card_are_read(name, memory, layout, card):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("name", [name for name, case in OPS.items() if case.name != "conv2d_backward"])
-def test_every_op_writes_into_out_of_any_strides_on_a_card(name, memory, layout, card):
+def test_every_op_writes_into_out_of_any_strides_on_a_gpu(name, memory, layout, gpu_tensors):
     case, expected = OPS[name], OPS[name].expected(F32, layout)
-    rooms = tuple(MEMORY[memory](torch.ones_like(tensor(e))) for e in each(expected))
+    outs = tuple(MEMORY[memory](torch.ones_like(tensor(e))) for e in each(expected))
     inputs = map(tensor, case.arrays(F32, layout))
-    got = case.call(*inputs, layout, backend=None, out=rooms if isinstance(expected, tuple) else rooms[0])
-    assert all(g is room for g, room in zip(each(got), rooms, strict=True))
-    agree(case, tuple(r.contiguous() for r in rooms) if isinstance(expected, tuple) else rooms[0], expected, F32)
+    got = case.call(*inputs, layout, backend=None, out=outs if isinstance(expected, tuple) else outs[0])
+    assert all(g is out for g, out in zip(each(got), outs, strict=True))
+    agree(case, tuple(out.contiguous() for out in outs) if isinstance(expected, tuple) else outs[0], expected, F32)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_global_pooling_on_a_card_agrees_with_the_specification(layout, card):
+def test_global_pooling_on_a_gpu_agrees_with_the_specification(layout, gpu_tensors):
     x = np.random.default_rng(0).integers(-9, 10, (2, 3, 7, 6)).astype(np.float32)
     expected = fp.global_max_pool(x, data_format=layout, return_argmax=True, backend="naive")
     dx = fp.global_max_pool_backward(expected[0], expected[1], x.shape, data_format=layout, backend="naive")
@@ -434,7 +435,7 @@ def test_global_pooling_on_a_card_agrees_with_the_specification(layout, card):
         np.testing.assert_array_equal(array(got), dx)
 
 
-def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):
+def test_calls_are_repeated_for_arrays_that_look_alike(gpu_tensors, x, monkeypatch):
     first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     dx = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
     monkeypatch.setattr(import_module("fastpool.pooling").Window, "plan", None)  # nothing is planned any more
@@ -446,14 +447,14 @@ def test_calls_are_repeated_for_arrays_that_look_alike(card, x, monkeypatch):
     assert again.data_ptr() != dx.data_ptr()
 
 
-def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(card, x):
+def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(gpu_tensors, x):
     assert torch.equal(fp.max_pool2d(x, 2, 1), fp.max_pool2d(x, 2, 1))
     for wrong in (2.0, (2, 2.0), True):
         with pytest.raises((TypeError, ValueError)):
             fp.max_pool2d(x, wrong, 1)
 
 
-def test_a_repeated_call_tells_one_fill_value_from_its_equals(card, x):
+def test_a_repeated_call_tells_one_fill_value_from_its_equals(gpu_tensors, x):
     """0.0 and -0.0 are equal, but not the same padding."""
     for fill_value in (0.0, -0.0, 0.0, np.float32(-0.0), 1, 0, -0.0):
         cols = fp.im2col(x, 3, padding=1, fill_value=fill_value).numpy()
@@ -461,7 +462,7 @@ def test_a_repeated_call_tells_one_fill_value_from_its_equals(card, x):
         assert np.signbit(cols[0, 0, 0]) == np.signbit(fill_value)
 
 
-def test_bytes_of_a_bool_other_than_1_are_true(card):
+def test_bytes_of_a_bool_other_than_1_are_true(gpu_tensors):
     """The first byte that was not 0 lost to a larger one, and the larger one was the result."""
     x = torch.tensor([[0, 1, 2, 255], [0, 0, 128, 1]], dtype=torch.uint8).view(torch.bool)
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
@@ -469,7 +470,7 @@ def test_bytes_of_a_bool_other_than_1_are_true(card):
     assert argmax.tolist() == [[1, 0]]
 
 
-def test_indices_of_64_bits_give_the_same(card, x, monkeypatch):
+def test_indices_of_64_bits_give_the_same(gpu_tensors, x, monkeypatch):
     def results():
         first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
         large = fp.max_pool2d(x, 7, 1, 3, return_argmax=True)
@@ -482,7 +483,7 @@ def test_indices_of_64_bits_give_the_same(card, x, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(results(), narrow, strict=True))
 
 
-def test_results_lie_in_memory_as_the_input_does(card, x):
+def test_results_lie_in_memory_as_the_input_does(gpu_tensors, x):
     last = x.to(memory_format=torch.channels_last)
     for _ in range(2):
         y = fp.max_pool2d(last, 2)
@@ -490,7 +491,7 @@ def test_results_lie_in_memory_as_the_input_does(card, x):
         assert torch.equal(y, F.max_pool2d(x, 2))
 
 
-def test_strided_and_unaligned_arrays_are_read(card, x):
+def test_strided_and_unaligned_arrays_are_read(gpu_tensors, x):
     for view in (
         x[:, ::2, 1:],
         x[..., 1:],
@@ -503,7 +504,7 @@ def test_strided_and_unaligned_arrays_are_read(card, x):
             assert torch.equal(fp.hard_swish(view).float(), fp.hard_swish(view.contiguous()))
 
 
-def test_large_windows_go_axis_by_axis_and_planes_in_blocks(card):
+def test_large_windows_go_axis_by_axis_and_planes_in_blocks(gpu_tensors):
     x = torch.randn(2, 3, 40, 37)
     for _ in range(2):
         y, argmax = fp.max_pool2d(x, 15, 1, 7, return_argmax=True)
@@ -515,7 +516,7 @@ def test_large_windows_go_axis_by_axis_and_planes_in_blocks(card):
         assert torch.equal(fp.global_max_pool(x), x.amax((2, 3)))
 
 
-def test_results_go_into_out_of_any_strides_on_a_card(card, x):
+def test_results_go_into_out_of_any_strides_on_a_gpu(gpu_tensors, x):
     out = torch.zeros(2, 8, 4, 8)[:, ::2, :, ::2]
     assert fp.max_pool2d(x, 2, out=out) is out
     assert torch.equal(out, F.max_pool2d(x, 2))
@@ -523,7 +524,7 @@ def test_results_go_into_out_of_any_strides_on_a_card(card, x):
         fp.max_pool2d(x, 1, out=x)
 
 
-def test_arrays_of_one_call_lie_in_one_place(card, x):
+def test_arrays_of_one_call_lie_in_one_place(gpu_tensors, x):
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
     with pytest.raises(
         ValueError, match="argmax must lie where the other arrays do, on CUDA device 0, got one on the CPU"
@@ -538,7 +539,7 @@ def test_arrays_of_one_call_lie_in_one_place(card, x):
         fp.max_unpool2d(y, indices.numpy(), 2)
 
 
-def test_an_argmax_on_a_card_that_does_not_fit_sends_its_gradient_nowhere(card):
+def test_an_argmax_on_a_gpu_that_does_not_fit_sends_its_gradient_nowhere(gpu_tensors):
     argmax = torch.tensor([[[[200, 0], [1, 9]]]], dtype=torch.uint8)
     dx = fp.max_pool2d_backward(torch.ones(1, 1, 2, 2), argmax, (1, 1, 4, 4), 2)
     assert dx.nonzero().tolist() == [[0, 0, 0, 2], [0, 0, 2, 1]]
@@ -546,7 +547,7 @@ def test_an_argmax_on_a_card_that_does_not_fit_sends_its_gradient_nowhere(card):
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_unpooling_on_a_card_counts_as_a_framework_does(convention, layout, card):
+def test_unpooling_on_a_gpu_counts_as_a_framework_does(convention, layout, gpu_tensors):
     shape = (2, 3, 8, 6) if layout == "channels_first" else (2, 8, 6, 3)
     x = np.random.default_rng(0).permutation(2 * 3 * 8 * 6).reshape(shape).astype(np.float32)
     y, argmax = fp.max_pool2d(x, 2, data_format=layout, return_argmax=True, backend="numpy")
@@ -562,6 +563,6 @@ def test_unpooling_on_a_card_counts_as_a_framework_does(convention, layout, card
     assert (got != 0).sum() == (expected != 0).sum() - 2
 
 
-def test_every_case_has_a_kernel_on_a_card():
+def test_every_case_has_a_kernel_on_a_gpu():
     backend = pytest.importorskip("numba_cuda") and import_module("fastpool.backends.cuda")
     assert all(hasattr(backend, case.kernel) for case in CASES)

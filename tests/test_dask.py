@@ -514,7 +514,7 @@ class ElsewhereLibrary(ArrayLibrary):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """A library whose arrays are these, as CuPy's are on a card."""
+    """A library whose arrays are these, as CuPy's are on a GPU."""
     monkeypatch.setitem(interop._LIBRARIES, "elsewhere", ElsewhereLibrary)
     monkeypatch.setitem(sys.modules, "elsewhere", types.ModuleType("elsewhere"))
 

@@ -1,4 +1,4 @@
-"""The side-by-side on a card, as far as it goes without one: every call of it, on the CPU, at tiny sizes."""
+"""The benchmark on a GPU, without one: each of its calls on the CPU, at tiny sizes."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -42,7 +42,7 @@ def test_a_difference_is_seen():
     assert gpu.agrees(torch, (b, 1), (b.clone(), 2), exact=True)
 
 
-def test_rows_are_listed_and_a_missing_card_is_told(python):
+def test_rows_are_listed_and_a_missing_gpu_is_reported(python):
     assert "max_pool2d backward 2x2 s2" in python("-m", "benchmarks.gpu", "--sizes", "64", "--list")
     assert "no row matches" in python("-m", "benchmarks.gpu", "--rows", "no such row", fails=True)
 
@@ -72,11 +72,11 @@ def test_what_torch_cannot_do_is_a_gap_in_the_table(kind, monkeypatch):
     assert whole["gaps"] == {}
     assert list(whole["seconds"]) == ["fastpool", "torch"]
     monkeypatch.setattr(torch.nn.functional, "max_pool2d", refused)
-    told = _measured(row)
-    assert list(told["seconds"]) == ["fastpool"]
-    assert told["gaps"] == {"torch": "NotImplementedError: \"max_pool2d\" not implemented for 'Byte'"}
-    assert not gpu.failed(told)
-    assert gpu._cells(told)[2] == gpu._cells(told)[4] == "-"
+    measurements = _measured(row)
+    assert list(measurements["seconds"]) == ["fastpool"]
+    assert measurements["gaps"] == {"torch": "NotImplementedError: \"max_pool2d\" not implemented for 'Byte'"}
+    assert not gpu.failed(measurements)
+    assert gpu._cells(measurements)[2] == gpu._cells(measurements)[4] == "-"
 
 
 def test_what_fastpool_cannot_do_is_a_failure(monkeypatch):
@@ -85,14 +85,14 @@ def test_what_fastpool_cannot_do_is_a_failure(monkeypatch):
 
     row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
     monkeypatch.setattr(gpu.fp, "max_pool2d", broken)
-    told = _measured(row)
-    assert told["gaps"]["fastpool"] == "RuntimeError: no kernel"
-    assert gpu.failed(told)
+    measurements = _measured(row)
+    assert measurements["gaps"]["fastpool"] == "RuntimeError: no kernel"
+    assert gpu.failed(measurements)
 
 
 def test_a_report_with_gaps_is_shown(capsys):
     row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
-    told = _measured(row) | {"seconds": {}, "gaps": {"torch": "RuntimeError: [no]"}, "of copy": None}
-    about = {"card": "a GPU", "date": "2026-11-26"}
-    gpu.show({"machine": about, "copy": {1: 1e12}, "tiny": {}, "rows": [told | {"torch ÷ fastpool": None}]})
-    assert f"torch has no {told['name']}: RuntimeError: [no]" in capsys.readouterr().out
+    measurements = _measured(row) | {"seconds": {}, "gaps": {"torch": "RuntimeError: [no]"}, "of copy": None}
+    about = {"GPU": "a GPU", "date": "2026-11-26"}
+    gpu.show({"machine": about, "copy": {1: 1e12}, "tiny": {}, "rows": [measurements | {"torch ÷ fastpool": None}]})
+    assert f"torch has no {measurements['name']}: RuntimeError: [no]" in capsys.readouterr().out

@@ -1187,7 +1187,7 @@ def test_where_the_compiled_modules_are_missing_numba_is_no_remedy(python):
     assert "pip install" not in out
 
 
-WITHOUT_A_CARD = """
+WITHOUT_A_GPU = """
 import sys
 if "without numba-cuda" in sys.argv:
     sys.modules["numba_cuda"] = None
@@ -1200,12 +1200,12 @@ fp.max_pool1d(np.ones(2), 1, backend="cuda")
 
 
 @pytest.mark.parametrize("missing", ["without numba-cuda", "without a driver"])
-def test_without_a_card_the_reason_is_told(missing, python):
+def test_without_a_gpu_the_reason_is_told(missing, python):
     if missing == "without a driver":
         pytest.importorskip("numba_cuda", reason="needs numba-cuda")
         if fp.backends()["cuda"].available and not INTERPRETED:
-            pytest.skip("here is a card")
-    out = python("-c", WITHOUT_A_CARD, missing, fails=True, FASTPOOL_TEST_CUDA=None)
+            pytest.skip("a GPU is here")
+    out = python("-c", WITHOUT_A_GPU, missing, fails=True, FASTPOOL_TEST_CUDA=None)
     assert out.startswith("False ")
     assert "RuntimeError: backend 'cuda' cannot run here: " in out
     assert 'remedy: pip install "fastpool[cuda]"' in out

@@ -136,7 +136,7 @@ def peak():
     return get_maxrss()
 
 
-class Card:
+class FakeGPU:
     """A GPU that does nothing until it is waited for."""
 
     def __init__(self):
@@ -154,14 +154,14 @@ class Card:
 
 
 def test_a_call_on_a_gpu_is_over_when_it_is_timed(monkeypatch):
-    card = Card()
+    gpu = FakeGPU()
     monkeypatch.setattr(suite, "_available", lambda backend: None)
-    monkeypatch.setattr(suite, "_synchronise", card.synchronise)
-    monkeypatch.setattr(suite, "_in_place", lambda backend, arguments: {**arguments, "x": ("on the card",)})
-    monkeypatch.setattr(fp, "hard_swish", card.launch)
+    monkeypatch.setattr(suite, "_synchronise", gpu.synchronise)
+    monkeypatch.setattr(suite, "_in_place", lambda backend, arguments: {**arguments, "x": ("on the GPU",)})
+    monkeypatch.setattr(fp, "hard_swish", gpu.launch)
     _, call = suite._prepared("cuda", "hard_swish", "channels_first", "float32", "small")
     assert call() == "result"
-    assert card.waiting == 0
+    assert gpu.waiting == 0
 
 
 def test_the_cases_of_pytest_benchmark_run(python):
