@@ -65,7 +65,7 @@ def test_a_library_asks_for_the_c_library_alone(built):
 @of_each_library
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not here")
 def test_no_kernel_stores_under_a_mask(built):
-    """LLVM makes such stores of maxima in place, which several processors take for some twenty instructions each."""
+    """LLVM makes such stores of maxima in place. They are slow on AMD's processors."""
     command = ["objdump", "--disassemble", "--no-show-raw-insn", built]
     code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(r"maxps|fmax", code)

@@ -252,12 +252,22 @@ def test_without_an_argmax_offsets_are_none():
     def run(argmax):
         offsets.fill_offsets(argmax, 3)
         offsets.set_offset(argmax, 1, 7)
-        offsets.copy_offsets(argmax, 2, argmax, 2)
+        offsets.copy_offsets(argmax, 2, argmax, 1, 2)
 
     run(None)
     argmax = np.zeros(4, np.uint16)
     run(argmax)
     np.testing.assert_array_equal(argmax, [3, 7, 3, 7])
+
+
+def test_every_nth_offset_is_copied_also_within_one_array():
+    @numba.njit
+    def run(argmax):
+        offsets.copy_offsets(argmax, 0, argmax, 3, 4)
+
+    argmax = np.arange(10, dtype=np.uint8)
+    run(argmax)
+    np.testing.assert_array_equal(argmax, [0, 3, 6, 9, 4, 5, 6, 7, 8, 9])
 
 
 @pytest.mark.parametrize("half_format", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])

@@ -18,8 +18,8 @@ from fastpool.backends.numba.kernels.reduction import (
 )
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
+    copy_offsets,
     fill_offsets,
-    keep_every_offset,
     larger,
     load_offsets,
     splat_offset,
@@ -36,7 +36,7 @@ from fastpool.backends.numba.simd.vectors import (
     width_of,
 )
 from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, unliteral
-from fastpool.backends.numba.tiling.forward import AT_EVERY_CELL, BY_CHANNELS, BY_DOUBLING, BY_HALVING, BY_STRIDE
+from fastpool.backends.numba.tiling.forward import BY_CHANNELS, BY_DOUBLING, BY_HALVING, BY_STRIDE, BY_TAPS
 
 
 @inlined
@@ -47,18 +47,15 @@ def pool_along_rows(out, count, cells, spare, method, g):
     """
     width = width_of(out.values)
     fill_offsets(slice_view(out.argmax, 0, count * g.sw + 2 * width), 0)
-    if method <= BY_DOUBLING:
+    if method == BY_TAPS:
         taps = Taps(g.KW, g.dw * g.inner, unliteral(1))
-        if method == BY_DOUBLING:
-            taps = two_of_width(double_windows(out, cells, count, taps), taps)
-            cells = tail_view(out.values, 0)
         reduce_row(out, count, count, Maxima(cells, out.argmax), one_slice(), taps, unliteral(0))
+    elif method == BY_DOUBLING:
+        pool_by_doubling(out, count, cells, g)
     elif method == BY_CHANNELS:
         pool_channels_along_rows(out, count, Maxima(cells, tail_view(out.argmax, width)), g)
     elif method == BY_HALVING:
         pool_by_halving(out, count, cells, g)
-    elif method == AT_EVERY_CELL:
-        pool_at_every_cell(out, count, cells, g)
     elif method != BY_STRIDE:
         pool_gathered(out, count, cells, spare, g)
     elif g.sw == 2:
@@ -67,6 +64,17 @@ def pool_along_rows(out, count, cells, spare, method, g):
         pool_strided(load_stride_3, out, count, cells, 3, g)
     else:
         pool_strided(load_stride_5, out, count, cells, 5, g)
+
+
+@inlined
+def pool_by_doubling(out, count, cells, g):
+    """Where windows overlap much: the maximum of a window at every cell, of which every `g.sw`-th is kept."""
+    taps, every_cell = Taps(g.KW, g.dw * g.inner, unliteral(1)), count * g.sw
+    taps = two_of_width(double_windows(out, cells, every_cell, taps), taps)
+    reduce_row(out, every_cell, every_cell, tail_of(out, 0), one_slice(), taps, unliteral(0))
+    if g.sw > 1:
+        gather_cells(out.values, out.values, count, g.sw)
+        copy_offsets(out.argmax, 0, out.argmax, g.sw, count)
 
 
 @inlined
@@ -115,20 +123,6 @@ def halve(out, source, count, weight):
         best, winner = larger(first, first_offsets, deinterleave_odd(low, high), second_offsets)
         store_offsets(out.argmax, i, winner)
         store(out.values, i, best)
-
-
-@inlined
-def pool_at_every_cell(out, count, cells, g):
-    """Where windows are any other number of cells apart and overlap much: a window at every cell, by doubling.
-
-    Then the maxima that are asked for are moved together.
-    """
-    taps, every_cell = Taps(g.KW, g.dw, unliteral(1)), count * g.sw
-    taps = two_of_width(double_windows(out, cells, every_cell, taps), taps)
-    reduce_row(out, every_cell, every_cell, tail_of(out, 0), one_slice(), taps, unliteral(0))
-    for i in range(count):
-        out.values[np.uint64(i)] = out.values[np.uint64(i * g.sw)]
-    keep_every_offset(out.argmax, g.sw, count)
 
 
 @inlined

@@ -303,7 +303,7 @@ def output_row(out, tail, to, count, limit, t):
 def copy_row(out, to, tail, count):
     for i in range(count):
         out.values[to + i] = tail.values[i]
-    copy_offsets(out.argmax, to, tail.argmax, count)
+    copy_offsets(out.argmax, to, tail.argmax, 1, count)
 
 
 @inlined

@@ -124,33 +124,17 @@ def _set_offset(argmax, at, offset):
     return set_offset
 
 
-def keep_every_offset(argmax, step, count):
-    """argmax[:count] = argmax[: count * step : step]."""
-
-
-@overload(keep_every_offset, jit_options=INLINED)
-def _keep_every_offset(argmax, step, count):
-    if isinstance(argmax, types.NoneType):
-        return lambda argmax, step, count: None
-
-    def keep_every_offset(argmax, step, count):
-        for i in range(count):
-            argmax[np.uint64(i)] = argmax[np.uint64(i * step)]
-
-    return keep_every_offset
-
-
-def copy_offsets(argmax, to, source, count):
-    """argmax[to : to + count] = source[:count]."""
+def copy_offsets(argmax, to, source, step, count):
+    """argmax[to : to + count] = source[: count * step : step]."""
 
 
 @overload(copy_offsets, jit_options=INLINED)
-def _copy_offsets(argmax, to, source, count):
+def _copy_offsets(argmax, to, source, step, count):
     if isinstance(argmax, types.NoneType):
-        return lambda argmax, to, source, count: None
+        return lambda argmax, to, source, step, count: None
 
-    def copy_offsets(argmax, to, source, count):
+    def copy_offsets(argmax, to, source, step, count):
         for i in range(count):
-            argmax[to + i] = source[i]
+            argmax[np.uint64(to + i)] = source[np.uint64(i * step)]
 
     return copy_offsets

@@ -6,8 +6,8 @@ from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
-# How `kernels/row_pass.py` takes the maxima along rows: the first two where windows are one cell apart.
-BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING, AT_EVERY_CELL = range(7)
+# How `kernels/row_pass.py` takes the maxima along rows.
+BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING = range(6)
 
 
 def row_method(g, itemsize, argmax_itemsize):
@@ -22,7 +22,7 @@ def row_method(g, itemsize, argmax_itemsize):
         return BY_STRIDE
     gathered = g.KW * (tuning.GATHERED_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.GATHERED_BYTES)
     doublings = (g.KW - 1).bit_length()
-    return AT_EVERY_CELL if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
+    return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
 
 
 class SeparableTiling(NamedTuple):
