@@ -27,7 +27,8 @@ PLANES = {
     "3 s2 p1": ((2, 8, 56, 56), (3, 2, 1)),
     "3 s1 p1": ((2, 8, 28, 28), (3, 1, 1)),
     "13 s1 p6": ((1, 2, 20, 20), (13, 1, 6)),
-    "7, the whole plane": ((4, 32, 7, 7), (7, 7, 0)),
+    "13 s1 p6, many planes": ((16, 32, 20, 20), (13, 1, 6)),
+    "7, the whole plane": ((16, 32, 7, 7), (7, 7, 0)),
 }
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "uint8": np.uint8}
@@ -93,7 +94,7 @@ class Launches:
     def kernel(self, make, constants, signature, index, device):
         compilation, launch = (import_module(f"fastpool.backends.cuda.{name}") for name in ("compilation", "launch"))
         function = make(*constants) if constants is not None else make
-        numba_types = [launch._numba_type(description, index) for description in signature]
+        numba_types = [launch._numba_type(description, index, CAPABILITY) for description in signature]
         return compilation.ptx_of(function, numba_types, CAPABILITY)[1]
 
     def launch(self, kernel, grid, arguments):

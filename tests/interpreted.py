@@ -66,3 +66,4 @@ def install():
     driver.Kernel = lambda name, code, device: ptx.Program(code)
     launch.compiled, launch.Launch = compilation.ptx_of, Launch
     launch.THREADS, launch.BLOCKS = THREADS, BLOCKS
+    backend.MANY_PLANES = 8  # the specimens have few

@@ -13,9 +13,11 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 WARP, SECTOR = 32, 32  # threads of a warp, and bytes of the smallest access to memory
+HALVES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 MAX_STEPS = 100_000  # basic blocks, after which a kernel counts as an endless loop
 
 
@@ -69,6 +71,18 @@ def unsigned(dtype):
 
 def type_of(instruction):
     return dtype_of(instruction.modifiers[-1])
+
+
+def halves_of(values, name):
+    """float32 values of the two-byte floats that lie in words: two in each where the type is "f16x2" or "bf16x2"."""
+    parts = np.ascontiguousarray(values)[..., None].view(np.uint16)[..., : 2 if name.endswith("x2") else 1]
+    return parts.view(HALVES[name.removesuffix("x2")]).astype(np.float32)
+
+
+def as_halves(values, name):
+    """The inverse of `halves_of`, rounded to nearest."""
+    parts = values.astype(HALVES[name.removesuffix("x2")]).view(np.uint16).astype(np.uint32)
+    return np.bitwise_or.reduce(parts << np.arange(0, 16 * parts.shape[-1], 16, dtype=np.uint32), axis=-1)
 
 
 class Program:
@@ -315,6 +329,10 @@ def _move(run, ins):
 @operation("cvt")
 def _convert(run, ins):
     *modifiers, to, of = ins.modifiers
+    if to in ("f16x2", "bf16x2"):
+        high, low = (np.broadcast_to(run.get(o, np.dtype("f4")), run.active.shape) for o in ins.operands[1:])
+        run.put(ins.operands[0], as_halves(np.stack([low, high], axis=-1), to))
+        return
     values, to = np.asarray(run.get(ins.operands[1], dtype_of(of))), dtype_of(to)
     if "sat" in modifiers:
         values = np.where(np.isnan(values), 0, np.clip(values, 0, 1)).astype(values.dtype)
@@ -422,6 +440,11 @@ BINARY = {
 
 @operation(*BINARY)
 def _binary(run, ins):
+    if ins.modifiers[-1].removesuffix("x2") in HALVES:
+        assert ins.name == "max" and "NaN" in ins.modifiers
+        a, b = (halves_of(run.get(o, np.dtype("u4")), ins.modifiers[-1]) for o in ins.operands[1:3])
+        run.put(ins.operands[0], as_halves(np.maximum(a, b), ins.modifiers[-1]))
+        return
     dtype = type_of(ins)
     a, b = (np.asarray(run.get(operand, dtype)) for operand in ins.operands[1:3])
     if "wide" in ins.modifiers:
@@ -491,6 +514,16 @@ def _extract(run, ins):
         sign = dtype.type(1 << count - 1)
         bits = (bits ^ sign) - sign
     run.put(ins.operands[0], bits.astype(dtype))
+
+
+@operation("bfi")
+def _insert(run, ins):
+    dtype = type_of(ins)
+    into, *sources = ins.operands
+    a, b = (np.asarray(run.get(operand, dtype)) for operand in sources[:2])
+    first, count = (int(run.get(operand, np.dtype("u4"))) for operand in sources[2:])
+    ones = dtype.type((1 << count) - 1 << first)
+    run.put(into, b & ~ones | a << dtype.type(first) & ones)
 
 
 @operation("shf")

@@ -56,7 +56,7 @@ def array(shape, dtype):
 def kernel_for(capability, make, constants, signature, index):
     """The name of a kernel's function and its PTX, compiled once for all tests."""
     function = make(*constants) if constants is not None else make
-    numba_types = [launch._numba_type(description, index) for description in signature]
+    numba_types = [launch._numba_type(description, index, capability) for description in signature]
     return function.__name__, compilation.ptx_of(function, numba_types, capability)[1]
 
 
@@ -238,7 +238,7 @@ def test_no_maximum_drops_a_nan(window, dtype, code):
         pool(dtype_of(dtype), "channels_first", window, argmax)
     for ptx in code.each("max_pool"):
         assert not re.search(r"\bmax\.(?!NaN)(?:\w+\.)*f(?:16|32|64)", ptx)
-        assert re.search(r"setp\.\w+(?:\.\w+)*\.f(?:16|32|64)|max\.NaN\.f32", ptx)
+        assert re.search(r"setp\.\w+(?:\.\w+)*\.f(?:16|32|64)|max\.NaN\.(?:f32|b?f16)", ptx)
 
 
 @pytest.mark.parametrize(("size", "index"), [(1 << 15, "u32"), (1 << 17, "u64")])

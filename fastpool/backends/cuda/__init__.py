@@ -13,10 +13,12 @@ import numpy as np
 from fastpool.backends.cuda import columns, elementwise, pool
 from fastpool.backends.cuda.compilation import types, why_not
 from fastpool.backends.cuda.launch import (
+    HALVES,
     NOTHING,
     VECTOR_BYTES,
     Memory,
     compute_dtype_of,
+    divisors,
     is_wide,
     launch,
     memory,
@@ -41,12 +43,14 @@ __all__ = [
     "swish_backward",
 ]
 
-LONGEST_ROW = 8  # taps along a row that are unrolled
+LONGEST_ROW = 16  # taps along a row that are unrolled
 MOST_TAPS = 128  # of a window whose geometry is a constant of the kernel; that of larger ones is an argument
 TAPS_PER_THREAD = 8  # of a window that several threads share
-MOST_WINDOWS = 8192  # of a plane that a block keeps in shared memory
-MOST_CELLS, FEW_CELLS = 2**16, 2**12  # of a plane that one block takes, with at least MANY_PLANES planes and with fewer
-MANY_PLANES = 128
+ROWS = 2  # of a gradient that a thread takes at least, where windows overlap
+MOST_ELEMENTS = 32  # of a gradient that a thread takes
+SHARED_BYTES = 48 * 1024  # of a block, which needs no permission for these
+FEWEST_PLANES = 4  # that fit these: with fewer, too few threads of a block have work
+MANY_PLANES = 512  # with fewer, a thread for each cell is faster than one for each plane
 LARGE = 32  # the fewest taps of a window that is pooled axis by axis or shared by threads of a block
 
 
@@ -77,6 +81,12 @@ def _width(itemsize):
     return max(VECTOR_BYTES // itemsize, 1)
 
 
+def _row_width(itemsize, row):
+    """The elements of a vector along rows of `row` elements: fewer than fit if only so vectors end where rows do."""
+    widest = _width(itemsize)
+    return next((w for w in (widest, widest // 2, widest // 4) if w and row % w == 0), widest)
+
+
 def _fold_columns(geometry, sizes, inner):
     """Fold the columns into `inner`, for windows of one column and a stride of 1 along the rows: one long row."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
@@ -104,6 +114,7 @@ def _pool(x, geometry, sizes, y, argmax, wide, carried=None, weight=1):
     inner = x.shape[4]
     KW, sw, pw, dw = geometry[2], geometry[5], geometry[8], geometry[11]
     with_argmax = argmax is not None
+    compared = "half" if x.dtype.name in HALVES and not with_argmax else None
     if (
         inner == 1
         and 1 < KW <= LONGEST_ROW
@@ -112,28 +123,31 @@ def _pool(x, geometry, sizes, y, argmax, wide, carried=None, weight=1):
         and carried is None
         and prod(geometry[:3]) <= MOST_TAPS
     ):
-        width = _width(x.itemsize)
-        _, _, W, _, _, OW = sizes
-        items = y.size // OW * -(-OW // width)
-        arguments = memory(x, width * sw, W), memory(y, width, OW)
+        _, _, W, OD, OH, OW = sizes
+        width = _row_width(x.itemsize, OW)
+        vectors = -(-OW // width)
+        items = y.size // OW * vectors
+        arguments = memory(x, width * sw, W, vectors, compared), memory(y, width, OW, vectors, compared)
         if with_argmax:
-            argmax = memory(argmax, width, OW, compute_dtype="index")
-            launch(x, pool.argmax_by_rows, (width, geometry), *arguments, argmax, sizes, items, wide=wide)
-        else:
-            launch(x, pool.maximum_by_rows, (width, geometry), *arguments, sizes, items, wide=wide)
+            arguments = *arguments, memory(argmax, width, OW, vectors, "index")
+        make = pool.argmax_by_rows if with_argmax else pool.maximum_by_rows
+        by = divisors(1, OD, OH, vectors)
+        launch(x, make, (width, geometry), *arguments, sizes, by, items, wide=wide)
         return
     geometry, sizes, inner = _fold_columns(geometry, sizes, inner)
     width = _width(x.itemsize) if inner > 1 else 1
-    items = y.size // inner * -(-inner // width)
+    vectors = -(-inner // width)
+    items = y.size // inner * vectors
     constant, geometry_argument = _as_constant(geometry)
     arguments = (
-        memory(x, width, inner),
-        NOTHING if carried is None else memory(carried, width, inner, compute_dtype="index"),
-        memory(y, width, inner),
-        memory(argmax, width, inner, compute_dtype="index") if with_argmax else NOTHING,
+        memory(x, width, inner, vectors, compared),
+        NOTHING if carried is None else memory(carried, width, inner, vectors, "index"),
+        memory(y, width, inner, vectors, compared),
+        memory(argmax, width, inner, vectors, "index") if with_argmax else NOTHING,
     )
     constants = width, constant, with_argmax, carried is not None
-    launch(x, pool.by_cells, constants, *arguments, geometry_argument, sizes, weight, inner, items, wide=wide)
+    by = divisors(*sizes[3:], vectors)
+    launch(x, pool.by_cells, constants, *arguments, geometry_argument, sizes, weight, inner, by, items, wide=wide)
 
 
 @lru_cache(maxsize=256)
@@ -191,55 +205,121 @@ def _pool_by_blocks(x, geometry, sizes, y, argmax, wide):
 def max_pool_backward(dy, argmax, window, dx):
     geometry, sizes = _geometry(window)
     wide = is_wide(dx.size, dy.size, *geometry, *sizes, *_extents(window), window.volume)
-    inner, width = dx.shape[4], _width(dx.itemsize)
-    KW, sw, pw, dw = geometry[2], geometry[5], geometry[8], geometry[11]
-    W, OW = sizes[2], sizes[5]
-    if inner == 1 and 1 < KW <= LONGEST_ROW and dw == 1 and pw < KW and width % sw == 0 and window.volume <= MOST_TAPS:
-        items = dx.size // W * -(-W // width)
-        arguments = (
-            memory(dy, width // sw, OW),
-            memory(argmax, width // sw, OW, compute_dtype="index"),
-            memory(dx, width, W),
-        )
-        launch(dx, pool.backward_by_rows, (width, geometry), *arguments, sizes, items, wide=wide)
-        return
-    if inner == 1 and window.volume >= LARGE and _fits_blocks(window, dx.shape[0]):
-        _backward_by_planes(dy, argmax, dx, geometry, sizes, width, wide)
-        return
-    geometry, sizes, inner = _fold_columns(geometry, sizes, inner)
-    width = width if inner > 1 else 1
-    items = dx.size // inner * -(-inner // width)
-    constant, geometry_argument = _as_constant(geometry)
-    arguments = memory(dy, width, inner), memory(argmax, width, inner, compute_dtype="index"), memory(dx, width, inner)
-    launch(
-        dx,
-        pool.backward_by_cells,
-        (width, constant, max(geometry[9:]) > 1),
-        *arguments,
-        geometry_argument,
-        sizes,
-        inner,
-        items,
-        wide=wide,
+    inner, width = dx.shape[4], _row_width(dx.itemsize, sizes[2])
+    if _partitions(window) and (inner > 1 or (window.kernel[2] > 1 and width % window.kernel[2] == 0)):
+        _backward_nonoverlapping(dy, argmax, dx, geometry, sizes, wide)
+    elif inner == 1 and _fits_rows(geometry, width):
+        _backward_by_rows(dy, argmax, dx, geometry, sizes, width, wide)
+    elif window.volume >= LARGE and dx.shape[0] * inner >= MANY_PLANES and _planes_of_a_block(dx, window):
+        _backward_by_planes(dy, argmax, dx, window, wide)
+    else:
+        _backward_by_cells(dy, argmax, dx, geometry, sizes, wide)
+
+
+def _partitions(window):
+    """Whether the windows partition their plane, so that no two share a cell and none lies between them."""
+    return (
+        window.kernel == window.stride
+        and not any(window.before)
+        and all(k == 1 or d == 1 for k, d in zip(window.kernel, window.dilation, strict=True))
+        and window.volume <= MOST_TAPS
     )
 
 
-def _fits_blocks(window, planes):
-    """Whether a block can take whole planes: their windows fit shared memory, and the planes occupy the GPU."""
-    cells = prod(window.size)
-    return window.positions <= MOST_WINDOWS and cells <= (MOST_CELLS if planes >= MANY_PLANES else FEW_CELLS)
+def _backward_nonoverlapping(dy, argmax, dx, geometry, sizes, wide):
+    geometry, sizes, inner = _fold_columns(geometry, sizes, dx.shape[4])
+    kernel, along_rows = geometry[:3], inner == 1
+    width = _row_width(dx.itemsize, sizes[2]) if along_rows else _width(dx.itemsize)
+    row, dy_row, windows = (sizes[2], sizes[5], width // kernel[2]) if along_rows else (inner, inner, width)
+    axes, vectors = 2 if along_rows else 3, -(-row // width)
+    windows_per_axis = [-(-n // k) for n, k in zip(sizes[:3], kernel, strict=True)][:axes]
+    loaded = vectors if windows_per_axis == list(sizes[3 : 3 + axes]) else None
+    arguments = (
+        memory(dy, windows, dy_row, loaded),
+        memory(argmax, windows, dy_row, loaded, "index"),
+        memory(dx, width, row, vectors),
+    )
+    items = dx.shape[0] * prod(windows_per_axis) * vectors
+    constants, by = (width, kernel, along_rows), divisors(*windows_per_axis, *(1,) * (3 - axes), vectors)
+    launch(dx, pool.backward_nonoverlapping, constants, *arguments, sizes, inner, by, items, wide=wide)
 
 
-def _backward_by_planes(dy, argmax, dx, geometry, sizes, width, wide):
-    threads = threads_per_block()
-    outer, W, positions = dx.shape[0], sizes[2], prod(sizes[3:])
-    planes = max(threads // (sizes[0] * sizes[1] * -(-W // width)), 1)
-    planes = min(planes, max(MOST_WINDOWS // positions, 1), outer)
-    capacity = max(1 << (planes * positions - 1).bit_length(), 256)
-    blocks = -(-outer // planes)
-    arguments = memory(dy), memory(argmax, compute_dtype="index"), memory(dx, width, W), geometry, sizes
-    constants = width, capacity, threads
-    launch(dx, pool.backward_by_planes, constants, *arguments, planes, outer, blocks, wide=wide, blocks=blocks)
+def _fits_rows(geometry, width):
+    """Whether the gradient can be computed in vectors of several rows: the strides divide them, the kernel is small."""
+    KH, KW, sh, sw, pw, dh, dw = (geometry[i] for i in (1, 2, 4, 5, 8, 10, 11))
+    rows = _rows_of_a_vector(KH, sh)
+    return (
+        1 < KW <= LONGEST_ROW
+        and KH * KW < LARGE
+        and dh == dw == 1
+        and pw < KW
+        and width % sw == 0
+        and rows * width <= MOST_ELEMENTS
+    )
+
+
+def _rows_of_a_vector(KH, sh):
+    """The rows of dx that a thread takes: a multiple of the stride, several where windows overlap."""
+    return sh * -(-ROWS // sh) if sh < KH else sh
+
+
+def _backward_by_rows(dy, argmax, dx, geometry, sizes, width, wide):
+    sw, W, OW = geometry[5], sizes[2], sizes[5]
+    rows = _rows_of_a_vector(geometry[1], geometry[4])
+    vectors = -(-W // width)
+    arguments = (
+        memory(dy, width // sw, OW, vectors),
+        memory(argmax, width // sw, OW, vectors, "index"),
+        memory(dx, width, W, vectors),
+    )
+    groups = -(-sizes[1] // rows)
+    items, by = dx.shape[0] * sizes[0] * groups * vectors, divisors(1, sizes[0], groups, vectors)
+    launch(dx, pool.backward_by_rows, (width, rows, geometry), *arguments, sizes, by, items, wide=wide)
+
+
+def _backward_by_cells(dy, argmax, dx, geometry, sizes, wide):
+    geometry, sizes, inner = _fold_columns(geometry, sizes, dx.shape[4])
+    width = _width(dx.itemsize) if inner > 1 else 1
+    vectors = -(-inner // width)
+    items = dx.size // inner * vectors
+    constant, geometry_argument = _as_constant(geometry)
+    arguments = (
+        memory(dy, width, inner, vectors),
+        memory(argmax, width, inner, vectors, "index"),
+        memory(dx, width, inner, vectors),
+    )
+    constants = width, constant, max(geometry[9:]) > 1
+    by = divisors(*sizes[:3], vectors)
+    launch(dx, pool.backward_by_cells, constants, *arguments, geometry_argument, sizes, inner, by, items, wide=wide)
+
+
+def _pitch(window):
+    """The elements from one plane to the next in shared memory: odd, so that equal cells lie in other banks."""
+    return prod(window.size) | 1
+
+
+def _planes_of_a_block(dx, window):
+    """How many planes' sums fit the shared memory of a block; 0 if they are too few to be worth it."""
+    itemsize = np.dtype(compute_dtype_of(dx.dtype)).itemsize
+    planes = min(SHARED_BYTES // itemsize // _pitch(window), threads_per_block())
+    return planes if planes >= FEWEST_PLANES else 0
+
+
+def _backward_by_planes(dy, argmax, dx, window, wide):
+    geometry, sizes = _geometry(window)
+    inner, planes = dx.shape[4], _planes_of_a_block(dx, window)
+    width = _width(dx.itemsize) if inner == 1 else 1
+    dtype = np.dtype(compute_dtype_of(dx.dtype))
+    constants = width, geometry, getattr(types, dtype.name), SHARED_BYTES // dtype.itemsize
+    arguments = (
+        memory(dy, width, sizes[5]),
+        memory(argmax, width, sizes[5], compute_dtype="index"),
+        memory(dx),
+    )
+    total = dx.shape[0] * inner
+    counts = inner, _pitch(window), planes, total
+    blocks = -(-total // planes)
+    launch(dx, pool.backward_by_planes, constants, *arguments, sizes, *counts, blocks, wide=wide, blocks=blocks)
 
 
 @with_transfers(0)
@@ -288,7 +368,7 @@ def _flat_memory(a, size):
     low, high = a.extent()
     name = f"uint{8 * size}"
     steps = tuple(s // size for s in a.strides) + ((1,) if size < a.itemsize else ())
-    return Memory(name, 1, name, size, low, high - low), (a.pointer - low) // size, steps
+    return Memory(name, 1, name, size, False, low, high - low), (a.pointer - low) // size, steps
 
 
 @with_transfers(1)
@@ -319,17 +399,20 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
     x_steps = (plane * channels, 1, channels) if x.shape[4] > 1 else (plane * channels, plane, 1)
     cols_steps = _element_strides(cols)
     value = np.array(fill_value, x.dtype).view(f"u{x.itemsize}")[()]
-    arguments = _as_bits(x), _as_bits(cols), value, sizes, window.batch, channels, x_steps, cols_steps
+    images_last = cols_steps[3] > 1
+    by = divisors(*sizes[3:], window.batch if images_last else 1)
+    arguments = _as_bits(x), _as_bits(cols), value, sizes, channels, x_steps, cols_steps, by
     items = window.batch * channels * window.positions
-    launch(x, columns.im2col, (geometry, cols_steps[3] > 1), *arguments, items, wide=wide)
+    launch(x, columns.im2col, (geometry, images_last), *arguments, items, wide=wide)
 
 
 @with_transfers(1)
 def col2im(cols, window, dx):
     geometry, sizes = _geometry(window)
     wide = is_wide(dx.size, cols.size, *geometry, *sizes, *_extents(window))
-    arguments = memory(cols), memory(dx), sizes, window.channels, dx.shape[4], _element_strides(cols), dx.size
-    launch(dx, columns.col2im, (geometry,), *arguments, wide=wide)
+    inner, by = dx.shape[4], divisors(*sizes[:3], dx.shape[4])
+    arguments = memory(cols), memory(dx), sizes, window.channels, inner, _element_strides(cols), by
+    launch(dx, columns.col2im, (geometry,), *arguments, dx.size, wide=wide)
 
 
 def _elementwise(make, *arguments):

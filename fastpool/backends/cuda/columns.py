@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastpool.backends.cuda.compilation import cuda, inlined
-from fastpool.backends.cuda.pool import inside, split
+from fastpool.backends.cuda.pool import inside, split, unravel
 from fastpool.backends.cuda.vectors import load, splat_for, store
 
 
@@ -18,7 +18,7 @@ def im2col(geometry, images_last):
     """A thread copies the taps of one window after the other. Neighbouring threads write neighbouring elements."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
 
-    def im2col(x, cols, fill_value, sizes, images, channels, x_steps, cols_steps, items):
+    def im2col(x, cols, fill_value, sizes, channels, x_steps, cols_steps, divisors, items):
         index = type(items)
         D, H, W, OD, OH, OW = sizes
         x_image_step, x_channel_step, x_cell_step = x_steps
@@ -26,13 +26,12 @@ def im2col(geometry, images_last):
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
             if images_last:
-                rest, image = split(item, images)
-                channel, position = split(rest, index(OD * OH * OW))
+                channel, od, oh, ow, image, position = unravel(item, divisors)
+                position = index(position - channel * (OD * OH * OW))
             else:
-                rest, position = split(item, index(OD * OH * OW))
-                image, channel = split(rest, channels)
-            rest, ow = split(position, OW)
-            od, oh = split(rest, OH)
+                outer, od, oh, ow, _, position = unravel(item, divisors)
+                image, channel = split(outer, channels)
+                position = index(position - outer * (OD * OH * OW))
             plane = index(image * x_image_step + channel * x_channel_step)
             at = index(image * cols_image_step + channel * cols_channel_step + position * cols_position_step)
             for kd in range(KD):
@@ -56,16 +55,13 @@ def col2im(geometry):
     """A thread sums one cell over the windows that cover it, in the order of the taps."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
 
-    def col2im(cols, dx, sizes, channels, inner, cols_steps, items):
+    def col2im(cols, dx, sizes, channels, inner, cols_steps, divisors, items):
         index = type(items)
-        D, H, W, OD, OH, OW = sizes
+        _, _, _, OD, OH, OW = sizes
         cols_image_step, cols_channel_step, cols_tap_step, cols_position_step = cols_steps
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            rest, c = split(item, inner)
-            rest, w = split(rest, W)
-            rest, h = split(rest, H)
-            outer, d = split(rest, D)
+            outer, d, h, w, c, _ = unravel(item, divisors)
             image, channel = split(index(outer * inner + c), channels)
             source = index(image * cols_image_step + channel * cols_channel_step)
             total = splat_for(dx, 0)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from fastpool.backends.cuda.compilation import cuda, inlined
-from fastpool.backends.cuda.vectors import exponential, load, splat_for, store, where
+from fastpool.backends.cuda.vectors import divide, exponential, load, splat_for, store, where
 
 
 @inlined
-def hard_swish_of(value, zero, three, six):
-    above = where(three <= value, value, value * (value + three) / six)
+def hard_swish_of(value, zero, three):
+    above = where(three <= value, value, divide(value * (value + three), 6))
     return where(value <= zero - three, zero, above)
 
 
 @inlined
-def hard_swish_grad(value, zero, one, three, six):
-    above = where(three <= value, one, (value + value + three) / six)
+def hard_swish_grad(value, zero, one, three):
+    above = where(three <= value, one, divide(value + value + three, 6))
     return where(value <= zero - three, zero, above)
 
 
@@ -42,9 +42,9 @@ def hard_swish(width):
     def hard_swish(x, y, size):
         index = type(size)
         i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
-        zero, three, six = splat_for(x, 0), splat_for(x, 3), splat_for(x, 6)
+        zero, three = splat_for(x, 0), splat_for(x, 3)
         while i < size:
-            store(y, index(0), i, size, hard_swish_of(load(x, index(0), i, size, 0, 0, 0), zero, three, six))
+            store(y, index(0), i, size, hard_swish_of(load(x, index(0), i, size, 0, 0, 0), zero, three))
             i = index(i + step)
 
     return hard_swish
@@ -54,9 +54,9 @@ def hard_swish_backward(width):
     def hard_swish_backward(dy, x, dx, size):
         index = type(size)
         i, step = index(cuda.grid(1) * width), index(cuda.gridsize(1) * width)
-        zero, one, three, six = splat_for(x, 0), splat_for(x, 1), splat_for(x, 3), splat_for(x, 6)
+        zero, one, three = splat_for(x, 0), splat_for(x, 1), splat_for(x, 3)
         while i < size:
-            grad = hard_swish_grad(load(x, index(0), i, size, 0, 0, 0), zero, one, three, six)
+            grad = hard_swish_grad(load(x, index(0), i, size, 0, 0, 0), zero, one, three)
             store(dx, index(0), i, size, load(dy, index(0), i, size, 0, 0, 0) * grad)
             i = index(i + step)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastpool.backends.cuda import driver
 from fastpool.backends.cuda.compilation import compiled, types
-from fastpool.backends.cuda.vectors import Pointer
+from fastpool.backends.cuda.vectors import Half, Pointer
 from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
 from fastpool.replay import recording
 
@@ -27,31 +27,58 @@ _WORD_MASK = 2**64 - 1
 class Memory(NamedTuple):
     """An argument that is a pointer: the fields of its type in the kernel, its address, and the size of its memory.
 
-    The compute dtype "index" stands for the dtype of the kernel's indices.
+    `whole` tells that all vectors which the kernel accesses lie within their rows.
+
+    The compute dtype "index" stands for the dtype of the kernel's indices. "half" is that of two-byte floats which are
+    only compared: in pairs where the GPU has such instructions, else as float32.
     """
 
     stored: str
     width: int
     compute_dtype: str
     align: int
+    whole: bool
     address: int
     nbytes: int
 
 
+HALVES = ("float16", "bfloat16")
+
+
 def compute_dtype_of(dtype: np.dtype) -> str:
     """The dtype in which elements of a dtype are compared and summed."""
-    return {"float16": "float32", "bfloat16": "float32", "bool": "uint8"}.get(dtype.name, dtype.name)
+    return "float32" if dtype.name in HALVES else {"bool": "uint8"}.get(dtype.name, dtype.name)
 
 
-def memory(a: DeviceArray, width: int = 1, *row_lengths: int, compute_dtype: str | None = None) -> Memory:
-    """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of these lengths."""
+def memory(
+    a: DeviceArray, width: int = 1, row: int = 1, vectors: int | None = None, compute_dtype: str | None = None
+) -> Memory:
+    """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of `row` elements.
+
+    `vectors` is how many of each row it accesses, from the begin of the row; None if it may ask for others.
+    """
     align = a.itemsize
     if width > 1:
-        align = gcd(a.pointer, width * a.itemsize, VECTOR_BYTES, *(n * a.itemsize for n in row_lengths))
-    return Memory(a.dtype.name, width, compute_dtype or compute_dtype_of(a.dtype), align, a.pointer, a.nbytes)
+        align = gcd(a.pointer, width * a.itemsize, VECTOR_BYTES, row * a.itemsize)
+    whole = vectors is not None and vectors * width <= row
+    return Memory(a.dtype.name, width, compute_dtype or compute_dtype_of(a.dtype), align, whole, a.pointer, a.nbytes)
 
 
-NOTHING = Memory("uint8", 1, "uint8", 1, 0, 0)
+NOTHING = Memory("uint8", 1, "uint8", 1, False, 0, 0)
+
+
+def divisor(n: int) -> tuple[int, int, int]:
+    """A number by which a kernel divides: n, and the multiplier and the shift that do it (Granlund, Montgomery 1994).
+
+    i // n is (2 i · multiplier) >> 32 >> shift for 0 <= i < 2**31.
+    """
+    shift = (n - 1).bit_length()
+    return n, (1 << 31 + shift) // n + 1, shift
+
+
+def divisors(*counts: int) -> tuple[int, ...]:
+    """The counts of four axes as a kernel's argument, by which `pool.unravel` divides."""
+    return tuple(number for n in counts for number in divisor(max(n, 1)))
 
 
 def is_wide(*values: int) -> bool:
@@ -63,16 +90,19 @@ def is_wide(*values: int) -> bool:
 def _kernel(make, constants, signature, index, device):
     """The kernel of `make(*constants)`, or `make` itself, for a signature on a device. It is never dropped."""
     function = make(*constants) if constants is not None else make
-    numba_types = [_numba_type(description, index) for description in signature]
-    return driver.Kernel(*compiled(function, numba_types, driver.capability(device)), device)
+    capability = driver.capability(device)
+    numba_types = [_numba_type(description, index, capability) for description in signature]
+    return driver.Kernel(*compiled(function, numba_types, capability), device)
 
 
-def _numba_type(description, index):
+def _numba_type(description, index, capability):
     """The Numba type of an argument, from its description in a signature."""
     if isinstance(description, tuple):
-        stored, width, compute_dtype, align = description
-        compute_dtype = index if compute_dtype == "index" else compute_dtype
-        return Pointer(stored, width, getattr(types, compute_dtype), align)
+        stored, width, compute_dtype, align, whole = description
+        if compute_dtype == "half" and capability >= (8, 0):
+            return Pointer(stored, width, Half(stored), align, whole)
+        compute_dtype = {"index": index, "half": "float32"}.get(compute_dtype, compute_dtype)
+        return Pointer(stored, width, getattr(types, compute_dtype), align, whole)
     if isinstance(description, int):
         return types.UniTuple(getattr(types, index), description)
     return getattr(types, index if description == "index" else description)
@@ -81,7 +111,7 @@ def _numba_type(description, index):
 def _describe(argument):
     """An argument in the signature of a kernel: hashable, and without the dtype of indices."""
     if isinstance(argument, Memory):
-        return argument[:4]
+        return argument[:5]
     if isinstance(argument, tuple):
         return len(argument)
     if isinstance(argument, np.generic):

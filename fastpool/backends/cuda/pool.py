@@ -13,15 +13,19 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window, precedes, wins
-from fastpool.backends.cuda.compilation import cuda, inlined, types
+from fastpool.backends.cuda.compilation import cuda, inlined
 from fastpool.backends.cuda.vectors import (
     arange_like,
     atomic_max,
+    constant,
+    divide_by,
     first_element,
     floor_divide,
     load,
     lowest,
     maximum,
+    not_negative,
+    repeat,
     splat,
     splat_for,
     store,
@@ -43,8 +47,38 @@ def split(i, n):
 
 
 @inlined
+def unravel(item, divisors):
+    """The index of a work item along five axes, the last of which runs fastest, and its index along the first four.
+
+    `divisors` are the counts of all axes but the first: see `launch.divisors`.
+    """
+    n1, multiplier1, shift1, n2, multiplier2, shift2, n3, multiplier3, shift3, n4, multiplier4, shift4 = divisors
+    index = type(item)
+    of_four = index(divide_by(item, n4, multiplier4, shift4))
+    of_three = index(divide_by(of_four, n3, multiplier3, shift3))
+    of_two = index(divide_by(of_three, n2, multiplier2, shift2))
+    first = index(divide_by(of_two, n1, multiplier1, shift1))
+    second, third = not_negative(index(of_two - first * n1)), not_negative(index(of_three - of_two * n2))
+    fourth, fifth = not_negative(index(of_four - of_three * n3)), not_negative(index(item - of_four * n4))
+    return first, second, third, fourth, fifth, of_four
+
+
+@inlined
 def inside(i, size):
     return (i >= 0) & (i < size)
+
+
+@inlined
+def taps_inside(start, kernel, dilation, size):
+    """The first and the last tap of a window inside an axis; the first is greater where there is none."""
+    index = type(size)
+    return index(first_tap(start, dilation)), index(after_last_tap(start, kernel, dilation, size) - 1)
+
+
+@inlined
+def nearest_tap(tap, first, last):
+    """The tap among `first` to `last` that is nearest to `tap`."""
+    return min(max(type(first)(tap), first), last)
 
 
 @inlined
@@ -70,46 +104,49 @@ def _geometry_of(constant):
 def by_cells(width, constant, with_argmax, carried):
     """Pooling tap by tap. A vector lies along `inner`, so that all its elements have the same taps.
 
+    A tap outside the input is replaced by the nearest one inside: the maximum is the same, and so is its offset, since
+    the first of equal elements wins. So loads depend on no comparison.
+
     With `carried`, x is the maximum over earlier axes of the window, and `carried_argmax` holds the offsets of these
     maxima. One tap along the axis of this pass adds `weight` to an offset.
     """
     geometry_of = _geometry_of(constant)
 
-    def max_pool(x, carried_argmax, y, argmax, geometry, sizes, weight, inner, items):
+    def max_pool(x, carried_argmax, y, argmax, geometry, sizes, weight, inner, divisors, items):
         index = type(items)
         KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry_of(geometry)
-        D, H, W, OD, OH, OW = sizes
-        segments = (inner + (width - 1)) // width
+        D, H, W, _, _, _ = sizes
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            position, segment = split(item, index(segments))
+            outer, od, oh, ow, segment, position = unravel(item, divisors)
             c = index(segment * width)
-            rest, ow = split(position, OW)
-            rest, oh = split(rest, OH)
-            outer, od = split(rest, OD)
+            start_d, start_h, start_w = index(od * sd - pd), index(oh * sh - ph), index(ow * sw - pw)
+            first_d, last_d = taps_inside(start_d, KD, dd, D)
+            first_h, last_h = taps_inside(start_h, KH, dh, H)
+            first_w, last_w = taps_inside(start_w, KW, dw, W)
             best = splat_for(x, lowest(x))
             best_offset = splat(best, index(0))
-            found = False
-            for kd in range(KD):
-                d = index(od * sd - pd + kd * dd)
-                for kh in range(KH):
-                    h = index(oh * sh - ph + kh * dh)
-                    if inside(d, D) & inside(h, H):
-                        first_cell = index(((outer * D + d) * H + h) * W)
+            if (first_d <= last_d) & (first_h <= last_h) & (first_w <= last_w):
+                found = False
+                for kd in range(KD):
+                    tap_d = nearest_tap(kd, first_d, last_d)
+                    d = index(outer * D + start_d + tap_d * dd)
+                    for kh in range(KH):
+                        tap_h = nearest_tap(kh, first_h, last_h)
+                        first_cell = index((d * H + start_h + tap_h * dh) * W + start_w)
                         for kw in range(KW):
-                            w = index(ow * sw - pw + kw * dw)
-                            if inside(w, W):
-                                row_start = index((first_cell + w) * inner)
-                                value = load(x, row_start, c, inner, 0, 0, lowest(x))
-                                if with_argmax:
-                                    offset = splat(best, index(((kd * KH + kh) * KW + kw) * weight))
-                                    if carried:
-                                        offset = offset + load(carried_argmax, row_start, c, inner, 0, 0, 0)
-                                    takes = wins(value, best) | splat(best, not found)
-                                    best, best_offset = where(takes, value, best), where(takes, offset, best_offset)
-                                    found = True
-                                else:
-                                    best = maximum(best, value)
+                            tap_w = nearest_tap(kw, first_w, last_w)
+                            row_start = index((first_cell + tap_w * dw) * inner)
+                            value = load(x, row_start, c, inner, 0, 0, lowest(x))
+                            if with_argmax:
+                                offset = splat(best, index(((tap_d * KH + tap_h) * KW + tap_w) * weight))
+                                if carried:
+                                    offset = offset + load(carried_argmax, row_start, c, inner, 0, 0, 0)
+                                takes = wins(value, best) | splat(best, not found)
+                                best, best_offset = where(takes, value, best), where(takes, offset, best_offset)
+                                found = True
+                            else:
+                                best = maximum(best, value)
             row_start = index(position * inner)
             store(y, row_start, c, inner, best)
             if with_argmax:
@@ -144,46 +181,38 @@ def _maximum_of_taps(kw, taps, stride):
     return inlined(lambda row, best: later_taps(row, maximum(best, take_strided(row, kw, stride, best))))
 
 
-@inlined
-def windows_of(item, segments, width, OD, OH):
-    """The windows of a work item, which is one of the `segments` of a row of windows, each a vector wide.
-
-    Returns the index of the row among all rows, its outer index, its slice (od), its row in the slice (oh), and the
-    column of the first window (ow).
-    """
-    position, segment = split(item, segments)
-    rest, oh = split(position, OH)
-    outer, od = split(rest, OD)
-    return position, outer, od, oh, type(item)(segment * width)
-
-
 def maximum_by_rows(width, geometry):
     """Maxima without argmax, vectors along rows, for an `inner` of 1 and no dilation along the row.
 
     The maximum is taken over slices and rows first, then along the row: each row that is loaded costs one comparison
-    per element, whatever the width of the windows.
+    per element, whatever the width of the windows. As in `by_cells`, the nearest row inside stands for one outside.
     """
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, _ = geometry
     after = max(KW - sw - pw, 0)
+    all_taps = constant([0] * (pw + width * sw + after))
     maximum_of_taps = _maximum_of_taps(0, KW, sw)
 
-    def max_pool(x, y, sizes, items):
+    def max_pool(x, y, sizes, divisors, items):
         index = type(items)
-        D, H, W, OD, OH, OW = sizes
-        segments = index((OW + (width - 1)) // width)
+        D, H, W, _, _, OW = sizes
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            position, outer, od, oh, ow = windows_of(item, segments, width, OD, OH)
-            # A row of size 0 has no elements, so that this vector is `lowest` throughout.
-            row = load(x, index(0), index(0), index(0), pw, after, lowest(x))
-            for kd in range(KD):
-                d = index(od * sd - pd + kd * dd)
-                for kh in range(KH):
-                    h = index(oh * sh - ph + kh * dh)
-                    if inside(d, D) & inside(h, H):
-                        row_start = index(((outer * D + d) * H + h) * W)
+            outer, _, od, oh, segment, position = unravel(item, divisors)
+            ow = index(segment * width)
+            start_d, start_h = index(od * sd - pd), index(oh * sh - ph)
+            first_d, last_d = taps_inside(start_d, KD, dd, D)
+            first_h, last_h = taps_inside(start_h, KH, dh, H)
+            best = splat_for(y, lowest(y))
+            if (first_d <= last_d) & (first_h <= last_h):
+                # The maximum of the row of which a load brings all taps of all windows.
+                row = take_strided(best, 0, 0, all_taps(index(0)))
+                for kd in range(KD):
+                    d = index(outer * D + start_d + nearest_tap(kd, first_d, last_d) * dd)
+                    for kh in range(KH):
+                        h = index(start_h + nearest_tap(kh, first_h, last_h) * dh)
+                        row_start = index((d * H + h) * W)
                         row = maximum(row, load(x, row_start, index(ow * sw), W, pw, after, lowest(x)))
-            best = maximum_of_taps(row, splat_for(y, lowest(y)))
+                best = maximum_of_taps(row, best)
             store(y, index(position * OW), ow, OW, best)
             item = index(item + step)
 
@@ -199,31 +228,33 @@ def argmax_by_rows(width, geometry):
     after, per_window = max(KW - sw - pw, 0), -sw
     over_taps = _over_taps(0, KW, sw)
 
-    def max_pool(x, y, argmax, sizes, items):
+    def max_pool(x, y, argmax, sizes, divisors, items):
         index = type(items)
-        D, H, W, OD, OH, OW = sizes
-        segments = index((OW + (width - 1)) // width)
+        D, H, W, _, _, OW = sizes
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            position, outer, od, oh, ow = windows_of(item, segments, width, OD, OH)
+            outer, _, od, oh, segment, position = unravel(item, divisors)
+            ow = index(segment * width)
             best = splat_for(y, lowest(y))
             best_offset = splat(best, index(0))
             # `first` is the first tap of each window that is not padding along the row, if the window has one.
             first = arange_like(best, index(pw - ow * sw), per_window)
             only_padding = (splat(best, index(KW)) <= first) | (first <= splat(best, index(-W)))
             first = where(first < best_offset, best_offset, first)
-            found = False
-            for kd in range(KD):
-                d = index(od * sd - pd + kd * dd)
-                for kh in range(KH):
-                    h = index(oh * sh - ph + kh * dh)
-                    if inside(d, D) & inside(h, H):
-                        base = index((kd * KH + kh) * KW)
-                        if not found:
-                            best_offset = where(only_padding, best_offset, first + splat(best, base))
-                            found = True
-                        row_start = index(((outer * D + d) * H + h) * W)
+            start_d, start_h = index(od * sd - pd), index(oh * sh - ph)
+            first_d, last_d = taps_inside(start_d, KD, dd, D)
+            first_h, last_h = taps_inside(start_h, KH, dh, H)
+            if (first_d <= last_d) & (first_h <= last_h):
+                base = index((first_d * KH + first_h) * KW)
+                best_offset = where(only_padding, best_offset, first + splat(best, base))
+                for kd in range(KD):
+                    tap_d = nearest_tap(kd, first_d, last_d)
+                    d = index(outer * D + start_d + tap_d * dd)
+                    for kh in range(KH):
+                        tap_h = nearest_tap(kh, first_h, last_h)
+                        row_start = index((d * H + start_h + tap_h * dh) * W)
                         row = load(x, row_start, index(ow * sw), W, pw, after, lowest(x))
+                        base = index((tap_d * KH + tap_h) * KW)
                         best, best_offset = over_taps(row, base, best, best_offset)
             row_start = index(position * OW)
             store(y, row_start, ow, OW, best)
@@ -312,19 +343,15 @@ def backward_by_cells(width, constant, dilated):
     geometry_of = _geometry_of(constant)
     tap_of = tap_of_dilated if dilated else tap_of_dense
 
-    def max_pool_backward(dy, argmax, dx, geometry, sizes, inner, items):
+    def max_pool_backward(dy, argmax, dx, geometry, sizes, inner, divisors, items):
         index = type(items)
         KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry_of(geometry)
-        D, H, W, OD, OH, OW = sizes
-        segments = index((inner + (width - 1)) // width)
+        _, _, _, OD, OH, OW = sizes
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            cell, segment = split(item, segments)
+            outer, d, h, w, segment, cell = unravel(item, divisors)
             c = index(segment * width)
-            rest, w = split(cell, W)
-            rest, h = split(rest, H)
-            outer, d = split(rest, D)
-            total = zero = splat_for(dx, 0)
+            total = splat_for(dx, 0)
             last_d, last_h, last_w = (
                 index(after_last_window(d, sd, pd, OD)),
                 index(after_last_window(h, sh, ph, OH)),
@@ -343,7 +370,7 @@ def backward_by_cells(width, constant, dilated):
                             row_start = index((((outer * OD + od) * OH + oh) * OW + ow) * inner)
                             offset = load(argmax, row_start, c, inner, 0, 0, -1)
                             is_winner = offset == splat(offset, index((kd * KH + kh) * KW + kw))
-                            total = total + where(is_winner, load(dy, row_start, c, inner, 0, 0, 0), zero)
+                            total = where(is_winner, total + load(dy, row_start, c, inner, 0, 0, 0), total)
                         ow = index(ow + 1)
                     oh = index(oh + 1)
                 od = index(od + 1)
@@ -353,129 +380,248 @@ def backward_by_cells(width, constant, dilated):
     return max_pool_backward
 
 
-def backward_by_planes(width, capacity, threads):
-    """The gradient of large windows, for an `inner` of 1. A block takes whole planes.
+def backward_nonoverlapping(width, kernel, along_rows):
+    """The gradient of windows that partition their planes: the stride is the kernel size, without padding or dilation.
 
-    Shared memory holds the index in its plane of each window's winner. A thread takes a vector of dx and visits the
-    windows that cover it, in row-major order: each costs one comparison.
+    A vector of dy and its argmax are read once, and all taps of their windows written. With `along_rows`, for an
+    `inner` of 1, the taps of a row of the kernel are one vector of dx. The cells behind the last windows are written by
+    work items whose windows do not exist, and are 0.
     """
+    KD, KH, KW = kernel
+    taps_in_vector = KW if along_rows else 1
+    tap_in_row = constant([k % taps_in_vector for k in range(width)])
 
-    def max_pool_backward(dy, argmax, dx, geometry, sizes, planes, outer, blocks):
-        index = type(blocks)
-        KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
+    def max_pool_backward(dy, argmax, dx, sizes, inner, divisors, items):
+        index = type(items)
         D, H, W, OD, OH, OW = sizes
-        winner_cell = cuda.shared.array(capacity, types.int32)
-        positions, segments = index(OD * OH * OW), floor_divide(index(W + (width - 1)), index(width))
-        thread, block, step = index(cuda.threadIdx.x), index(cuda.blockIdx.x), index(cuda.gridDim.x)
+        row, dy_row = (W, OW) if along_rows else (inner, inner)
+        item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
+        while item < items:
+            outer, od, oh, ow, segment, _ = unravel(item, divisors)
+            real = (od < OD) & (oh < OH) & (ow < OW)
+            position = index((outer * OD + od) * OH + oh)
+            if not along_rows:
+                position = index(position * OW + ow)
+            row_start, first, size = (
+                index(position * dy_row),
+                index(segment * (width // taps_in_vector)),
+                dy_row if real else index(0),
+            )
+            grads = repeat(load(dy, row_start, first, size, 0, 0, 0), taps_in_vector)
+            offsets = repeat(load(argmax, row_start, first, size, 0, 0, -1), taps_in_vector) - tap_in_row(index(0))
+            zero, c = splat_for(dx, 0), index(segment * width)
+            for kd in range(KD):
+                for kh in range(KH):
+                    d, h = index(od * KD + kd), index(oh * KH + kh)
+                    cell = index((outer * D + d) * H + h)
+                    for kw in range(KW // taps_in_vector):
+                        w = index(ow * KW + kw)
+                        if (d < D) & (h < H) & (w < W):
+                            start = index(cell * W) if along_rows else index((cell * W + w) * inner)
+                            is_winner = offsets == splat(offsets, index((kd * KH + kh) * KW + kw))
+                            store(dx, start, c, row, where(is_winner, grads, zero))
+            item = index(item + step)
+
+    return max_pool_backward
+
+
+def _add_to_winners(k, width, kernel):
+    """A function that adds the gradient of window `k` of a vector, and those of all later ones, to the winners."""
+    if k == width:
+        return inlined(lambda total, plane_start, grads, offsets, sizes, start, steps: None)
+    later_windows = _add_to_winners(k + 1, width, kernel)
+    KD, KH, KW = kernel
+
+    @inlined
+    def add_to_winners(total, plane_start, grads, offsets, sizes, start, steps):
+        index = type(plane_start)
+        D, H, W, _, _, _ = sizes
+        d, h, w = start
+        dd, dh, dw, sw = steps
+        offset = index(first_element(take_strided(offsets, k, 0, offsets)))
+        rest, kw = split(offset, index(KW))
+        kd, kh = split(rest, index(KH))
+        d, h, w = index(d + kd * dd), index(h + kh * dh), index(w + k * sw + kw * dw)
+        if (offset >= 0) & (kd < KD) & inside(d, D) & inside(h, H) & inside(w, W):
+            total[index(plane_start + (d * H + h) * W + w)] += first_element(take_strided(grads, k, 0, grads))
+        later_windows(total, plane_start, grads, offsets, sizes, start, steps)
+
+    return add_to_winners
+
+
+def backward_by_planes(width, geometry, dtype, capacity):
+    """The gradient of large windows. A thread takes a plane, whose sums lie in shared memory.
+
+    It adds each gradient to the winner of its window, in row-major order of the windows: a window costs the same
+    whatever its size. It loads the next vector of windows before it needs it. A block takes `planes` planes, which lie
+    `pitch` elements apart in shared memory; all its threads clear the sums and write them to dx.
+    """
+    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
+    add_to_winners = _add_to_winners(0, width, (KD, KH, KW))
+
+    @inlined
+    def load_windows(p, row_start, ow, OW, inner, fill):
+        # A vector holds one window if inner > 1, so that windows may lie `inner` elements apart.
+        return load(p, type(ow)(row_start + ow * (inner - 1)), ow, OW, 0, 0, fill)
+
+    def max_pool_backward(dy, argmax, dx, sizes, inner, pitch, planes, total_planes, blocks):
+        index = type(blocks)
+        D, H, W, OD, OH, OW = sizes
+        total = cuda.shared.array(capacity, dtype)
+        cells, rows = index(D * H * W), index(OD * OH)
+        thread, threads = index(cuda.threadIdx.x), index(cuda.blockDim.x)
+        warp, lane, warps = index(thread >> 5), index(thread & 31), index(threads >> 5)
+        steps = index(dd), index(dh), index(dw), index(sw)
+        block, step = index(cuda.blockIdx.x), index(cuda.gridDim.x)
         while block < blocks:
             first_plane = index(block * planes)
-            count = index(min(planes, outer - first_plane))
+            count = index(min(planes, total_planes - first_plane))
             i = thread
-            while i < count * positions:
-                rest, ow = split(i, OW)
-                rest, oh = split(rest, OH)
-                _, od = split(rest, OD)
-                offset = load(argmax, index(first_plane * positions), i, index(count * positions), 0, 0, 0)
-                rest, kw = split(first_element(offset), KW)
-                kd, kh = split(rest, KH)
-                d, h, w = index(od * sd - pd + kd * dd), index(oh * sh - ph + kh * dh), index(ow * sw - pw + kw * dw)
-                real = (kd < KD) & inside(d, D) & inside(h, H) & inside(w, W)
-                winner_cell[i] = types.int32((d * H + h) * W + w if real else -1)
+            while i < count * pitch:
+                total[i] = 0
                 i = index(i + threads)
             cuda.syncthreads()
-            i = thread
-            while i < count * D * H * segments:
-                row, segment = split(i, segments)
-                w = index(segment * width)
-                rest, h = split(row, H)
-                plane, d = split(rest, D)
-                total = zero = splat_for(dx, 0)
-                cell = index((d * H + h) * W + w)
-                end_d, end_h = index(after_last_window(d, sd, pd, OD)), index(after_last_window(h, sh, ph, OH))
-                first_w = index(first_window(w, (KW - 1) * dw + 1, sw, pw))
-                end_w = index(after_last_window(w + (width - 1), sw, pw, OW))
-                od = index(first_window(d, (KD - 1) * dd + 1, sd, pd))
-                while od < end_d:
-                    oh = index(first_window(h, (KH - 1) * dh + 1, sh, ph))
-                    while oh < end_h:
-                        row_start = index(((plane * OD + od) * OH + oh) * OW)
-                        ow = first_w
-                        while ow < end_w:
-                            element = index(winner_cell[row_start + ow]) - cell
-                            if (element >= 0) & (element < width):
-                                first, i_dy = index(first_plane * positions), index(row_start + ow)
-                                grad = load(dy, first, i_dy, index(row_start + ow + 1), 0, 0, 0)
-                                is_winner = arange_like(total, index(0), 1) == splat(total, index(element))
-                                total = total + where(is_winner, splat(total, first_element(grad)), zero)
-                            ow = index(ow + 1)
-                        oh = index(oh + 1)
-                    od = index(od + 1)
-                store(dx, index((first_plane * D * H + row) * W), w, W, total)
-                i = index(i + threads)
+            if thread < count:
+                outer, c = split(index(first_plane + thread), inner)
+                row = index(0)
+                while row < rows:
+                    od, oh = split(row, OH)
+                    row_start, ow = index((outer * rows + row) * OW * inner + c), index(0)
+                    grads = load_windows(dy, row_start, ow, OW, inner, 0)
+                    offsets = load_windows(argmax, row_start, ow, OW, inner, -1)
+                    while ow < OW:
+                        next_ow = index(ow + width)
+                        next_grads = load_windows(dy, row_start, next_ow, OW, inner, 0)
+                        next_offsets = load_windows(argmax, row_start, next_ow, OW, inner, -1)
+                        start = index(od * sd - pd), index(oh * sh - ph), index(ow * sw - pw)
+                        add_to_winners(total, index(thread * pitch), grads, offsets, sizes, start, steps)
+                        grads, offsets, ow = next_grads, next_offsets, next_ow
+                    row = index(row + 1)
+            cuda.syncthreads()
+            # Neighbouring threads write neighbouring elements: of a plane, or of the channels.
+            plane, first_cell, plane_step, cell_step = lane, warp, index(32), warps
+            if inner == 1:
+                plane, first_cell, plane_step, cell_step = warp, lane, warps, index(32)
+            while plane < count:
+                outer, c = split(index(first_plane + plane), inner)
+                cell = first_cell
+                while cell < cells:
+                    value = splat_for(dx, total[index(plane * pitch + cell)])
+                    store(dx, index((outer * cells + cell) * inner + c), index(0), index(1), value)
+                    cell = index(cell + cell_step)
+                plane = index(plane + plane_step)
             cuda.syncthreads()
             block = index(block + step)
 
     return max_pool_backward
 
 
-def _over_windows(j, last, position, taps, stride, padding):
-    """A function that adds the gradients of window `j` and all later windows to a vector of dx, unrolled.
+def _over_windows(i, last_i, position, j, rows, width, kernel, stride, padding):
+    """A function that adds the gradients of window `i`, and of all later ones of its row, to a vector of dx, unrolled.
 
-    Window 0 begins at the first cell of the vector, less the padding; window `last` is the last that reaches the
-    vector. `position` is the element of the loaded vectors of dy and argmax that belongs to window `j`.
+    The vector of dx holds `rows` rows of `width` elements. Window 0 of row 0 begins at its first element, less the
+    padding; window `last_i` is the last that reaches the vector. `j` is the row of windows, and `position` the element
+    of the loaded vectors of dy and argmax that belongs to window `i`.
     """
-    if j > last:
-        return inlined(lambda grads, offsets, base, zero, total: total)
-    later_windows = _over_windows(j + 1, last, position + 1, taps, stride, padding)
-    first_tap_of_vector = padding - j * stride
+    if i > last_i:
+        return inlined(lambda grads, offsets, base, total: total)
+    later_windows = _over_windows(i + 1, last_i, position + 1, j, rows, width, kernel, stride, padding)
+    taps, reached = [], []
+    for row in range(rows):
+        for column in range(width):
+            kh, kw = row + padding[0] - j * stride[0], column + padding[1] - i * stride[1]
+            reached.append(int(0 <= kh < kernel[0] and 0 <= kw < kernel[1]))
+            taps.append(kh * kernel[1] + kw)
+    taps, reached = constant(taps), constant(reached)
 
     @inlined
-    def over_windows(grads, offsets, base, zero, total):
-        tap = arange_like(total, type(base)(first_tap_of_vector), 1)
-        reached = (splat(total, type(base)(0)) <= tap) & (tap < splat(total, type(base)(taps)))
-        is_winner = reached & (take_strided(offsets, position, 0, total) == tap + splat(total, base))
-        grad = where(is_winner, take_strided(grads, position, 0, total), zero)
-        return later_windows(grads, offsets, base, zero, total + grad)
+    def over_windows(grads, offsets, base, total):
+        index = type(base)
+        is_winner = take_strided(offsets, position, 0, total) - splat(total, base) == taps(index(0))
+        is_winner = is_winner & (reached(index(0)) == splat(total, index(1)))
+        total = where(is_winner, total + take_strided(grads, position, 0, total), total)
+        return later_windows(grads, offsets, base, total)
 
     return over_windows
 
 
-def backward_by_rows(width, geometry):
-    """The gradient, vectors along rows, for an `inner` of 1 and no dilation along the row.
+def _over_rows_of_windows(j, last_j, before, after, width, over_windows):
+    """A function that adds the gradients of row `j` of windows, and of all later rows, to a vector of dx, unrolled.
 
-    The stride divides the width of a vector of dx.
+    `over_windows` makes, of a row, the function that adds its gradients.
     """
-    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, _ = geometry
-    windows, tap_of = width // sw, tap_of_dilated if dd > 1 or dh > 1 else tap_of_dense
-    first, last = -((KW - 1 - pw) // sw), (width - 1 + pw) // sw
-    before, after = max(-first, 0), max(last - windows + 1, 0)
-    over_windows = _over_windows(first, last, before + first, KW, sw, pw)
+    if j > last_j:
+        return inlined(lambda dy, argmax, slice_start, first_oh, ow, OH, OW, base, total: total)
+    of_this_row, later_rows = over_windows(j), _over_rows_of_windows(j + 1, last_j, before, after, width, over_windows)
 
-    def max_pool_backward(dy, argmax, dx, sizes, items):
+    @inlined
+    def over_rows(dy, argmax, slice_start, first_oh, ow, OH, OW, base, total):
+        index = type(base)
+        oh = index(first_oh + j)
+        if inside(oh, OH):
+            row_start = index((slice_start + oh) * OW)
+            grads = load(dy, row_start, ow, OW, before, after, 0)
+            offsets = load(argmax, row_start, ow, OW, before, after, -1)
+            total = of_this_row(grads, offsets, base, total)
+        return later_rows(dy, argmax, slice_start, first_oh, ow, OH, OW, base, total)
+
+    return over_rows
+
+
+def _store_rows(r, rows, width):
+    """A function that stores row `r` of a vector of dx, and all later rows, where they lie in the plane."""
+    if r == rows:
+        return inlined(lambda dx, first_row, h, H, w, W, total: None)
+    later_rows, first = _store_rows(r + 1, rows, width), r * width
+
+    @inlined
+    def store_rows(dx, first_row, h, H, w, W, total):
+        if h + r < H:
+            store(dx, type(h)((first_row + r) * W), w, W, take_strided(total, first, 1, splat_for(dx, 0)))
+        later_rows(dx, first_row, h, H, w, W, total)
+
+    return store_rows
+
+
+def backward_by_rows(width, rows, geometry):
+    """The gradient, vectors along rows, for an `inner` of 1 and no dilation along rows and columns.
+
+    A work item is a vector of `rows` rows, so that each row of windows is loaded for several rows of dx. The strides
+    divide the number of rows and the width of a vector.
+    """
+    KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, _, _ = geometry
+    windows, tap_of = width // sw, tap_of_dilated if dd > 1 else tap_of_dense
+    first_i, last_i = -((KW - 1 - pw) // sw), (width - 1 + pw) // sw
+    first_j, last_j = -((KH - 1 - ph) // sh), (rows - 1 + ph) // sh
+    before, after = max(-first_i, 0), max(last_i - windows + 1, 0)
+    over_rows = _over_rows_of_windows(
+        first_j,
+        last_j,
+        before,
+        after,
+        width,
+        lambda j: _over_windows(first_i, last_i, before + first_i, j, rows, width, (KH, KW), (sh, sw), (ph, pw)),
+    )
+    store_rows, all_elements = _store_rows(0, rows, width), constant([0] * (rows * width))
+
+    def max_pool_backward(dy, argmax, dx, sizes, divisors, items):
         index = type(items)
         D, H, W, OD, OH, OW = sizes
-        segments = index((W + (width - 1)) // width)
         item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
         while item < items:
-            row, segment = split(item, segments)
-            rest, h = split(row, H)
-            outer, d = split(rest, D)
-            total = zero = splat_for(dx, 0)
-            last_d, last_h = index(after_last_window(d, sd, pd, OD)), index(after_last_window(h, sh, ph, OH))
+            outer, _, d, group, segment, _ = unravel(item, divisors)
+            h, ow = index(group * rows), index(segment * windows)
+            total = take_strided(splat_for(dx, 0), 0, 0, all_elements(index(0)))
+            last_d = index(after_last_window(d, sd, pd, OD))
             od = index(first_window(d, (KD - 1) * dd + 1, sd, pd))
             while od < last_d:
                 kd, reached_d = tap_of(d + pd - od * sd, dd)
-                oh = index(first_window(h, (KH - 1) * dh + 1, sh, ph))
-                while oh < last_h:
-                    kh, reached_h = tap_of(h + ph - oh * sh, dh)
-                    if reached_d & reached_h:
-                        row_start, ow = index(((outer * OD + od) * OH + oh) * OW), index(segment * windows)
-                        grads = load(dy, row_start, ow, OW, before, after, 0)
-                        offsets = load(argmax, row_start, ow, OW, before, after, -1)
-                        total = over_windows(grads, offsets, index((kd * KH + kh) * KW), zero, total)
-                    oh = index(oh + 1)
+                if reached_d:
+                    slice_start, first_oh = index((outer * OD + od) * OH), index(group * (rows // sh))
+                    base = index(kd * KH * KW)
+                    total = over_rows(dy, argmax, slice_start, first_oh, ow, OH, OW, base, total)
                 od = index(od + 1)
-            store(dx, index(row * W), index(segment * width), W, total)
+            store_rows(dx, index((outer * D + d) * H + h), h, H, index(segment * width), W, total)
             item = index(item + step)
 
     return max_pool_backward
