@@ -441,7 +441,7 @@ BINARY = {
 @operation(*BINARY)
 def _binary(run, ins):
     if ins.modifiers[-1].removesuffix("x2") in HALVES:
-        assert ins.name == "max" and "NaN" in ins.modifiers
+        assert (ins.name, ins.modifiers[0]) == ("max", "NaN")
         a, b = (halves_of(run.get(o, np.dtype("u4")), ins.modifiers[-1]) for o in ins.operands[1:3])
         run.put(ins.operands[0], as_halves(np.maximum(a, b), ins.modifiers[-1]))
         return

@@ -139,9 +139,8 @@ def _to_stored_dtype(builder, vector, pointer, stored):
         return vector
     if pointer.stored in ("float16", "bfloat16") and count % 2 == 0 and compiling_for.get() >= (8, 0):
         instruction = f"cvt.rn.{Half(pointer.stored).ptx}x2.f32 $0, $2, $1;"  # the high half comes first
-        words = _ptx_by_element(
-            builder, _every_other(builder, vector, 0), _every_other(builder, vector, 1), WORD, instruction
-        )
+        low, high = (_every_other(builder, vector, first) for first in (0, 1))
+        words = _ptx_by_element(builder, low, high, WORD, instruction)
         return builder.bitcast(words, stored)
     if pointer.stored == "float16":
         return builder.bitcast(builder.fptrunc(vector, ir.VectorType(ir.HalfType(), count)), stored)
