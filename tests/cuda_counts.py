@@ -57,6 +57,10 @@ def rows():
         for window in ("2 s2", "3 s1 p1"):
             for layout in LAYOUTS:
                 yield Row("forward", window, dtype, layout)
+    for dtype in DTYPES:
+        if dtype != "uint8":
+            yield Row("hard_swish", "none", dtype, "flat")
+            yield Row("hard_swish_backward", "none", dtype, "flat")
     yield Row("im2col", "3 s1 p1", "float32", "channels_first")
     yield Row("col2im", "3 s1 p1", "float32", "channels_first")
 
@@ -117,6 +121,10 @@ class Launches:
 def _call(row):
     """Run the op of a row on the backend."""
     backend = import_module("fastpool.backends.cuda")
+    if row.window == "none":
+        arguments = [device_array(aligned((1 << 16,), DTYPES[row.dtype])) for _ in range(2 + ("backward" in row.op))]
+        getattr(backend, row.op).on_device(*arguments)
+        return
     shape, (kernel, stride, padding) = PLANES[row.window]
     last = row.layout == "channels_last"
     window = Window.plan(

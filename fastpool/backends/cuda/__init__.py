@@ -206,7 +206,8 @@ def max_pool_backward(dy, argmax, window, dx):
     geometry, sizes = _geometry(window)
     wide = is_wide(dx.size, dy.size, *geometry, *sizes, *_extents(window), window.volume)
     inner, width = dx.shape[4], _row_width(dx.itemsize, sizes[2])
-    if _partitions(window) and (inner > 1 or (window.kernel[2] > 1 and width % window.kernel[2] == 0)):
+    KW = window.kernel[2]
+    if _partitions(window) and (inner > 1 or KW == 1 or width % KW == 0):
         _backward_nonoverlapping(dy, argmax, dx, geometry, sizes, wide)
     elif inner == 1 and _fits_rows(geometry, width):
         _backward_by_rows(dy, argmax, dx, geometry, sizes, width, wide)

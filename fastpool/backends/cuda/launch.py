@@ -51,9 +51,10 @@ def compute_dtype_of(dtype: np.dtype) -> str:
 
 
 def memory(
-    a: DeviceArray, width: int = 1, row: int = 1, vectors: int | None = None, compute_dtype: str | None = None
+    a: DeviceArray, width: int = 1, row: int = 0, vectors: int | None = None, compute_dtype: str | None = None
 ) -> Memory:
-    """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of `row` elements.
+    """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of `row` elements,
+    or of a flat array if `row` is 0.
 
     `vectors` is how many of each row it accesses, from the begin of the row; None if it may ask for others.
     """
