@@ -12,15 +12,18 @@ LAYOUTS = ("channels_first", "channels_last")
 
 
 def integer(name: str, value: Any) -> int:
-    """`value` as exactly an int, or a TypeError that names it."""
+    """`value` as exactly an int of at most 64 bits, or an error that names it."""
     if type(value) is int:
+        if value.bit_length() > 64:  # whose digits Python may refuse to write
+            raise ValueError(f"{name} is too large: an integer of {value.bit_length()} bits")
         return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
-        return operator.index(value)
+        value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    return integer(name, value)
 
 
 def positive(name: str, value: Any) -> int:
@@ -31,7 +34,10 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
-def frozen(name: str, value: Any) -> Any:
+MOST_NESTED = 3  # sequences within each other
+
+
+def frozen(name: str, value: Any, nested: int = 0) -> Any:
     """What a plan may be looked up by: exactly int, str or None, or a tuple of these; else a TypeError that names it.
 
     Anything else that equals an integer may change, or equal another one, between two calls.
@@ -41,9 +47,17 @@ def frozen(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "iu":
+            raise TypeError(f"{name} must hold integers, got an array of {value.dtype}")
         value = value.tolist()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{name} must hold integers, got {type(value).__name__}")
     if isinstance(value, Sequence):
-        return tuple(frozen(name, v) if isinstance(v, (Sequence, np.ndarray)) else integer(name, v) for v in value)
+        if nested == MOST_NESTED:
+            raise TypeError(f"{name} must hold integers, got sequences nested more than {MOST_NESTED} deep")
+        each = tuple.__iter__(value) if isinstance(value, tuple) else value
+        nests = (Sequence, np.ndarray)
+        return tuple(frozen(name, v, nested + 1) if isinstance(v, nests) else integer(name, v) for v in each)
     return integer(name, value)
 
 
@@ -63,9 +77,13 @@ def check_layout(data_format: Any) -> str:
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of ints, none negative."""
-    # As it mostly is, PyTorch's torch.Size too: ten times as fast.
-    if isinstance(shape, tuple) and {*map(type, shape)} == {int} and min(shape) >= 0:
-        return shape if type(shape) is tuple else tuple(shape)
+    if isinstance(shape, tuple):
+        # As it mostly is, PyTorch's torch.Size too: ten times as fast. A subclass may give other elements each time.
+        shape = shape if type(shape) is tuple else (*tuple.__iter__(shape),)
+        if {*map(type, shape)} == {int} and min(shape) >= 0 and max(shape) < 1 << 63:
+            return shape
+    elif not isinstance(shape, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
     shape = frozen(name, shape)
     if not isinstance(shape, tuple):
         raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")

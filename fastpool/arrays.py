@@ -97,6 +97,8 @@ def to_library(result: Any, original: Any, out: Any = None) -> Any:
         outs = out if isinstance(out, tuple) else (out,) + (None,) * (len(result) - 1)
         return tuple(to_library(r, original, one) for r, one in zip(result, outs, strict=True))
     if out is not None:
+        if not isinstance(out, np.ndarray) and (library := library_of(out)) is not None:
+            library.written(out)
         return out
     library = None if isinstance(original, (np.ndarray, np.generic)) else library_of(original)
     if library is None:
@@ -343,8 +345,34 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
+    if not (out.flags.c_contiguous or out.flags.f_contiguous) and _overlaps_itself(out):
+        raise ValueError(
+            f"out must not have elements that share memory, got strides {out.strides} for shape {out.shape}"
+        )
     check_apart(out, inputs)
     return out
+
+
+def _overlaps_itself(a: Any) -> bool:
+    """Whether two elements of an array share memory."""
+    if not a.size:
+        return False
+    axes = sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1)
+    reach = a.dtype.itemsize  # the bytes from the first to the last of the elements along the axes so far
+    for stride, size in axes:
+        if stride < reach:
+            break
+        reach += stride * (size - 1)
+    else:
+        return False
+    if axes[0][0] == 0:
+        return True
+    # The axes reach into each other. Whether elements meet, only their addresses tell: such arrays are rare.
+    addresses = np.zeros(1, np.int64)
+    for stride, size in axes:
+        addresses = np.add.outer(addresses, np.arange(size) * stride).ravel()
+    addresses.sort()
+    return bool((np.diff(addresses) < a.dtype.itemsize).any())
 
 
 def check_apart(out: Any, inputs: tuple[Any, ...]) -> None:

@@ -121,7 +121,8 @@ def conv2d(
 ) -> A:
     """Two-dimensional convolution (cross-correlation), as `torch.nn.functional.conv2d`.
 
-    Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some tens of MB at most.
+    Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some
+    tens of MB, or those of one row of windows where that is more.
 
     Parameters
     ----------

@@ -185,6 +185,9 @@ class ArrayLibrary:
         """Copy elements between arrays of one shape and dtype, of any strides, without waiting for the GPU."""
         raise NotImplementedError
 
+    def written(self, x: Any) -> None:
+        """Tell the library that an array of the caller's, in main memory or on a GPU, has been written to."""
+
     def stream(self, a: DeviceArray) -> int:
         """The stream on which the caller works now, for an array that names none."""
         raise NotImplementedError

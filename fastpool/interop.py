@@ -61,11 +61,19 @@ class Torch(ArrayLibrary):
                 f"forward-mode gradients, or give torch.autograd.forward_ad.unpack_dual({name}).primal"
             )
         dtype = self._dtype(name, x)
-        x = x.detach()
-        if x.device.type == "cpu":
-            return x.view(torch.int16).numpy().view(dtype) if x.dtype == torch.bfloat16 else x.numpy()
-        if x.device.type != "cuda":
+        if x.device.type not in ("cpu", "cuda"):
             raise TypeError(f"{name} must be a tensor on the CPU or on a CUDA device, got one on {x.device}")
+        if x.is_neg() or x.is_conj():
+            raise TypeError(f"{name} is a view that negates what lies in memory; give {name}.resolve_neg()")
+        x = x.detach()
+        try:
+            has_memory = x.data_ptr() != 0 or not x.numel()
+            if has_memory and x.device.type == "cpu":
+                return x.view(torch.int16).numpy().view(dtype) if x.dtype == torch.bfloat16 else x.numpy()
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(f"{name} cannot be read as an array: {str(error).splitlines()[0]}") from error
+        if not has_memory:  # a stand-in, as torch.func.functionalize makes it, or a tensor whose storage was freed
+            raise TypeError(f"{name} must be a tensor with memory of its own, got one whose data pointer is 0")
         return self.device_array(x, dtype)
 
     def device_array(self, x: Any, dtype: np.dtype) -> DeviceArray:
@@ -90,6 +98,11 @@ class Torch(ArrayLibrary):
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         self.to_library(target).copy_(self.to_library(source))
+
+    def written(self, x: Any) -> None:
+        increment = getattr(self.module.autograd.graph, "increment_version", None)
+        if increment is not None and not x.is_inference():
+            increment(x)
 
     def stream(self, a: DeviceArray) -> int:
         return self._stream_of(a.device) or LEGACY_STREAM

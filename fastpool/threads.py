@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import mmap
 import os
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from itertools import product
-from threading import Thread, local
+from threading import local
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -200,7 +202,7 @@ if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-# What the start of a thread takes, with its stack: short of it, `Thread.start` waits for ever.
+# What the start of a thread takes, with its stack: short of it, a start may fail half way.
 THREAD_BYTES = 1 << 26
 
 
@@ -212,31 +214,48 @@ def need_memory(nbytes: int, what: str) -> None:
         raise MemoryError(f"{what} only where {nbytes >> 20} MB of memory are free") from None
 
 
+_running: set[Any] = set()  # a lock for each thread of `in_a_thread_of_its_own`, released at its end
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    """At the end of the process, wait for compilers: what they use is destroyed afterwards."""
+    for done in tuple(_running):
+        done.acquire()
+        done.release()
+
+
 def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call what must not be left half done, as the import of a package, or a compiler's run.
 
     In a new thread the caller's depth of recursion does not count, and no handler of a signal runs, such as that of
     Ctrl-C: packages that are interrupted on their import do not work afterwards, and llvmlite leaves its lock taken.
+    What a handler raises here, while the thread runs, goes to the caller. `threading.Thread` would not do: a handler
+    that raises while one starts can leave its locks taken.
     """
     need_memory(THREAD_BYTES, "a package is imported, or a kernel compiled,")
     results: list[Result] = []
     raised: list[BaseException] = []
+    done = allocate_lock()
+    done.acquire()
 
     def run() -> None:
+        _running.add(done)
         try:
             results.append(function(*arguments))
         except BaseException as error:
             raised.append(error)
+        finally:
+            _running.discard(done)
+            done.release()
 
-    thread = Thread(target=run, name=f"fastpool {function.__name__}")
     try:
-        thread.start()
-    except RecursionError:
-        raise
-    except RuntimeError:  # no more threads: the interpreter is shutting down, or at a limit of the system's
-        run()
-    else:
-        thread.join()
+        start_new_thread(run, ())
+    except RuntimeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # the handler of a signal has raised it
+        run()  # no more threads: the interpreter is shutting down, or at a limit of the system's
+    done.acquire()
     if raised:
         raise raised[0]
     return results[0]

@@ -445,11 +445,16 @@ def test_a_lasting_failure_is_the_reason_why_the_backend_is_not_available(error,
     assert len(tries) == 1
 
 
-def test_a_backend_loads_where_no_more_threads_start(flaky, monkeypatch):
+def test_a_backend_loads_where_no_more_threads_start(flaky):
     told, tries = flaky
     told.what_to_do = lambda: None
-    monkeypatch.setattr(threading.Thread, "start", fails_with(RuntimeError("can't start new thread")))
-    assert fp.backends()["flaky"].available
+    before = threading.stack_size(1 << 45)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threading.Thread(target=print).start()
+        assert fp.backends()["flaky"].available
+    finally:
+        threading.stack_size(before)
     assert len(tries) == 1
 
 
@@ -831,3 +836,40 @@ def test_a_first_call_near_the_limit_of_memory_raises_and_the_process_lives_on(p
     assert out.startswith("refused a package is imported, or a kernel compiled, only where 64 MB")
     assert "refused a kernel is loaded or compiled only where 256 MB" in out
     assert out.endswith("(8,)\n")
+
+
+INTERRUPTED_STARTS = """
+import random
+import signal
+from fastpool.threads import in_a_thread_of_its_own
+
+
+class Timeout(RuntimeError):
+    pass
+
+
+def raises(*_):
+    global fired
+    fired += 1
+    raise Timeout
+
+
+fired, caught, calls = 0, 0, random.Random(0)
+signal.signal(signal.SIGALRM, raises)
+for _ in range(1000):
+    ran = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, calls.uniform(2e-5, 3e-4))
+        in_a_thread_of_its_own(ran.append, 1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Timeout:
+        caught += 1
+    assert len(ran) <= 1
+assert fired > 100, fired
+assert caught > 0.9 * fired, (caught, fired)  # Python drops what a handler raises inside a callback
+"""
+
+
+def test_what_a_signals_handler_raises_while_a_thread_starts_is_not_lost(python):
+    """Where it is a RuntimeError, too, as the failure to start one."""
+    python("-c", INTERRUPTED_STARTS)

@@ -222,3 +222,39 @@ def test_maxout_and_its_gradient_agree_with_amax_over_the_pieces(pieces, backend
     y, argmax = fp.maxout(x, 4, 1, return_argmax=True, backend=backend)
     same(y, array(expected))
     same(fp.maxout_backward(dy, argmax, x.shape, 1, backend=backend), array(tx.grad))
+
+
+def test_out_that_shares_memory_with_itself_is_refused():
+    x, one = torch.arange(64.0).reshape(1, 1, 8, 8), torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="out must not have elements that share memory"):
+        fp.max_pool2d(x, 2, out=one.expand(1, 1, 4, 4))
+    assert not one.any()
+    interleaved = np.lib.stride_tricks.as_strided(np.zeros(64, np.float32), (1, 1, 4, 4), (0, 0, 4, 24))
+    fp.max_pool2d(x.numpy(), 2, out=interleaved)
+    np.testing.assert_array_equal(interleaved, fp.max_pool2d(x.numpy(), 2))
+    entangled = np.lib.stride_tricks.as_strided(np.zeros(64, np.float32), (1, 1, 4, 4), (0, 0, 8, 12))
+    with pytest.raises(ValueError, match="out must not have elements that share memory"):
+        fp.max_pool2d(x.numpy(), 2, out=entangled)
+
+
+def test_autograd_notices_what_is_written_to_out():
+    w = torch.randn(1, 1, 4, 4, requires_grad=True)
+    y = torch.sigmoid(w)
+    fp.max_pool2d(torch.full((1, 1, 4, 4), 0.5), 1, out=y.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_tensors_without_memory_and_negated_views_are_refused():
+    x = torch.ones(1, 1, 4, 4)
+    with pytest.raises(TypeError, match="x must be a tensor with memory"):
+        torch.func.functionalize(lambda t: fp.max_pool2d(t, 2))(x)
+    freed = torch.ones(1, 1, 4, 4)
+    part = freed[:, :, :2, :2]
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match="x must be a tensor with memory"):
+        fp.max_pool2d(freed, 2)
+    with pytest.raises(TypeError, match="out must be a tensor with memory"):
+        fp.max_pool2d(x, 2, out=part)
+    with pytest.raises(TypeError, match="x is a view that negates"):
+        fp.max_pool2d(torch._neg_view(x), 2)

@@ -47,6 +47,8 @@ _POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.m
 def _array(t: Tensor) -> Any:
     """A tensor on the CPU as a NumPy array over the same memory; another as it is, for its own backend to take."""
     t = t.detach()
+    if t.numel() and not t.data_ptr():
+        raise TypeError("a tensor must have memory of its own, got one whose data pointer is 0")
     if t.device.type != "cpu":
         return t
     if t.dtype != torch.bfloat16:

@@ -1,6 +1,6 @@
 """Compiled kernels as files: where they are kept, whose files are read, how they are written, when they are removed.
 
-A kernel is machine code in a pickle: who can write the file can run code in every process that reads it. So a folder
+A file holds a digest and object code: whoever can write it can run code in every process that loads it. So a folder
 or a file is taken only where nobody but its user and root can have written it, and what is made here can be written
 by its user alone, whatever the umask.
 """
