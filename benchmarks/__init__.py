@@ -1,1 +1,1 @@
-"""Benchmarks of fastpool: `python -m benchmarks.peers` times it side by side with other libraries."""
+"""Benchmarks of fastpool: `python -m benchmarks.peers` compares it with other libraries."""

@@ -1,4 +1,4 @@
-"""What pytest-benchmark writes about the machine: what a time depends on, and not the machine's name."""
+"""Has pytest-benchmark store what a time depends on (CPU, threads, versions), and not the machine's name."""
 
 from fastpool.__main__ import environment
 

@@ -1,8 +1,8 @@
 """The pages of asv over the last commits: python -m benchmarks.dashboard, or make dashboard.
 
 Runs the suite over the last commits that build, publishes asv's static site, and serves it. asv's pages load scripts
-from several hosts; here the same libraries come from npm packages (`benchmarks/pages`, pinned) and lie beside the pages
-with their licences, so that these work without a network. A page for each commit is where a click on a point leads.
+from several hosts; here the same scripts come from npm packages (`benchmarks/pages`, pinned) and are copied next to
+the pages with their licences, so that these work without a network. A click on a point opens the page of its commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = HERE / "pages"
 SCRIPTS, COMMITS = "scripts", "commit"
 
-# Each file that asv's page loads from elsewhere, by its name there, and where it lies in the npm packages.
+# Each file that asv's page loads from another host: its name there, and its path in the npm packages.
 LOCAL = {
     "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
     "jquery.flot.min.js": "flot/jquery.flot.js",
@@ -36,8 +36,8 @@ LOCAL = {
     "bootstrap.min.js": "bootstrap/dist/js/bootstrap.min.js",
     "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
 }
-BESIDE = ("LICENSE*", "README*", "package.json", "dist/fonts/*")
-ELSEWHERE = re.compile(
+ALSO_COPIED = ("LICENSE*", "README*", "package.json", "dist/fonts/*")
+OTHER_HOST = re.compile(
     r'<(?P<tag>script|link)\b[^>]*?\b(?P<attribute>src|href)="(?:https?:)?//[^"]*/(?P<name>[^"/]+)"[^>]*>'
 )
 
@@ -49,7 +49,7 @@ pre {{ overflow-x: auto; font-size: 13px }}</style>
 <h1>{subject}</h1>
 <p>Commit <code>{commit}</code>, {date}</p>
 <pre>{body}</pre>
-<h2>What it changed</h2>
+<h2>Changes</h2>
 <pre>{changes}</pre>
 </html>
 """
@@ -66,17 +66,17 @@ def _asv(folder: Path, *arguments: str) -> int:
 
 
 def _results(folder: Path) -> Iterator[tuple[str, dict]]:
-    """What asv stored: the hash of a commit, and the results by benchmark."""
+    """asv's stored results: the hash of a commit, and its results by benchmark."""
     for path in (folder / ".asv" / "results").glob("*/*.json"):
         if path.name != "machine.json":
-            told = json.loads(path.read_text(encoding="utf-8"))
-            yield told["commit_hash"], told["results"]
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            yield stored["commit_hash"], stored["results"]
 
 
 def measured(folder: Path, commit: str) -> bool:
     """Whether any figure of a commit is stored."""
     values = (one[0] for stored, found in _results(folder) if stored == commit for one in found.values() if one)
-    return any(value is not None for told in values if told for value in told)
+    return any(value is not None for some in values if some for value in some)
 
 
 def run(folder: Path, number: int, options: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def run(folder: Path, number: int, options: Sequence[str]) -> list[str]:
 def packages(folder: Path) -> Path:
     """The npm packages, installed into a folder; npm holds each against its checksum in the lock file."""
     if shutil.which("npm") is None:
-        sys.exit("the pages need npm once, for the scripts that they load: install Node.js")
+        sys.exit("npm is needed to fetch the scripts of the pages: install Node.js")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PACKAGES / name, folder)
@@ -104,7 +104,7 @@ def packages(folder: Path) -> Path:
 
 
 def make_local(html: Path, node_modules: Path) -> None:
-    """Put what the pages load from elsewhere beside them, with its licences.
+    """Copy the scripts that the pages load from other hosts next to the pages, with their licences.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def make_local(html: Path, node_modules: Path) -> None:
     """
     for file in LOCAL.values():
         package, _, within = file.partition("/")
-        for path in {found for pattern in (within, *BESIDE) for found in (node_modules / package).glob(pattern)}:
+        for path in {found for pattern in (within, *ALSO_COPIED) for found in (node_modules / package).glob(pattern)}:
             target = html / SCRIPTS / path.relative_to(node_modules)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
@@ -131,18 +131,18 @@ def make_local(html: Path, node_modules: Path) -> None:
         )
 
     index = html / "index.html"
-    index.write_text(ELSEWHERE.sub(tag, index.read_text(encoding="utf-8")), encoding="utf-8")
+    index.write_text(OTHER_HOST.sub(tag, index.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def write_commits(html: Path, repository: Path) -> None:
-    """A page for each commit of the graphs, at the address that a click on its point opens."""
+    """Write a page for each commit of the graphs, at the address that a click on its point opens."""
     index = json.loads((html / "index.json").read_text(encoding="utf-8"))
     for commit in index["revision_to_hash"].values():
         subject, date, body = _git("show", "-s", "--format=%s%x00%cs%x00%b", commit, repository=repository).split("\0")
         short = commit[: index["hash_length"]]
         page = html / COMMITS / short / "index.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        told = {
+        shown = {
             "commit": commit,
             "short": short,
             "subject": subject,
@@ -150,11 +150,11 @@ def write_commits(html: Path, repository: Path) -> None:
             "body": body.strip(),
             "changes": _git("show", "--format=", "--stat", "--patch", commit, repository=repository),
         }
-        page.write_text(_COMMIT.format_map({k: escape(v) for k, v in told.items()}), encoding="utf-8")
+        page.write_text(_COMMIT.format_map({k: escape(v) for k, v in shown.items()}), encoding="utf-8")
 
 
 def publish(folder: Path) -> Path:
-    """asv's site from the stored results, made to work offline; where it is."""
+    """Make asv's site from the stored results, so that it works offline; return its folder."""
     if _asv(folder, "publish", "HEAD", "--no-pull"):
         sys.exit("asv publish failed")
     html = folder / ".asv" / "html"
@@ -164,27 +164,27 @@ def publish(folder: Path) -> Path:
 
 
 def serve(html: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the pages, for this machine alone."""
+    """A server of the pages, reachable only from this machine."""
     return ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=html))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, publish and serve, or the parts of it that are asked for."""
+    """Run, publish and serve, or the steps that the options leave."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--commits", type=int, default=5, metavar="N", help="how many commits that build (default 5)")
-    add("--bench", action="append", default=[], metavar="REGEX", help="only these benchmarks; again for more")
-    add("--machine", metavar="NAME", help="file the figures under this name, not the host's")
-    add("--publish-only", action="store_true", help="make the pages of what has been measured, and end")
-    add("--no-serve", action="store_true", help="end when the pages are made")
-    add("--port", type=int, default=8080, help="where to serve (default 8080; 0 takes any)")
+    add("--bench", action="append", default=[], metavar="REGEX", help="only these benchmarks; may be repeated")
+    add("--machine", metavar="NAME", help="store the figures under this name instead of the host's")
+    add("--publish-only", action="store_true", help="make the pages from stored results, and exit")
+    add("--no-serve", action="store_true", help="exit when the pages are made")
+    add("--port", type=int, default=8080, help="port (default 8080; 0 takes a free one)")
     args = parser.parse_args(argv)
     if not args.publish_only:
         named = ["--machine", args.machine] if args.machine else []
         _asv(HERE, "machine", "--yes", *named)
         built = run(HERE, args.commits, [*named, *(word for regex in args.bench for word in ("--bench", regex))])
         if not built:
-            sys.exit("no commit could be built and measured; what asv printed above tells why")
+            sys.exit("no commit could be built and measured; see asv's output above")
         print(f"measured: {', '.join(commit[:8] for commit in built)}")
     html = publish(HERE)
     print(f"the pages are in {html}")

@@ -3,10 +3,9 @@
     python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
 The calls of one round use several sets of inputs, which together are several times as large as the L2 cache. A round is
-captured into a CUDA graph, so that its time is the GPU's work without the launches. The time that a call takes its
-caller is measured separately, on a tiny array. Times are medians over rounds, between CUDA events. Results are compared
-before they are timed. What a library cannot do is a gap in the table, with the reason below it.
-
+captured into a CUDA graph, so that its time is the GPU's work without the launches. The time of a call on the CPU is
+measured separately, on a tiny array. Times are medians over rounds, between CUDA events. Results are compared before
+they are timed. Where a library lacks an op, the table has a gap, and the reason is printed below it.
 """
 
 from __future__ import annotations
@@ -32,44 +31,46 @@ from rich.console import Console
 from rich.table import Table
 
 import fastpool as fp
-from benchmarks.rows import Task
+from benchmarks.rows import COPY_SHARE, Task
 
 MEGABYTE = 10**6
 SIZES = (64, 256, 2048)
-L2_TIMES = 4  # how many times the L2 cache all input sets together are
+L2_TIMES = 4  # size of all input sets together, over that of the L2 cache
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_first", "channels_last")
-FORWARD, ARGMAX, BACKWARD = "forward", "argmax", "backward"
+FORWARD, ARGMAX, BACKWARD = MODES = "forward", "argmax", "backward"
 
 LIBRARIES = ("fastpool", "torch")
-RATIOS = ("of copy", "torch ÷ fastpool")
+RATIOS = (COPY_SHARE, "torch ÷ fastpool")
 
 Calls = dict[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One task at a size, in one direction."""
+    """One task at a size, in one of MODES."""
 
     task: Task
-    kind: str
+    mode: str
     megabytes: int
 
     @property
     def name(self) -> str:
-        """As it stands in the table, and as --rows finds it."""
-        return f"{self.task.op} {self.kind} {self.task.label} {self.task.dtype} {self.task.layout} {self.megabytes} MB"
+        """The name in the table, which --rows matches."""
+        return f"{self.task.op} {self.mode} {self.task.label} {self.task.dtype} {self.task.layout} {self.megabytes} MB"
 
 
 def _sized(task: Task, megabytes: int) -> Task:
-    """The task with as many images as bring its input (or its columns) near a size."""
+    """The task with the batch size that brings its input (or its columns) closest to a size."""
     itemsize = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}[task.dtype]
-    of_one = prod(task.shape[1:]) * itemsize * (task.window[0] ** task.axes if task.op in ("im2col", "col2im") else 1)
-    return replace(task, shape=(max(round(megabytes * MEGABYTE / of_one), 1), *task.shape[1:]))
+    image_bytes = (
+        prod(task.shape[1:]) * itemsize * (task.window[0] ** task.axes if task.op in ("im2col", "col2im") else 1)
+    )
+    return replace(task, shape=(max(round(megabytes * MEGABYTE / image_bytes), 1), *task.shape[1:]))
 
 
 def rows(sizes: Sequence[int] = SIZES) -> Iterator[Row]:
-    """All that is measured."""
+    """All rows: every task at every size, dtype, layout and mode."""
     pools = (
         Task("max_pool2d", (1, 64, 112, 112), (2, 2, 0)),
         Task("max_pool2d", (1, 64, 112, 112), (3, 2, 1)),
@@ -84,14 +85,14 @@ def rows(sizes: Sequence[int] = SIZES) -> Iterator[Row]:
     )
     for megabytes in sizes:
         for dtype in DTYPES:
-            kinds = (FORWARD, ARGMAX) if dtype == "uint8" else (FORWARD, ARGMAX, BACKWARD)
+            modes = (FORWARD, ARGMAX) if dtype == "uint8" else MODES
             for layout in LAYOUTS:
                 for task in pools:
-                    for kind in kinds:
-                        yield Row(_sized(replace(task, dtype=dtype, layout=layout), megabytes), kind, megabytes)
+                    for mode in modes:
+                        yield Row(_sized(replace(task, dtype=dtype, layout=layout), megabytes), mode, megabytes)
             for task in units:
-                for kind in kinds:
-                    yield Row(_sized(replace(task, dtype=dtype), megabytes), kind, megabytes)
+                for mode in modes:
+                    yield Row(_sized(replace(task, dtype=dtype), megabytes), mode, megabytes)
             if dtype != "uint8":
                 yield Row(_sized(Task("hard_swish", (1, 10**6), dtype=dtype), megabytes), FORWARD, megabytes)
                 yield Row(_sized(Task("hard_swish", (1, 10**6), dtype=dtype), megabytes), BACKWARD, megabytes)
@@ -101,10 +102,10 @@ def rows(sizes: Sequence[int] = SIZES) -> Iterator[Row]:
 
 @contextmanager
 def gap(gaps: dict[str, str], library: str) -> Iterator[None]:
-    """Note in `gaps` why a library cannot do something, and go on."""
+    """Record in `gaps` why a library failed, and go on."""
     try:
         yield
-    except Exception as error:  # libraries refuse a dtype, a layout or a size in any way they like
+    except Exception as error:  # libraries refuse a dtype, a layout or a size with all sorts of exceptions
         gaps[library] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
@@ -135,7 +136,7 @@ class Problem:
     def calls(self) -> tuple[Calls, int]:
         """The call of each library, fastpool's first, and the bytes that each must move: inputs and outputs once.
 
-        A library whose call cannot even be prepared is missing, and `gaps` has the reason.
+        A library whose call cannot be prepared is left out, and `gaps` has the reason.
         """
         return getattr(self, f"_{self.task.family}")()
 
@@ -147,7 +148,7 @@ class Problem:
         pool, backward = getattr(fp, f"max_pool{axes}d"), getattr(fp, f"max_pool{axes}d_backward")
         theirs = getattr(torch.nn.functional, f"max_pool{axes}d")
         y, argmax = pool(x, *window, return_argmax=True)
-        if self.row.kind == BACKWARD:
+        if self.row.mode == BACKWARD:
             dy = self._in_layout(self._random(y.shape))
             calls: Calls = {"fastpool": lambda: backward(dy, argmax, x.shape, *window)}
             with gap(self.gaps, "torch"):
@@ -156,7 +157,7 @@ class Problem:
                 aten = getattr(torch.ops.aten, f"max_pool{axes}d_with_indices_backward")
                 calls["torch"] = lambda: aten(dy, x, *each, [1] * axes, False, indices)
             return calls, self._moved(dy, argmax, x)
-        if self.row.kind == ARGMAX:
+        if self.row.mode == ARGMAX:
             calls = {
                 "fastpool": lambda: pool(x, *window, return_argmax=True),
                 "torch": lambda: theirs(x, *window, return_indices=True),
@@ -172,14 +173,14 @@ class Problem:
         split = (x.shape[0], *((task.pieces, units) if strided else (units, task.pieces)), *x.shape[2:])
         mine = {"axis": 1, "grouping": task.grouping}
         y, argmax = fp.maxout(x, units, **mine, return_argmax=True)
-        if self.row.kind == BACKWARD:
+        if self.row.mode == BACKWARD:
             dy, at = self._random(y.shape), argmax.long().unsqueeze(axis)
             calls = {
                 "fastpool": lambda: fp.maxout_backward(dy, argmax, x.shape, **mine),
                 "torch": lambda: x.new_zeros(split).scatter_(axis, at, dy.unsqueeze(axis)).view(x.shape),
             }
             return calls, self._moved(dy, argmax, x)
-        if self.row.kind == ARGMAX:
+        if self.row.mode == ARGMAX:
             calls = {
                 "fastpool": lambda: fp.maxout(x, units, **mine, return_argmax=True),
                 "torch": lambda: tuple(x.view(split).max(axis)),
@@ -203,7 +204,7 @@ class Problem:
 
     def _hard_swish(self) -> tuple[Calls, int]:
         torch, x = self.torch, self.x
-        if self.row.kind == BACKWARD:
+        if self.row.mode == BACKWARD:
             dy = self._random(x.shape)
             calls = {
                 "fastpool": lambda: fp.hard_swish_backward(dy, x),
@@ -215,7 +216,7 @@ class Problem:
 
 
 def agrees(torch: Any, mine: Any, theirs: Any, exact: bool) -> bool:
-    """Whether two results agree in their first arrays. Their indices differ in convention."""
+    """Whether the first arrays of two results agree. The second are indices, whose conventions differ."""
     a, b = (r[0] if isinstance(r, tuple) else r for r in (mine, theirs))
     if exact:
         return torch.equal(a, b)
@@ -245,7 +246,7 @@ def seconds_on_gpu(torch: Any, calls: Sequence[Callable[[], Any]], rounds: int) 
 
 
 def seconds_for_caller(torch: Any, call: Callable[[], Any], seconds: float) -> float:
-    """Seconds that a call takes its caller, which waits for the GPU once in a hundred calls."""
+    """Seconds of a call on the CPU: the caller waits for the GPU only once in a hundred calls."""
     times, until = [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(times) < 5:
         torch.cuda.synchronize()
@@ -267,7 +268,7 @@ def copy_bandwidth(torch: Any, megabytes: int, rounds: int) -> float:
 
 def is_exact(row: Row) -> bool:
     """Whether all libraries must give the same bits, because nothing is summed or rounded."""
-    return row.kind != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
+    return row.mode != BACKWARD and "swish" not in row.task.op and row.task.op != "col2im"
 
 
 def input_sets(torch: Any, megabytes: int) -> int:
@@ -284,8 +285,8 @@ def measured(
     device: str = "cuda",
     timed: Callable[[Any, Sequence[Callable[[], Any]], int], float] = seconds_on_gpu,
 ) -> dict[str, Any]:
-    """The measurements of a row: the seconds of each library and their ratios; in `gaps`, why a library has none."""
-    measurements: dict[str, Any] = {"name": row.name, "kind": row.kind, "megabytes": row.megabytes}
+    """The measurements of a row: the seconds of each library and their ratios; in `gaps`, why one is missing."""
+    measurements: dict[str, Any] = {"name": row.name, "mode": row.mode, "megabytes": row.megabytes}
     measurements |= {"op": row.task.op, "dtype": row.task.dtype, "layout": row.task.layout, "shape": row.task.shape}
     seconds: dict[str, float] = {}
     gaps: dict[str, str] = {}
@@ -310,13 +311,13 @@ def measured(
                 seconds[library] = timed(torch, [each[library] for each in calls], rounds)
     measurements |= {"seconds": seconds, "gaps": gaps}
     mine_takes, theirs_takes = seconds.get("fastpool"), seconds.get("torch")
-    measurements["of copy"] = mine_takes and measurements["bytes"] / mine_takes / bandwidth
+    measurements[COPY_SHARE] = mine_takes and measurements["bytes"] / mine_takes / bandwidth
     measurements["torch ÷ fastpool"] = mine_takes and theirs_takes and theirs_takes / mine_takes
     return measurements
 
 
 def tiny_calls(torch: Any, seconds: float) -> dict[str, dict[str, float]]:
-    """The seconds that calls on a tiny array take their caller."""
+    """The seconds on the CPU of calls on a tiny array."""
     x = torch.randn((1, 1, 4, 4), device="cuda")
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
     _, indices = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
@@ -404,8 +405,8 @@ def machine(torch: Any) -> dict[str, Any]:
     }
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    """A row as the table shows it; "-" for what there is not."""
+def _line(row: Mapping[str, Any]) -> list[str]:
+    """The entries of a row in the table, "-" for those that are missing."""
     seconds = row["seconds"]
     shown = [f"{seconds[name] * 1e6:.1f}" if name in seconds else "-" for name in LIBRARIES]
     return [row["name"], *shown, *("-" if row[key] is None else f"{row[key]:.2f}" for key in RATIOS)]
@@ -419,7 +420,7 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(f"{about['GPU']}, {about['date']}; copy: {copies}", highlight=False)
     table = Table("row", *(f"{name} µs" for name in LIBRARIES), *RATIOS)
     for row in report["rows"]:
-        table.add_row(*_cells(row))
+        table.add_row(*_line(row))
     console.print(table)
     for op, seconds in report["tiny"].items():
         console.print(f"a tiny {op}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for name, s in seconds.items()))
@@ -439,7 +440,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
-        "--rows", action="append", default=[], metavar="TEXT", help="rows whose name holds TEXT, or matches it with * ?"
+        "--rows",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="rows whose name contains TEXT, or matches it with * ?",
     )
     add("--sizes", default=",".join(map(str, SIZES)), metavar="MB,MB", help="sizes of the inputs")
     add("--rounds", type=int, default=30, help="rounds of each (default 30)")
@@ -450,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and show; the exit status is 1 if a result was wrong or fastpool could not do a row."""
+    """Measure and print; the exit status is 1 if a result was wrong or fastpool failed on a row."""
     args = _parser().parse_args(argv)
     until = time.monotonic() + args.seconds
     sizes = [int(size) for size in args.sizes.split(",")]
@@ -481,7 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             break
         sets = input_sets(torch, row.megabytes)
         report["rows"].append(measured(row, torch, report["copy"][row.megabytes], args.rounds, sets))
-        print(*_cells(report["rows"][-1]), sep=" | ", flush=True)
+        print(*_line(report["rows"][-1]), sep=" | ", flush=True)
         torch.cuda.empty_cache()
         if args.json:
             args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

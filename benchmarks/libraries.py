@@ -1,9 +1,9 @@
-"""The peers: how each library does what fastpool does, as its own users would write it.
+"""The peers: the ops of fastpool in other libraries, written as their users would write them.
 
-A peer is a class with one method per family of ops (`Task.family`). Given a problem, a method yields a candidate for
-each way to do it: the variant's name, the call to time, and a function that turns what the call gave into what
-`Problem.comparable` gives. It yields nothing where the library lacks the op, the layout or the dtype. A class imports
-its library when it is made.
+A peer is a class with one method per family of ops (`Task.family`). The method takes a problem and yields a candidate
+for each variant: its name, the call to time, and a function that converts the call's result to the form of
+`Problem.comparable`. It yields nothing where the library lacks the op, the layout or the dtype. An instance imports its
+library.
 
 To add a peer, write its class and add it to LIBRARIES.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from benchmarks.rows import MOST_CELLS, Problem
+from benchmarks.rows import MOST_VISITS, Problem
 
 Candidate = tuple[str, Callable[[], Any], Callable[[Any], tuple[np.ndarray, ...]]]
 Candidates = Iterator[Candidate]
@@ -30,7 +30,7 @@ def _alone(result: Any) -> tuple[np.ndarray, ...]:
 
 
 def _is_centred(p: Problem) -> bool:
-    """Whether a pool is a dilation: as large a result, each window around its cell."""
+    """Whether a pool is a morphological dilation: stride 1, each window centred on its output, the size kept."""
     kernel, stride, padding = p.task.window
     return stride == 1 and kernel == 2 * padding + 1 and not p.task.argmax
 
@@ -40,7 +40,7 @@ def _is_one_plane(p: Problem) -> bool:
 
 
 class Torch:
-    """PyTorch in both memory formats, without autograd: its operators alone."""
+    """PyTorch's operators in both memory formats, without autograd."""
 
     name, package = "torch", "torch"
 
@@ -66,9 +66,9 @@ class Torch:
         return (self._array(t),)
 
     def _formats(self, p: Problem) -> Iterator[tuple[str, Callable[[np.ndarray], Any]]]:
-        """The memory formats by name, each with what brings an array into it."""
+        """The memory formats by name, each with a function that copies an array into it."""
         yield "NCHW", lambda a: self._tensor(np.ascontiguousarray(a))
-        # In one dimension there is none; of bytes it counts a plane's cells in a byte, and refuses those over 127.
+        # 1-D has no channels_last. PyTorch refuses it for 1-byte dtypes whose planes have over 127 elements.
         if p.task.axes > 1 and p.x.dtype.itemsize > 1:
             yield (
                 "channels_last",
@@ -76,7 +76,7 @@ class Torch:
             )
 
     def max_pool(self, p: Problem) -> Candidates:
-        if p.task.cells > MOST_CELLS:
+        if p.task.visits > MOST_VISITS:
             return
         if p.task.argmax:
             pool = partial(getattr(self.functional, f"max_pool{p.task.axes}d"), return_indices=True)
@@ -152,12 +152,12 @@ class OnnxRuntime:
     def max_pool(self, p: Problem) -> Candidates:
         if p.task.channels_last or p.x.dtype.name not in ("float32", "float64", "int8", "uint8"):
             return
-        if p.task.cells > MOST_CELLS:
+        if p.task.visits > MOST_VISITS:
             return
         kernel, stride, padding = p.task.window
         helper, axes = self.onnx.helper, p.task.axes
-        kind = helper.np_dtype_to_tensor_dtype(p.x.dtype)
-        results = {"y": kind, "indices": self.onnx.TensorProto.INT64} if p.task.argmax else {"y": kind}
+        onnx_dtype = helper.np_dtype_to_tensor_dtype(p.x.dtype)
+        results = {"y": onnx_dtype, "indices": self.onnx.TensorProto.INT64} if p.task.argmax else {"y": onnx_dtype}
         node = helper.make_node(
             "MaxPool",
             ["x"],
@@ -170,7 +170,7 @@ class OnnxRuntime:
         graph = helper.make_graph(
             [node],
             "pool",
-            [helper.make_tensor_value_info("x", kind, p.task.shape)],
+            [helper.make_tensor_value_info("x", onnx_dtype, p.task.shape)],
             [helper.make_tensor_value_info(name, of, y_shape) for name, of in results.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
@@ -182,7 +182,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """A model of one MaxPool node, compiled for latency; its arrays are shared, not copied."""
+    """A model of one MaxPool node, compiled for latency; inputs and outputs are shared, not copied."""
 
     name, package = "openvino", "openvino"
 
@@ -197,9 +197,9 @@ class OpenVino:
         }
 
     def max_pool(self, p: Problem) -> Candidates:
-        # With indices it runs a reference implementation, at some 40 ns a cell.
-        most = MOST_CELLS // 20 if p.task.argmax else MOST_CELLS
-        if p.task.channels_last or p.x.dtype.name not in ("float32", "int8", "uint8") or p.task.cells > most:
+        # With indices it runs a reference implementation, at some 40 ns per element of a window.
+        most = MOST_VISITS // 20 if p.task.argmax else MOST_VISITS
+        if p.task.channels_last or p.x.dtype.name not in ("float32", "int8", "uint8") or p.task.visits > most:
             return
         kernel, stride, padding = (p.task.axes * [n] for n in p.task.window)
         x = self.openvino.opset8.parameter(p.task.shape, p.x.dtype)
@@ -216,7 +216,7 @@ class OpenVino:
 
 
 class Jax:
-    """Compiled by XLA for the shape at hand. XLA takes its number of threads once, from the environment."""
+    """Compiled by XLA for each shape. XLA reads its number of threads once, from the environment."""
 
     name, package = "jax", "jax"
 
@@ -229,14 +229,14 @@ class Jax:
         self.jax = jax
 
     def _candidate(self, function: Callable[..., Any], *inputs: np.ndarray, read: Any = _alone) -> Candidate:
-        compiled, given = self.jax.jit(function), [self.jax.numpy.asarray(a) for a in inputs]
-        return "", lambda: self.jax.block_until_ready(compiled(*given)), read
+        compiled, arrays = self.jax.jit(function), [self.jax.numpy.asarray(a) for a in inputs]
+        return "", lambda: self.jax.block_until_ready(compiled(*arrays)), read
 
     def _gradient(self, function: Callable[..., Any], p: Problem, read: Any = _alone) -> Candidate:
         def backward(dy: Any, x: Any) -> Any:
             return self.jax.vjp(function, x)[1](dy)[0]
 
-        return self._candidate(backward, p.given(p.dy), p.given(p.x), read=read)
+        return self._candidate(backward, p.to_layout(p.dy), p.to_layout(p.x), read=read)
 
     def _pool(self, p: Problem) -> Callable[[Any], Any]:
         def over_space(n: Any, other: Any) -> tuple:
@@ -255,11 +255,11 @@ class Jax:
         )
 
     def max_pool(self, p: Problem) -> Candidates:
-        if not p.task.argmax and p.task.cells <= MOST_CELLS:
-            yield self._candidate(self._pool(p), p.given(p.x), read=lambda y: (p.first(np.asarray(y)),))
+        if not p.task.argmax and p.task.visits <= MOST_VISITS:
+            yield self._candidate(self._pool(p), p.to_layout(p.x), read=lambda y: (p.to_channels_first(np.asarray(y)),))
 
     def max_pool_backward(self, p: Problem) -> Candidates:
-        yield self._gradient(self._pool(p), p, read=lambda dx: (p.first(np.asarray(dx)),))
+        yield self._gradient(self._pool(p), p, read=lambda dx: (p.to_channels_first(np.asarray(dx)),))
 
     def maxout(self, p: Problem) -> Candidates:
         numpy, axis = self.jax.numpy, p.piece_axis
@@ -296,7 +296,7 @@ class Jax:
 
 
 class Thinc:
-    """The operations of spaCy's library; one thread. Its maxout always gives the argmax."""
+    """The operations of spaCy's library; one thread. Its maxout always returns the argmax."""
 
     name, package = "thinc", "thinc"
 
@@ -386,7 +386,7 @@ class ScikitImage:
 
 
 class NumPy:
-    """What one writes in a line or two: maxima of slices, views of windows; one thread."""
+    """One or two lines of NumPy: maxima of slices, views of windows; one thread."""
 
     name, package = "numpy", "numpy"
 
@@ -395,23 +395,23 @@ class NumPy:
 
     def _padded(self, p: Problem, value: float) -> np.ndarray:
         _, _, padding = p.task.window
-        x = p.given(p.x)
+        x = p.to_layout(p.x)
         space = p.task.axes * [(padding, padding)]
         pad = [(0, 0), *space, (0, 0)] if p.task.channels_last else [(0, 0), (0, 0), *space]
-        return p.first(np.pad(x, pad, constant_values=value)) if padding else p.x
+        return p.to_channels_first(np.pad(x, pad, constant_values=value)) if padding else p.x
 
     def max_pool(self, p: Problem) -> Candidates:
-        if p.task.argmax or p.task.cells > MOST_CELLS or p.x.dtype.name == "bfloat16":
+        if p.task.argmax or p.task.visits > MOST_VISITS or p.x.dtype.name == "bfloat16":
             return
         kernel, stride, _ = p.task.window
         lowest = -np.inf if p.x.dtype.kind == "f" else np.iinfo(p.x.dtype).min
 
-        along = [[slice(i, i + stride * (n - 1) + 1, stride) for i in range(kernel)] for n in p.task.out_space]
-        cells = [(..., *each) for each in product(*along)]
+        slices = [[slice(i, i + stride * (n - 1) + 1, stride) for i in range(kernel)] for n in p.task.out_space]
+        taps = [(..., *each) for each in product(*slices)]
 
         def pool() -> np.ndarray:
             x = self._padded(p, lowest)
-            return reduce(np.maximum, (x[cell] for cell in cells))
+            return reduce(np.maximum, (x[tap] for tap in taps))
 
         yield "", pool, _alone
 

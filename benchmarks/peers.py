@@ -1,12 +1,13 @@
-"""fastpool and its peers side by side: python -m benchmarks.peers.
+"""fastpool compared with other libraries, its peers: python -m benchmarks.peers.
 
-All that are installed take the same arrays in one process, with the same number of threads; their results are compared
-before anything is timed. They run in turn, warm, in an order drawn anew each round, and the least time of each counts.
+All installed peers get the same arrays in one process, with the same number of threads. Results are compared before
+anything is timed. The calls of a row run in turn, warm, in a new random order each round; the minimum time of each call
+is reported.
 
-Copies of as many bytes as a row must move at least (inputs once, outputs once) run in turn with the rest, on one thread
-and on all: the faster one is the floor, and "of the floor" is its time over that of fastpool with `out=`.
+A call must move at least its inputs once and its outputs once. Copies of that many bytes run in turn with the calls, on
+one thread and on all. The "share of copy bandwidth" is the time of the faster copy over that of fastpool with `out=`.
 
-Rows that no peer belongs to look at the process instead: `benchmarks.processes`.
+Rows with a `probe` have no peers; they measure the process (`benchmarks.processes`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.processes import PROBES
-from benchmarks.rows import BEST, FASTPOOL, OUT, OVER, Bar, Problem, Row, rows
+from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER, Problem, Row, Target, rows
 from fastpool.__main__ import environment
 from fastpool.cases import results
 from fastpool.timing import COPY, agree, copies, least_times
@@ -39,7 +40,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 except ImportError as error:
-    sys.exit(f'the side-by-side needs rich ({error}): pip install "fastpool[bench]"')
+    sys.exit(f'benchmarks.peers needs rich ({error}): pip install "fastpool[bench]"')
 
 BUSY = 0.5  # mean number of running processes
 
@@ -54,47 +55,49 @@ def _with_threads(threads: int, call: Callable[[], Any]) -> Any:
 
 
 def figures(seconds: Mapping[str, float], peers: Iterable[str], moved: int) -> dict[str, float]:
-    """What the bars of a timed row are held against, by name.
+    """The figures of a timed row by name, which its targets limit.
 
     `x ÷ fastpool` for each peer, for each of its variants, and for the best of all; `fastpool ÷ x` for them and for
-    every other call; the fraction of the floor; the time of a call in microseconds.
+    every other call; the share of copy bandwidth; the time of a call in microseconds; GB/s.
 
     >>> seconds = {"fastpool": 2e-6, "fastpool out=": 1e-6, "torch NCHW": 4e-6, "copy, 1 thread": 9e-7}
     >>> found = figures(seconds, ["torch NCHW"], 10)
-    >>> found["torch ÷ fastpool"], found["best peer ÷ fastpool"], found["of the floor"], found["microseconds"]
-    (2.0, 2.0, 0.9, 2.0)
+    >>> found["torch ÷ fastpool"], found["best peer ÷ fastpool"], found["microseconds"]
+    (2.0, 2.0, 2.0)
+    >>> found["share of copy bandwidth"]
+    0.9
     """
     ours = seconds[FASTPOOL]
     others = {name: t for name, t in seconds.items() if not name.startswith((FASTPOOL, COPY))}
     for variant in peers:
         for name in (variant.partition(" ")[0], BEST):
             others[name] = min(others.get(name, float("inf")), seconds[variant])
-    floor = min(t for name, t in seconds.items() if name.startswith(COPY))
+    copy = min(t for name, t in seconds.items() if name.startswith(COPY))
     found = {f"{name}{OVER}{FASTPOOL}": t / ours for name, t in others.items()}
     found |= {f"{FASTPOOL}{OVER}{name}": ours / t for name, t in others.items()}
     return {
         **found,
-        "of the floor": floor / seconds[OUT],
+        COPY_SHARE: copy / seconds[OUT],
         "microseconds": ours * 1e6,
         "GB/s": moved / seconds[OUT] / 1e9,
     }
 
 
-def judged(bars: Iterable[Bar], found: Mapping[str, float], moved: int) -> list[dict[str, Any]]:
-    """Each bar that applies, with its value and whether it is reached; None where the peer is not here."""
-    told = []
-    for bar in bars:
-        if bar.applies(moved):
-            value = found.get(bar.figure)
-            told.append(
+def judged(targets: Iterable[Target], found: Mapping[str, float], moved: int) -> list[dict[str, Any]]:
+    """Each target that applies, with its value and whether it is reached; None where the peer is not installed."""
+    judgements = []
+    for target in targets:
+        if target.applies(moved):
+            value = found.get(target.figure)
+            judgements.append(
                 {
-                    "bar": str(bar),
-                    "limit": bar.limit,
+                    "target": str(target),
+                    "limit": target.limit,
                     "value": value,
-                    "reached": None if value is None else bar.reached(value),
+                    "reached": None if value is None else target.reached(value),
                 }
             )
-    return told
+    return judgements
 
 
 def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> d
     wrong = [] if agree(p.comparable(calls[OUT]()), expected, exact=True) else [OUT]
     del result, arrays
 
-    for name, task in row.beside.items():
+    for name, task in row.references.items():
         other = Problem(task)
         calls[name] = partial(_with_threads, task.threads, other.call) if task.threads else other.call
     peers = []
@@ -136,14 +139,14 @@ def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> d
         "best": min(peers, key=times.__getitem__, default=None),
         "wrong": wrong,
         "figures": found,
-        "bars": judged(row.bars, found, moved),
+        "targets": judged(row.targets, found, moved),
     }
 
 
 def measured(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> dict[str, Any]:
-    """Everything about one row, ready for JSON."""
+    """The description and the measurements of one row, ready for JSON."""
     task = row.task
-    told = {
+    description = {
         "group": row.group,
         "name": row.name,
         "op": task.op,
@@ -154,16 +157,16 @@ def measured(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -
         "layout": task.layout,
     }
     if row.probe is None:
-        return told | timed(row, libraries, threads, seconds)
+        return description | timed(row, libraries, threads, seconds)
     try:
         found, wrong = PROBES[row.probe](row), []
     except CalledProcessError as error:
         found, wrong = {}, [f"exit status {error.returncode}"]
-    return told | {"wrong": wrong, "figures": found, "bars": judged(row.bars, found, 0)}
+    return description | {"wrong": wrong, "figures": found, "targets": judged(row.targets, found, 0)}
 
 
 def machine(libraries: Iterable[Any]) -> dict[str, Any]:
-    """The machine, the day, and the versions of all that take part."""
+    """The machine, the date, and the versions of fastpool, its peers and Python."""
     here = environment()
     distributions = metadata.packages_distributions()
     versions = {
@@ -181,7 +184,7 @@ def machine(libraries: Iterable[Any]) -> dict[str, Any]:
 
 
 def chosen(all_rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:
-    """The rows whose `group: name` holds one of the texts, or matches one of the patterns with * or ?."""
+    """The rows whose `group: name` contains one of the texts, or matches one of the patterns with * or ?."""
     globs = [f"{p}*" if set(p) & set("*?") else f"*{p}*" for p in patterns or ["*"]]
     return [row for row in all_rows if any(fnmatchcase(row.key, glob) for glob in globs)]
 
@@ -192,18 +195,18 @@ def _milliseconds(seconds: float | None) -> str:
     return f"{seconds * 1e3:.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}"
 
 
-def _judgement(bar: Mapping[str, Any]) -> str:
-    if bar["reached"] is None:
-        return f"[dim]· {bar['bar']}[/dim]"
-    colour, mark = ("green", "✓") if bar["reached"] else ("red", "✗")
-    return f"[{colour}]{mark}[/{colour}] {bar['bar']}: {bar['value']:.3g}"
+def _judgement(target: Mapping[str, Any]) -> str:
+    if target["reached"] is None:
+        return f"[dim]· {target['target']}[/dim]"
+    colour, mark = ("green", "✓") if target["reached"] else ("red", "✗")
+    return f"[{colour}]{mark}[/{colour}] {target['target']}: {target['value']:.3g}"
 
 
-def table(group: str, told: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of one group, with a column for every call that any of them made."""
+def table(group: str, rows_of_group: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of one group, with a column for each call that any of them timed."""
     shown = Table(title=group, title_justify="left", title_style="bold")
     shown.add_column("row", no_wrap=True)
-    timed_rows = [row for row in told if "seconds" in row]
+    timed_rows = [row for row in rows_of_group if "seconds" in row]
     names = list(dict.fromkeys(name for row in timed_rows for name in row["seconds"]))
     names.sort(key=lambda name: (not name.startswith(FASTPOOL), name.startswith(COPY)))
     if timed_rows:
@@ -211,10 +214,10 @@ def table(group: str, told: Sequence[Mapping[str, Any]]) -> Table:
         for name in names:
             shown.add_column("\n".join([*name.split(" ", 1), "ms"]), justify="right", no_wrap=True)
         shown.add_column(f"{BEST}\n{OVER.strip()} {FASTPOOL}", justify="right", no_wrap=True)
-        shown.add_column("of the\nfloor", justify="right")
-    shown.add_column("to reach", no_wrap=True)
-    for row in told:
-        cells = [row["name"]]
+        shown.add_column("share of copy\nbandwidth", justify="right")
+    shown.add_column("targets", no_wrap=True)
+    for row in rows_of_group:
+        line = [row["name"]]
         if timed_rows:
             seconds, found = row["seconds"], row["figures"]
             times = {name: _milliseconds(seconds.get(name)) for name in names}
@@ -222,10 +225,10 @@ def table(group: str, told: Sequence[Mapping[str, Any]]) -> Table:
             if best:
                 times[best] = f"[bold]{times[best]}[/bold]"
             ratio = f"{found[f'{BEST}{OVER}{FASTPOOL}']:.2f}" if best else ""
-            cells += [f"{row['bytes'] / 1e6:.3g}", *times.values(), ratio, f"{found['of the floor']:.2f}"]
-        bars = [_judgement(bar) for bar in row["bars"]]
-        cells.append("\n".join([*bars, *(f"[red]✗ wrong: {name}[/red]" for name in row["wrong"])]))
-        shown.add_row(*cells)
+            line += [f"{row['bytes'] / 1e6:.3g}", *times.values(), ratio, f"{found[COPY_SHARE]:.2f}"]
+        judgements = [_judgement(target) for target in row["targets"]]
+        line.append("\n".join([*judgements, *(f"[red]✗ wrong: {name}[/red]" for name in row["wrong"])]))
+        shown.add_row(*line)
     return shown
 
 
@@ -237,21 +240,21 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="rows with this text in 'group: name', or a glob such as 'forward:*'; again for more",
+        help="rows with this text in 'group: name', or a glob such as 'forward:*'; may be repeated",
     )
     add("--peers", metavar="A,B", help=f"only these of {', '.join(library.name for library in LIBRARIES)}")
     add("--threads", type=int, help="threads of each (default 2, or the CPUs of the process if fewer)")
     add("--seconds", type=float, default=1.0, help="time for each candidate of each row (default 1)")
     add("--up-to-gib", type=float, default=0.25, help="the largest array of 'growth with size' (default 0.25)")
-    add("--small", action="store_true", help="tiny shapes, to try things out")
+    add("--small", action="store_true", help="tiny shapes, to see that everything works")
     add("--json", type=Path, metavar="FILE", help="write everything to FILE, after each row")
     add("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups (svg or png)")
-    add("--list", action="store_true", help="print the rows and what they are to reach")
+    add("--list", action="store_true", help="print the rows and their targets")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and show; the exit status is 1 if a result was wrong."""
+    """Measure and print; the exit status is 1 if a result was wrong."""
     args = _parser().parse_args(argv)
     threads = args.threads or min(2, environment()["cpus"])
     selected = chosen(rows(threads, args.up_to_gib), args.rows)
@@ -260,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.list:
         for row in selected:
-            print(f"{row.key:64} {', '.join(map(str, row.bars))}".rstrip())
+            print(f"{row.key:64} {', '.join(map(str, row.targets))}".rstrip())
         return 0
     wanted = args.peers.split(",") if args.peers else [library.name for library in LIBRARIES]
     unknown = set(wanted) - {library.name for library in LIBRARIES}
@@ -280,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     load = report["machine"]["load"]
     if load is not None and load > BUSY:
-        print(f"the load is {load:.1f}: beside other processes no figure is sound, PyTorch's least", file=sys.stderr)
+        print(f"the load is {load:.1f}: other processes distort every time, PyTorch's most", file=sys.stderr)
     columns = (TextColumn("{task.description:56}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         libraries = [library(threads) for library in here]
@@ -301,14 +304,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Print the machine, a table for each group, and how many bars are reached."""
+    """Print the machine, a table for each group, and how many targets are reached."""
     console = Console(width=None if sys.stdout.isatty() else 240)
     about = report["machine"]
     console.print(f"{about['cpu']}, {about['threads']} of {about['cpus']} CPUs, {about['system']}, {about['date']}")
     console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()), highlight=False)
     for group in dict.fromkeys(row["group"] for row in report["rows"]):
         console.print(table(group, [row for row in report["rows"] if row["group"] == group]))
-    reached = [bar["reached"] for row in report["rows"] for bar in row["bars"]]
+    reached = [target["reached"] for row in report["rows"] for target in row["targets"]]
     console.print(
         f"reached: {reached.count(True)}, missed: {reached.count(False)}, not measured: {reached.count(None)}"
     )

@@ -1,4 +1,4 @@
-"""Plots and Markdown tables from the JSON of the side-by-side.
+"""Plots and Markdown tables from the JSON of benchmarks.peers.
 
     python -m benchmarks.plots peers.json --folder docs/performance --readme README.md --page docs/performance.md
 
@@ -19,13 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.rows import BEST, FASTPOOL, OUT, OVER
+from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER
 from fastpool.timing import COPY
 
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TORCH = "torch"
 
-# What the README shows, of all rows.
+# The rows that README shows.
 SELECTION = (
     "forward: 3x3 s2 p1 (8,64,112,112)",
     "forward: 2x2 s2 (8,64,224,224)",
@@ -74,13 +74,13 @@ def compared(report: Mapping[str, Any]) -> Rows:
 
 
 def about(report: Mapping[str, Any]) -> str:
-    """The machine and the day, in a line."""
+    """The machine and the date, in a line."""
     here, settings = report["machine"], report["settings"]
     return f"{here['cpu']}, {settings['threads']} threads, {here['system']}, {here['date']}"
 
 
 def digest(report: Mapping[str, Any]) -> str:
-    """What tells whether a plot was drawn from these figures, whichever matplotlib drew it."""
+    """A hash of the figures, stored in each plot to see whether it is up to date, whichever matplotlib drew it."""
     return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -100,7 +100,7 @@ def _axes(report: Mapping[str, Any], title: str, size: tuple[float, float]) -> t
 def _save(figure: Any, path: Path) -> None:
     import matplotlib
 
-    # The same file for the same figures, its words as text.
+    # Same figures, same file; text stays text.
     with matplotlib.rc_context({"svg.hashsalt": "fastpool", "svg.fonttype": "none"}):
         kept = {"Date": None, "Source": f"figures {figure.get_label()}"} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=150, metadata=kept)
@@ -113,7 +113,7 @@ def torch_ratio(row: Mapping[str, Any]) -> float | None:
 
 
 def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | None = None) -> None:
-    """For each row, or each selected one, two points: how many times as long the best peer and PyTorch, NCHW, take."""
+    """For each row, or each selected one, the time of the best peer and of PyTorch, NCHW, over that of fastpool."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     labels: list[str] = []
@@ -147,7 +147,7 @@ def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | N
 
 
 def _curves(axes: Any, curves: Mapping[str, Sequence[tuple[float, float]]], **style: Any) -> None:
-    """Each curve that has points, in a style of its own, named beside the axes."""
+    """Plot each curve that has points, in its own style, with a legend next to the axes."""
     for (name, points), own in zip(curves.items(), STYLES, strict=False):
         if points:
             axes.plot(*zip(*points, strict=True), label=name, **(own | style))
@@ -156,7 +156,7 @@ def _curves(axes: Any, curves: Mapping[str, Sequence[tuple[float, float]]], **st
 
 
 def over_window(report: Mapping[str, Any], path: Path) -> None:
-    """Time against the side of the window, stride 1; of a peer its best variant."""
+    """Time against the side of the window, stride 1; of each peer its fastest variant."""
     curves: dict[str, dict[float, float]] = {}
     for row in report["rows"]:
         if row["group"] != "growth with window":
@@ -171,7 +171,7 @@ def over_window(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("side of the window (cells, logarithmic)")
+    axes.set_xlabel("side of the window (elements, logarithmic)")
     axes.set_ylabel("time of a call (ms, logarithmic)")
     _save(figure, path)
 
@@ -199,7 +199,7 @@ def over_size(report: Mapping[str, Any], path: Path) -> None:
 
 
 def over_threads(report: Mapping[str, Any], path: Path) -> None:
-    """How many times as fast a number of threads is as one."""
+    """Speed-up over one thread against the number of threads."""
     most = report["settings"]["threads"]
     curves = {}
     for row in report["rows"]:
@@ -218,12 +218,12 @@ def over_threads(report: Mapping[str, Any], path: Path) -> None:
 
 
 def roofline(report: Mapping[str, Any], path: Path) -> None:
-    """How fast each call moves its bytes, beside the copy that moves as many."""
-    figure, axes = _axes(report, "Bandwidth reached with out=, beside that of a copy of as many bytes", (8, 5))
+    """The bandwidth of each call, compared with that of a copy of as many bytes."""
+    figure, axes = _axes(report, "Bandwidth reached with out=, compared with a copy of as many bytes", (8, 5))
     timed = [row for row in report["rows"] if "seconds" in row and row["bytes"] >= 2**16]
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in timed:
-        curves.setdefault(_kind(row), []).append((row["bytes"] / 2**20, row["bytes"] / row["seconds"][OUT] / 1e9))
+        curves.setdefault(_op_group(row), []).append((row["bytes"] / 2**20, row["bytes"] / row["seconds"][OUT] / 1e9))
     copied = sorted((row["bytes"] / 2**20, row["bytes"] / _copy_seconds(row) / 1e9) for row in timed)
     axes.plot(*zip(*_medians(copied), strict=True), color="0.5", label=f"{COPY}, the roof")
     _curves(axes, curves, linestyle="none", alpha=0.85)
@@ -240,15 +240,15 @@ def _copy_seconds(row: Mapping[str, Any]) -> float:
     return min(t for name, t in row["seconds"].items() if name.startswith(COPY))
 
 
-def _kind(row: Mapping[str, Any]) -> str:
-    """What a call does, in a word or two: one mark of the roofline."""
+def _op_group(row: Mapping[str, Any]) -> str:
+    """The group of ops that shares one marker in the roofline plot."""
     if "pool" in row["op"]:
         return f"pooling{' backward' if 'backward' in row['op'] else ' with argmax' if row['argmax'] else ''}"
     return "maxout" if "maxout" in row["op"] else "activations" if "swish" in row["op"] else "im2col, col2im"
 
 
 def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The middle of the points in each doubling of x."""
+    """The medians of the points in each doubling of x."""
     bins: dict[int, list[tuple[float, float]]] = {}
     for x, y in points:
         bins.setdefault(round(log2(x)), []).append((x, y))
@@ -260,61 +260,62 @@ README_PLOT = "readme"
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """A value with three significant digits."""
     if value is None:
         return ""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _timed_table(rows: Rows, with_bars: bool, with_group: bool) -> list[str]:
+def _timed_table(rows: Rows, with_targets: bool, with_group: bool) -> list[str]:
     head = [
         "row",
         "fastpool ms",
-        "of the floor",
+        COPY_SHARE,
         "best peer",
         "ms",
         "best peer ÷ fastpool",
         "PyTorch (NCHW) ÷ fastpool",
     ]
-    lines = ["| " + " | ".join([*head, *["to reach"] * with_bars]) + " |"]
-    lines.append("|---|--:|--:|---|--:|--:|--:|" + "---|" * with_bars)
+    lines = ["| " + " | ".join([*head, *["targets"] * with_targets]) + " |"]
+    lines.append("|---|--:|--:|---|--:|--:|--:|" + "---|" * with_targets)
     for row in rows:
         seconds, found, best = row["seconds"], row["figures"], row["best"]
-        cells = [
+        line = [
             _key(row) if with_group else row["name"],
             number(seconds[FASTPOOL] * 1e3),
-            f"{found['of the floor']:.2f}",
+            f"{found[COPY_SHARE]:.2f}",
             best or "",
             number(seconds[best] * 1e3) if best else "",
             number(found.get(f"{BEST}{OVER}{FASTPOOL}")),
             number(torch_ratio(row)),
         ]
-        lines.append("| " + " | ".join([*cells, *[_judgements(row)] * with_bars]) + " |")
+        lines.append("| " + " | ".join([*line, *[_judgements(row)] * with_targets]) + " |")
     return lines
 
 
 def _judgements(row: Mapping[str, Any]) -> str:
     marks = {True: "✓", False: "✗", None: "·"}
     return "; ".join(
-        f"{marks[bar['reached']]} {bar['bar']}" + ("" if bar["value"] is None else f": {number(bar['value'])}")
-        for bar in row["bars"]
+        f"{marks[target['reached']]} {target['target']}"
+        + ("" if target["value"] is None else f": {number(target['value'])}")
+        for target in row["targets"]
     )
 
 
 def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) -> str:
-    """Tables of all rows by group, or one of the selected rows, and the machine."""
+    """The machine, and a table for each group, or one table of the selected rows."""
     versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
     source = f"{about(report)}; {versions}."
     if selection is not None:
         rows = {_key(row): row for row in report["rows"]}
         picked = [rows[key] for key in selection if key in rows]
-        return "\n".join([*_timed_table(picked, with_bars=False, with_group=True), "", source])
+        return "\n".join([*_timed_table(picked, with_targets=False, with_group=True), "", source])
     lines = [source]
     for group in dict.fromkeys(row["group"] for row in report["rows"]):
         rows_of_group = [row for row in report["rows"] if row["group"] == group]
         lines += ["", f"### {group}", ""]
         if "seconds" in rows_of_group[0]:
-            lines += _timed_table(rows_of_group, with_bars=True, with_group=False)
+            lines += _timed_table(rows_of_group, with_targets=True, with_group=False)
         else:
             lines += ["| row | measured |", "|---|---|"]
             lines += [f"| {row['name']} | {_judgements(row)} |" for row in rows_of_group]
@@ -322,7 +323,7 @@ def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) 
 
 
 def between_markers(text: str, table: str) -> str:
-    """A text with the table in place of what its markers enclose."""
+    """A text in which the table replaces what the markers enclose."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -331,7 +332,7 @@ def between_markers(text: str, table: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw and write; with --check the exit status tells whether the files were up to date."""
+    """Draw and write; with --check the exit status is 1 if a file is out of date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.partition("\n")[0])
     parser.add_argument("report", type=Path, help="what python -m benchmarks.peers --json wrote")
     parser.add_argument("--folder", type=Path, help=f"draw {', '.join((*PLOTS, README_PLOT))} as SVG into it")
@@ -345,11 +346,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path is None:
             continue
         old = path.read_text(encoding="utf-8")
-        told = markdown(report, selection)
+        table = markdown(report, selection)
         if selection and args.folder:
             plot = Path(os.path.relpath(args.folder, path.parent), f"{README_PLOT}.svg")
-            told += f"\n\n![How many times as long other libraries take]({plot.as_posix()})"
-        new = between_markers(old, told)
+            table += f"\n\n![How many times as long other libraries take]({plot.as_posix()})"
+        new = between_markers(old, table)
         if new != old:
             stale.append(path)
             if not args.check:
@@ -361,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drawn(report: Mapping[str, Any], folder: Path, check: bool) -> list[Path]:
-    """Draw every plot into a folder; or, to check, those that were drawn from other figures or not at all."""
+    """Draw every plot into a folder; with `check`, return those that are missing or drawn from other figures."""
     plots = {folder / f"{name}.svg": draw for name, draw in PLOTS.items()}
     plots[folder / f"{README_PLOT}.svg"] = partial(speedups, selection=SELECTION)
     if check:

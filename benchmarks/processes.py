@@ -1,6 +1,6 @@
-"""What can only be seen from outside: the start of a process, and the memory of one call.
+"""Measurements that need a process of their own: start-up times, and the memory of one call.
 
-Each probe takes a row and gives figures by name.
+Each probe takes a row and returns figures by name.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _BY_NUMBA = {"FASTPOOL_KERNELS": "jit"}
 _PEAK = "from benchmarks.processes import memory_of; from benchmarks.rows import Task; print(*memory_of({!r}))"
 
 
-def _printed(code: str, **environment: str) -> list[float]:
-    """The numbers that a fresh interpreter prints, which may keep bytecode, as that of an installed package is kept."""
+def printed(code: str, **environment: str) -> list[float]:
+    """The values that a fresh interpreter prints. It may cache bytecode, as it would for an installed package."""
     command = [sys.executable, "-c", code]
     variables = {**os.environ, **environment}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -38,37 +38,37 @@ def _printed(code: str, **environment: str) -> list[float]:
 
 
 def import_time(row: Row) -> dict[str, float]:
-    """Importing fastpool beside importing NumPy alone: the least of several, in turn."""
+    """The time to import fastpool and to import only NumPy: the minimum of several, in turn."""
     codes = [_TIMED.format(f"import {name}") for name in ("fastpool", "numpy")]
-    runs = [[_printed(code)[0] for code in codes] for _ in range(IMPORTS)]
+    runs = [[printed(code)[0] for code in codes] for _ in range(IMPORTS)]
     fastpool, numpy = (min(times) for times in zip(*runs, strict=True))
     return {"seconds": fastpool, f"import fastpool{OVER}import numpy": fastpool / numpy}
 
 
 def first_call_built(row: Row) -> dict[str, float]:
-    """The first pool of a process, with the kernels that were built with the package."""
-    if not _printed(_IS_BUILT)[0]:
+    """The first pool of a process, with the kernels that were built with the package; empty without such kernels."""
+    if not printed(_IS_BUILT)[0]:
         return {}
-    return {"seconds": min(_printed(_FIRST)[0] for _ in range(FIRST_CALLS))}
+    return {"seconds": min(printed(_FIRST)[0] for _ in range(FIRST_CALLS))}
 
 
 def first_call_warm(row: Row) -> dict[str, float]:
     """The first pool of a process, with a kernel that Numba compiled for an earlier one."""
-    _printed(_FIRST, **_BY_NUMBA)
-    return {"seconds": min(_printed(_FIRST, **_BY_NUMBA)[0] for _ in range(FIRST_CALLS))}
+    printed(_FIRST, **_BY_NUMBA)
+    return {"seconds": min(printed(_FIRST, **_BY_NUMBA)[0] for _ in range(FIRST_CALLS))}
 
 
 def first_call_cold(row: Row) -> dict[str, float]:
-    """The first pool of all, for which Numba compiles the kernel."""
+    """The first pool with an empty cache: Numba compiles the kernel."""
     times = []
     for _ in range(FIRST_CALLS):
         with tempfile.TemporaryDirectory() as folder:
-            times += _printed(_FIRST, **_BY_NUMBA, NUMBA_CACHE_DIR=folder)
+            times += printed(_FIRST, **_BY_NUMBA, NUMBA_CACHE_DIR=folder)
     return {"seconds": min(times)}
 
 
-def _kilobytes(name: str) -> int:
-    """A line of this process's status, as VmRSS or VmHWM."""
+def kilobytes(name: str) -> int:
+    """VmRSS or VmHWM of this process."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -77,21 +77,21 @@ def memory_of(task: Task) -> tuple[float, float]:
     """Bytes in memory at the peak of a call less those before it, and the bytes of its outputs."""
     n, channels, *space = task.shape
     half = (n, channels, *(s // 2 for s in space)) if space else (n // 2, channels)
-    Problem(replace(task, shape=half)).call()  # loads the kernels and whatever else a first call loads
+    Problem(replace(task, shape=half)).call()  # a first call loads kernels and modules
     problem = Problem(task)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak from here on
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     result = problem.call()
-    return 1024 * (_kilobytes("VmHWM") - before), sum(a.nbytes for a in results(result))
+    return 1024 * (kilobytes("VmHWM") - before), sum(a.nbytes for a in results(result))
 
 
 def peak_memory(row: Row) -> dict[str, float]:
-    """What a call takes beyond its outputs at its peak; Linux alone tells."""
+    """Peak memory of a call beyond its outputs. Only Linux reports it."""
     if not sys.platform.startswith("linux"):
         return {}
-    # With a fixed threshold malloc gives every large array back, so that none hides in what it kept.
-    taken, outputs = _printed(_PEAK.format(row.task), MALLOC_MMAP_THRESHOLD_="65536")
+    # With a fixed threshold malloc returns every large array to the system, so that no call reuses one unnoticed.
+    taken, outputs = printed(_PEAK.format(row.task), MALLOC_MMAP_THRESHOLD_="65536")
     beyond, allowed = taken - outputs, 8e6 + 0.02 * outputs
     return {"MB beyond the outputs": beyond / 1e6, BEYOND_OUTPUTS: beyond / allowed}
 

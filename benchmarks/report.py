@@ -1,6 +1,6 @@
 """One page about speed, which opens without a network: python -m benchmarks.report, or make report.
 
-Made from the JSON of the side-by-side and, where there is one, of pytest-benchmark.
+Made from the JSON of benchmarks.peers and, if there is one, that of pytest-benchmark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.plots import about, compared, number, over_size, over_threads, over_window, roofline, torch_ratio
-from benchmarks.rows import BEST, FASTPOOL, OUT, OVER
+from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PLOTS = {
@@ -30,7 +30,7 @@ PLOTS = {
 
 
 @dataclass(frozen=True)
-class Rod:
+class Bar:
     """A bar on a logarithmic axis, from 1x to a ratio; `left` and `width` in percent of the axis."""
 
     peer: str
@@ -39,12 +39,12 @@ class Rod:
     width: float
 
 
-def rods(rows: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, list[Rod]]]:
-    """Where 1x lies on the axis, in percent; and for each row a bar for each peer, of its fastest variant.
+def bars_of(rows: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, list[Bar]]]:
+    """The position of 1x on the axis, in percent; and for each row a bar for each peer, of its fastest variant.
 
     >>> figures = {"torch NCHW ÷ fastpool": 8.0, "torch channels_last ÷ fastpool": 2.0, "numpy ÷ fastpool": 0.5}
     >>> row = {"group": "g", "name": "n", "peers": ["torch NCHW", "torch channels_last", "numpy"], "figures": figures}
-    >>> one, bars = rods([row])
+    >>> one, bars = bars_of([row])
     >>> one, [(bar.peer, bar.ratio, bar.left, bar.width) for bar in bars["g: n"]]
     (50.0, [('torch', 2.0, 50.0, 50.0), ('numpy', 0.5, 0.0, 50.0)])
     """
@@ -60,17 +60,17 @@ def rods(rows: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, list[Rod]]
     def at(ratio: float) -> float:
         return 100 * log(ratio / least) / log(most / least)
 
-    def rod(peer: str, ratio: float) -> Rod:
+    def bar(peer: str, ratio: float) -> Bar:
         left, right = sorted((at(1), at(ratio)))
-        return Rod(peer, ratio, round(left, 2), round(right - left, 2))
+        return Bar(peer, ratio, round(left, 2), round(right - left, 2))
 
     return round(at(1), 2), {
-        key: [rod(*pair) for pair in sorted(own.items(), key=lambda pair: -pair[1])] for key, own in ratios.items()
+        key: [bar(*pair) for pair in sorted(own.items(), key=lambda pair: -pair[1])] for key, own in ratios.items()
     }
 
 
 def _table(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The timed rows, each as cells by heading: numbers stay numbers, so that they sort."""
+    """The timed rows, each by heading. Numeric columns stay numeric, so that they sort."""
     for row in report["rows"]:
         if "seconds" in row:
             seconds, found, best = row["seconds"], row["figures"], row["best"]
@@ -81,9 +81,9 @@ def _table(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "fastpool ms": seconds[FASTPOOL] * 1e3,
                 "with out= ms": seconds[OUT] * 1e3,
                 "GB/s": found["GB/s"],
-                "of the floor": found["of the floor"],
+                COPY_SHARE: found[COPY_SHARE],
                 "best peer": best or "",
-                "its ms": seconds[best] * 1e3 if best else None,
+                "best peer ms": seconds[best] * 1e3 if best else None,
                 "best peer ÷ fastpool": found.get(f"{BEST}{OVER}{FASTPOOL}"),
                 "PyTorch (NCHW) ÷ fastpool": torch_ratio(row),
             }
@@ -102,7 +102,7 @@ def _speed(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         stats = case["stats"]
         yield {
             "row": case["group"],
-            "who": case["extra_info"]["who"],
+            "call": case["extra_info"]["call"],
             "least ms": stats["min"] * 1e3,
             "median ms": stats["median"] * 1e3,
             "middle half ms": stats["iqr"] * 1e3,
@@ -111,7 +111,7 @@ def _speed(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _svg(draw: Callable[[Mapping[str, Any], Path], None], report: Mapping[str, Any]) -> str:
-    """A plot as an element of a page: the same drawing as in the documentation, without what makes it a file."""
+    """A plot as an <svg> element: the drawing of the documentation without XML header, metadata and fixed size."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plot.svg")
         draw(report, path)
@@ -122,12 +122,12 @@ def _svg(draw: Callable[[Mapping[str, Any], Path], None], report: Mapping[str, A
 
 
 def page(report: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> str:
-    """The page."""
+    """The report as HTML."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     rows = compared(report)
-    one, bars = rods(rows)
+    one, bars = bars_of(rows)
     ratios = [row["figures"][f"{BEST}{OVER}{FASTPOOL}"] for row in rows]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -143,7 +143,7 @@ def page(report: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> s
         peers=sorted({bar.peer for some in bars.values() for bar in some}),
         groups=groups,
         one=one,
-        ahead=sum(ratio >= 1 for ratio in ratios),
+        faster=sum(ratio >= 1 for ratio in ratios),
         compared=len(ratios),
         mean=geometric_mean(ratios),
         plots={title: (Markup(_svg(draw, report)), note) for title, (draw, note) in PLOTS.items()},

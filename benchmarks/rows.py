@@ -1,4 +1,4 @@
-"""The rows of the side-by-side: what is timed, and what each row is to reach.
+"""The rows of the comparison with other libraries: what is timed, and the targets of each row.
 
 To add a row, add a task to its group in `rows`.
 """
@@ -23,10 +23,11 @@ Shape = tuple[int, ...]
 # How calls and figures are named, in the rows and in the JSON.
 FASTPOOL, OUT, BEST = "fastpool", "fastpool out=", "best peer"
 OVER = " ÷ "
+COPY_SHARE = "share of copy bandwidth"
 BEYOND_OUTPUTS = f"memory beyond the outputs{OVER}(8 MB + 2 % of them)"
 
-# Peers that visit every cell of every window would take minutes beyond this many cells.
-MOST_CELLS = 10**9
+# Peers that visit every element of every window would take minutes beyond this many.
+MOST_VISITS = 10**9
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class Task:
         return tuple((s + 2 * padding - kernel) // stride + 1 for s in self.shape[2:])
 
     @property
-    def cells(self) -> int:
-        """How many cells all windows have together."""
+    def visits(self) -> int:
+        """The number of input elements that all windows visit, counted once per window."""
         return prod(self.shape[:2]) * prod(self.out_space) * self.window[0] ** self.axes
 
     @property
     def label(self) -> str:
-        """What is done to which shape, for the name of a row."""
+        """Window or grouping, and shape: the name of a row."""
         kernel, stride, padding = self.window
         shape = f"({','.join(map(str, self.shape))})"
         if "maxout" in self.op:
@@ -97,7 +98,7 @@ class Task:
         return f"{'x'.join(self.axes * [str(kernel)])} s{stride}{padded} {shape}"
 
     def small(self) -> Task:
-        """The same at a size where everything takes milliseconds, to try things out."""
+        """The same task on a shape for which every library takes milliseconds."""
         n, channels, *space = self.shape
         channels = min(channels // self.pieces, 4) * self.pieces
         return replace(self, shape=(min(n, 2), channels, *(min(s, self.window[0] + 12) for s in space)))
@@ -105,7 +106,7 @@ class Task:
 
 @cache
 def _values(dtype: str) -> np.ndarray:
-    """A million normal numbers, none of float32 and float64 twice, so that no two cells of a window tie."""
+    """A million normal values, distinct in float32 and float64, so that no two elements of a window tie."""
     rng = np.random.default_rng(0)
     if np.dtype(dtype).kind in "iu":
         info = np.iinfo(dtype)
@@ -115,19 +116,19 @@ def _values(dtype: str) -> np.ndarray:
 
 
 def random_array(shape: Shape, dtype: str, start: int = 0) -> np.ndarray:
-    """Random numbers, always the same for the same `start`."""
+    """Random values, the same ones for the same `start`."""
     return np.resize(np.roll(_values(dtype), start), shape)
 
 
 class Problem:
-    """A task with its inputs: the call of fastpool, and what the peers make theirs from.
+    """A task with its inputs: fastpool's call, and the arrays from which the peers make theirs.
 
     Attributes
     ----------
-    x : the input of the forward pass, channels first to look at, in memory as the task's layout has it
-    dy, cols : what comes into a backward pass and into col2im, likewise
-    call : fastpool's call with everything but `out`
-    inputs : the arrays it takes
+    x : the input of the forward pass: a channels-first view of memory in the task's layout
+    dy, cols : the inputs of a backward pass and of col2im, likewise
+    call : fastpool's call, complete but for `out`
+    inputs : its input arrays
     """
 
     def __init__(self, task: Task) -> None:
@@ -141,7 +142,7 @@ class Problem:
         if task.argmax:
             keywords["return_argmax"] = True
 
-        x, window = self.given(self.x), task.window
+        x, window = self.to_layout(self.x), task.window
         if task.family in ("max_pool", "im2col"):
             inputs, others = [x], list(window)
         elif task.family == "maxout":
@@ -149,8 +150,8 @@ class Problem:
         elif task.family in ("max_pool_backward", "maxout_backward"):
             forward = Problem(replace(task, op=task.op.removesuffix("_backward"), argmax=True))
             y, argmax = forward.call()
-            self.dy = self._made(forward.first(y).shape, start=1)
-            inputs = [self.given(self.dy), argmax]
+            self.dy = self._made(forward.to_channels_first(y).shape, start=1)
+            inputs = [self.to_layout(self.dy), argmax]
             others = [x.shape] if task.family == "maxout_backward" else [x.shape, *window]
         elif task.family == "col2im":
             kernel = window[0] ** task.axes
@@ -164,14 +165,14 @@ class Problem:
         self.call = partial(function, *inputs, *others, **keywords)
 
     def _made(self, shape: Shape, start: int = 0) -> np.ndarray:
-        return self.first(random_array(in_layout(shape, self.task.layout), self.task.dtype, start))
+        return self.to_channels_first(random_array(in_layout(shape, self.task.layout), self.task.dtype, start))
 
-    def first(self, a: np.ndarray) -> np.ndarray:
-        """An array in the task's layout, looked at with its channels first."""
+    def to_channels_first(self, a: np.ndarray) -> np.ndarray:
+        """A channels-first view of an array in the task's layout."""
         return np.moveaxis(a, -1, 1) if self.task.channels_last else a
 
-    def given(self, a: np.ndarray) -> np.ndarray:
-        """An array with its channels first, looked at in the task's layout."""
+    def to_layout(self, a: np.ndarray) -> np.ndarray:
+        """A view in the task's layout of a channels-first array."""
         return np.moveaxis(a, 1, -1) if self.task.channels_last else a
 
     @property
@@ -180,18 +181,18 @@ class Problem:
 
     @property
     def piece_axis(self) -> int:
-        """Which axis of `x_pieces` counts the pieces."""
+        """The axis of the pieces in `x_pieces`."""
         return 1 if self.task.grouping == "strided" else 2
 
     @cached_property
     def x_pieces(self) -> np.ndarray:
-        """The input of maxout with its channels taken apart into units and pieces."""
+        """The input of maxout, its channel axis split into units and pieces."""
         n, _, *space = self.task.shape
         parts = (self.task.pieces, self.units) if self.task.grouping == "strided" else (self.units, self.task.pieces)
         return self.x.reshape(n, *parts, *space)
 
     def at(self, indices: np.ndarray) -> np.ndarray:
-        """The values that an argmax points to: offsets in a plane as PyTorch has them, or the pieces of maxout."""
+        """The values at indices: offsets in a plane, as PyTorch returns them, or the pieces of maxout."""
         if self.task.family == "maxout":
             axis = self.piece_axis
             pointed = np.take_along_axis(self.x_pieces, np.expand_dims(indices.astype(np.intp), axis), axis)
@@ -200,20 +201,20 @@ class Problem:
         return np.take_along_axis(planes, indices.reshape(*planes.shape[:2], -1), 2).reshape(indices.shape)
 
     def comparable(self, result: Any) -> tuple[np.ndarray, ...]:
-        """fastpool's results, channels first, and for an argmax the values that it points to."""
+        """fastpool's results, channels first; in place of an argmax the values at it."""
         if not self.task.argmax:
-            return (result if self.task.family == "im2col" else self.first(result),)
+            return (result if self.task.family == "im2col" else self.to_channels_first(result),)
         y, argmax = result
         if self.task.family == "max_pool":
             argmax = fastpool.argmax_to_indices(
                 argmax, self.inputs[0].shape, *self.task.window, data_format=self.task.layout
             )
-        return self.first(y), self.at(self.first(argmax))
+        return self.to_channels_first(y), self.at(self.to_channels_first(argmax))
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What a row is to reach: a figure at least or at most, for rows that move `over` to `up_to` bytes."""
+class Target:
+    """A lower or upper limit of a figure, for rows that move `over` to `up_to` bytes."""
 
     figure: str
     sign: str
@@ -231,19 +232,19 @@ class Bar:
         return value >= self.limit if self.sign == ">=" else value <= self.limit
 
 
-def faster(limit: float, than: str, **sizes: float) -> Bar:
-    """At least so many times as fast as a peer: the best of its variants where the peer alone is named."""
-    return Bar(f"{than}{OVER}{FASTPOOL}", ">=", limit, **sizes)
+def faster(limit: float, than: str, **sizes: float) -> Target:
+    """At least `limit` times as fast as a peer; as the fastest of its variants where only the peer is named."""
+    return Target(f"{than}{OVER}{FASTPOOL}", ">=", limit, **sizes)
 
 
-def within(limit: float, of: str, **sizes: float) -> Bar:
-    """At most so many times the time of another call."""
-    return Bar(f"{FASTPOOL}{OVER}{of}", "<=", limit, **sizes)
+def within(limit: float, of: str, **sizes: float) -> Target:
+    """At most `limit` times the time of another call."""
+    return Target(f"{FASTPOOL}{OVER}{of}", "<=", limit, **sizes)
 
 
-def of_floor(limit: float, **sizes: float) -> Bar:
-    """At least this fraction of the floor."""
-    return Bar("of the floor", ">=", limit, **sizes)
+def copy_share(limit: float, **sizes: float) -> Target:
+    """At least this share of copy bandwidth."""
+    return Target(COPY_SHARE, ">=", limit, **sizes)
 
 
 @dataclass(frozen=True)
@@ -253,18 +254,18 @@ class Row:
     Attributes
     ----------
     group, name : unique together
-    task : what is timed, or looked at by `probe`
-    bars : what it is to reach
-    beside : other calls of fastpool that are timed in turn with it
-    peers : who may take part; None for all
-    probe : what to measure in place of the time: a function of `benchmarks.processes`
+    task : what is timed, or measured by `probe`
+    targets : the limits of its figures
+    references : other calls of fastpool, by name, that are timed in turn with it
+    peers : the names of the peers that may take part; None for all
+    probe : a function of `benchmarks.processes`, called instead of timing
     """
 
     group: str
     name: str
     task: Task
-    bars: tuple[Bar, ...] = ()
-    beside: Mapping[str, Task] = field(default_factory=dict)
+    targets: tuple[Target, ...] = ()
+    references: Mapping[str, Task] = field(default_factory=dict)
     peers: tuple[str, ...] | None = None
     probe: str | None = None
 
@@ -273,7 +274,7 @@ class Row:
         return f"{self.group}: {self.name}"
 
     def small(self) -> Row:
-        return replace(self, task=self.task.small(), beside={n: t.small() for n, t in self.beside.items()})
+        return replace(self, task=self.task.small(), references={n: t.small() for n, t in self.references.items()})
 
 
 POOLS = (
@@ -308,7 +309,7 @@ COLUMNS = (
 )
 MB = 1e6
 LARGE = 30 * MB
-SIDE = 512  # of the planes that the rows of growth are made of
+SIDE = 512  # of the planes in the rows of "growth with size"
 
 
 def _argmax(task: Task) -> Task:
@@ -328,38 +329,38 @@ def _dilation(kernel: int, argmax: bool = False) -> Task:
 
 
 def _pooling() -> Iterator[Row]:
-    forward_bars = (faster(1.5, BEST), faster(10, "torch NCHW"), of_floor(0.85, over=LARGE))
-    argmax_bars = (faster(1.5, "torch"), faster(8, "torch NCHW"))
-    backward_bars = (faster(2, "torch", over=MB), faster(1, "torch", up_to=MB))
-    for group, change, bars in (
-        ("forward", lambda t: t, forward_bars),
+    forward_targets = (faster(1.5, BEST), faster(10, "torch NCHW"), copy_share(0.85, over=LARGE))
+    argmax_targets = (faster(1.5, "torch"), faster(8, "torch NCHW"))
+    backward_targets = (faster(2, "torch", over=MB), faster(1, "torch", up_to=MB))
+    for group, change, targets in (
+        ("forward", lambda t: t, forward_targets),
         ("forward channels_last", _last, (faster(1.5, "torch channels_last"),)),
-        ("argmax", _argmax, argmax_bars),
+        ("argmax", _argmax, argmax_targets),
         ("argmax channels_last", lambda t: _last(_argmax(t)), (faster(1.5, "torch"),)),
-        ("backward", _backward, backward_bars),
-        ("backward channels_last", lambda t: _last(_backward(t)), backward_bars),
+        ("backward", _backward, backward_targets),
+        ("backward channels_last", lambda t: _last(_backward(t)), backward_targets),
     ):
         for task in POOLS:
-            yield Row(group, task.label, change(task), bars)
+            yield Row(group, task.label, change(task), targets)
     for suffix, change in (("", lambda t: t), (" argmax", _argmax), (" backward", _backward)):
         for task in VOLUMES_AND_SIGNALS:
             yield Row("volumes and signals", task.label + suffix, change(task), (faster(5, "torch NCHW"),))
 
 
 def _dtypes() -> Iterator[Row]:
-    """A third over the share of the bytes is allowed: float16 two thirds of float32's time, uint8 a third."""
+    """Time in proportion to bytes, and a third more: float16 two thirds of float32's time, uint8 a third."""
     for task in POOLS[:2]:
         for dtype in ("float16", "bfloat16", "uint8", "int8", "float64"):
-            share = np.dtype(dtype).itemsize / 4
-            bars = (within(round(share * 4 / 3, 3), "float32"),)
-            yield Row("dtypes", f"{dtype} {task.label}", replace(task, dtype=dtype), bars, {"float32": task})
+            bytes_ratio = np.dtype(dtype).itemsize / 4
+            targets = (within(round(bytes_ratio * 4 / 3, 3), "float32"),)
+            yield Row("dtypes", f"{dtype} {task.label}", replace(task, dtype=dtype), targets, {"float32": task})
 
 
 def _maxout() -> Iterator[Row]:
-    """Thinc has the contiguous grouping alone."""
-    forward_bars = (faster(1, "torch"), faster(1, "numpy"), of_floor(0.85))
+    """Thinc has only the contiguous grouping."""
+    forward_targets = (faster(1, "torch"), faster(1, "numpy"), copy_share(0.85))
     for task in MAXOUTS:
-        yield Row("maxout", task.label, task, forward_bars)
+        yield Row("maxout", task.label, task, forward_targets)
     for group, change in (("maxout argmax", _argmax), ("maxout backward", _backward)):
         for task in MAXOUTS:
             thinc = (faster(3, "thinc"),) if task.grouping == "contiguous" else ()
@@ -369,58 +370,58 @@ def _maxout() -> Iterator[Row]:
 def _columns_and_activations() -> Iterator[Row]:
     for op in ("im2col", "col2im"):
         for task in COLUMNS:
-            yield Row(op, task.label, replace(task, op=op), (faster(4, "torch"), of_floor(0.7)))
+            yield Row(op, task.label, replace(task, op=op), (faster(4, "torch"), copy_share(0.7)))
     for op in ("hard_swish", "hard_swish_backward", "swish", "swish_backward"):
         for size in (10**7, 10**5):
             task = Task(op, (1, size))
-            yield Row("activations", task.label, task, (faster(1.5, "torch"), of_floor(0.8, over=LARGE)))
+            yield Row("activations", task.label, task, (faster(1.5, "torch"), copy_share(0.8, over=LARGE)))
 
 
 def _large_windows() -> Iterator[Row]:
     for kernel in (15, 65, 255):
         task = _dilation(kernel)
         flat = (within(2, "15x15"),) if kernel == 255 else ()
-        beside = {"15x15": _dilation(15)} if kernel == 255 else {}
-        yield Row("large windows", task.label, task, (faster(1.5, "opencv"), *flat), beside)
+        references = {"15x15": _dilation(15)} if kernel == 255 else {}
+        yield Row("large windows", task.label, task, (faster(1.5, "opencv"), *flat), references)
     for kernel in (15, 65, 255):
         task = _dilation(kernel, argmax=True)
-        bars = (within(4, "without argmax"),)
-        yield Row("large windows", f"{task.label} argmax", task, bars, {"without argmax": _dilation(kernel)})
+        targets = (within(4, "without argmax"),)
+        yield Row("large windows", f"{task.label} argmax", task, targets, {"without argmax": _dilation(kernel)})
 
 
 def _tiny_and_single(threads: int) -> Iterator[Row]:
-    bars = (within(1, "torch"),)
+    targets = (within(1, "torch"),)
     for task in (
         Task("max_pool2d", (1, 1, 4, 4), (2, 2, 0)),
         Task("max_pool2d", (8, 16, 12, 12), (2, 2, 0)),
         Task("maxout", (8, 24), pieces=2),
     ):
-        yield Row("tiny", task.label, task, bars)
+        yield Row("tiny", task.label, task, targets)
     for channels in (1, 3):
         for side in (224, 512, 1024, 2048, 4096):
             task = Task("max_pool2d", (1, channels, side, side), (3, 2, 1))
-            beside = {"one thread": replace(task, threads=1)} if threads > 1 else {}
-            yield Row("single images", task.label, task, (faster(1.6, "one thread", over=MB),), beside)
+            references = {"one thread": replace(task, threads=1)} if threads > 1 else {}
+            yield Row("single images", task.label, task, (faster(1.6, "one thread", over=MB),), references)
 
 
 def _growth(threads: int, up_to_gib: float) -> Iterator[Row]:
-    """How time grows with the size, the window and the threads; fastpool alone but for the windows."""
+    """How time grows with the size, the window and the threads; only the rows of windows have peers."""
     plane = SIDE**2 * 4
     reference = Task("max_pool2d", (64, 1, SIDE, SIDE), (3, 2, 1))
     planes = 1
     while planes * plane <= up_to_gib * 2**30:
         task = replace(reference, shape=(planes, *reference.shape[1:]))
         over_reference = planes / reference.shape[0]
-        bars = (within(1.25 * over_reference, "64 MiB"),) if over_reference > 1 else ()
-        beside = {"64 MiB": reference} if over_reference > 1 else {}
-        yield Row("growth with size", f"{planes * plane // 2**20} MiB", task, bars, beside, peers=())
+        targets = (within(1.25 * over_reference, "64 MiB"),) if over_reference > 1 else ()
+        references = {"64 MiB": reference} if over_reference > 1 else {}
+        yield Row("growth with size", f"{planes * plane // 2**20} MiB", task, targets, references, peers=())
         planes *= 4
     for kernel in (3, 5, 9, 15, 33, 65, 127, 255):
         yield Row("growth with window", f"{kernel}x{kernel}", _dilation(kernel))
         yield Row("growth with window", f"{kernel}x{kernel} argmax", _dilation(kernel, argmax=True))
     for task in (POOLS[0], _argmax(POOLS[0]), _backward(POOLS[0]), MAXOUTS[0], COLUMNS[0]):
-        beside = {_threads(n): replace(task, threads=n) for n in range(1, threads)}
-        yield Row("growth with threads", f"{task.op}{' argmax' if task.argmax else ''}", task, (), beside, peers=())
+        references = {_threads(n): replace(task, threads=n) for n in range(1, threads)}
+        yield Row("growth with threads", f"{task.op}{' argmax' if task.argmax else ''}", task, (), references, peers=())
 
 
 def _threads(n: int) -> str:
@@ -429,14 +430,14 @@ def _threads(n: int) -> str:
 
 def _processes() -> Iterator[Row]:
     first = Task("max_pool2d", (1, 1, 64, 64), (2, 2, 0))
-    bars = (Bar(f"import fastpool{OVER}import numpy", "<=", 1.1),)
-    yield Row("process", "import", first, bars, probe="import_time")
+    targets = (Target(f"import fastpool{OVER}import numpy", "<=", 1.1),)
+    yield Row("process", "import", first, targets, probe="import_time")
     for name, limit, probe in (
         ("built kernels", 0.01, "first_call_built"),
         ("Numba with warm caches", 0.5, "first_call_warm"),
         ("Numba with cold caches", 3, "first_call_cold"),
     ):
-        yield Row("process", f"first pool, {name}", first, (Bar("seconds", "<=", limit),), probe=probe)
+        yield Row("process", f"first pool, {name}", first, (Target("seconds", "<=", limit),), probe=probe)
     for task in (
         *(change(pool) for pool in POOLS[:2] for change in (lambda t: t, _argmax, _backward, _last)),
         MAXOUTS[0],
@@ -448,7 +449,7 @@ def _processes() -> Iterator[Row]:
         COLUMNS[0],
     ):
         name = " ".join([task.op, *["argmax"] * task.argmax, *["channels_last"] * task.channels_last, task.label])
-        yield Row("memory", name, task, (Bar(BEYOND_OUTPUTS, "<=", 1),), probe="peak_memory")
+        yield Row("memory", name, task, (Target(BEYOND_OUTPUTS, "<=", 1),), probe="peak_memory")
 
 
 def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:

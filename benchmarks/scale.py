@@ -1,11 +1,11 @@
-"""fastpool on Dask beside what Dask has: coarsen, dask_image, and blocks by hand; times, chunk sizes, memory, threads.
+"""fastpool on Dask compared with coarsen, dask_image and map_blocks: times, chunk sizes, memory, threads.
 
     python -m benchmarks.scale --json benchmarks/results/scale.json
 
-All get the same float32 image, in chunks that lie in memory as a file would give them, Dask's threads (one for each
-CPU), and room for the result; they take turns, and the least time of each counts. Results are compared first. A copy
-moves as many bytes as all must. Memory is that of a process of its own, in which the chunks are made when they are
-asked for and the result is given away, by `store(..., return_stored=True)`.
+All ways get the same float32 image in chunks in memory, Dask's threads (one for each CPU) and an array for the result.
+They run in turn, and the minimum time of each is reported. Results are compared first. A copy of as many bytes is timed
+with them. Memory is measured in a separate process, in which chunks are created on demand and results are dropped, by
+`store(..., return_stored=True)`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 import fastpool as fp
-from benchmarks.processes import _kilobytes, _printed
+from benchmarks.processes import kilobytes, printed
 from fastpool.__main__ import environment
 from fastpool.timing import agree, copies, least_times
 
-with suppress(ImportError):  # whoever lists what can be measured imports this as well
+with suppress(ImportError):  # asv imports every module here to look for benchmarks
     import dask
     import dask.array as da
     import dask_image.ndfilters
@@ -40,7 +40,7 @@ with suppress(ImportError):  # whoever lists what can be measured imports this a
 SIZE = 16384
 CHUNK = 2048
 CHUNKS = (256, 512, 1024, 2048, 4096, 8192)
-BAR = 5  # times as fast as coarsen
+LEAST_SPEEDUP = 5  # over coarsen
 
 
 def _halved(x: Any) -> tuple[tuple[int, ...], ...]:
@@ -58,7 +58,7 @@ def _four_slices(block: np.ndarray) -> np.ndarray:
 
 
 def _nine_slices(block: np.ndarray) -> np.ndarray:
-    """3x3 with stride 2, of a block with a cell more on each side."""
+    """3x3 with stride 2, of a block extended by one element on each side."""
     rows = np.maximum(np.maximum(block[:-2:2], block[1:-1:2]), block[2::2])
     return np.maximum(np.maximum(rows[:, :-2:2], rows[:, 1:-1:2]), rows[:, 2::2])
 
@@ -82,7 +82,7 @@ PROBLEMS: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 
 def image(block_info: Any = None) -> np.ndarray:
-    """A chunk of an image of noise, that depends on where it is."""
+    """A chunk of an image of noise, seeded by its location."""
     rng = np.random.default_rng(block_info[None]["chunk-location"])
     (top, bottom), (left, right) = block_info[None]["array-location"]
     return rng.random((bottom - top, right - left), np.float32)
@@ -94,27 +94,29 @@ def lazy_image(size: int, chunk: int) -> Any:
 
 
 def compared(name: str, size: int, chunk: int) -> dict[str, Any]:
-    """The least times of one problem, of all who take part."""
+    """The minimum times of one problem, for each library."""
     x = lazy_image(size, chunk).persist()
     results = {library: call(x) for library, call in PROBLEMS[name].items()}
     out = np.zeros(results["fastpool"].shape, np.float32)
     expected = x.compute()
     expected = fp.max_pool2d(expected, (2, 2)) if name == "2x2 s2" else fp.max_pool2d(expected, (3, 3), 2, 1)
-    told: dict[str, Any] = {"name": name, "size": size, "chunk": chunk, "wrong": []}
-    told["tasks"] = {library: len(y.__dask_optimize__(y.dask, y.__dask_keys__())) for library, y in results.items()}
+    measurements: dict[str, Any] = {"name": name, "size": size, "chunk": chunk, "wrong": []}
+    measurements["tasks"] = {
+        library: len(y.__dask_optimize__(y.dask, y.__dask_keys__())) for library, y in results.items()
+    }
     calls = {}
     for library, y in results.items():
         calls[library] = lambda y=y: y.store(out, lock=False)
         calls[library]()
         if not agree([out], [expected], exact=True):
-            told["wrong"].append(library)
-    told["seconds"] = least_times(calls | copies(x.nbytes + out.nbytes, os.cpu_count() or 1), 0)
-    return told
+            measurements["wrong"].append(library)
+    measurements["seconds"] = least_times(calls | copies(x.nbytes + out.nbytes, os.cpu_count() or 1), 0)
+    return measurements
 
 
 def swept(size: int, chunks: Sequence[int]) -> list[dict[str, Any]]:
-    """What the size of the chunks does: seconds to make the graph and to run it."""
-    told = []
+    """For each chunk size, the seconds to make the graph and to run it."""
+    measurements = []
     for chunk in chunks:
         x = lazy_image(size, chunk).persist()
         out = np.zeros((size // 2, size // 2), np.float32)
@@ -123,37 +125,41 @@ def swept(size: int, chunks: Sequence[int]) -> list[dict[str, Any]]:
             "2x2 s2": lambda x=x, out=out: fp.max_pool2d(x, (2, 2)).store(out, lock=False),
             "3x3 s2 p1": lambda x=x, out=out: fp.max_pool2d(x, (3, 3), 2, 1).store(out, lock=False),
         }
-        told.append({"chunk": chunk, "megabytes": 4e-6 * chunk**2, "chunks": x.npartitions} | least_times(calls, 0))
-    return told
+        measurements.append(
+            {"chunk": chunk, "megabytes": 4e-6 * chunk**2, "chunks": x.npartitions} | least_times(calls, 0)
+        )
+    return measurements
 
 
 class Sink:
-    """Where results go."""
+    """Drops the results that are stored into it."""
 
     def __setitem__(self, where: Any, block: Any) -> None:
         pass
 
 
 def beyond(name: str, library: str, size: int, chunk: int) -> float:
-    """Bytes in memory at the peak, less those before, of a problem whose chunks are made as they are asked for."""
+    """Peak memory of a problem whose chunks are created on demand, less the memory before it, in bytes."""
     run = PROBLEMS[name][library]
-    run(lazy_image(2 * chunk, chunk)).store(Sink(), lock=False, return_stored=True)  # loads what a first call loads
+    run(lazy_image(2 * chunk, chunk)).store(
+        Sink(), lock=False, return_stored=True
+    )  # a first call loads kernels and modules
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     run(lazy_image(size, chunk)).store(Sink(), lock=False, return_stored=True)
-    return 1024 * (_kilobytes("VmHWM") - before)
+    return 1024 * (kilobytes("VmHWM") - before)
 
 
 _BEYOND = "from benchmarks.scale import beyond; print(beyond({!r}, {!r}, {}, {}))"
 
 
 def memory(size: int, chunk: int) -> dict[str, dict[str, list[float]]]:
-    """The same for all, each in its own process, in chunks, for two sizes of the image; Linux alone tells."""
+    """`beyond` for each problem and library in its own process, in chunks, at two image sizes. Linux only."""
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     return {
         name: {
             library: [
-                _printed(_BEYOND.format(name, library, side, chunk), **environment)[0] / (4 * chunk**2)
+                printed(_BEYOND.format(name, library, side, chunk), **environment)[0] / (4 * chunk**2)
                 for side in (size // 2, size)
             ]
             for library in calls
@@ -163,7 +169,7 @@ def memory(size: int, chunk: int) -> dict[str, dict[str, list[float]]]:
 
 
 def _at_once(run: Callable[[], Any]) -> int:
-    """The most threads of this process while something runs."""
+    """The maximum number of threads of this process during a call."""
     most, done = 0, threading.Event()
 
     def watch() -> None:
@@ -180,8 +186,8 @@ def _at_once(run: Callable[[], Any]) -> int:
 
 
 def threads(size: int, chunk: int) -> list[dict[str, Any]]:
-    """One thread for each kernel in a task, beside as many as a kernel takes elsewhere."""
-    told = []
+    """The time with one thread for each kernel in a task, and with as many as a kernel takes outside Dask."""
+    measurements = []
     x = lazy_image(size, chunk).persist()
     out = np.zeros((size // 2, size // 2), np.float32)
 
@@ -198,10 +204,10 @@ def threads(size: int, chunk: int) -> list[dict[str, Any]]:
             with patch(limit, lambda _, n=kernel_threads: at_most(n)):
                 run()
                 counted = {"threads of a kernel": kernel_threads, "threads": _at_once(run)}
-                told.append(counted | least_times({"seconds": run}, 0))
+                measurements.append(counted | least_times({"seconds": run}, 0))
         finally:
             fp.set_num_threads(None)
-    return told
+    return measurements
 
 
 def machine() -> dict[str, Any]:
@@ -235,15 +241,15 @@ def show(report: Mapping[str, Any]) -> None:
         least = problem["seconds"]["fastpool"]
         for library, seconds in problem["seconds"].items():
             peak = report.get("memory", {}).get(problem["name"], {}).get(library)
-            cells = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"].get(library, "-"))
-            table.add_row(library, *cells, "-" if peak is None else " → ".join(f"{n:.1f}" for n in peak))
+            line = f"{seconds:.3f}", f"{seconds / least:.1f}", str(problem["tasks"].get(library, "-"))
+            table.add_row(library, *line, "-" if peak is None else " → ".join(f"{n:.1f}" for n in peak))
         console.print(table)
         if problem["wrong"]:
             console.print(f"[red]other results: {', '.join(problem['wrong'])}[/red]")
     table = Table("chunk", "MB", "chunks", "ms to make the graph", "2x2 s2, s", "3x3 s2 p1, s", title="chunk sizes")
     for row in report["sweep"]:
-        cells = str(row["chunk"]), f"{row['megabytes']:.1f}", str(row["chunks"]), f"{row['graph'] * 1e3:.1f}"
-        table.add_row(*cells, f"{row['2x2 s2']:.3f}", f"{row['3x3 s2 p1']:.3f}")
+        line = str(row["chunk"]), f"{row['megabytes']:.1f}", str(row["chunks"]), f"{row['graph'] * 1e3:.1f}"
+        table.add_row(*line, f"{row['2x2 s2']:.3f}", f"{row['3x3 s2 p1']:.3f}")
     console.print(table)
     table = Table("threads of a kernel", "of the process, at most", "seconds", title="threads, 3x3 s2 p1")
     for row in report["threads"]:
@@ -253,15 +259,15 @@ def show(report: Mapping[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=SIZE, help="of the image's side")
-    parser.add_argument("--chunk", type=int, default=CHUNK, help="of a chunk's side, in the comparison")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of the image")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="side of a chunk in the comparison")
     parser.add_argument("--parts", default="problems,sweep,memory,threads", help="what to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add to FILE what was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add the measurements to FILE")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and show; the exit status is 1 if a result was wrong, or coarsen less than 5 times as slow."""
+    """Measure and print; the exit status is 1 after a wrong result, or a speed-up over coarsen below 5."""
     args = _parser().parse_args(argv)
     if not util.find_spec("dask_image"):
         sys.exit('dask_image is not installed: pip install "fastpool[bench]"')
@@ -285,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     show(report)
     pairs = [p["seconds"] for p in report["problems"] if "coarsen" in p["seconds"]]
-    slow = any(seconds["coarsen"] < BAR * seconds["fastpool"] for seconds in pairs)
+    slow = any(seconds["coarsen"] < LEAST_SPEEDUP * seconds["fastpool"] for seconds in pairs)
     return int(slow or any(p["wrong"] for p in report["problems"]))
 
 

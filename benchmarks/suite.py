@@ -1,14 +1,13 @@
-"""The suite that asv runs: a class for each kind of call in the table of cases (`fastpool/cases.py`), and a few more.
+"""The suite that asv runs: a class for each op of the table of cases (`fastpool/cases.py`), and a few more.
 
-asv runs this file, as it is now, against the fastpool of many commits. So the table is that of this tree, whatever the
-installed package has, and no list of parameters depends on what can run: otherwise the figures of two commits would be
-filed under each other's names. What cannot run raises NotImplementedError in `setup`, which asv shows as n/a.
+asv runs this file, as it is now, against the fastpool of many commits. So the table is read from this tree, not from
+the installed package, and no list of parameters depends on what can run: otherwise asv would mix up the parameters of
+two commits. What cannot run raises NotImplementedError in `setup`, which asv shows as n/a.
 
 asv takes a larger figure for a worse one, so everything that is tracked is worse when it is larger.
 
-A sample is the least of many calls, one for each process that asv starts. The calls of one process are all slow or all
-fast, as the neighbours of a virtual machine have it; taken for independent samples they would show differences that are
-none.
+A sample is the minimum over many calls; each process that asv starts gives one. The calls of one process are not
+independent: on a shared machine they are all slow or all fast. As separate samples they would show false differences.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ import numpy as np
 
 import fastpool
 
-# asv forks a process for every figure, which then need not load Numba. fastpool.backends() is left to those: a GPU that
-# was looked for cannot be used after a fork.
+# asv forks a process for every figure; Numba is imported before the fork. fastpool.backends() is called after it, since
+# CUDA cannot be used in a child if it was initialised in the parent.
 with suppress(ImportError):
     import numba  # noqa: F401
 
@@ -49,7 +48,7 @@ CASES_FILE = Path(__file__).resolve().parent.parent / "fastpool" / "cases.py"
 
 
 def _of_this_tree(path: Path) -> Any:
-    """A module of fastpool from this tree, whatever the installed package has."""
+    """A module of fastpool from this tree, not from the installed package."""
     spec = util.spec_from_file_location(f"benchmarks.{path.stem}", path)
     module = util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -71,7 +70,7 @@ def _available(backend: str) -> None:
 
 
 def _synchronise(backend: str) -> None:
-    """Wait for what a GPU was asked to do."""
+    """Wait until the GPU has finished."""
     if backend == "cuda":
         from numba import cuda
 
@@ -79,7 +78,7 @@ def _synchronise(backend: str) -> None:
 
 
 def _in_place(backend: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments where the backend works: on the GPU for `cuda`."""
+    """The arguments in the memory of the backend: on the GPU for `cuda`."""
     if backend != "cuda":
         return arguments
     from numba import cuda
@@ -88,7 +87,7 @@ def _in_place(backend: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(backend: str, case: Any, arguments: dict[str, Any], **more: Any) -> Callable[[], Any]:
-    """The call of a case; one that is over when it returns."""
+    """The call of a case, which returns only when the work is done."""
     call = partial(getattr(fastpool, case.op), **arguments, **more, backend=backend)
     if backend != "cuda":
         return call
@@ -107,7 +106,7 @@ def _arguments(case: Any, layout: str, dtype: str, size: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _prepared(backend: str, name: str, layout: str, dtype: str, size: str) -> tuple[dict[str, Any], Callable[[], Any]]:
-    """The arguments of a case and its call. asv sets up before every sample, and this need be done once."""
+    """The arguments of a case and its call. Cached, because asv sets up before every sample."""
     _available(backend)
     case = CASES[name]
     arguments = _arguments(case, layout, dtype, size)
@@ -115,7 +114,7 @@ def _prepared(backend: str, name: str, layout: str, dtype: str, size: str) -> tu
 
 
 class _Least:
-    """A benchmark whose time is the least of many calls: asv reads a clock that goes on by just that."""
+    """A benchmark whose time is the minimum of many calls: its `timer` advances by exactly that."""
 
     now = 0.0
     rounds, repeat, number, warmup_time = 3, 1, 1, 0
@@ -131,7 +130,7 @@ class _Least:
 
 
 class _Calls(_Least):
-    """One kind of call of one op, over backends, shapes, layouts and dtypes."""
+    """One op, with or without argmax, over backends, shapes, layouts and dtypes."""
 
     cases: Mapping[str, Any] = {}
     param_names = ("backend", "call", "layout", "dtype")
@@ -139,7 +138,7 @@ class _Calls(_Least):
     def setup(self, backend: str, call: str, layout: str, dtype: str) -> None:
         case = self.cases[call]
         if not case.quick and (layout, dtype) != PLAIN:
-            raise NotImplementedError("watched in one layout and dtype alone")
+            raise NotImplementedError("timed only in the default layout and dtype")
         _, self.call = _prepared(backend, case.name, layout, dtype, MEDIUM)
         self.call()
 
@@ -148,21 +147,21 @@ class _Calls(_Least):
 
 
 def _families(cases: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """The cases of each kind of call, by what their parameters say: window and shape."""
+    """The cases of each benchmark class, by window and shape."""
     found: dict[str, dict[str, Any]] = {}
     for case in cases:
         label = case.name.removeprefix(case.op).strip()
-        kind = case.op
+        name = case.op
         if label.endswith("argmax"):
-            kind, label = f"{case.op}_argmax", label.removesuffix("argmax").strip()
+            name, label = f"{case.op}_argmax", label.removesuffix("argmax").strip()
         shape = f"({','.join(map(str, case.shape(MEDIUM)))})"
-        found.setdefault(kind, {})[f"{label} {shape}".strip()] = case
+        found.setdefault(name, {})[f"{label} {shape}".strip()] = case
     return found
 
 
-for _kind, _members in _families(CASES.values()).items():
-    globals()[_kind] = type(
-        _kind,
+for _name, _members in _families(CASES.values()).items():
+    globals()[_name] = type(
+        _name,
         (_Calls,),
         {"__module__": __name__, "cases": _members, "params": (BACKENDS, tuple(_members), LAYOUTS, DTYPES)},
     )
@@ -182,7 +181,7 @@ class _Quick:
 
 
 class tiny(_Quick, _Least):
-    """What a call costs beside its work."""
+    """The overhead of a call: a tiny array."""
 
     size = SMALL
 
@@ -190,8 +189,8 @@ class tiny(_Quick, _Least):
         self.spend(self.call)
 
 
-class beside_numpy(_Quick):
-    """What must not drift: a call and the `numpy` backend's in turn, in one process."""
+class against_numpy(_Quick):
+    """The time of a call over that of the `numpy` backend, in turn in one process."""
 
     def track_ratio(self, backend: str, name: str) -> float:
         times = least_times({"call": self.call, BASELINE: _call(BASELINE, CASES[name], self.arguments)}, SECONDS)
@@ -200,21 +199,21 @@ class beside_numpy(_Quick):
     track_ratio.unit = "of the baseline's time"
 
 
-class beside_floor(_Quick):
-    """What must not drift: a call with `out=` and a copy that moves as many bytes in turn, in one process."""
+class against_copy(_Quick):
+    """The time of a call with `out=` over that of a copy of as many bytes, in turn in one process."""
 
     size = LARGE
 
     def track_ratio(self, backend: str, name: str) -> float:
         result = self.call()
-        given = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
-        moved = sum(a.nbytes for a in (*given, *_cases.results(result)))
+        inputs = [a for a in self.arguments.values() if isinstance(a, np.ndarray)]
+        moved = sum(a.nbytes for a in (*inputs, *_cases.results(result)))
         call = _call(backend, CASES[name], _in_place(backend, self.arguments), out=result)
-        floor = _device_copy(moved) if backend == "cuda" else copies(moved, fastpool.get_num_threads())
-        times = least_times({"call": call, **floor}, SECONDS)
+        copied = _device_copy(moved) if backend == "cuda" else copies(moved, fastpool.get_num_threads())
+        times = least_times({"call": call, **copied}, SECONDS)
         return times.pop("call") / min(times.values())
 
-    track_ratio.unit = "times the floor"
+    track_ratio.unit = "times the copy's time"
 
 
 def _device_copy(moved: int) -> dict[str, Callable[[], Any]]:
@@ -230,7 +229,7 @@ def _device_copy(moved: int) -> dict[str, Callable[[], Any]]:
 
 
 class memory(_Quick):
-    """The peak of a process: that of a call less that of nothing is what the call takes."""
+    """The peak memory of a process. The memory of a call is `call` less `nothing`."""
 
     def setup(self, backend: str, name: str) -> None:
         _available(backend)
@@ -238,7 +237,7 @@ class memory(_Quick):
         for size in (SMALL, LARGE):
             self.call = _call(backend, case, _in_place(backend, _arguments(case, *PLAIN, size)))
             if size == SMALL:
-                self.call()  # loads the kernels, and whatever else a first call loads
+                self.call()  # a first call loads kernels and modules
         _forget_peak()
 
     def peakmem_call(self, *_: str) -> None:
@@ -249,15 +248,15 @@ class memory(_Quick):
 
 
 def _forget_peak() -> None:
-    """Count the peak from here on: making the arguments of a gradient takes more than the gradient. Linux alone can."""
+    """Reset the peak (on Linux): making the arguments of a gradient takes more memory than the gradient."""
     if sys.platform.startswith("linux"):
         with suppress(AttributeError):  # not every C library has it
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed, so that the call cannot hide in it
+            ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that the call cannot reuse it unnoticed
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 class importing:
-    """A fresh interpreter, NumPy as the reference."""
+    """The import in a fresh interpreter, with NumPy as the reference."""
 
     repeat = (3, 10, 5.0)
     timeout = 120
@@ -270,7 +269,7 @@ class importing:
 
 
 class first_call:
-    """The first pool of a process: with its kernels on disk, built or kept, and with kernels that are compiled now."""
+    """The first pool of a process: with its kernels on disk, built or cached, and with kernels that are compiled."""
 
     params = (BACKENDS,)
     param_names = ("backend",)
@@ -302,7 +301,7 @@ for case in runpy.run_path({str(CASES_FILE)!r})["CASES"].values():
 
 
 class kernels:
-    """The kernels of the typical calls, compiled by Numba: more or larger ones take longer to compile and to load."""
+    """The number and size of the kernels that Numba compiles for the typical calls."""
 
     def setup_cache(self) -> dict[str, float]:
         _available("numba")
@@ -325,11 +324,11 @@ class kernels:
 
 
 class package:
-    """What a user downloads, and what it takes on disk."""
+    """The size of the wheel, and of the installed package."""
 
     @staticmethod
     def files() -> list[Path]:
-        """The files that a wheel has: sources, compiled modules and the kernels for each CPU level."""
+        """The files in a wheel: sources, compiled modules and the kernels for each CPU level."""
         installed = sorted(Path(fastpool.__file__).parent.rglob("*"))
         return [
             path

@@ -1,4 +1,4 @@
-"""Rows of the side-by-side as cases of pytest-benchmark: each backend and each installed peer, on the rows of README.
+"""The rows that README shows, as cases of pytest-benchmark: each backend and each installed peer.
 
     pytest benchmarks --benchmark-enable --benchmark-autosave
     pytest benchmarks --benchmark-enable --benchmark-compare --benchmark-compare-fail=median:25%
@@ -18,14 +18,14 @@ import pytest
 import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.plots import SELECTION
-from benchmarks.rows import MOST_CELLS, Problem, Task, rows
+from benchmarks.rows import MOST_VISITS, Problem, Task, rows
 from fastpool.timing import agree, least_times
 
 ROWS = [row for row in rows() if row.key in SELECTION or row.group == "tiny"]
 PEERS = {library.name: library for library in LIBRARIES}
 BACKENDS = [name for name in fastpool.backends() if name != "naive"]
-OF_COLUMNS = ("cython", "numpy")  # these lay out every cell of every window
-QUICK_LOOK = 0.05  # seconds for each way in which a peer can do it; the fastest is the case
+COLUMN_BACKENDS = ("cython", "numpy")  # their column matrix holds every element of every window
+CHOICE_SECONDS = 0.05  # for each variant of a peer, to choose the fastest as the case
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +50,7 @@ def test_backend(row, backend, benchmark):
     status = fastpool.backends()[backend]
     if not status.available:
         pytest.skip(status.reason)
-    if backend in OF_COLUMNS and row.task.cells > MOST_CELLS:
+    if backend in COLUMN_BACKENDS and row.task.visits > MOST_VISITS:
         pytest.skip("the columns would not fit into memory")
     problem, expected = _posed(row.task)
     try:
@@ -58,7 +58,7 @@ def test_backend(row, backend, benchmark):
     except NotImplementedError as missing:
         pytest.skip(str(missing))
     assert agree(problem.comparable(result), expected, row.task.exact)
-    benchmark.extra_info["who"] = f"fastpool {backend}"
+    benchmark.extra_info["call"] = f"fastpool {backend}"
     benchmark(problem.call, backend=backend)
 
 
@@ -75,7 +75,7 @@ def test_peer(row, peer, benchmark):
         calls[f"{peer} {variant}".strip()] = call
     if not calls:
         pytest.skip("has no such op")
-    times = least_times(calls, QUICK_LOOK) if len(calls) > 1 else dict.fromkeys(calls, 0)
-    who = min(times, key=times.__getitem__)
-    benchmark.extra_info["who"] = who
-    benchmark(calls[who])
+    times = least_times(calls, CHOICE_SECONDS) if len(calls) > 1 else dict.fromkeys(calls, 0)
+    fastest = min(times, key=times.__getitem__)
+    benchmark.extra_info["call"] = fastest
+    benchmark(calls[fastest])

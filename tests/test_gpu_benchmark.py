@@ -1,4 +1,4 @@
-"""The benchmark on a GPU, without one: each of its calls on the CPU, at tiny sizes."""
+"""The GPU benchmark, run on the CPU: each of its calls, at tiny sizes."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -13,21 +13,21 @@ ROWS = list(gpu.rows([1]))
 FLOATS = [row for row in ROWS if row.task.dtype == "float32"]
 
 
-def test_every_row_has_a_name_of_its_own():
+def test_the_names_of_rows_are_unique():
     assert len({row.name for row in gpu.rows()}) == len(list(gpu.rows()))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_an_input_has_about_the_size_of_its_row(row):
     task = row.task
-    cells = torch.Size(task.shape).numel() * (9 if task.op in ("im2col", "col2im") else 1)
+    elements = torch.Size(task.shape).numel() * (9 if task.op in ("im2col", "col2im") else 1)
     itemsize = getattr(torch, task.dtype).itemsize
-    of_an_image = cells * itemsize / task.shape[0]
-    assert cells * itemsize == pytest.approx(gpu.MEGABYTE, abs=of_an_image)
+    image_bytes = elements * itemsize / task.shape[0]
+    assert elements * itemsize == pytest.approx(gpu.MEGABYTE, abs=image_bytes)
 
 
 @pytest.mark.parametrize("row", FLOATS, ids=lambda row: row.name)
-def test_every_call_of_a_row_gives_the_same(row):
+def test_the_results_of_fastpool_and_torch_agree(row):
     small = row.task.small() if row.task.axes > 0 else replace(row.task, shape=(8, 8 * row.task.pieces))
     calls, moved = gpu.Problem(replace(row, task=small), torch, 0, "cpu").calls()
     assert list(calls) == ["fastpool", "torch"]
@@ -35,7 +35,7 @@ def test_every_call_of_a_row_gives_the_same(row):
     assert gpu.agrees(torch, calls["fastpool"](), calls["torch"](), exact=False)
 
 
-def test_a_difference_is_seen():
+def test_results_that_differ_do_not_agree():
     a, b = torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])
     assert not gpu.agrees(torch, a, b, exact=True)
     assert not gpu.agrees(torch, a, b, exact=False)
@@ -59,14 +59,14 @@ def _measured(row):
     return gpu.measured(small, torch, 1e9, 1, 2, "cpu", timed)
 
 
-@pytest.mark.parametrize("kind", ["forward", "argmax", "backward"])
-def test_what_torch_cannot_do_is_a_gap_in_the_table(kind, monkeypatch):
-    """PyTorch's pooling on a GPU takes floats alone, which ended the program at its first row of uint8."""
+@pytest.mark.parametrize("mode", gpu.MODES)
+def test_what_torch_cannot_do_is_a_gap_in_the_table(mode, monkeypatch):
+    """PyTorch's pooling on a GPU takes only floats, which ended the program at its first row of uint8."""
 
     def refused(*arguments, **options):
         raise NotImplementedError("\"max_pool2d\" not implemented for 'Byte'\nsecond line")
 
-    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", kind))
+    row = next(row for row in FLOATS if (row.task.op, row.mode) == ("max_pool2d", mode))
     whole = _measured(row)
     assert not gpu.failed(whole)
     assert whole["gaps"] == {}
@@ -76,14 +76,14 @@ def test_what_torch_cannot_do_is_a_gap_in_the_table(kind, monkeypatch):
     assert list(measurements["seconds"]) == ["fastpool"]
     assert measurements["gaps"] == {"torch": "NotImplementedError: \"max_pool2d\" not implemented for 'Byte'"}
     assert not gpu.failed(measurements)
-    assert gpu._cells(measurements)[2] == gpu._cells(measurements)[4] == "-"
+    assert gpu._line(measurements)[2] == gpu._line(measurements)[4] == "-"
 
 
 def test_what_fastpool_cannot_do_is_a_failure(monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("no kernel")
 
-    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
+    row = next(row for row in FLOATS if (row.task.op, row.mode) == ("max_pool2d", "forward"))
     monkeypatch.setattr(gpu.fp, "max_pool2d", broken)
     measurements = _measured(row)
     assert measurements["gaps"]["fastpool"] == "RuntimeError: no kernel"
@@ -91,8 +91,8 @@ def test_what_fastpool_cannot_do_is_a_failure(monkeypatch):
 
 
 def test_a_report_with_gaps_is_shown(capsys):
-    row = next(row for row in FLOATS if (row.task.op, row.kind) == ("max_pool2d", "forward"))
-    measurements = _measured(row) | {"seconds": {}, "gaps": {"torch": "RuntimeError: [no]"}, "of copy": None}
+    row = next(row for row in FLOATS if (row.task.op, row.mode) == ("max_pool2d", "forward"))
+    measurements = _measured(row) | {"seconds": {}, "gaps": {"torch": "RuntimeError: [no]"}, gpu.COPY_SHARE: None}
     about = {"GPU": "a GPU", "date": "2026-11-26"}
     gpu.show({"machine": about, "copy": {1: 1e12}, "tiny": {}, "rows": [measurements | {"torch ÷ fastpool": None}]})
     assert f"torch has no {measurements['name']}: RuntimeError: [no]" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The side-by-side with peers: that it compares before it times, and that its arithmetic is right."""
+"""The comparison with peers: results are compared before they are timed, and figures are computed correctly."""
 
 import doctest
 import json
@@ -16,7 +16,7 @@ pytest.importorskip("rich")
 
 from benchmarks import peers, plots
 from benchmarks import report as page
-from benchmarks.rows import Bar, Problem, Row, Task, faster, of_floor, rows, within
+from benchmarks.rows import COPY_SHARE, Problem, Row, Target, Task, copy_share, faster, rows, within
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {row.key: row for row in rows()}
@@ -24,7 +24,7 @@ POOL = Row("forward", "a small pool", Task("max_pool2d", (1, 2, 6, 6), (3, 1, 1)
 
 
 class Peer:
-    """A library that gives fastpool's own results, after `change`."""
+    """A library that returns fastpool's own results, after `change`."""
 
     name = "peer"
 
@@ -42,7 +42,7 @@ class Peer:
     max_pool = max_pool_backward = _candidates
 
 
-def test_every_row_has_a_name_of_its_own():
+def test_the_names_of_rows_are_unique():
     assert max(Counter(row.key for row in rows()).values()) == 1
 
 
@@ -61,13 +61,13 @@ def test_rows_are_chosen_by_a_text_or_a_pattern():
     assert keys("no such row") == []
 
 
-def test_no_two_cells_of_a_window_tie():
+def test_no_two_elements_of_a_window_tie():
     x = Problem(Task("max_pool2d", (1, 1, 2048, 512), (255, 1, 127))).x
     assert np.unique(x[..., :1900, :]).size == 1900 * 512
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-def test_a_problem_gives_peers_and_fastpool_the_same_numbers(layout):
+def test_peers_and_fastpool_get_the_same_array(layout):
     p = Problem(Task("max_pool2d", (2, 3, 8, 6), (2, 2, 0), argmax=True, layout=layout))
     assert p.x.shape == (2, 3, 8, 6)
     assert np.shares_memory(p.x, p.inputs[0])
@@ -90,7 +90,7 @@ SECONDS = {
 
 
 @pytest.mark.parametrize(
-    ("bar", "value", "reached"),
+    ("target", "value", "reached"),
     [
         (faster(1.5, "best peer"), 1.5, True),
         (faster(2, "torch"), 2, True),
@@ -99,35 +99,35 @@ SECONDS = {
         (within(2, "15x15"), 2, True),
         (within(1.3, "numpy"), 2 / 3, True),
         (within(0.1, "torch"), 0.5, False),
-        (of_floor(0.85), 0.8, False),
-        (Bar("microseconds", "<=", 2.5), 2, True),
+        (copy_share(0.85), 0.8, False),
+        (Target("microseconds", "<=", 2.5), 2, True),
     ],
     ids=str,
 )
-def test_a_bar_is_held_against_its_figure(bar, value, reached):
+def test_a_target_is_compared_with_its_figure(target, value, reached):
     found = peers.figures(SECONDS, ["torch NCHW", "torch channels_last", "numpy"], moved=8000)
-    (told,) = peers.judged([bar], found, moved=8000)
-    assert told["value"] == (None if value is None else pytest.approx(value))
-    assert told["reached"] is reached
+    (judgement,) = peers.judged([target], found, moved=8000)
+    assert judgement["value"] == (None if value is None else pytest.approx(value))
+    assert judgement["reached"] is reached
 
 
-def test_other_calls_of_fastpool_are_no_peers():
+def test_reference_calls_of_fastpool_are_no_peers():
     found = peers.figures(SECONDS | {"one thread": 1e-9}, ["numpy"], moved=8000)
     assert found["best peer ÷ fastpool"] == pytest.approx(1.5)
 
 
-def test_a_bar_asks_nothing_of_other_sizes():
-    bars = [of_floor(0.85, over=100), of_floor(0.5, up_to=100)]
-    assert [told["limit"] for told in peers.judged(bars, {"of the floor": 1.0}, moved=50)] == [0.5]
-    assert [told["limit"] for told in peers.judged(bars, {"of the floor": 1.0}, moved=150)] == [0.85]
+def test_a_target_applies_only_to_its_sizes():
+    targets = [copy_share(0.85, over=100), copy_share(0.5, up_to=100)]
+    assert [judgement["limit"] for judgement in peers.judged(targets, {COPY_SHARE: 1.0}, moved=50)] == [0.5]
+    assert [judgement["limit"] for judgement in peers.judged(targets, {COPY_SHARE: 1.0}, moved=150)] == [0.85]
 
 
 def test_a_peer_that_agrees_is_timed():
-    told = peers.timed(POOL, [Peer()], threads=1, seconds=0)
-    assert told["peers"] == ["peer its variant"]
-    assert told["wrong"] == []
-    assert told["best"] == "peer its variant"
-    assert set(told["seconds"]) == {"fastpool", "fastpool out=", "peer its variant", "copy, 1 thread"}
+    measurements = peers.timed(POOL, [Peer()], threads=1, seconds=0)
+    assert measurements["peers"] == ["peer its variant"]
+    assert measurements["wrong"] == []
+    assert measurements["best"] == "peer its variant"
+    assert set(measurements["seconds"]) == {"fastpool", "fastpool out=", "peer its variant", "copy, 1 thread"}
 
 
 def _one_value_off(*results):
@@ -152,11 +152,11 @@ def _scaled(dx):
     ],
     ids=["one value off", "argmax at another cell", "gradient scaled", "one value off, channels last"],
 )
-def test_a_wrong_result_is_told_and_not_timed(changes, change):
+def test_a_wrong_result_is_reported_and_not_timed(changes, change):
     task = Task(**{"op": "max_pool2d", "shape": (1, 2, 6, 6), "window": (3, 1, 1), **changes})
-    told = peers.timed(Row("forward", "changed", task), [Peer(change), Peer()], threads=1, seconds=0)
-    assert told["wrong"] == ["peer its variant"]
-    assert told["peers"] == ["peer its variant"]  # the second one, which agrees
+    measurements = peers.timed(Row("forward", "changed", task), [Peer(change), Peer()], threads=1, seconds=0)
+    assert measurements["wrong"] == ["peer its variant"]
+    assert measurements["peers"] == ["peer its variant"]  # the second one, which agrees
 
 
 def test_all_calls_take_turns():
@@ -179,7 +179,7 @@ def test_copies_move_half_the_bytes_each_way():
 
 @pytest.fixture(scope="module")
 def report(python, tmp_path_factory):
-    """One run over a row or two of most groups at a tiny size: what it printed, and the JSON."""
+    """One run over a row or two of most groups at a tiny size: its output and its JSON."""
     path = tmp_path_factory.mktemp("peers") / "peers.json"
     patterns = (
         "forward: 2x2 s2 (8",
@@ -205,33 +205,33 @@ def report(python, tmp_path_factory):
     return out, json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_a_run_tells_everything_in_json(report):
-    _, told = report
-    assert {"cpu", "cpus", "threads", "date", "versions"} <= set(told["machine"])
-    assert told["machine"]["versions"]["numpy"] == np.__version__
-    for row in told["rows"]:
+def test_a_run_writes_everything_to_json(report):
+    _, written = report
+    assert {"cpu", "cpus", "threads", "date", "versions"} <= set(written["machine"])
+    assert written["machine"]["versions"]["numpy"] == np.__version__
+    for row in written["rows"]:
         assert row["wrong"] == []
         if "seconds" in row:
             assert all(time > 0 for time in row["seconds"].values())
             assert {"fastpool", "fastpool out="} <= set(row["seconds"])
             assert set(row["peers"]) <= set(row["seconds"])
             assert row["bytes"] > 0
-        for bar in row["bars"]:
-            assert bar["reached"] is None or isinstance(bar["reached"], bool)
-    forward = next(row for row in told["rows"] if row["group"] == "forward")
+        for target in row["targets"]:
+            assert target["reached"] is None or isinstance(target["reached"], bool)
+    forward = next(row for row in written["rows"] if row["group"] == "forward")
     assert "numpy" in forward["peers"]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports the peak")
 def test_a_run_measures_memory(report):
     (memory,) = (row for row in report[1]["rows"] if row["group"] == "memory")
     assert memory["figures"]["MB beyond the outputs"] < 1000
-    assert memory["bars"][0]["value"] is not None
+    assert memory["targets"][0]["value"] is not None
 
 
 def test_a_run_prints_a_row_for_each(report):
-    out, told = report
-    for row in told["rows"]:
+    out, written = report
+    for row in written["rows"]:
         assert row["name"] in out
         assert row["group"] in out
     assert "reached:" in out
@@ -268,7 +268,7 @@ def test_the_committed_pages_show_the_committed_figures():
     assert plots.main([figures, "--folder", str(ROOT / "docs" / "performance"), *pages, "--check"]) == 0
 
 
-def test_a_plot_of_other_figures_is_told(report, tmp_path, capsys):
+def test_a_plot_of_other_figures_is_reported(report, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     source, folder = tmp_path / "peers.json", tmp_path / "plots"
     command = [str(source), "--folder", str(folder)]

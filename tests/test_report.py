@@ -1,4 +1,4 @@
-"""The report: all figures in one page that needs nothing else, in a browser too."""
+"""The report: one self-contained page with every figure, also as a browser shows it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "benchmarks" / "results" / "peers.json"
 CASE = {
     "group": "forward: <a row>",
-    "extra_info": {"who": "fastpool numba"},
+    "extra_info": {"call": "fastpool numba"},
     "stats": {"min": 0.001, "median": 0.002, "iqr": 0.0005, "rounds": 7},
 }
 SPEED = {
@@ -36,15 +36,15 @@ def written(tmp_path_factory):
 
 
 class Loads(HTMLParser):
-    """What a page would load, and whether its elements are closed."""
+    """Collects what a page loads, and checks that its elements are closed."""
 
     def __init__(self):
         super().__init__()
         self.loaded, self.open = [], []
 
     def handle_starttag(self, tag, attributes):
-        told = dict(attributes)
-        self.loaded += [told[name] for name in ("src", "href") if not told.get(name, "#").startswith("#")]
+        by_name = dict(attributes)
+        self.loaded += [by_name[name] for name in ("src", "href") if not by_name.get(name, "#").startswith("#")]
         if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 
@@ -55,7 +55,7 @@ class Loads(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_loads_nothing(written):
+def test_the_page_is_well_formed_and_loads_nothing(written):
     page = Loads()
     page.feed(written.read_text(encoding="utf-8"))
     assert page.loaded == []
@@ -63,20 +63,20 @@ def test_the_page_is_whole_and_loads_nothing(written):
 
 
 def test_every_row_and_peer_is_in_the_page(written):
-    text, told = written.read_text(encoding="utf-8"), json.loads(FIGURES.read_text(encoding="utf-8"))
-    assert told["machine"]["cpu"] in text
-    for row in told["rows"]:
+    text, figures = written.read_text(encoding="utf-8"), json.loads(FIGURES.read_text(encoding="utf-8"))
+    assert figures["machine"]["cpu"] in text
+    for row in figures["rows"]:
         assert f"<td>{row['name']}</td>" in text
-    for version in told["machine"]["versions"].values():
+    for version in figures["machine"]["versions"].values():
         assert version in text
     assert text.count("<svg") == len(report.PLOTS)
     assert "forward: &lt;a row&gt;" in text
 
 
-def test_without_pytest_benchmark_there_is_no_table_of_it():
-    told = json.loads(FIGURES.read_text(encoding="utf-8"))
-    assert "by pytest-benchmark" not in report.page(told)
-    assert "by pytest-benchmark" in report.page(told, SPEED)
+def test_the_table_of_pytest_benchmark_is_shown_only_with_its_figures():
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    assert "by pytest-benchmark" not in report.page(figures)
+    assert "by pytest-benchmark" in report.page(figures, SPEED)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""The suite that asv runs: each benchmark of it once, at a small size, so that none rots."""
+"""The suite that asv runs: each benchmark once, at a small size."""
 
 import math
 import re
@@ -35,18 +35,18 @@ def quickly(monkeypatch):
 
 
 def run_once(name):
-    """What each combination of a benchmark's parameters gives, as asv --quick runs them; None for n/a."""
+    """The result of a benchmark for each combination of parameters, as asv --quick runs them; None for n/a."""
     count = math.prod(len(values) for values in BENCHMARKS[name].params)
-    told = {}
+    results = {}
     for i in range(count):
         number = f"{name}-{i}" if BENCHMARKS[name].params else name
         benchmark = discovery.get_benchmark_from_name(str(ROOT), number, ONCE)
         if benchmark.setup_cache_key is not None:
             benchmark.set_cache(benchmark.do_setup_cache())
         key = benchmark._current_params
-        told[key] = None if benchmark.do_setup() else benchmark.do_run()
+        results[key] = None if benchmark.do_setup() else benchmark.do_run()
         benchmark.do_teardown()
-    return told
+    return results
 
 
 def figure(result):
@@ -57,11 +57,11 @@ def test_every_op_of_the_table_is_timed():
     timed = {name.split(".")[1] for name in BENCHMARKS if name.endswith(".time_call")} - {"tiny"}
     assert {case.op for case in cases.CASES.values()} <= timed
     assert {name for name in timed if name.endswith("_argmax")} >= {"max_pool2d_argmax", "maxout_argmax"}
-    called = [c.name for kind in timed for c in getattr(suite, kind).cases.values()]
+    called = [c.name for name in timed for c in getattr(suite, name).cases.values()]
     assert sorted(called) == sorted(cases.CASES)
 
 
-def test_a_call_is_named_by_the_shape_that_it_has(monkeypatch):
+def test_a_call_is_named_by_its_shape(monkeypatch):
     monkeypatch.undo()
     for label, case in suite.max_pool2d.cases.items():
         x = suite._arguments(case, *suite.PLAIN, suite.MEDIUM)["x"]
@@ -78,8 +78,8 @@ def test_the_backend_is_the_first_parameter():
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in IN_A_PROCESS])
 def test_a_benchmark_runs(name):
-    told = run_once(name)
-    for key, result in told.items():
+    results = run_once(name)
+    for key, result in results.items():
         if result is None and name.endswith("peakmem_nothing"):
             continue
         if key and not fp.backends().get(key[0], (False,))[0]:
@@ -87,7 +87,7 @@ def test_a_benchmark_runs(name):
         elif result is not None:
             assert figure(result) > 0, key
     if BENCHMARKS[name].params:
-        assert any(result is not None for result in told.values())
+        assert any(result is not None for result in results.values())
 
 
 @pytest.mark.parametrize("name", IN_A_PROCESS)
@@ -97,24 +97,24 @@ def test_a_benchmark_of_a_process_runs(name):
 
 def test_a_sample_is_the_least_of_many_calls(monkeypatch):
     monkeypatch.setattr(suite, "least_times", lambda calls, seconds: dict.fromkeys(calls, 0.25))
-    told = run_once("suite.hard_swish.time_call")
-    samples = [result["samples"] for result in told.values() if result is not None]
+    results = run_once("suite.hard_swish.time_call")
+    samples = [result["samples"] for result in results.values() if result is not None]
     assert samples
     assert all(sample == pytest.approx([0.25]) for sample in samples)  # the runner divides it, and rounds
 
 
-def test_one_layout_and_dtype_is_watched_for_calls_that_are_not_typical():
-    told = run_once("suite.max_pool1d.time_call")
-    watched = {key[2:] for key, result in told.items() if result is not None}
+def test_calls_that_are_not_quick_are_timed_in_one_layout_and_dtype():
+    results = run_once("suite.max_pool1d.time_call")
+    watched = {key[2:] for key, result in results.items() if result is not None}
     assert watched == {("channels_first", "float32")}
-    told = run_once("suite.max_pool2d.time_call")
-    watched = {key[2:] for key, result in told.items() if result is not None}
+    results = run_once("suite.max_pool2d.time_call")
+    watched = {key[2:] for key, result in results.items() if result is not None}
     assert len(watched) == len(suite.LAYOUTS) * len(suite.DTYPES)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone forgets a peak")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux resets the peak")
 def test_memory_is_that_of_the_call(monkeypatch):
-    """What was taken and given back in `setup` is not counted."""
+    """Memory that `setup` allocates and frees is not counted."""
     size = 2**28
 
     def make(*_):
@@ -137,7 +137,7 @@ def peak():
 
 
 class FakeGPU:
-    """A GPU that does nothing until it is waited for."""
+    """A GPU whose launches stay pending until it is synchronised."""
 
     def __init__(self):
         self.waiting = 0
@@ -165,7 +165,7 @@ def test_a_call_on_a_gpu_is_over_when_it_is_timed(monkeypatch):
 
 
 def test_the_cases_of_pytest_benchmark_run(python):
-    """Once each, at a small size, beside the one peer that is always there."""
+    """Once each, at a small size, with the one peer that is always installed."""
     chosen = ("-k", "test_backend or numpy")
     out = python("-m", "pytest", "benchmarks", "-q", "--benchmark-disable", "-p", "no:cacheprovider", *chosen)
     assert re.search(r"\d+ passed", out)
