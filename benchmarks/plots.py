@@ -25,7 +25,7 @@ from fastpool.timing import COPY
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 TORCH = "torch"
 
-# The rows that README shows.
+# Typical rows, for README and pytest-benchmark. The first one is the headline of README.
 SELECTION = (
     "forward: 3x3 s2 p1 (8,64,112,112)",
     "forward: 2x2 s2 (8,64,224,224)",
@@ -73,6 +73,34 @@ def compared(report: Mapping[str, Any]) -> Rows:
     return [row for row in report["rows"] if row.get("best") and not row["group"].startswith("growth")]
 
 
+def shown_in_readme(report: Mapping[str, Any]) -> list[str]:
+    """The keys of the typical rows and, of each group in which a peer is faster, the row with the lowest ratio."""
+    lowest: dict[str, tuple[float, str]] = {}
+    for row in compared(report):
+        ratio = row["figures"][f"{BEST}{OVER}{FASTPOOL}"]
+        if ratio < 1:
+            group = row["group"]
+            lowest[group] = min(lowest.get(group, (1.0, "")), (ratio, _key(row)))
+    wanted = {*SELECTION, *(key for _, key in lowest.values())}
+    return [key for row in report["rows"] if (key := _key(row)) in wanted]
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """A sentence about the first typical row, and two about all rows."""
+    row = next(row for row in report["rows"] if _key(row) == SELECTION[0])
+    best, rows = row["best"], compared(report)
+    side, stride, padding = row["window"]
+    ours, of_best, of_torch = (number(row["seconds"][name] * 1e3) for name in (FASTPOOL, best, f"{TORCH} NCHW"))
+    faster = sum(row["figures"][f"{BEST}{OVER}{FASTPOOL}"] >= 1 for row in rows)
+    return (
+        f"**{ours} ms** for `{row['op']}` with {side}x{side} windows, stride {stride}, padding {padding}, "
+        f"on a {row['dtype']} array of shape {tuple(row['shape'])}. "
+        f"The fastest other library, {best}, takes {of_best} ms; PyTorch, on the same NCHW memory, {of_torch} ms. "
+        f"fastpool is faster than every other library in {faster} of {len(rows)} rows. The table shows typical rows "
+        "and, of each group with a row in which another library is faster, the one with the largest lead."
+    )
+
+
 def about(report: Mapping[str, Any]) -> str:
     """The machine and the date, in a line."""
     here, settings = report["machine"], report["settings"]
@@ -113,7 +141,7 @@ def torch_ratio(row: Mapping[str, Any]) -> float | None:
 
 
 def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | None = None) -> None:
-    """For each row, or each selected one, the time of the best peer and of PyTorch, NCHW, over that of fastpool."""
+    """For each compared or each selected row, the time of the best peer and of PyTorch, NCHW, over fastpool's."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     labels: list[str] = []
@@ -307,8 +335,7 @@ def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) 
     versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
     source = f"{about(report)}; {versions}."
     if selection is not None:
-        rows = {_key(row): row for row in report["rows"]}
-        picked = [rows[key] for key in selection if key in rows]
+        picked = [row for row in report["rows"] if _key(row) in selection]
         return "\n".join([*_timed_table(picked, with_targets=False, with_group=True), "", source])
     lines = [source]
     for group in dict.fromkeys(row["group"] for row in report["rows"]):
@@ -336,20 +363,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.partition("\n")[0])
     parser.add_argument("report", type=Path, help="what python -m benchmarks.peers --json wrote")
     parser.add_argument("--folder", type=Path, help=f"draw {', '.join((*PLOTS, README_PLOT))} as SVG into it")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table of the selected rows into FILE")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="put headline, plot and a table of selected rows into FILE"
+    )
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables of all rows into FILE")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if something would change")
     args = parser.parse_args(argv)
     report = json.loads(args.report.read_text(encoding="utf-8"))
     stale = [] if args.folder is None else _drawn(report, args.folder, args.check)
-    for path, selection in ((args.readme, SELECTION), (args.page, None)):
+    for path, selection in ((args.readme, shown_in_readme(report)), (args.page, None)):
         if path is None:
             continue
         old = path.read_text(encoding="utf-8")
         table = markdown(report, selection)
-        if selection and args.folder:
-            plot = Path(os.path.relpath(args.folder, path.parent), f"{README_PLOT}.svg")
-            table += f"\n\n![How many times as long other libraries take]({plot.as_posix()})"
+        if selection is not None:
+            above = [headline(report)]
+            if args.folder:
+                plot = Path(os.path.relpath(args.folder, path.parent), f"{README_PLOT}.svg")
+                above.append(f"![Time of other libraries over that of fastpool]({plot.as_posix()})")
+            table = "\n\n".join([*above, table])
         new = between_markers(old, table)
         if new != old:
             stale.append(path)
@@ -364,7 +396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _drawn(report: Mapping[str, Any], folder: Path, check: bool) -> list[Path]:
     """Draw every plot into a folder; with `check`, return those that are missing or drawn from other figures."""
     plots = {folder / f"{name}.svg": draw for name, draw in PLOTS.items()}
-    plots[folder / f"{README_PLOT}.svg"] = partial(speedups, selection=SELECTION)
+    plots[folder / f"{README_PLOT}.svg"] = partial(speedups, selection=shown_in_readme(report))
     if check:
         return [path for path in plots if not path.is_file() or digest(report) not in path.read_text(encoding="utf-8")]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The rows that README shows, as cases of pytest-benchmark: each backend and each installed peer.
+"""Typical and tiny rows as cases of pytest-benchmark: each backend and each installed peer.
 
     pytest benchmarks --benchmark-enable --benchmark-autosave
     pytest benchmarks --benchmark-enable --benchmark-compare --benchmark-compare-fail=median:25%
