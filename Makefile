@@ -77,7 +77,7 @@ arm64: $(VENV)/.cuda-test
 INTERPRET ?=
 interpret: $(VENV)/.cuda-test $(VENV)/.torch
 	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 $(INTERPRET) tests/test_conformance.py tests/test_rules.py \
-		tests/test_arrays_of_others.py
+		tests/test_other_array_libraries.py
 
 # And on one, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich; CuPy and JAX if
 # they are to take part: JAX must not take the memory beforehand, and what these libraries deprecate is no failure here.

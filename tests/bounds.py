@@ -28,16 +28,16 @@ _libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
 def flush(shape, dtype, end, content=None):
-    """An array between two pages that are closed, flush against the later one or else the earlier."""
+    """An array between two inaccessible pages, adjacent to the later one or else to the earlier."""
     dtype = np.dtype(dtype)
     nbytes = int(np.prod(shape)) * dtype.itemsize
-    room = -(-nbytes // PAGE) * PAGE
-    memory = mmap.mmap(-1, room + 2 * PAGE)
+    size = -(-nbytes // PAGE) * PAGE
+    memory = mmap.mmap(-1, size + 2 * PAGE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    for page in (address, address + PAGE + room):
+    for page in (address, address + PAGE + size):
         if _libc.mprotect(page, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
             raise OSError(ctypes.get_errno(), "mprotect")
-    begin = PAGE + (room - nbytes if end else 0)
+    begin = PAGE + (size - nbytes if end else 0)
     array = np.frombuffer(memory, np.uint8, nbytes, begin).view(dtype).reshape(shape)
     array.view(np.uint8)[...] = 0xA5
     if content is not None:
@@ -109,14 +109,14 @@ def pool_problem(rng, end, dtype, fixed=None):
     window = {**window, "data_format": layout}
     yield f"pool {shape} {window}"
     x = flush(shape, dtype, end, values(shape, dtype, int(rng.integers(1 << 30))))
-    expected, winners = POOLS[axes](x, **window, return_argmax=True, backend="numpy")
-    y, argmax = flush(expected.shape, dtype, end), flush(winners.shape, winners.dtype, end)
+    expected, expected_argmax = POOLS[axes](x, **window, return_argmax=True, backend="numpy")
+    y, argmax = flush(expected.shape, dtype, end), flush(expected_argmax.shape, expected_argmax.dtype, end)
     POOLS[axes](x, **window, out=y, backend="numba")
     equal(y, expected)
     y[...] = 0
     POOLS[axes](x, **window, return_argmax=True, out=(y, argmax), backend="numba")
     equal(y, expected)
-    equal(argmax, winners)
+    equal(argmax, expected_argmax)
     if dtype.kind == "f":
         dy = flush(y.shape, dtype, end, small_integers(rng, y.shape, dtype))
         dx = flush(shape, dtype, end)
@@ -132,14 +132,14 @@ def maxout_problem(rng, end, dtype):
     shape, plan = tuple(shape), {"axis": axis, "grouping": str(rng.choice(["strided", "contiguous"]))}
     yield f"maxout {shape} {units} {plan}"
     x = flush(shape, dtype, end, values(shape, dtype, int(rng.integers(1 << 30))))
-    expected, winners = fp.maxout(x, units, **plan, return_argmax=True, backend="numpy")
-    y, argmax = flush(expected.shape, dtype, end), flush(winners.shape, winners.dtype, end)
+    expected, expected_argmax = fp.maxout(x, units, **plan, return_argmax=True, backend="numpy")
+    y, argmax = flush(expected.shape, dtype, end), flush(expected_argmax.shape, expected_argmax.dtype, end)
     fp.maxout(x, units, **plan, out=y, backend="numba")
     equal(y, expected)
     y[...] = 0
     fp.maxout(x, units, **plan, return_argmax=True, out=(y, argmax), backend="numba")
     equal(y, expected)
-    equal(argmax, winners)
+    equal(argmax, expected_argmax)
     if dtype.kind == "f":
         dy = flush(y.shape, dtype, end, small_integers(rng, y.shape, dtype))
         dx = flush(shape, dtype, end)
@@ -186,7 +186,7 @@ def activation_problem(rng, end, dtype):
         equal(y, op(*inputs, backend="numpy"), rtol=eps, atol=eps)
 
 
-# Windows that the draw may miss: of many taps, wider than any row of lanes, and reaching into far padding.
+# Windows that random draws may miss: many taps, wider than the vectors of a row, far into the padding.
 CERTAIN = [
     ((33, 33), {"kernel_size": 13, "stride": 1, "padding": 6}),
     ((33, 33), {"kernel_size": 13, "stride": 1}),
@@ -211,14 +211,14 @@ def run_by(run):
 
 
 def problems(rng, count):
-    kinds = [pool_problem] * 6 + [maxout_problem] * 2 + [columns_problem, activation_problem]
+    makers = [pool_problem] * 6 + [maxout_problem] * 2 + [columns_problem, activation_problem]
     for end in (True, False):
         for fixed in CERTAIN:
             for dtype in DTYPES:
                 yield end, dtype, pool_problem(rng, end, dtype, fixed)
     for _ in range(count):
         end, dtype = bool(rng.random() < 0.7), DTYPES[rng.integers(len(DTYPES))]
-        yield end, dtype, kinds[rng.integers(len(kinds))](rng, end, dtype)
+        yield end, dtype, makers[rng.integers(len(makers))](rng, end, dtype)
 
 
 def main(seed=0, count=400):

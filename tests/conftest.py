@@ -1,4 +1,4 @@
-"""The backends and their tuning as fixtures, fresh interpreters to run code in, and a browser."""
+"""Fixtures: backends, tuning parameters, fresh interpreters, a browser."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ if INTERPRETED:
     interpreted.install()
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where a GPU is demanded, or its kernels are interpreted, `cuda` alone; elsewhere it takes no part.
+# Only `cuda` where a GPU is required or its kernels are interpreted; elsewhere every backend but `cuda`.
 GPU_DEMANDED = os.environ.get("FASTPOOL_TEST_CUDA") == "1"
 ON_CUDA = INTERPRETED or GPU_DEMANDED
 BACKENDS = ["cuda"] if ON_CUDA else [name for name in fp.backends() if name != "cuda"]
 
 
 def require_backend(name, **more):
-    """Skip where a backend cannot run, but fail where FASTPOOL_TEST_CUDA=1 demands it."""
+    """Skip if a backend cannot run; fail if FASTPOOL_TEST_CUDA=1 requires it."""
     status = fp.backends()[name]
     if status.available:
         return
@@ -44,7 +44,7 @@ def backend(request):
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Let the numba backend plan with other numbers, as in tuned(MOST_SCRATCH=700): see its module `tuning`."""
+    """Override tuning parameters of the numba backend, as in tuned(MOST_SCRATCH=700): see its module `tuning`."""
     tuning = pytest.importorskip("fastpool.backends.numba.tuning")
     with contextlib.ExitStack() as overrides:
 
@@ -57,7 +57,7 @@ def tuned(monkeypatch):
 
 @pytest.fixture(scope="session")
 def python():
-    """Run code in a fresh interpreter, with more environment variables (None removes one); gives what it printed."""
+    """Run a fresh interpreter with changed environment variables (None removes one); return its output."""
 
     def run(*arguments, fails=False, timeout=900, cwd=ROOT, **environment):
         variables = {**os.environ, "PYTHONPATH": str(cwd), **environment}
@@ -77,12 +77,12 @@ def python():
 
 @pytest.fixture
 def browser():
-    """Chromium or Chrome, where one is, without a window."""
+    """Headless Chromium or Chrome, if installed."""
     playwright = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
-        pytest.skip(f"none of {', '.join(names)} is here")
+        pytest.skip(f"none of {', '.join(names)} is installed")
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened

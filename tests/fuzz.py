@@ -2,7 +2,7 @@
 
 Arrays, results and the scratch of kernels lie between closed pages, filled with a pattern, and are closed after the
 call. Each case is drawn from the seed and its number alone, so that `--seed N --case K` repeats it. Cases run in a
-child process: one that ends it, or takes too long, is one failed case, and the next process carries on behind it.
+child process: one that ends it, or takes too long, is one failed case, and the next process continues after it.
 
 A result is compared with that of another backend, or of loops written here, on plain copies of the inputs.
 """
@@ -63,13 +63,13 @@ class Call(NamedTuple):
     arrays: tuple[np.ndarray, ...]
     options: dict[str, Any]
     expected: Callable[..., Any]
-    """Of plain copies of the arrays: a tuple of results."""
+    """Computes the expected results, a tuple, from plain copies of the arrays."""
     description: str
     eps: float = 0.0
-    """How far results may lie apart, in units of the dtype's eps."""
+    """The tolerance of results, in units of the dtype's eps."""
     takes_out: bool = True
     fixed: tuple[int, ...] = ()
-    """Which arrays must keep their values: offsets and indices, which cannot be repeated along an axis."""
+    """The arrays whose values must stay: offsets and indices, which cannot be broadcast along an axis."""
 
 
 # Content of arrays
@@ -132,7 +132,7 @@ def a_geometry(rng, axes, small):
     if way == "large" and not small:
         kernel = [int(k) for k in rng.choice([7, 9, 13, 17], axes)] if axes < 3 else [3, 9, 11]
         padding = [(int(k), int(k)) for k in rng.integers(0, 9, axes)]
-    elif way == "huge" and not small:  # more cells than a byte, or two, can name
+    elif way == "huge" and not small:  # more elements than one or two bytes can index
         kernel = {1: [int(rng.choice([300, 70_000]))], 2: [int(rng.choice([3, 300])), 260], 3: [3, 10, 20]}[axes]
         space = [min(n, 20) for n in space]
         dilation = [1] * axes
@@ -385,7 +385,7 @@ def an_argmax(rng, case, backend, small):
 
 
 def positions(argmax, window):
-    """Where each winner lies in its plane, (N, C, windows); -1 for windows of padding alone."""
+    """The index of each maximum in its plane, (N, C, windows); -1 for windows of only padding."""
     if window.channel_axis == argmax.ndim - 1:
         argmax = np.moveaxis(argmax, -1, 1)
     planes = argmax.reshape(window.batch, window.channels, window.positions).astype(object)
@@ -446,12 +446,12 @@ def unpool(rng, case, backend, small):
     more = {k: v for k, v in options.items() if k in ("kernel_size", "stride", "padding", "data_format")}
 
     def expected(y, made):
-        first, given = (np.moveaxis(a, -1, 1) if last else a for a in (y, made))
+        first, unpooled = (np.moveaxis(a, -1, 1) if last else a for a in (y, made))
         flat = first.reshape(*where.shape)
-        given = given.reshape(*where.shape)
+        unpooled = unpooled.reshape(*where.shape)
         x = np.zeros((*where.shape[:2], prod(window.size)), y.dtype)
         for at in np.ndindex(where.shape):
-            if given[at] != -1 and where[at] != -1:
+            if unpooled[at] != -1 and where[at] != -1:
                 x[(*at[:2], where[at])] = flat[at]
         space = window.size[3 - window.spatial_axes :]
         x = x.reshape(*where.shape[:2], *space)
@@ -715,20 +715,20 @@ def run_case(machine, seed, case, backend=None, op=None, say=print):
             for memory.pattern in repeats:
                 more = {}
                 if outs:
-                    room = [arranged(rng, memory, e, result=True, plain=plain) for e in expected]
-                    more["out"] = tuple(room) if options.get("return_argmax") else room[0]
-                    say(f"    out: {', '.join(map(shown, room))}")
+                    out = [arranged(rng, memory, e, result=True, plain=plain) for e in expected]
+                    more["out"] = tuple(out) if options.get("return_argmax") else out[0]
+                    say(f"    out: {', '.join(map(shown, out))}")
                 machine.set_way(np.random.default_rng(blocks), way)
                 got = tupled(call.run(*arrays, **options, **more))
                 check_equal(got, expected, call.eps)
                 check_memory(memory)
                 if outs:
-                    assert all(a is b for a, b in zip(got, room, strict=True)), "out is not what was returned"
+                    assert all(a is b for a, b in zip(got, out, strict=True)), "out is not what was returned"
                 bits = [np.array(a, native_dtype(a.dtype), order="C").tobytes() for a in got]
                 assert first in (None, bits), "the result depends on what its memory, or the scratch, held before"
                 first = bits
         finally:
-            got = expected = arrays = room = None  # views of what is closed now
+            got = expected = arrays = out = None  # views of what is closed now
             memory.close()
 
 
@@ -760,25 +760,25 @@ def refuse(rng, call, arrays, options):
         what = f"array {which} of shape {arrays[which].shape}"
     else:
         expected = tupled(call.expected(*[np.array(a, native_dtype(a.dtype)) for a in arrays]))
-        rooms = [np.zeros(e.shape, e.dtype) for e in expected]
-        i = int(rng.integers(len(rooms)))
+        outs = [np.zeros(e.shape, e.dtype) for e in expected]
+        i = int(rng.integers(len(outs)))
         e = expected[i]
         wrong = [
             np.zeros((*e.shape, 1), e.dtype), np.zeros(e.shape, "c16"), np.broadcast_to(e, e.shape), e.tolist(), 3,
             np.ma.masked_array(e), np.zeros((7, *e.shape), e.dtype),
         ]  # fmt: skip
-        rooms[i] = wrong[int(rng.integers(len(wrong)))]
-        if isinstance(rooms[i], np.ndarray) and rooms[i].size == 0 and rooms[i].shape == e.shape:
+        outs[i] = wrong[int(rng.integers(len(wrong)))]
+        if isinstance(outs[i], np.ndarray) and outs[i].size == 0 and outs[i].shape == e.shape:
             return
-        options["out"] = tuple(rooms) if options.get("return_argmax") else rooms[0]
-        what = f"out {i}: {type(rooms[i]).__name__} {getattr(rooms[i], 'dtype', '')} {getattr(rooms[i], 'shape', '')}"
-        if isinstance(rooms[i], np.ndarray) and not isinstance(rooms[i], np.ma.MaskedArray):
-            rooms[i].flags.writeable = rooms[i].shape != e.shape or rooms[i].dtype != e.dtype
+        options["out"] = tuple(outs) if options.get("return_argmax") else outs[0]
+        what = f"out {i}: {type(outs[i]).__name__} {getattr(outs[i], 'dtype', '')} {getattr(outs[i], 'shape', '')}"
+        if isinstance(outs[i], np.ndarray) and not isinstance(outs[i], np.ma.MaskedArray):
+            outs[i].flags.writeable = outs[i].shape != e.shape or outs[i].dtype != e.dtype
     if way != "out" and call.takes_out and rng.random() < 0.5:
         with contextlib.suppress(Exception):
             expected = tupled(call.expected(*[np.array(a, native_dtype(a.dtype)) for a in call.arrays]))
-            rooms = [np.full(e.shape, 1, e.dtype) for e in expected]
-            options["out"] = tuple(rooms) if options.get("return_argmax") else rooms[0]
+            outs = [np.full(e.shape, 1, e.dtype) for e in expected]
+            options["out"] = tuple(outs) if options.get("return_argmax") else outs[0]
     before = [np.array(r) for r in tupled(options.get("out", ())) if isinstance(r, np.ndarray)]
     try:
         call.run(*arrays, **options)

@@ -1,4 +1,4 @@
-"""Memory between two pages that are closed, so that a step too far, or too late, ends the process."""
+"""Memory between two inaccessible pages: an access outside it, or after it is closed, ends the process."""
 
 import ctypes
 import mmap
@@ -9,7 +9,7 @@ import numpy as np
 PAGE = mmap.PAGESIZE
 CACHE_LINE = 64
 PATTERNS = (0xA5, 0x00, 0xFF)
-# So many freed regions stay closed before their addresses may be used again.
+# The number of freed regions that stay inaccessible before their addresses may be reused.
 KEPT_CLOSED = 4000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,7 +28,7 @@ def _checked(result):
 
 
 class Region:
-    """So many bytes flush against the closed page after them, or else the one before, `shift` bytes from it."""
+    """`nbytes` of memory, `shift` bytes away from the inaccessible page after it (`at_end`) or before it."""
 
     def __init__(self, nbytes, at_end, pattern, align=1, shift=0):
         size = max(-(-(nbytes + shift + align) // PAGE), 1) * PAGE
@@ -48,7 +48,7 @@ class Region:
         self.written = np.zeros(size, bool)
 
     def watch(self, written=None):
-        """From now on nothing may change but the bytes of `written`, an array in this region."""
+        """From now on only the bytes of `written`, an array in this region, may change."""
         self.before = self.all.copy()
         self.written[...] = False
         if written is not None and written.size:
@@ -57,7 +57,7 @@ class Region:
             mask[...] = True
 
     def changed(self):
-        """The first byte, counted from the array's beginning, that was written and must not have been; or None."""
+        """The offset from the array's start of the first byte that was written without permission; or None."""
         if self.before is None:
             return None
         wrong = (self.all != self.before) & ~self.written
@@ -70,7 +70,7 @@ class Region:
 
 
 class Memory:
-    """All regions of one call: opened for it, looked at and closed after it."""
+    """All regions of one call: created before it, checked and closed after it."""
 
     def __init__(self, rng):
         self.rng, self.pattern, self.regions, self._closed = rng, PATTERNS[0], [], deque()
@@ -81,20 +81,20 @@ class Memory:
         return made
 
     def empty(self, shape, dtype=np.float64):
-        """As np.empty, between closed pages."""
+        """np.empty between inaccessible pages."""
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
         region = self.region(int(np.prod(shape)) * dtype.itemsize)
         region.watch(region.bytes)
         return region.bytes.view(dtype).reshape(shape)
 
     def scratch(self, nbytes):
-        """Scratch of a kernel: it begins a line of the caches."""
+        """Scratch of a kernel, aligned to a cache line."""
         region = self.region(nbytes, CACHE_LINE)
         region.watch(region.bytes)
         return region.bytes
 
     def strided(self, shape, dtype, strides, shift=0):
-        """An array of these strides, and its region, which is as long as they need."""
+        """An array with these strides, and its region, which spans exactly the array."""
         dtype = np.dtype(dtype)
         ends = [(n - 1) * s for n, s in zip(shape, strides, strict=True) if n]
         empty = 0 in shape
@@ -116,7 +116,7 @@ class Memory:
 
 
 class GuardedNumPy:
-    """NumPy for a module of fastpool's, whose new arrays lie in guarded memory."""
+    """Replaces NumPy in a module of fastpool: new arrays are created in guarded memory."""
 
     def __init__(self, memory):
         self._memory = memory
@@ -141,9 +141,11 @@ class GuardedNumPy:
 
 
 def arranged(rng, memory, content, *, result=False, plain=False, repeats=True):
-    """An array with this content, or for a result of this shape and dtype: strides, order of bytes and alignment vary.
+    """An array in guarded memory with random strides, byte order and alignment; contiguous and native if `plain`.
 
-    Gives the array and its region, which is watched: nothing of an input may change, and of a result only its cells.
+    An input has the values of `content`, may be read-only, and no byte of it may change from now on. A `result` has the
+    shape and dtype of `content`, and only its elements may change. Where `repeats` is true, an input may be broadcast
+    along an axis: `content` is then changed in place to the same values.
     """
     shape, dtype = content.shape, content.dtype
     way = "contiguous" if plain else rng.choice(["contiguous", "permuted", "gaps", "negative", "mixed", "broadcast"])
@@ -160,14 +162,14 @@ def arranged(rng, memory, content, *, result=False, plain=False, repeats=True):
         step *= max(shape[axis], 1)
         if way in ("negative", "mixed") and rng.random() < 0.4:
             strides[axis] = -strides[axis]
-    if not plain and rng.random() < 0.4:  # nobody steps along an axis of one cell
+    if not plain and rng.random() < 0.4:  # the stride of an axis of length 1 is never used
         strides = [
             int(rng.integers(-70, 70)) * int(rng.choice([1, dtype.itemsize, 1 << 40])) if n == 1 else s
             for n, s in zip(shape, strides, strict=True)
         ]
     if way == "broadcast" and repeats and not result and shape and content.size:
         axis = int(rng.integers(len(shape)))
-        content[...] = content.take([0], axis)  # in place: the reference sees what the call does
+        content[...] = content.take([0], axis)  # in place, so that the reference gets the same values
         strides[axis] = 0
     shift = 1 if not plain and rng.random() < 0.1 else 0
     a, region = memory.strided(shape, dtype, strides, shift)

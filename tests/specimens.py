@@ -1,4 +1,4 @@
-"""Arrays that are hard to pool, and every op as a case: its inputs, and how to call it."""
+"""Arrays with ties, NaN and extremes, and every op as a case: its inputs, and how to call it."""
 
 import os
 import zlib
@@ -41,7 +41,7 @@ def values(shape, dtype, seed=0):
     return x
 
 
-def slopes(shape, dtype, seed=1):
+def grads(shape, dtype, seed=1):
     """Gradients without zeros, a few of them not finite."""
     rng = np.random.default_rng([seed, *shape])
     dy = rng.standard_normal(shape).astype(dtype)
@@ -50,8 +50,8 @@ def slopes(shape, dtype, seed=1):
     return dy
 
 
-def laid_out(x, layout):
-    """A channels-first array in a layout, contiguous."""
+def to_layout(x, layout):
+    """A contiguous copy of a channels-first array in a layout."""
     return x if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
@@ -68,14 +68,14 @@ class Case(NamedTuple):
 
     name: str
     kernel: str
-    """What a backend must export to take part."""
+    """The function that a backend must export for the case to run."""
     dtypes: tuple[np.dtype, ...]
     arrays: Callable[[np.dtype, str], tuple[np.ndarray, ...]]
     """The inputs for a dtype and a layout, contiguous."""
     call: Callable[..., Any]
     """Called with the inputs, the layout, and `backend=` and `out=`."""
     rtol: float = 0.0
-    """Beyond 0 for ops whose backends may round differently, in units of the dtype's eps."""
+    """Above 0 for ops whose backends may round differently, in units of the dtype's eps."""
 
     def run(self, dtype, layout, backend, **more):
         self.skip_unless(backend)
@@ -86,11 +86,11 @@ class Case(NamedTuple):
             pytest.skip(f"the backend {backend} has no {self.kernel}")
 
     def expected(self, dtype, layout):
-        """What the specification gives."""
+        """The result of the specification."""
         return _expected(self, dtype, layout)
 
     def check(self, got, expected, backend="naive"):
-        """Values exactly, but for the ops and backends that add up in another order."""
+        """Compare exactly, or up to rounding for ops and backends that sum in another order."""
         got, expected = (v if isinstance(v, tuple) else (v,) for v in (got, expected))
         assert len(got) == len(expected)
         for a, b in zip(got, expected, strict=True):
@@ -138,7 +138,7 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "padding (0,2) (3,0)": ((1, 2, 6, 7), {"kernel_size": 3, "stride": 2, "padding": ((0, 2), (3, 0))}),
     "windows of padding alone": ((1, 2, 3, 4), {"kernel_size": 2, "stride": 1, "padding": ((3, 4), (5, 2))}),
     "dilation over padding": ((1, 2, 3, 2), {"kernel_size": 3, "stride": 1, "padding": 4, "dilation": 4}),
-    "a window between the cells": ((1, 1, 1, 1), {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2}),
+    "a window between the elements": ((1, 1, 1, 1), {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2}),
     "stride beyond the kernel": ((1, 2, 11, 12), {"kernel_size": 2, "stride": 5, "padding": 1}),
     "same": ((1, 2, 8, 9), {"kernel_size": 3, "stride": 2, "padding": "same"}),
     "same even kernel": ((1, 2, 7, 6), {"kernel_size": (2, 4), "stride": 1, "padding": "same"}),
@@ -180,7 +180,7 @@ IN_EVERY_DTYPE = {
     "3 p1", "(2,3) s(2,1) d(1,2) p(0,1) (3,0)", "dense", "images",
 }  # fmt: skip
 LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    # wide and deep enough to cross the borders of any tile, in few dtypes
+    # large enough to cross the borders of any tile, in few dtypes
     "a wide row": ((1, 1, 3, 5003), {"kernel_size": 3, "stride": 2, "padding": 1}),
     "a wide row 2 s2": ((1, 1, 2, 9001), {"kernel_size": 2}),
     "a wide row s1": ((1, 1, 2, 4100), {"kernel_size": 2, "stride": 1}),
@@ -195,12 +195,12 @@ LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 def pool_cases(axes, name, shape, window, dtypes):
     def arrays(dtype, layout):
-        return (laid_out(values(shape, dtype, zlib.crc32(name.encode())), layout),)
+        return (to_layout(values(shape, dtype, zlib.crc32(name.encode())), layout),)
 
     def backward_arrays(dtype, layout):
         x = arrays(dtype, layout)[0]
         y, argmax = POOLS[axes](x, **window, data_format=layout, return_argmax=True, backend="naive")
-        return slopes(y.shape, dtype), argmax
+        return grads(y.shape, dtype), argmax
 
     def forward(x, layout, **more):
         return POOLS[axes](x, **window, data_format=layout, return_argmax=True, **more)
@@ -220,21 +220,21 @@ def pool_cases(axes, name, shape, window, dtypes):
 
 
 def maxout_cases(name, shape, num_units, axis, grouping, dtypes):
-    """`axis` of the array in memory; where it is None, the channels of the layout."""
+    """`axis` is that of the array in memory; None stands for the channels of the layout."""
 
     def axis_in(layout):
         return (1 if layout == "channels_first" else len(shape) - 1) if axis is None else axis
 
     def arrays(dtype, layout):
         x = values(shape, dtype, zlib.crc32(name.encode()))
-        return (laid_out(x, layout) if axis is None else x,)
+        return (to_layout(x, layout) if axis is None else x,)
 
     def forward(x, layout, **more):
         return fp.maxout(x, num_units, axis_in(layout), grouping=grouping, return_argmax=True, **more)
 
     def backward_arrays(dtype, layout):
         y, argmax = forward(*arrays(dtype, layout), layout, backend="naive")
-        return slopes(y.shape, dtype), argmax
+        return grads(y.shape, dtype), argmax
 
     def backward(dy, argmax, layout, **more):
         x_shape = shaped(shape, layout) if axis is None else shape
@@ -266,14 +266,14 @@ COLUMNS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 def column_cases(name, shape, window, order, dtypes):
     def arrays(dtype, layout):
-        return (laid_out(values(shape, dtype), layout),)
+        return (to_layout(values(shape, dtype), layout),)
 
     def im2col(x, layout, **more):
         return fp.im2col(x, **window, order=order, fill_value=1, data_format=layout, **more)
 
     def cols(dtype, layout):
         like = im2col(*arrays(dtype, layout), layout, backend="naive")
-        make = slopes if dtype in FLOATS else values
+        make = grads if dtype in FLOATS else values
         return (make(like.shape, dtype),)
 
     def col2im(cols, layout, **more):
@@ -288,7 +288,7 @@ def column_cases(name, shape, window, order, dtypes):
 
 def unpool_cases(axes, name, shape, window, dtypes):
     def arrays(dtype, layout):
-        x = laid_out(values(shape, dtype), layout)
+        x = to_layout(values(shape, dtype), layout)
         y, argmax = POOLS[axes](x, **window, data_format=layout, return_argmax=True, backend="naive")
         return y, fp.argmax_to_indices(argmax, x.shape, **window, data_format=layout)
 
@@ -301,12 +301,12 @@ def unpool_cases(axes, name, shape, window, dtypes):
 
 
 def activation_cases():
-    """Over all that matters in a float: small, large, halfway, infinite, NaN, in more than one axis."""
+    """Small and large values, the knees of hard-swish, infinities and NaN, along several axes."""
 
     def arrays(dtype, layout):
         x = np.linspace(-8, 8, 210).astype(dtype)
         x[[0, 1, 2, 3, 4, 5]] = [np.inf, -np.inf, np.nan, 3, -3, 1e-3]
-        return (laid_out(x.reshape(2, 3, 5, 7), layout),)
+        return (to_layout(x.reshape(2, 3, 5, 7), layout),)
 
     def two_arrays(dtype, layout):
         (x,) = arrays(dtype, layout)
@@ -330,7 +330,7 @@ def conv_cases():
     shape = (2, 4, 7, 8)
 
     def x_of(dtype, layout):
-        return laid_out(np.random.default_rng(0).integers(-4, 5, shape).astype(dtype), layout)
+        return to_layout(np.random.default_rng(0).integers(-4, 5, shape).astype(dtype), layout)
 
     def w_of(dtype):
         return np.random.default_rng(1).integers(-4, 5, (6, 2, 3, 2)).astype(dtype)
@@ -374,7 +374,7 @@ def _all_cases():
             ("the first of three axes", (12, 2, 5), 3, 0),
             ("the middle of five", (2, 3, 8, 2, 20), 4, 2),
             ("batch 0", (0, 6), 3, None),
-            ("nothing behind", (2, 6, 0), 3, 1),
+            ("no elements after the axis", (2, 6, 0), 3, 1),
         ]:
             yield from maxout_cases(name, shape, units, axis, grouping, _dtypes(name))
         for name, shape, units, axis in (
@@ -403,7 +403,7 @@ CASES = list(_all_cases())
 
 
 def of_each_op():
-    """One case of each op, for tests of what all ops share."""
+    """One case of each op, for tests of behaviour that all ops share."""
     seen = {}
     for case in CASES:
         seen.setdefault(case.name.split()[0], case)

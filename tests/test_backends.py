@@ -1,4 +1,4 @@
-"""The modules of backends are what `fastpool.backends.interface` says."""
+"""The modules of backends implement `fastpool.backends.interface`."""
 
 import inspect
 from importlib import import_module

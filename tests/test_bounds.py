@@ -1,4 +1,4 @@
-"""No kernel touches memory beside its arrays: see bounds.py, which ends in a crash if one does."""
+"""No kernel accesses memory outside its arrays: bounds.py would crash."""
 
 import ast
 import os
@@ -127,7 +127,7 @@ import numpy as np
 import fastpool as fp
 
 sys.setswitchinterval(1e-5)
-shape, kernel = (8, 400, 400), (300, 300)  # so many cells that offsets are uint32
+shape, kernel = (8, 400, 400), (300, 300)  # enough elements for uint32 offsets
 argmax, indices, over = np.zeros((8, 101, 101), np.uint32), np.zeros((8, 101, 101), int), False
 
 def change():

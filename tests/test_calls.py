@@ -1,4 +1,4 @@
-"""Plans: a call like an earlier one is not planned again, and nobody may notice but by the time."""
+"""Plans: a repeated call reuses the plan of an earlier one, with the same results and errors."""
 
 import threading
 from collections import namedtuple
@@ -21,12 +21,12 @@ def pool(x, kernel_size=2, *arguments, **more):
 
 
 def every_other(a):
-    """An array of this shape and dtype that is not contiguous."""
+    """A non-contiguous array of this shape and dtype."""
     return np.empty((*a.shape, 2), a.dtype)[..., 0]
 
 
 def into_strided_memory(call, x, *arguments, **more):
-    """The same call with an array of the caller's to write into that no kernel can fill as it lies."""
+    """The same call with a non-contiguous `out`, which no kernel can fill in place."""
     like = call(np.array(x), *arguments, **{**more, "backend": "naive"})
     out = tuple(map(every_other, like)) if isinstance(like, tuple) else every_other(like)
     return call(x, *arguments, **more, out=out)
@@ -41,7 +41,7 @@ def same(got, expected):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """The plans that are made, from none on."""
+    """The list of plans made, starting with an empty cache."""
     made = []
 
     def spy(key, plan):
@@ -178,9 +178,9 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
-def test_every_kind_of_array_comes_out_right(kind, backend):
-    x = ARRAYS[kind]
+@pytest.mark.parametrize("array", ARRAYS)
+def test_every_memory_order_gives_the_right_result(array, backend):
+    x = ARRAYS[array]
     for call, size in ((pool, 2), (fp.maxout, 2)):
         expected = call(np.array(x), size, return_argmax=True, backend="naive")
         for _ in range(2):
@@ -215,7 +215,7 @@ REFUSED = {
     "longdouble": (pool, lambda x, **out: pool(x.astype(np.longdouble), 2, **out)),
     "dates": (pool, lambda x, **out: pool(np.zeros(x.shape, "M8[s]"), 2, **out)),
     "masked": (pool, lambda x, **out: pool(np.ma.masked_array(x), 2, **out)),
-    "no cells": (pool, lambda x, **out: pool(x[..., :0].copy(), 2, **out)),
+    "no elements": (pool, lambda x, **out: pool(x[..., :0].copy(), 2, **out)),
     "one axis": (pool, lambda x, **out: pool(x[0, 0, 0].copy(), 2, **out)),
     "maxout num_units True": (lambda x: fp.maxout(x, 1), lambda x, **out: fp.maxout(x, True, **out)),
     "maxout num_units 2.0": (lambda x: fp.maxout(x, 2), lambda x, **out: fp.maxout(x, 2.0, **out)),
@@ -254,13 +254,13 @@ def test_errors_are_the_same_at_every_call_and_in_strided_memory(name):
 
 
 class Changing:
-    """An index that is another number each time."""
+    """An index whose value changes with each use."""
 
-    def __init__(self, *numbers):
-        self.numbers = iter(numbers)
+    def __init__(self, *values):
+        self.values = iter(values)
 
     def __index__(self):
-        return next(self.numbers)
+        return next(self.values)
 
     def __eq__(self, other):
         return True
@@ -270,7 +270,7 @@ class Changing:
 
 
 class Word(str):
-    """A word that takes itself for any other."""
+    """A string that equals any other."""
 
     def __eq__(self, other):
         return True
@@ -460,7 +460,7 @@ def test_plans_are_kept_apart_by_all_that_they_depend_on(backend):
 
 
 def gradients(call, backward, x, out=None, **more):
-    """dy, argmax and dx of a call, the latter written to `out` where that is given."""
+    """dy, argmax and dx of a call, the latter written to `out` if there is one."""
     y, argmax = call(x, return_argmax=True, **more)
     dy = values(y.shape, x.dtype, seed=3)
     return dy, argmax, backward(dy, argmax, x.shape, out=out, **more)

@@ -20,12 +20,12 @@ def fastpool(python):
     return lambda *arguments, **more: python("-m", "fastpool", *arguments, COLUMNS=200, FASTPOOL_BACKEND=None, **more)
 
 
-def test_info_tells_versions_threads_and_every_backend(fastpool):
+def test_info_prints_versions_threads_and_every_backend(fastpool):
     lines = fastpool("info", FASTPOOL_NUM_THREADS=3).splitlines()
-    told = dict(line.split(maxsplit=1) for line in reversed(lines) if len(line.split()) > 1)
-    assert told["fastpool"] == fp.__version__
-    assert told["numpy"] == np.__version__
-    assert told["threads"] == "3"
+    printed = dict(line.split(maxsplit=1) for line in reversed(lines) if len(line.split()) > 1)
+    assert printed["fastpool"] == fp.__version__
+    assert printed["numpy"] == np.__version__
+    assert printed["threads"] == "3"
     for name in ("numpy", "naive"):
         assert any(line.split() == [name, "available"] for line in lines)
     for name, status in fp.backends().items():
@@ -34,11 +34,11 @@ def test_info_tells_versions_threads_and_every_backend(fastpool):
 
 
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
-def test_info_tells_where_kernels_are_cached(fastpool, tmp_path):
+def test_info_prints_where_kernels_are_cached(fastpool, tmp_path):
     assert str(tmp_path) in fastpool("info", NUMBA_CACHE_DIR=tmp_path, FASTPOOL_KERNELS="jit")
 
 
-def test_info_tells_why_a_backend_cannot_run(fastpool, tmp_path):
+def test_info_prints_why_a_backend_cannot_run(fastpool, tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('broken on purpose')")
     out = fastpool("info", PYTHONPATH=f"{tmp_path}:{fp.__path__[0]}/..", FASTPOOL_KERNELS="jit")
     assert "broken on purpose" in out
@@ -138,16 +138,16 @@ def test_ctrl_c_ends_a_command_with_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", ["info", "bench", "warmup"])
-def test_a_number_of_threads_that_is_none_is_told_in_one_line(command, fastpool):
-    told = fastpool(command, fails=True, FASTPOOL_NUM_THREADS="many")
-    assert told == "FASTPOOL_NUM_THREADS must be a positive integer, got 'many'\n"
+def test_an_invalid_number_of_threads_is_reported_in_one_line(command, fastpool):
+    printed = fastpool(command, fails=True, FASTPOOL_NUM_THREADS="many")
+    assert printed == "FASTPOOL_NUM_THREADS must be a positive integer, got 'many'\n"
 
 
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
 @pytest.mark.parametrize("command", ["info", "bench", "warmup"])
-def test_kernels_that_there_are_not_are_told_in_one_line(command, fastpool):
-    told = fastpool(command, fails=True, FASTPOOL_KERNELS="fast")
-    assert told == "FASTPOOL_KERNELS must be one of 'x86-64-v4', 'x86-64-v3', 'aarch64', 'jit', got 'fast'\n"
+def test_unknown_kernels_are_reported_in_one_line(command, fastpool):
+    printed = fastpool(command, fails=True, FASTPOOL_KERNELS="fast")
+    assert printed == "FASTPOOL_KERNELS must be one of 'x86-64-v4', 'x86-64-v3', 'aarch64', 'jit', got 'fast'\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")

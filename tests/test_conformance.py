@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from conftest import BACKENDS, require_backend
-from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, laid_out, of_each_op, values
+from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, of_each_op, to_layout, values
 
 import fastpool as fp
 from fastpool import cases, timing
@@ -18,7 +18,7 @@ F32 = np.dtype(np.float32)
 
 @pytest.fixture(params=[name for name in BACKENDS if name != "naive"])
 def backend(request):
-    """Every backend but the specification itself."""
+    """Every backend except the specification itself."""
     require_backend(request.param)
     return request.param
 
@@ -54,14 +54,14 @@ def test_zeros_of_either_sign_are_equal(dtype, backend):
     _, argmax = fp.max_pool1d(x, 2, return_argmax=True, backend=backend)
     np.testing.assert_array_equal(argmax, [[[0, 0, 1] * 20]])
     y, argmax = fp.max_pool2d(x.reshape(1, 1, 5, 24), 3, 1, 1, return_argmax=True, backend=backend)
-    expected, winners = fp.max_pool2d(x.reshape(1, 1, 5, 24), 3, 1, 1, return_argmax=True, backend="naive")
+    expected, expected_argmax = fp.max_pool2d(x.reshape(1, 1, 5, 24), 3, 1, 1, return_argmax=True, backend="naive")
     np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(argmax, winners)
+    np.testing.assert_array_equal(argmax, expected_argmax)
     _, argmax = fp.maxout(x[:, 0], 60, axis=1, return_argmax=True, backend=backend)
     np.testing.assert_array_equal(argmax, fp.maxout(x[:, 0], 60, axis=1, return_argmax=True, backend="naive")[1])
 
 
-# Kernels work on lanes, 16 to 64 numbers side by side: every length of a row up to beyond the longest of them.
+# Kernels use vectors of 16 to 64 elements: rows of every length up to more than the longest vector.
 
 WIDTHS = range(1, 20, 3) if INTERPRETED else range(1, 71)
 OVER_WIDTHS = {
@@ -93,10 +93,10 @@ def _results(x, window, layout, backend):
 
 @cache
 def _over_widths(name, dtype, layout):
-    """For each width an array, rows of so many cells or cells of so many channels, and what NumPy makes of it."""
+    """For each width, an array with rows or channels of that length, and NumPy's result."""
     window, problems = OVER_WIDTHS[name], []
     for width in WIDTHS:
-        x = laid_out(values((2, 2, 9, width) if layout == "channels_first" else (1, width, 9, 8), dtype), layout)
+        x = to_layout(values((2, 2, 9, width) if layout == "channels_first" else (1, width, 9, 8), dtype), layout)
         with suppress(ValueError):  # a window that does not fit
             problems.append((x, list(_results(x, window, layout, "numpy"))))
     assert 2 * len(problems) > len(WIDTHS)
@@ -150,7 +150,7 @@ def _swapped(x):
 
 
 def _other_layout(x):
-    """The same array with what comes first behind its last axis in memory."""
+    """The same array with its first axis last in memory."""
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, min(1, x.ndim - 1), -1)), -1, min(1, x.ndim - 1))
 
 
@@ -204,7 +204,7 @@ def test_reads_a_broadcast_array(backend):
     assert not argmax.any()
 
 
-ROOMS = {
+OUTS = {
     "fresh": lambda like: np.empty_like(like),
     "every second cell": lambda like: _inside(np.ones_like(like), 1),
     "backwards": lambda like: _inside(np.ones_like(like), -1),
@@ -218,16 +218,16 @@ WITH_OUT = [case for case in of_each_op() if case.name != "conv2d_backward"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("out", OUTS)
 @pytest.mark.parametrize("case", WITH_OUT, ids=_names)
-def test_writes_into_any_out_and_returns_it(case, room, layout, backend):
+def test_writes_into_any_out_and_returns_it(case, out, layout, backend):
     expected = case.expected(F32, layout)
     several = isinstance(expected, tuple)
-    rooms = tuple(ROOMS[room](e) for e in (expected if several else (expected,)))
-    got = case.run(F32, layout, backend, out=rooms if several else rooms[0])
-    for returned, given in zip(got if several else (got,), rooms, strict=True):
-        assert returned is given
-    in_native_order = tuple(r.astype(r.dtype.newbyteorder("=")) for r in rooms)
+    outs = tuple(OUTS[out](e) for e in (expected if several else (expected,)))
+    got = case.run(F32, layout, backend, out=outs if several else outs[0])
+    for returned, passed in zip(got if several else (got,), outs, strict=True):
+        assert returned is passed
+    in_native_order = tuple(r.astype(r.dtype.newbyteorder("=")) for r in outs)
     case.check(in_native_order if several else in_native_order[0], expected, backend)
 
 
@@ -272,7 +272,7 @@ def test_unbatched_channels_pool_each_on_its_own(layout, backend):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    ("kernel_size", "kind"),
+    ("kernel_size", "argmax_dtype"),
     [
         ((16, 16), np.uint8),
         ((1, 257), np.uint16),
@@ -282,7 +282,7 @@ def test_unbatched_channels_pool_each_on_its_own(layout, backend):
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, kind, layout, dtype, backend):
+def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, argmax_dtype, layout, dtype, backend):
     if INTERPRETED and dtype != np.float32 and min(kernel_size) > 100:
         pytest.skip("large planes take the interpreter long: one dtype is enough")
     lowest = -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
@@ -294,7 +294,7 @@ def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, kind, layout,
     y, argmax = fp.max_pool2d(x, kernel_size, stride=1, return_argmax=True, data_format=layout, backend=backend)
     if layout == "channels_last":
         y, argmax = np.moveaxis(y, -1, 1), np.moveaxis(argmax, -1, 1)
-    assert argmax.dtype == kind
+    assert argmax.dtype == argmax_dtype
     np.testing.assert_array_equal(argmax, [[[[0, 0]], [[0, height * width - 1]]]])
     np.testing.assert_array_equal(y, np.array([[[[lowest] * 2], [[lowest, 1]]]], dtype))
 
@@ -358,7 +358,7 @@ def test_columns_in_blocks_are_the_columns(most_packed, order, layout, tuned):
             window = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
             call = {**window, "order": order, "data_format": layout}
             dtype = np.dtype([np.float32, np.uint8, np.float16, np.float64][width % 4])
-            x = laid_out(rng.integers(-9, 10, (2, 3, 11, width)).astype(dtype), layout)
+            x = to_layout(rng.integers(-9, 10, (2, 3, 11, width)).astype(dtype), layout)
             try:
                 expected = fp.im2col(x, **call, fill_value=7, backend="numpy")
             except ValueError:
@@ -385,7 +385,7 @@ def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order,
         ):
             window = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
             call = {**window, "order": order, "data_format": layout}
-            x = laid_out(rng.integers(-9, 10, (images, 2, 4, 5)).astype(dtype), layout)
+            x = to_layout(rng.integers(-9, 10, (images, 2, 4, 5)).astype(dtype), layout)
             expected = fp.im2col(x, **call, fill_value=7, backend="numpy")
             out = np.full_like(expected, 99)
             np.testing.assert_array_equal(fp.im2col(x, **call, fill_value=7, out=out, backend="numba"), expected)

@@ -137,7 +137,7 @@ def activations(dtype):
 
 
 def ptxas():
-    """The assembler of the package nvidia-cuda-nvcc, which is as new as the compiler beside it; None without it."""
+    """The assembler of the package nvidia-cuda-nvcc, of the same version as the compiler; None without it."""
     spec = find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else []
     return next((path for folder in folders for path in Path(folder).glob("cu*/bin/ptxas*")), None)

@@ -55,16 +55,16 @@ def test_tags_are_pointed_to_the_copies(tmp_path):
         (node_modules / file).parent.mkdir(parents=True, exist_ok=True)
         (node_modules / file).write_text("of the package", encoding="utf-8")
     dashboard.make_local(tmp_path, node_modules)
-    told = index.read_text(encoding="utf-8")
-    assert '<script src="scripts/jquery/dist/jquery.min.js"' in told
-    assert '<link rel="stylesheet" href="scripts/bootstrap/dist/css/bootstrap.min.css">' in told
-    assert '<script src="asv.js"></script><a href="https://example.org/page">elsewhere</a>' in told
-    assert "cdn.example" not in told
+    page = index.read_text(encoding="utf-8")
+    assert '<script src="scripts/jquery/dist/jquery.min.js"' in page
+    assert '<link rel="stylesheet" href="scripts/bootstrap/dist/css/bootstrap.min.css">' in page
+    assert '<script src="asv.js"></script><a href="https://example.org/page">elsewhere</a>' in page
+    assert "cdn.example" not in page
     assert (tmp_path / "scripts/jquery/LICENSE.txt").read_text(encoding="utf-8") == "of the package"
     assert (tmp_path / "scripts/bootstrap/dist/css/bootstrap.min.css").is_file()
 
 
-def test_a_script_without_a_copy_is_told(tmp_path):
+def test_a_script_without_a_copy_is_reported(tmp_path):
     (tmp_path / "index.html").write_text('<script src="https://cdn.example/new.js"></script>', encoding="utf-8")
     with pytest.raises(ValueError, match=r"new\.js.*LOCAL"):
         dashboard.make_local(tmp_path, tmp_path / "node_modules")
@@ -90,8 +90,8 @@ def history(tmp_path_factory):
         return done.stdout.strip()
 
     def asv(*arguments):
-        told = [sys.executable, "-m", "asv", *arguments]
-        subprocess.run(told, cwd=folder, env=environment, check=True, capture_output=True)
+        command = [sys.executable, "-m", "asv", *arguments]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 
     git("init", "--quiet")
     asv("machine", "--yes")
@@ -156,13 +156,13 @@ def test_a_graph_draws_a_point_for_each_commit_that_leads_to_it(page, site, hist
         )
         with page.expect_popup() as popup:
             page.mouse.click(*spot)
-        told = popup.value
-        told.wait_for_load_state()
-        assert re.search(rf"/commit/{commit[:8]}/?$", told.url)
-        assert commit in told.content()
-        assert told.title().endswith("s <b>")
-        assert "SECONDS = 0.00" in told.inner_text("body")
-        told.close()
+        opened = popup.value
+        opened.wait_for_load_state()
+        assert re.search(rf"/commit/{commit[:8]}/?$", opened.url)
+        assert commit in opened.content()
+        assert opened.title().endswith("s <b>")
+        assert "SECONDS = 0.00" in opened.inner_text("body")
+        opened.close()
     assert page.problems == []
 
 

@@ -1,4 +1,4 @@
-"""Dask arrays: lazy, and the same bits as in memory, whatever the chunks."""
+"""Dask arrays: results are lazy, and the same bits as in memory for any chunks."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specimens import DTYPES, FLOATS, LAYOUTS, POOLS, POOLS_BACKWARD, WINDOWS, laid_out, slopes, values
+from specimens import DTYPES, FLOATS, LAYOUTS, POOLS, POOLS_BACKWARD, WINDOWS, grads, to_layout, values
 
 import fastpool as fp
 from fastpool import interop
@@ -38,11 +38,11 @@ def bits(a):
 
 
 def check(lazy, expected):
-    """A Dask array that tells the truth about itself, and gives the same bits."""
+    """Check that a Dask array has the right metadata and computes the same bits."""
     assert type(lazy) is da.Array
     got = lazy.compute()
     if lazy.npartitions < 20:
-        assert_eq(lazy, got)  # of each chunk: its shape, dtype and kind
+        assert_eq(lazy, got)  # checks each chunk's shape, dtype and type
     assert got.dtype == lazy.dtype == expected.dtype
     assert got.shape == lazy.shape == expected.shape
     np.testing.assert_array_equal(bits(got), bits(expected))
@@ -67,7 +67,7 @@ CHUNKS = {
 
 
 def uneven(n):
-    """Chunks of 3, 1, 4, 1, 5, ... cells."""
+    """Chunks of 3, 1, 4, 1, 5, ... elements."""
     sizes = []
     for size in (3, 1, 4, 1, 5, 9, 2, 6) * (n // 31 + 1):
         sizes.append(min(size, n - sum(sizes)))
@@ -84,13 +84,13 @@ def in_chunks(a, name):
 def test_pooling_is_as_in_memory(name, layout, chunks):
     shape, window = WINDOWS[name]
     axes = len(shape) - 2
-    x = laid_out(values(shape, np.float32), layout)
+    x = to_layout(values(shape, np.float32), layout)
     plan = {**window, "data_format": layout}
     y, argmax = POOLS[axes](x, **plan, return_argmax=True)
     lazy = POOLS[axes](in_chunks(x, chunks), **plan, return_argmax=True)
     check_each(lazy, (y, argmax))
     check(POOLS[axes](in_chunks(x, chunks), **plan), y)
-    dy = slopes(y.shape, np.float32)
+    dy = grads(y.shape, np.float32)
     dx = POOLS_BACKWARD[axes](dy, argmax, x.shape, **plan)
     check(POOLS_BACKWARD[axes](in_chunks(dy, chunks), lazy[1], x.shape, **plan), dx)
 
@@ -103,7 +103,7 @@ def test_every_dtype_stays_what_it_is(name, dtype):
     y, argmax = fp.max_pool2d(x, **window, return_argmax=True)
     check_each(fp.max_pool2d(chunked(x, 3), **window, return_argmax=True), (y, argmax))
     if dtype in FLOATS:
-        dy = slopes(y.shape, dtype)
+        dy = grads(y.shape, dtype)
         expected = fp.max_pool2d_backward(dy, argmax, x.shape, **window)
         check(fp.max_pool2d_backward(chunked(dy, 2), chunked(argmax, 3), x.shape, **window), expected)
 
@@ -122,8 +122,8 @@ def problems(draw):
     space = draw(st.tuples(*[st.integers(1, (30, 14, 7)[axes - 1])] * axes))
     layout = draw(st.sampled_from(LAYOUTS))
     shape = [(), (3,), (2, 3)][draw(st.integers(0, 2))]
-    behind = shape[-1:] if layout == "channels_last" else ()
-    shape = (*shape[: len(shape) - len(behind)], *space, *behind)
+    channels = shape[-1:] if layout == "channels_last" else ()
+    shape = (*shape[: len(shape) - len(channels)], *space, *channels)
     pairs = st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * axes)
     window = {
         "kernel_size": draw(each),
@@ -161,7 +161,7 @@ def test_any_window_over_any_chunks(problem, data):
     lazy = POOLS[axes](source, **window, return_argmax=True)
     for got, expected in zip(dask.compute(*lazy), (y, argmax), strict=True):
         np.testing.assert_array_equal(bits(got), bits(expected))
-    dy = slopes(y.shape, dtype)
+    dy = grads(y.shape, dtype)
     dy.flat[::3] = -0.0
     expected = POOLS_BACKWARD[axes](dy, argmax, x.shape, **window)
     dx = POOLS_BACKWARD[axes](chunked(dy, some_chunks(data, y.shape)), lazy[1], x.shape, **window)
@@ -188,13 +188,13 @@ def test_the_sign_of_a_zero_gradient_is_as_in_memory(chunks, kernel):
 @pytest.mark.parametrize("shape", [(2, 3, 7), (2, 3, 9, 7), (0, 2, 3, 4), (1, 2, 5, 3, 4)], ids=str)
 @pytest.mark.parametrize("chunks", CHUNKS)
 def test_global_pooling_is_as_in_memory(chunks, shape, layout, keepdims):
-    x = laid_out(values(shape, np.float32), layout)
+    x = to_layout(values(shape, np.float32), layout)
     plan = {"data_format": layout, "keepdims": keepdims}
     y, argmax = fp.global_max_pool(x, **plan, return_argmax=True)
     lazy = fp.global_max_pool(in_chunks(x, chunks), **plan, return_argmax=True)
     check_each(lazy, (y, argmax))
     np.testing.assert_array_equal(fp.global_max_pool(in_chunks(x, chunks), **plan).compute(), y)
-    dy = slopes(y.shape, np.float32)
+    dy = grads(y.shape, np.float32)
     expected = fp.global_max_pool_backward(dy, argmax, x.shape, **plan)
     with dask.config.set({"array.chunk-size": "64 B"}):
         dx = fp.global_max_pool_backward(in_chunks(dy, chunks), lazy[1], x.shape, **plan)
@@ -241,7 +241,7 @@ def test_maxout_is_as_in_memory(shape, axis, units, grouping, chunks):
     lazy = fp.maxout(in_chunks(x, chunks), units, axis, grouping=grouping, return_argmax=True)
     check_each(lazy, (y, argmax))
     check(fp.maxout(in_chunks(x, chunks), units, axis, grouping=grouping), y)
-    dy = slopes(y.shape, np.float32)
+    dy = grads(y.shape, np.float32)
     expected = fp.maxout_backward(dy, argmax, x.shape, axis, grouping=grouping)
     check(fp.maxout_backward(in_chunks(dy, chunks), lazy[1], x.shape, axis, grouping=grouping), expected)
 
@@ -256,7 +256,7 @@ def test_maxout_moves_nothing_where_the_units_lie_in_their_chunks():
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_activations_are_as_in_memory(dtype):
-    x, dy = values((7, 9), dtype), slopes((7, 9), dtype)
+    x, dy = values((7, 9), dtype), grads((7, 9), dtype)
     a, b = chunked(x, (3, 4)), chunked(dy, (2, 9))
     check(fp.hard_swish(a), fp.hard_swish(x))
     check(fp.swish(a, 1.5), fp.swish(x, 1.5))
@@ -461,7 +461,7 @@ def test_chunks_of_the_result_follow_those_of_the_input():
 
 
 class Elsewhere(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array that is no NumPy array, does what Dask asks of one, and is read and made by a kind of its own."""
+    """An array that is no NumPy array, with the interface that Dask needs and an array library of its own."""
 
     def __init__(self, a):
         self.a = a
@@ -525,7 +525,7 @@ def elsewhere(monkeypatch):
 
 
 def test_chunks_of_another_library_stay_its_own(elsewhere):
-    x, dy = values((2, 4, 13, 9), np.float32), slopes((2, 4, 7, 5), np.float32)
+    x, dy = values((2, 4, 13, 9), np.float32), grads((2, 4, 7, 5), np.float32)
     lazy, dy_lazy = elsewhere(x, 4), elsewhere(dy, 3)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     y_lazy, argmax_lazy = fp.max_pool2d(lazy, 3, 2, 1, return_argmax=True)

@@ -177,7 +177,7 @@ def test_a_pyramid_by_worker_processes(progress, cluster, tmp_path, capsys):
     from fastpool.integrations.dask import pyramid
 
     x = values((120, 130), np.uint8)
-    source = da.from_array(x, chunks=30).map_blocks(slow)  # whoever does not wait for it finds zeros
+    source = da.from_array(x, chunks=30).map_blocks(slow)  # without waiting, a reader finds zeros
     levels = pyramid(source, 3, 3, 2, 1, store=Path(tmp_path) / "x", chunks=(16, 16), progress=progress)
     for level in levels:
         np.testing.assert_array_equal(level.compute(), x)

@@ -25,7 +25,7 @@ def test_random_calls_are_right_and_stay_inside_their_arrays(backend, python):
 FAULTS = {
     "a crash": ("ctypes.string_at(0)", "the process ended with -11"),
     "a wrong value": ("y[...] = 3", "Mismatched elements"),
-    "a byte beside the result": (
+    "a byte outside the result": (
         "ctypes.memset(y.ctypes.data - 1 if y.ctypes.data % 4096 else y.ctypes.data + y.nbytes, 7, 1)",
         "what is not a result was written|ended with -11",
     ),

@@ -31,7 +31,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def draws(*shape, dtype=torch.float32, memory_format=torch.contiguous_format):
-    """Numbers that are all different, so that a small step changes no winner."""
+    """Distinct values, far enough apart that a small step changes no argmax."""
     x = torch.from_numpy(np.random.default_rng(0).permutation(int(np.prod(shape)))).to(dtype).reshape(shape) / 8
     return x.contiguous(memory_format=memory_format)
 

@@ -20,7 +20,7 @@ IMAGE_LAYERS = {
     "Conv2D": lambda **kw: Conv2D(IMAGE, 6, 3, rng=1, **kw),
     "Conv2D strided, padded": lambda **kw: Conv2D(IMAGE, 2, (3, 2), stride=2, padding=((1, 0), (0, 2)), rng=1, **kw),
     "Conv2D dilated, grouped": lambda **kw: Conv2D(IMAGE, 4, 2, padding="same", dilation=2, groups=2, rng=1, **kw),
-    "Conv2D with cells left over": lambda **kw: Conv2D(IMAGE, 3, (6, 5), stride=(3, 2), rng=1, **kw),
+    "Conv2D with elements left over": lambda **kw: Conv2D(IMAGE, 3, (6, 5), stride=(3, 2), rng=1, **kw),
     "MaxPool2D": lambda dtype=None: MaxPool2D(IMAGE, 2),
     "MaxPool2D overlapping": lambda dtype=None: MaxPool2D(IMAGE, 3, stride=2, padding=1, ceil_mode=True),
     "Maxout": lambda dtype=None: Maxout(IMAGE, 2),

@@ -1,4 +1,4 @@
-"""How much memory a call takes beside its arrays: what docs/backends.md says of it."""
+"""The memory that a call takes besides its arrays: the bounds in docs/backends.md."""
 
 import gc
 import tracemalloc
@@ -27,8 +27,8 @@ def backend(request):
     fp.set_num_threads(None)
 
 
-def beside(call):
-    """The most bytes that a call has at once, less those of its results; NumPy reports its own to tracemalloc."""
+def extra_memory(call):
+    """The peak bytes of a call, less those of its results. NumPy reports its allocations to tracemalloc."""
     call()  # plans, and what a thread keeps
     gc.collect()
     tracemalloc.start()
@@ -41,7 +41,7 @@ def beside(call):
     return most - sum(r.nbytes for r in (results if isinstance(results, tuple) else (results,)))
 
 
-def numbers(shape, dtype=np.float32):
+def random(shape, dtype=np.float32):
     return np.random.default_rng(0).standard_normal(shape, np.float32).astype(dtype)
 
 
@@ -60,10 +60,10 @@ WINDOWS = {
 @pytest.mark.parametrize("name", WINDOWS)
 def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     shape, window = WINDOWS[name]
-    x = numbers(shape, dtype)
+    x = random(shape, dtype)
     y, argmax = fp.max_pool2d(x, **window, return_argmax=True, backend=backend)
-    assert beside(lambda: fp.max_pool2d(x, **window, return_argmax=True, backend=backend)) < 16 * MB
-    assert beside(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend)) < 10 * MB
+    assert extra_memory(lambda: fp.max_pool2d(x, **window, return_argmax=True, backend=backend)) < 16 * MB
+    assert extra_memory(lambda: fp.max_pool2d_backward(y, argmax, shape, **window, backend=backend)) < 10 * MB
 
 
 @pytest.mark.skipif("cython" not in COMPILED, reason="is about the cython backend")
@@ -75,19 +75,19 @@ def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
         ((1, 4, 400, 2000), {"kernel_size": 2, "stride": 1, "data_format": "channels_last"}, np.float16),
         ((1, 1, 1_200_000), {"kernel_size": 70_000, "stride": 65_536}, np.float16),
     ],
-    ids=["many first cells", "a long signal", "parts of rows", "large windows"],
+    ids=["many first elements", "a long signal", "parts of rows", "large windows"],
 )
 def test_pools_of_cython_and_their_gradients_take_4_megabytes(shape, window, dtype):
     axes, window = len(shape) - 2, {**window, "backend": "cython"}
     x = np.ones(shape, dtype)
     y, argmax = POOLS[axes](x, **window, return_argmax=True)
-    assert beside(lambda: POOLS[axes](x, **window, return_argmax=True)) < 4 * MB
+    assert extra_memory(lambda: POOLS[axes](x, **window, return_argmax=True)) < 4 * MB
     dy = y.astype(np.float16)
-    assert beside(lambda: POOLS_BACKWARD[axes](dy, argmax, shape, **window)) < 4 * MB
+    assert extra_memory(lambda: POOLS_BACKWARD[axes](dy, argmax, shape, **window)) < 4 * MB
 
 
 EXTREME = {
-    "windows of a million cells": ((1, 1, 2**24), {"kernel_size": 2**20, "padding": 2**19}, np.float16),
+    "windows of a million elements": ((1, 1, 2**24), {"kernel_size": 2**20, "padding": 2**19}, np.float16),
     "strides far above the window": ((1, 1, 2**24), {"kernel_size": 17, "stride": 260_000}, np.float64),
     "windows of padding": (
         (1, 1, 2),
@@ -115,8 +115,8 @@ def test_extreme_windows_take_8_megabytes_a_thread(name):
     y, argmax = POOLS[axes](x, **window, return_argmax=True)
     fp.set_num_threads(1)
     try:
-        assert beside(lambda: POOLS[axes](x, **window, return_argmax=True)) < 9 * MB
-        assert beside(lambda: POOLS_BACKWARD[axes](y, argmax, shape, **window)) < 9 * MB
+        assert extra_memory(lambda: POOLS[axes](x, **window, return_argmax=True)) < 9 * MB
+        assert extra_memory(lambda: POOLS_BACKWARD[axes](y, argmax, shape, **window)) < 9 * MB
     finally:
         fp.set_num_threads(None)
 
@@ -129,13 +129,13 @@ def test_extreme_windows_take_8_megabytes_a_thread(name):
     ids=["taps", "images"],
 )
 def test_columns_of_many_taps_or_images_take_8_megabytes_a_thread(shape, kernel_size, dilation, order):
-    x = numbers(shape)
+    x = random(shape)
     window = {"kernel_size": kernel_size, "stride": 1, "dilation": dilation, "order": order, "backend": "numba"}
     columns = fp.im2col(x, **window)
     fp.set_num_threads(1)
     try:
-        assert beside(lambda: fp.im2col(x, **window)) < 9 * MB
-        assert beside(lambda: fp.col2im(columns, shape, **window)) < 9 * MB
+        assert extra_memory(lambda: fp.im2col(x, **window)) < 9 * MB
+        assert extra_memory(lambda: fp.col2im(columns, shape, **window)) < 9 * MB
     finally:
         fp.set_num_threads(None)
 
@@ -195,10 +195,10 @@ def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_global_pooling_packs_no_plane(dtype, backend):
-    x = numbers(PLANE, dtype)
+    x = random(PLANE, dtype)
     y, argmax = fp.global_max_pool(x, return_argmax=True, backend=backend)
-    assert beside(lambda: fp.global_max_pool(x, return_argmax=True, backend=backend)) < 4 * MB
-    assert beside(lambda: fp.global_max_pool_backward(y, argmax, x.shape, backend=backend)) < 10 * MB
+    assert extra_memory(lambda: fp.global_max_pool(x, return_argmax=True, backend=backend)) < 4 * MB
+    assert extra_memory(lambda: fp.global_max_pool_backward(y, argmax, x.shape, backend=backend)) < 10 * MB
 
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
@@ -206,11 +206,11 @@ def test_global_pooling_packs_no_plane(dtype, backend):
 def test_indices_are_converted_in_blocks(convention, layout):
     shape = IMAGE if layout == "channels_first" else (1, 1024, 1024, 3)
     window = {"kernel_size": 3, "stride": 2, "padding": 1, "data_format": layout}
-    _, argmax = fp.max_pool2d(numbers(shape), **window, return_argmax=True)
+    _, argmax = fp.max_pool2d(random(shape), **window, return_argmax=True)
     window["convention"] = convention
     indices = fp.argmax_to_indices(argmax, shape, **window)
-    assert beside(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
-    assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
+    assert extra_memory(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
+    assert extra_memory(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
 
 
 @pytest.mark.parametrize("convention", ["torch", "chainer"])
@@ -219,20 +219,20 @@ def test_indices_of_long_signals_are_converted_in_blocks(convention):
     shape, window = (1, 2, 1_500_000), {"kernel_size": 3, "stride": 1, "padding": 1, "convention": convention}
     argmax = np.ones(shape, np.uint8)
     indices = fp.argmax_to_indices(argmax, shape, **window)
-    assert beside(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
-    assert beside(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
+    assert extra_memory(lambda: fp.argmax_to_indices(argmax, shape, **window)) < 6 * MB
+    assert extra_memory(lambda: fp.indices_to_argmax(indices, shape, **window)) < 6 * MB
     y = np.ones(shape, np.float32)
-    assert beside(lambda: fp.max_unpool1d(y, indices, **window, output_shape=shape)) < 6 * MB
+    assert extra_memory(lambda: fp.max_unpool1d(y, indices, **window, output_shape=shape)) < 6 * MB
 
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 def test_unpooling_takes_blocks(convention, layout, backend):
     shape = (1, 3, 1536, 1536) if layout == "channels_first" else (1, 1536, 1536, 3)
-    y, argmax = fp.max_pool2d(numbers(shape), 2, data_format=layout, return_argmax=True)
+    y, argmax = fp.max_pool2d(random(shape), 2, data_format=layout, return_argmax=True)
     window = {"kernel_size": 2, "convention": convention, "data_format": layout}
     indices = fp.argmax_to_indices(argmax, shape, **window)
-    assert beside(lambda: fp.max_unpool2d(y, indices, **window, backend=backend)) < 7 * MB
+    assert extra_memory(lambda: fp.max_unpool2d(y, indices, **window, backend=backend)) < 7 * MB
 
 
 def test_no_plan_keeps_an_array_of_the_size_of_a_plane():
@@ -256,16 +256,16 @@ def test_no_plan_keeps_an_array_of_the_size_of_a_plane():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
 def test_columns_take_blocks(order, dtype, backend):
-    x = numbers(IMAGE, dtype)
+    x = random(IMAGE, dtype)
     columns = fp.im2col(x, 3, 1, 1, order=order, backend=backend)
-    assert beside(lambda: fp.im2col(x, 3, 1, 1, order=order, backend=backend)) < 6 * MB
-    assert beside(lambda: fp.col2im(columns, x.shape, 3, 1, 1, order=order, backend=backend)) < 6 * MB
+    assert extra_memory(lambda: fp.im2col(x, 3, 1, 1, order=order, backend=backend)) < 6 * MB
+    assert extra_memory(lambda: fp.col2im(columns, x.shape, 3, 1, 1, order=order, backend=backend)) < 6 * MB
 
 
 def test_maxout_and_convolution_take_blocks(backend):
-    x = numbers((1024, 3072))
-    assert beside(lambda: fp.maxout(x, 1024, return_argmax=True, backend=backend)) < 6 * MB
+    x = random((1024, 3072))
+    assert extra_memory(lambda: fp.maxout(x, 1024, return_argmax=True, backend=backend)) < 6 * MB
     y, argmax = fp.maxout(x, 1024, return_argmax=True, backend=backend)
-    assert beside(lambda: fp.maxout_backward(y, argmax, x.shape, backend=backend)) < 6 * MB
-    image, filters = numbers(IMAGE), numbers((4, 3, 3, 3))
-    assert beside(lambda: fp.conv2d(image, filters, None, 1, 1, backend=backend)) < 48 * MB
+    assert extra_memory(lambda: fp.maxout_backward(y, argmax, x.shape, backend=backend)) < 6 * MB
+    image, filters = random(IMAGE), random((4, 3, 3, 3))
+    assert extra_memory(lambda: fp.conv2d(image, filters, None, 1, 1, backend=backend)) < 48 * MB

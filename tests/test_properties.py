@@ -1,4 +1,4 @@
-"""What must hold for every geometry, on problems that hypothesis makes up."""
+"""Properties that hold for every geometry, on random problems of hypothesis."""
 
 from math import prod
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, laid_out, shaped, values
+from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, shaped, to_layout, values
 
 import fastpool as fp
 
@@ -67,7 +67,7 @@ def problems(draw, most_axes=3, least_batch=0):
 def test_windows_are_as_many_as_the_definition_counts(problem):
     axes, shape, window, layout = problem
     counts = tuple(len(windows_by_definition(a, window["ceil_mode"])) for a in axes)
-    y = POOLS[len(axes)](laid_out(np.zeros(shape), layout), **window, data_format=layout, backend="numpy")
+    y = POOLS[len(axes)](to_layout(np.zeros(shape), layout), **window, data_format=layout, backend="numpy")
     assert y.shape == shaped((*shape[:2], *counts), layout)
 
 
@@ -76,25 +76,25 @@ def test_windows_are_as_many_as_the_definition_counts(problem):
 def test_pooling_is_the_maximum_over_each_window_by_definition(backend, problem):
     axes, shape, window, layout = problem
     x = np.random.default_rng(0).permutation(prod(shape)).reshape(shape)
-    y = POOLS[len(axes)](laid_out(x, layout), **window, data_format=layout, backend=backend)
+    y = POOLS[len(axes)](to_layout(x, layout), **window, data_format=layout, backend=backend)
     lists = [windows_by_definition(a, window["ceil_mode"]) for a in axes]
     expected = np.full((*shape[:2], *map(len, lists)), np.iinfo(x.dtype).min)
     for position in np.ndindex(expected.shape[2:]):
-        cells = x
+        window = x
         for i, (a, starts) in enumerate(zip(axes, lists, strict=True)):
             taps = starts[position[i]] + np.arange(a["kernel"]) * a["dilation"]
-            cells = cells.take(taps[(taps >= 0) & (taps < a["size"])], axis=i + 2)
-        expected[(..., *position)] = cells.max(tuple(range(2, cells.ndim)), initial=np.iinfo(x.dtype).min)
-    np.testing.assert_array_equal(y, laid_out(expected, layout))
+            window = window.take(taps[(taps >= 0) & (taps < a["size"])], axis=i + 2)
+        expected[(..., *position)] = window.max(tuple(range(2, window.ndim)), initial=np.iinfo(x.dtype).min)
+    np.testing.assert_array_equal(y, to_layout(expected, layout))
 
 
 @settings(bounded, max_examples=30)
 @given(problem=problems())
 def test_the_gradient_of_a_pool_is_the_adjoint_of_its_derivative(backend, problem):
-    """<dy, J v> = <J' dy, v>: where no two cells tie, J v picks from v what the pool picks from x."""
+    """<dy, J v> = <J' dy, v>: where no two elements tie, J v picks from v what the pool picks from x."""
     axes, shape, window, layout = problem
     n, rng = len(axes), np.random.default_rng(1)
-    x = laid_out(rng.permutation(prod(shape)).astype(np.float64).reshape(shape), layout)
+    x = to_layout(rng.permutation(prod(shape)).astype(np.float64).reshape(shape), layout)
     v = rng.integers(-9, 10, x.shape).astype(np.float64)
     plan = {**window, "data_format": layout, "backend": backend}
     y, argmax = POOLS[n](x, **plan, return_argmax=True)
@@ -129,11 +129,11 @@ def test_col2im_is_the_adjoint_of_im2col(backend, problem, order):
     _, shape, window, layout = problem
     plan = {k: v for k, v in window.items() if k != "ceil_mode"} | {"data_format": layout, "order": order}
     try:
-        fp.im2col(laid_out(np.zeros(shape), layout), **plan, backend="numpy")
+        fp.im2col(to_layout(np.zeros(shape), layout), **plan, backend="numpy")
     except ValueError:  # a window that only fits with ceil_mode
         plan["padding"] = tuple((b, a + 9) for b, a in plan["padding"])
     rng = np.random.default_rng(3)
-    x = laid_out(rng.integers(-9, 10, shape).astype(np.float64), layout)
+    x = to_layout(rng.integers(-9, 10, shape).astype(np.float64), layout)
     cols = fp.im2col(x, **plan, backend=backend)
     c = rng.integers(-9, 10, cols.shape).astype(np.float64)
     assert np.vdot(c, cols) == np.vdot(fp.col2im(c, x.shape, **plan, backend=backend), x)
@@ -144,7 +144,7 @@ def test_col2im_is_the_adjoint_of_im2col(backend, problem, order):
 @given(problem=problems())
 def test_indices_of_every_convention_lead_back_to_the_argmax(convention, problem):
     axes, shape, window, layout = problem
-    x = laid_out(values(shape, np.int32), layout)
+    x = to_layout(values(shape, np.int32), layout)
     argmax = POOLS[len(axes)](x, **window, data_format=layout, return_argmax=True, backend="numpy")[1]
     plan = {**window, "data_format": layout, "convention": convention}
     indices = fp.argmax_to_indices(argmax, x.shape, **plan)
@@ -159,7 +159,9 @@ def test_indices_of_every_convention_lead_back_to_the_argmax(convention, problem
 def test_indices_of_every_convention_name_the_cell_that_won(problem):
     axes, shape, window, layout = problem
     x = np.random.default_rng(4).permutation(prod(shape)).reshape(shape)
-    y, argmax = POOLS[len(axes)](laid_out(x, layout), **window, data_format=layout, return_argmax=True, backend="numpy")
+    y, argmax = POOLS[len(axes)](
+        to_layout(x, layout), **window, data_format=layout, return_argmax=True, backend="numpy"
+    )
     first = (lambda a: a) if layout == "channels_first" else (lambda a: np.moveaxis(a, -1, 1))
     y = first(y)
     n, c = np.ogrid[: shape[0], : shape[1]]
@@ -233,7 +235,7 @@ def same_bits(call, threads):
 @pytest.mark.parametrize("shape", [(1, 1, 700, 900), (2, 67, 60, 60), (300, 20, 12, 12)], ids=str)
 @pytest.mark.parametrize("window", THREADED)
 def test_pools_give_the_same_bits_whatever_the_number_of_threads(window, shape, layout, threads):
-    x = laid_out(np.random.default_rng(6).standard_normal(shape, np.float32), layout)
+    x = to_layout(np.random.default_rng(6).standard_normal(shape, np.float32), layout)
     plan = {**THREADED[window], "data_format": layout}
 
     def call():
@@ -259,7 +261,7 @@ def test_maxout_gives_the_same_bits_whatever_the_number_of_threads(shape, axis, 
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_columns_and_activations_give_the_same_bits_whatever_the_number_of_threads(layout, order, threads):
-    x = laid_out(np.random.default_rng(8).standard_normal((2, 16, 64, 64), np.float32), layout)
+    x = to_layout(np.random.default_rng(8).standard_normal((2, 16, 64, 64), np.float32), layout)
 
     def call():
         cols = fp.im2col(x, 3, padding=1, order=order, data_format=layout)

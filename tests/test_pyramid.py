@@ -1,4 +1,4 @@
-"""Pyramids: each level right, its metadata too, and none to be seen that is not finished."""
+"""Pyramids: levels and metadata are right, and an unfinished level is never visible."""
 
 import json
 import os
@@ -99,17 +99,17 @@ def test_metadata_tells_where_each_cell_is(version, tmp_path):
         name="slide",
         version=version,
     )
-    told = attributes(tmp_path / "x", version)
-    assert told["name"] == "slide"
-    assert told["axes"] == [
+    written = attributes(tmp_path / "x", version)
+    assert written["name"] == "slide"
+    assert written["axes"] == [
         {"name": "c", "type": "channel"},
         {"name": "y", "type": "space", "unit": "micrometer"},
         {"name": "x", "type": "space", "unit": "micrometer"},
     ]
-    assert [d["path"] for d in told["datasets"]] == ["0", "1", "2"]
-    steps = [{t["type"]: t[t["type"]] for t in d["coordinateTransformations"]} for d in told["datasets"]]
+    assert [d["path"] for d in written["datasets"]] == ["0", "1", "2"]
+    steps = [{t["type"]: t[t["type"]] for t in d["coordinateTransformations"]} for d in written["datasets"]]
     assert [s["scale"] for s in steps] == [[1, 0.5, 0.25], [1, 1, 0.75], [1, 2, 2.25]]
-    # The first cell of a level lies in the middle of the cells it is the maximum of.
+    # The first element of a level is at the centre of the elements that it is the maximum of.
     assert [s["translation"] for s in steps] == [[0, 0, 0], [0, 0.25, 0.25], [0, 0.75, 1]]
     if version == "0.5":
         assert zarr.open_array(tmp_path / "x" / "2").metadata.dimension_names == ("c", "y", "x")
@@ -230,17 +230,17 @@ def seen():
 
 def in_a_child(function):
     "The exit status, and what it returned."
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(tell, json.dumps(function()).encode())
+            os.write(writer, json.dumps(function()).encode())
             os._exit(0)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
-    os.close(tell)
-    with os.fdopen(told) as pipe:
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
         text = pipe.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text and json.loads(text)
 
@@ -308,7 +308,7 @@ def test_overwriting_is_killed_at_any_moment_and_no_old_data_pass_for_new(way, t
     for overwrite, _, seen, result in outcomes:
         assert seen in allowed.get(way, {"new", "no group", *INCOMPLETE})
         if overwrite:
-            assert result == ["new", ["x"]], "nothing is left beside it"
+            assert result == ["new", ["x"]], "nothing else is left"
         elif "outside any group" in result:
             assert way == "half deleted"
         else:
@@ -355,7 +355,7 @@ def other_store(request):
 
 
 def test_in_other_stores_what_an_interrupted_deletion_leaves_is_deleted(other_store, monkeypatch):
-    store, kind = other_store
+    store, store_type = other_store
     old, new = image((30, 20)), image((30, 20))[::-1]
     plan = {"store": store, "chunks": (8, 8)}
     pyramid(old, 3, **plan)
@@ -367,8 +367,8 @@ def test_in_other_stores_what_an_interrupted_deletion_leaves_is_deleted(other_st
         deleted.append(prefix)
         await delete_dir(self, prefix)
 
-    delete_dir = kind.delete_dir
-    monkeypatch.setattr(kind, "delete_dir", tear)
+    delete_dir = store_type.delete_dir
+    monkeypatch.setattr(store_type, "delete_dir", tear)
     with pytest.raises(Torn):
         pyramid(new, 3, **plan, overwrite=True)
     monkeypatch.undo()

@@ -1,8 +1,8 @@
-"""The numba backend where rows end in the middle of vectors, for each way of going along them and down between them."""
+"""The numba backend on rows that end in the middle of a vector, for each kernel that works along rows or columns."""
 
 import numpy as np
 import pytest
-from specimens import POOLS, POOLS_BACKWARD, laid_out, values
+from specimens import POOLS, POOLS_BACKWARD, to_layout, values
 
 import fastpool as fp
 
@@ -13,13 +13,12 @@ DTYPES = ["float32", "uint8", "float16", "float64"]
 WIDTHS = [*range(1, 20), 31, 32, 33, 47, 48, 63, 64, 65, 66, 127, 128, 129, 191, 193, 255, 257, 640]
 
 
-def pools_as_numpy_does(x, *window, **more):
+def assert_pools_as_numpy(x, *window, **more):
     y, argmax = fp.max_pool2d(x, *window, **more, return_argmax=True)
-    expected, winners = fp.max_pool2d(x, *window, **more, return_argmax=True, backend="numpy")
+    expected, expected_argmax = fp.max_pool2d(x, *window, **more, return_argmax=True, backend="numpy")
     np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(argmax, winners)
+    np.testing.assert_array_equal(argmax, expected_argmax)
     np.testing.assert_array_equal(fp.max_pool2d(x, *window, **more), expected)
-    return True
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -35,10 +34,10 @@ def test_rows_of_every_length_give_what_numpy_gives(kernel, stride, padding, dty
     for width in WIDTHS:
         if width + 2 * padding >= kernel:
             x = values((1, 2, 3, width), dtype)
-            assert pools_as_numpy_does(x, (2, kernel), (1, stride), (0, padding))
+            assert_pools_as_numpy(x, (2, kernel), (1, stride), (0, padding))
 
 
-SIDE_BY_SIDE = [(1, 1, 0, 1), (2, 2, 0, 1), ((3, 2), (3, 2), 0, 1), *((k, k, 0, 1) for k in (3, 4, 5, 7, 8, 11))]
+NONOVERLAPPING = [(1, 1, 0, 1), (2, 2, 0, 1), ((3, 2), (3, 2), 0, 1), *((k, k, 0, 1) for k in (3, 4, 5, 7, 8, 11))]
 OVERLAPPING = [
     *((3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), (5, 2, 2, 1), (4, 1, 2, 1), (4, 2, 1, 1), (3, 3, 1, 1), (5, 3, 2, 1)),
     *(((3, 2), (1, 3), (1, 1), 1), ((2, 3), (2, 1), (0, 1), 1), (3, 1, 2, 2), (3, 2, 1, 2), (2, 1, 0, 1), (3, 2, 0, 1)),
@@ -47,10 +46,10 @@ OVERLAPPING = [
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [*SIDE_BY_SIDE, *OVERLAPPING])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [*NONOVERLAPPING, *OVERLAPPING])
 def test_gradients_of_rows_of_every_length(kernel, stride, padding, dilation, dtype, layout):
     for width in WIDTHS:
-        x = laid_out(values((2, 3, 11 + width % 7, width), dtype), layout)
+        x = to_layout(values((2, 3, 11 + width % 7, width), dtype), layout)
         window = kernel, stride, padding, dilation
         if np.min(np.broadcast_to(width + 2 * np.array(padding) - (np.array(kernel) - 1) * dilation, 2)) <= 0:
             continue
@@ -64,7 +63,7 @@ def test_gradients_of_rows_of_every_length(kernel, stride, padding, dilation, dt
 
 @pytest.mark.parametrize("size", [(4, 6, 8), (5, 7, 9), (2, 3, 40), (3, 2, 17)])
 @pytest.mark.parametrize("window", [((2, 3, 2), None, 0), (2, 2, 0), (3, 2, 1), (3, 1, 1), ((1, 3, 2), (1, 2, 1), 1)])
-def test_gradients_of_volumes_with_cells_that_no_window_covers(window, size):
+def test_gradients_of_volumes_with_elements_that_no_window_covers(window, size):
     if np.any(np.array(size) + 2 * window[2] < window[0]):
         pytest.skip("a window larger than the volume")
     x = values((2, 3, *size), "float32")
@@ -86,11 +85,11 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
         window = fp.window.Window.plan(2, size, kernel, stride, padding)
         _, kh, kw = window.kernel
         if kh > 2 * size[0]:
-            continue  # with windows of nothing but padding
-        _, winners = fp.max_pool2d(values(size, "float32"), kernel, stride, padding, return_argmax=True)
-        winners = np.stack([winners[None, None]] * inner, -1)[[0] * 3].astype(index)
-        fits = numba.prepare_argmax_fits(window, 3, inner, winners.dtype)
-        for argmax in (winners, np.full_like(winners, kh * kw // 2)):
+            continue  # some windows would have only padding
+        _, valid = fp.max_pool2d(values(size, "float32"), kernel, stride, padding, return_argmax=True)
+        valid = np.stack([valid[None, None]] * inner, -1)[[0] * 3].astype(index)
+        fits = numba.prepare_argmax_fits(window, 3, inner, valid.dtype)
+        for argmax in (valid, np.full_like(valid, kh * kw // 2)):
             assert fits(argmax)
             for oh in {0, 1, 2, argmax.shape[2] - 1}:
                 for ow in {0, 1, argmax.shape[3] // 2, argmax.shape[3] - 1}:
@@ -112,7 +111,7 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
 def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, dtype, tuned):
     tuned(LEAST_WIDE=64, MOST_KEPT=1)
     for windows in (194, 195, 255, 259, 383):
-        x = laid_out(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
+        x = to_layout(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
         plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
         inner = 3 if layout == "channels_last" else 1
         _, tiles, _ = van_herk(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
@@ -145,18 +144,18 @@ EXTREME = [  # shapes with their channels first, kernel_size, stride, padding, d
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("most", [700, 1 << 12, 1 << 14, 1 << 16])
 def test_windows_whose_tiles_are_too_large_give_what_numpy_gives(most, layout, dtype, tuned):
-    """A limit on scratch that small arrays pass takes them to smaller tiles, or to the kernels that need none."""
+    """A low limit on scratch makes small arrays use smaller tiles, or the kernels without scratch."""
     tuned(MOST_SCRATCH=most, MOST_SUMS_IN_SCRATCH=8, LEAST_WIDE=64)
     for shape, *window in EXTREME:
         axes = len(shape) - 2
         pool, backward = POOLS[axes], POOLS_BACKWARD[axes]
-        x = laid_out(values(shape, dtype), layout)
+        x = to_layout(values(shape, dtype), layout)
         window = dict(zip(("kernel_size", "stride", "padding", "dilation"), window, strict=True), data_format=layout)
-        expected, winners = pool(x, **window, return_argmax=True, backend="numpy")
-        y, argmax = np.empty_like(expected), np.empty_like(winners)
+        expected, expected_argmax = pool(x, **window, return_argmax=True, backend="numpy")
+        y, argmax = np.empty_like(expected), np.empty_like(expected_argmax)
         pool(x, **window, return_argmax=True, out=(y, argmax), backend="numba")
         np.testing.assert_array_equal(y, expected, str(shape))
-        np.testing.assert_array_equal(argmax, winners, str(shape))
+        np.testing.assert_array_equal(argmax, expected_argmax, str(shape))
         pool(x, **window, out=y, backend="numba")
         np.testing.assert_array_equal(y, expected, str(shape))
         if x.dtype.kind == "f":
@@ -174,6 +173,6 @@ def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     assert tiles.block_rows >= 65
     fp.set_num_threads(threads)
     try:
-        assert pools_as_numpy_does(values((160, 600), "float32"), 33, 1, 16)
+        assert_pools_as_numpy(values((160, 600), "float32"), 33, 1, 16)
     finally:
         fp.set_num_threads(None)

@@ -1,4 +1,4 @@
-"""The rules of DESIGN section 2, one test each: what a call means, and what it refuses."""
+"""The rules of docs/semantics.md, one test each: the results of calls, and their errors."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import DTYPES, FLOATS, INTEGERS, INTERPRETED, LAYOUTS, POOLS, has, laid_out, values
+from specimens import DTYPES, FLOATS, INTEGERS, INTERPRETED, LAYOUTS, POOLS, has, to_layout, values
 
 import fastpool as fp
 from fastpool import calls
@@ -117,19 +117,19 @@ def test_padding_never_wins_not_even_against_the_lowest_value(dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_window_of_padding_alone_gives_the_lowest_value(dtype, layout, backend):
-    x = laid_out(np.ones((1, 3, 2, 2), dtype), layout)
+    x = to_layout(np.ones((1, 3, 2, 2), dtype), layout)
     y, argmax = fp.max_pool2d(x, 1, padding=1, data_format=layout, return_argmax=True, backend=backend)
     expected = np.full((1, 3, 4, 4), lowest(dtype), dtype)
     expected[:, :, 1:3, 1:3] = 1
-    np.testing.assert_array_equal(y, laid_out(expected, layout))
+    np.testing.assert_array_equal(y, to_layout(expected, layout))
     assert not argmax.any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel_size", [(1, 1, 3), (1, 2, 2)])
 def test_padding_behind_the_only_slice_of_a_volume_makes_windows_of_padding_alone(kernel_size, layout, backend):
-    """Volumes of one slice were pooled as images, and the windows behind the slice left as memory was."""
-    x = laid_out(np.arange(1, 41, dtype=np.float32).reshape(2, 1, 1, 4, 5), layout)
+    """Volumes of one slice were pooled as images, and the windows after the slice were left uninitialised."""
+    x = to_layout(np.arange(1, 41, dtype=np.float32).reshape(2, 1, 1, 4, 5), layout)
     window = {"stride": kernel_size, "padding": ((0, 4), (0, 0), (0, 1)), "data_format": layout}
     y, argmax = fp.max_pool3d(x, kernel_size, **window, return_argmax=True, backend=backend)
     image = window | {"padding": ((0, 0), (0, 0), (0, 1))}
@@ -155,12 +155,12 @@ def test_a_window_of_padding_alone_sends_no_gradient(dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_first_maximum_wins_a_tie(layout, dtype, backend):
-    x = laid_out(np.ones((1, 3, 8, 8), dtype), layout)
+    x = to_layout(np.ones((1, 3, 8, 8), dtype), layout)
     x[(..., 0, 0) if layout == "channels_first" else (0, 0, 0)] = 0
     argmax = fp.max_pool2d(x, 4, return_argmax=True, data_format=layout, backend=backend)[1]
     expected = np.zeros((1, 3, 2, 2))
     expected[..., 0, 0] = 1
-    np.testing.assert_array_equal(argmax, laid_out(expected, layout))
+    np.testing.assert_array_equal(argmax, to_layout(expected, layout))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -178,16 +178,16 @@ def test_argmax_is_what_numpy_argmax_gives_for_each_window(dtype, backend):
 def test_the_first_nan_beats_everything(dtype, sign, backend):
     x = np.array([[1, np.inf, 3, 2, 5, 4]], dtype)
     x[0, [2, 3]] = np.copysign(np.nan, sign).astype(dtype)
-    for window, winners in (((1, 6), [2]), ((1, 3), [2, 0]), ((1, 2), [1, 0, 0])):
+    for window, expected in (((1, 6), [2]), ((1, 3), [2, 0]), ((1, 2), [1, 0, 0])):
         y, argmax = fp.max_pool2d(x, window, return_argmax=True, backend=backend)
-        np.testing.assert_array_equal(argmax, [winners])
+        np.testing.assert_array_equal(argmax, [expected])
         alone = fp.max_pool2d(x, window, backend=backend)
         np.testing.assert_array_equal(np.isnan(alone), np.isnan(y))
         assert np.isnan(y[0, 0]) == (window != (1, 2))
 
 
 def test_bytes_of_a_bool_other_than_1_are_true(backend):
-    """As NumPy has it; a kernel that compares bytes would let the largest win."""
+    """As in NumPy. A kernel that compares bytes would return the largest."""
     x = np.array([[0, 1, 2, 255], [0, 0, 128, 1]], np.uint8).view(bool)
     clean = np.array([[False, True, True, True], [False, False, True, True]])
     for call in (
@@ -410,7 +410,7 @@ def test_argmax_takes_the_fewest_bytes(kernel_size, dtype):
 
 @pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
 def test_a_window_larger_than_any_argmax_names_is_refused_only_where_the_argmax_is_asked_for():
-    """numba alone takes it in the time that the cells take, not the taps."""
+    """Only numba takes time in proportion to the elements instead of the taps."""
     size, padding = 2**33, 2**32
     for x in (np.arange(4.0), np.arange(8.0)[::2]):
         np.testing.assert_array_equal(fp.max_pool1d(x, size, padding=padding, backend="numba"), x.max(keepdims=True))
@@ -487,14 +487,14 @@ CORRUPTED = {
 @pytest.mark.parametrize("shape", [(2, 3, 9, 8), (1, 1, 6, 17), (2, 2, 3, 6, 8)], ids=str)
 @pytest.mark.parametrize("name", CORRUPTED)
 def test_all_backends_agree_which_argmax_fits(name, shape, layout, backend):
-    given = dict(CORRUPTED[name])
+    arguments = dict(CORRUPTED[name])
     if len(shape) == 5:
-        given["kernel_size"] = (1, given["kernel_size"], given["kernel_size"])
-        if "padding" in given:
-            p = given["padding"]
-            given["padding"] = (0, p, p) if isinstance(p, int) else ((0, 0), *p)
+        arguments["kernel_size"] = (1, arguments["kernel_size"], arguments["kernel_size"])
+        if "padding" in arguments:
+            p = arguments["padding"]
+            arguments["padding"] = (0, p, p) if isinstance(p, int) else ((0, 0), *p)
     shape = shape if layout == "channels_first" else (shape[0], *shape[2:], shape[1])
-    window = Window.plan(len(shape) - 2, shape, **given, data_format=layout)
+    window = Window.plan(len(shape) - 2, shape, **arguments, data_format=layout)
     inside = layout == "channels_last" and window.channels > 1
     outer, inner = (window.batch, window.channels) if inside else (window.batch * window.channels, 1)
     x = values((outer, *window.size, inner), np.float32)
@@ -613,7 +613,7 @@ def test_any_other_array_is_copied_once(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 1), (1, 4, 5, 3), (1, 1, 5, 1), (1, 1, 1, 1), (2, 1, 5, 1)], ids=str)
 def test_columns_of_one_window_may_have_any_stride_along_axes_of_one(shape, backend):
-    """Such an axis may have any stride, which was believed: cells beside the arrays were read and written."""
+    """Such an axis may have any stride, which was used: memory outside the arrays was read and written."""
     n, c, k, positions = shape
     x_shape, window = (n, c, k + positions - 1), {"kernel_size": (k,), "order": "windows", "backend": backend}
     columns = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -676,7 +676,7 @@ def planned_or_not(request):
 @pytest.mark.usefixtures("planned_or_not")
 @pytest.mark.parametrize("op", OUT_CALLS)
 class TestOut:
-    def room(self, op):
+    def new_out(self, op):
         shapes = {
             "max_pool2d": (2, 3, 2, 2), "maxout": (2, 3, 4, 2), "im2col": (2, 12, 9), "col2im": (2, 1, 2, 5),
             "global_max_pool": (2, 3), "conv2d": (2, 2, 1, 1),
@@ -684,7 +684,7 @@ class TestOut:
         return np.zeros(shapes.get(op, IMAGES.shape), np.float32)
 
     def test_is_written_and_returned(self, op):
-        out = np.full_like(self.room(op), np.nan)
+        out = np.full_like(self.new_out(op), np.nan)
         assert OUT_CALLS[op](out) is out
         assert not np.isnan(out).any()
 
@@ -694,10 +694,10 @@ class TestOut:
 
     def test_of_another_dtype_is_refused(self, op):
         with pytest.raises(ValueError, match="out must have dtype float32, got float64"):
-            OUT_CALLS[op](self.room(op).astype(np.float64))
+            OUT_CALLS[op](self.new_out(op).astype(np.float64))
 
     def test_read_only_is_refused(self, op):
-        out = self.room(op)
+        out = self.new_out(op)
         out.flags.writeable = False
         with pytest.raises(ValueError, match="out must be writeable"):
             OUT_CALLS[op](out)
@@ -772,9 +772,9 @@ def test_out_that_shares_memory_with_an_input_is_refused(call):
 
 
 def test_y_and_argmax_may_not_share_memory(backend):
-    room = np.zeros((2, 2), np.uint8)
+    out = np.zeros((2, 2), np.uint8)
     with pytest.raises(ValueError, match="out must not share memory"):
-        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(room, room), backend=backend)
+        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(out, out), backend=backend)
 
 
 def test_nothing_is_written_where_the_second_of_two_outs_is_refused(backend):
@@ -794,12 +794,12 @@ def test_out_in_the_gaps_between_the_cells_of_an_input_is_taken(backend):
 
 
 def test_out_is_a_pair_exactly_where_argmax_is_returned(backend):
-    room = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8)
-    y, argmax = fp.max_pool2d(EYE, 2, return_argmax=True, out=room, backend=backend)
-    assert y is room[0]
-    assert argmax is room[1]
+    out = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8)
+    y, argmax = fp.max_pool2d(EYE, 2, return_argmax=True, out=out, backend=backend)
+    assert y is out[0]
+    assert argmax is out[1]
     with pytest.raises(ValueError, match=r"out must be one array, or \(y, argmax\)"):
-        fp.max_pool2d(EYE, 2, out=room, backend=backend)
+        fp.max_pool2d(EYE, 2, out=out, backend=backend)
 
 
 # Empty and refused
@@ -954,7 +954,7 @@ def test_the_largest_unsigned_index_is_not_minus_one(convention, backend):
 
 
 def test_indices_that_no_int64_holds_are_refused():
-    """Of a few windows far apart, in planes that nobody has: of 2**62 cells in six channels, and of 2**64."""
+    """Of a few windows far apart, in planes larger than memory: of 2**62 elements in six channels, and of 2**64."""
     argmax = np.zeros((2, 3, 2, 2), np.uint8)
     large, larger = ((2, 3, 2**n, 2**n) for n in (31, 32))
     too_many = "x_shape must have no more cells than an index in int64 can name"

@@ -1,7 +1,7 @@
-"""PyTorch as an outside judge: values, indices and gradients on seeded random problems.
+"""PyTorch as an independent reference: values, indices and gradients on seeded random problems.
 
-PyTorch pads by at most half a window, alike at both ends; of several NaN in a window it names the last, we the first,
-so indices are compared without NaN. FASTPOOL_TORCH_PROBLEMS sets the number of problems.
+PyTorch pads by at most half a window, the same at both ends. Of several NaN in a window its index is the last, that of
+fastpool the first, so indices are compared without NaN. FASTPOOL_TORCH_PROBLEMS sets the number of problems.
 """
 
 import os
@@ -9,7 +9,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, laid_out, values
+from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, to_layout, values
 
 import fastpool as fp
 from fastpool import convolution
@@ -71,22 +71,22 @@ def test_pooling_agrees(seed):
     theirs = tensor(x).requires_grad_(is_float)
     expected, indices = MAX_POOLS[axes](theirs, **window, return_indices=True)
 
-    mine = laid_out(x, layout)
+    mine = to_layout(x, layout)
     plan = {**window, "data_format": layout}
     y, argmax = POOLS[axes](mine, **plan, return_argmax=True)
-    same(y, laid_out(array(expected), layout))
+    same(y, to_layout(array(expected), layout))
     np.testing.assert_array_equal(
-        fp.argmax_to_indices(argmax, mine.shape, **plan, convention="torch"), laid_out(indices.numpy(), layout)
+        fp.argmax_to_indices(argmax, mine.shape, **plan, convention="torch"), to_layout(indices.numpy(), layout)
     )
     if is_float:
         dy = np.random.default_rng(seed).integers(-4, 5, expected.shape).astype(dtype)
         expected.backward(tensor(dy))
-        dx = POOLS_BACKWARD[axes](laid_out(dy, layout), argmax, mine.shape, **plan)
-        same(dx, laid_out(array(theirs.grad), layout))
+        dx = POOLS_BACKWARD[axes](to_layout(dy, layout), argmax, mine.shape, **plan)
+        same(dx, to_layout(array(theirs.grad), layout))
 
 
 @pytest.mark.parametrize("axes", [2, 3])
-def test_a_tensor_with_its_channels_last_in_memory_pools_alike(axes):
+def test_a_channels_last_tensor_gives_the_same_maxima(axes):
     x = values((2, 7, 9, 8, 6)[: axes + 2], np.float32)
     x[np.isnan(x)] = 0
     memory = {2: torch.channels_last, 3: torch.channels_last_3d}[axes]
@@ -150,18 +150,18 @@ def test_convolution_and_its_gradients_agree(window, groups, bias, layout, dtype
 
     plan = {"groups": groups, "data_format": layout, **window}
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype is np.float32 else {"rtol": 1e-11, "atol": 1e-11}
-    mine = laid_out(x, layout)
+    mine = to_layout(x, layout)
     y = fp.conv2d(mine, w, b if bias else None, **plan)
-    np.testing.assert_allclose(y, laid_out(array(expected), layout), **close)
-    dx, dw, db = fp.conv2d_backward(laid_out(dy, layout), mine, w, **plan)
-    np.testing.assert_allclose(dx, laid_out(array(tx.grad), layout), **close)
+    np.testing.assert_allclose(y, to_layout(array(expected), layout), **close)
+    dx, dw, db = fp.conv2d_backward(to_layout(dy, layout), mine, w, **plan)
+    np.testing.assert_allclose(dx, to_layout(array(tx.grad), layout), **close)
     np.testing.assert_allclose(dw, array(tw.grad), **close)
     np.testing.assert_allclose(db, dy.sum((0, 2, 3)), **close)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_convolution_with_any_stride_agrees(seed):
-    """Also with strides beyond the filter, cells left over at the end, and blocks of a row each; in whole numbers."""
+    """Also with strides beyond the filter, elements left over at the end, and blocks of one row; with integers."""
     rng = np.random.default_rng([14, seed])
     kernel, stride, padding, dilation = (
         tuple(map(int, rng.integers(low, high, 2))) for low, high in ((1, 4), (1, 6), (0, 4), (1, 3))
@@ -184,9 +184,9 @@ def test_convolution_with_any_stride_agrees(seed):
     for block_bytes in (convolution.BLOCK_BYTES, 1):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(convolution, "BLOCK_BYTES", block_bytes)
-            same(fp.conv2d(laid_out(x, layout), w, b, **plan), laid_out(array(expected), layout))
-            dx, dw, db = fp.conv2d_backward(laid_out(dy, layout), laid_out(x, layout), w, **plan)
-        same(dx, laid_out(array(tx.grad), layout))
+            same(fp.conv2d(to_layout(x, layout), w, b, **plan), to_layout(array(expected), layout))
+            dx, dw, db = fp.conv2d_backward(to_layout(dy, layout), to_layout(x, layout), w, **plan)
+        same(dx, to_layout(array(tx.grad), layout))
         same(dw, array(tw.grad))
         same(db, array(tb.grad))
 

@@ -300,14 +300,14 @@ def test_strided_arrays_are_copied_on_their_stream(x, streams):
 def test_dlpack_is_taken_where_the_interface_names_no_stream(x, streams):
     """JAX's arrays have both; by their interface they could be read before they were written."""
     x = x.numpy()
-    given = ExportingWithDlpack(x)
-    y = fp.max_pool2d(given, 2)
-    assert given.asked == 1
+    exporter = ExportingWithDlpack(x)
+    y = fp.max_pool2d(exporter, 2)
+    assert exporter.asked == 1
     assert streams == [1]
     assert y.stream == 1
-    given = ExportingWithDlpack(x, 7)
-    assert fp.max_pool2d(given, 2).stream == 7
-    assert given.asked is None
+    exporter = ExportingWithDlpack(x, 7)
+    assert fp.max_pool2d(exporter, 2).stream == 7
+    assert exporter.asked is None
 
 
 def test_bfloat16_stays_bfloat16(x, streams):
