@@ -1,10 +1,10 @@
 # make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | interpret | gpu | check | docs | bench | peers | report | asv |
 # asv-compare | dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
-# `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` do without what is a large download on some machines.
-# `make peers PEERS="--rows forward --json peers.json"` hands options to the side-by-side.
-# `make arm64 ARM64="tests/test_rules.py -k numba"` runs these tests on an emulated 64-bit ARM processor, instead of a selection.
-# `make asv-compare BASE=main FACTOR=1.25` tells what this commit makes slower or faster by more than the factor.
+# `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` leave out the largest downloads.
+# `make peers PEERS="--rows forward --json peers.json"` passes options to the comparison with peers.
+# `make arm64 ARM64="tests/test_rules.py -k numba"` runs these tests on an emulated 64-bit ARM processor, instead of the default selection.
+# `make asv-compare BASE=main FACTOR=1.25` shows what this commit makes slower or faster by more than the factor.
 # `make dashboard N=8` shows the last eight commits that build; `make dashboard ASV="--bench max_pool2d"` a part of the suite.
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,13 +35,13 @@ demo: $(VENV)/.demo
 test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks $(VENV)/.kernels
 	$(BIN)/python -m pytest -q -n 2
 
-# The kernels compiled ahead, for this machine: some ten minutes the first time and after a change of a kernel or of Numba,
+# Compile the kernels for this machine: some ten minutes the first time and after a change of a kernel or of Numba,
 # otherwise seconds. `make kernels LEVELS="x86-64-v3 x86-64-v4"` compiles for these processors.
 kernels: $(VENV)/.kernels
 	$(BIN)/python -m fastpool.build $(LEVELS)
 
 # A wheel with the kernels that are built here, for every Linux with a C library that is not older than this one's.
-# What setuptools has gathered for an earlier wheel would go into this one too.
+# setuptools would also add files left in build/ by an earlier wheel.
 wheel: kernels $(VENV)/.dev
 	rm -rf dist/*.whl build/lib* build/bdist*
 	$(BIN)/python -m build --wheel --outdir dist .
@@ -59,16 +59,16 @@ MINUTES ?= 120
 fuzz: $(VENV)/.cuda-test
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
-# The compiled modules under gcc's sanitizers of addresses, undefined behaviour and threads, in a copy built for this alone.
+# The compiled modules under gcc's sanitizers of addresses, undefined behaviour and threads, in a separate build.
 sanitize: $(VENV)/.cuda-test
 	$(BIN)/python tests/sanitize.py $(SEED)
 
-# Indices of arrays inside kernels are checked, in kernels compiled for this alone: not loads and stores at an address.
+# Kernels compiled with bounds checks on array indices; loads and stores at an address are not checked.
 sanitize-numba: $(VENV)/.cuda-test
 	NUMBA_BOUNDSCHECK=1 FASTPOOL_KERNELS=jit $(BIN)/python tests/fuzz.py --backend numba --cases 20 --seed $(SEED)
 
 # 64-bit ARM without such a machine: kernels and compiled modules are cross-compiled, and a part of the tests runs under
-# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user: half an hour, a part of it for the kernels, which are kept.
+# qemu-user. Needs Debian with gcc-aarch64-linux-gnu and qemu-user: half an hour, a part of it for the kernels, which are cached.
 ARM64 ?=
 arm64: $(VENV)/.cuda-test
 	$(BIN)/python tests/arm64.py $(ARM64)
@@ -79,10 +79,10 @@ interpret: $(VENV)/.cuda-test $(VENV)/.torch
 	FASTPOOL_TEST_CUDA=interpreted $(BIN)/python -m pytest -q -n 2 $(INTERPRET) tests/test_conformance.py tests/test_rules.py \
 		tests/test_other_array_libraries.py
 
-# And on one, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich; CuPy and JAX if
-# they are to take part: JAX must not take the memory beforehand, and what these libraries deprecate is no failure here.
-# compute-sanitizer looks on where it is installed, at Numba's arrays: those have memory of their own.
-# `make gpu GPU_PYTEST="-n 12"` compiles in so many processes, where pytest-xdist is installed.
+# On a GPU, with the interpreter GPU_PYTHON, which has numba-cuda, PyTorch, ml_dtypes, pytest and rich, and optionally CuPy
+# and JAX. JAX must not preallocate memory, and deprecation warnings of these libraries are no failures here.
+# compute-sanitizer, if installed, runs the tests of Numba's arrays, whose memory is not pooled.
+# `make gpu GPU_PYTEST="-n 12"` compiles in 12 processes, if pytest-xdist is installed.
 GPU_PYTHON ?= $(PYTHON)
 GPU_PYTEST ?=
 gpu: export FASTPOOL_TEST_CUDA = 1
@@ -114,11 +114,11 @@ report: $(VENV)/.bench
 		--folder docs/performance --readme README.md --page docs/performance.md
 	$(BIN)/python -m benchmarks.report benchmarks/results/peers.json $(SPEED:%=--speed "%") --output report.html
 
-# Each benchmark once, in this working tree as it is: whether the suite runs, and roughly how fast.
+# Each benchmark once, in this working tree: whether the suite runs, and rough times.
 asv: $(VENV)/.machine
 	$(IN_BENCHMARKS) run --python=same --quick --show-stderr $(ASV)
 
-# Both commits are built, each in its turn, and measured in alternating rounds.
+# Both commits are built and measured in alternating rounds.
 asv-compare: $(VENV)/.machine
 	$(IN_BENCHMARKS) continuous --factor $(FACTOR) --interleave-rounds --attribute rounds=$(ROUNDS) $(ASV) $(BASE) HEAD
 
@@ -135,32 +135,32 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# asv asks about the machine once, and takes its own answers.
+# asv asks about the machine once; --yes accepts the answers that it suggests.
 $(VENV)/.machine: $(VENV)/.bench
 	$(IN_BENCHMARKS) machine --yes
 	touch $@
 
-# The package is built where it stands, once for each set of extras that is asked for.
+# The package is built in place, once for each requested set of extras.
 $(VENV)/.%: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-# Libraries of older sources go, those of other levels too.
+# Libraries of older sources are deleted, for all levels.
 $(VENV)/.kernels: $(KERNEL_SOURCES) | $(VENV)/.cuda-test
 	rm -f fastpool/backends/numba/kernels.*.so
 	$(BIN)/python -m fastpool.build
 	touch $@
 
-# PyTorch judges from outside where it can be had; without it those tests are skipped.
+# PyTorch is an independent reference if it can be installed; without it those tests are skipped.
 $(VENV)/.torch: | $(VENV)/.cuda-test
 	test -z "$(TORCH)" || $(BIN)/python -m pip install --quiet --only-binary :all: "$(TORCH)" \
-		|| echo "make: no $(TORCH) to be had here; the tests that compare with PyTorch will be skipped" >&2
+		|| echo "make: $(TORCH) cannot be installed here; the tests that compare with PyTorch will be skipped" >&2
 	touch $@
 
-# The frameworks that fastpool works in, each where it can be had.
+# The frameworks of the integrations, each if it can be installed.
 $(VENV)/.frameworks: | $(VENV)/.torch
 	for each in $(FRAMEWORKS); do \
 		$(BIN)/python -m pip install --quiet --only-binary :all: "$$each" \
-			|| echo "make: no $$each to be had here; the tests that need it will be skipped" >&2; \
+			|| echo "make: $$each cannot be installed here; the tests that need it will be skipped" >&2; \
 	done
 	touch $@

@@ -1,6 +1,6 @@
-"""Typical calls of every op, in one table: for `fastpool bench`, asv, the tests of conformance and those of races.
+"""Typical calls of every op, for `fastpool bench`, asv, and tests that compare backends or look for races.
 
-To add an op, or a window worth watching, add an entry to CASES.
+To add an op or a window, add an entry to CASES.
 
 >>> import numpy as np
 >>> case = CASES["max_pool2d 2x2 s2"]
@@ -31,19 +31,19 @@ Make = Callable[[np.random.Generator, np.dtype, Shape, str], Arguments]
 
 @dataclass(frozen=True)
 class Case:
-    """One call of one public function, with its inputs still to be made.
+    """One call of one public function, whose inputs are created by `arguments`.
 
     Attributes
     ----------
-    name : what the tables show, unique
+    name : unique, as the tables show it
     op : the name of the function in fastpool
     make : (rng, dtype, shape, layout) -> arguments of the function by name
-        `shape` is that of the forward pass's input, channels first whatever the layout.
-    small : that shape at size "small", for which loops in Python take a fraction of a second
+        `shape` is that of the input of the forward pass, channels first in either layout.
+    small : that shape at size "small", small enough for loops in Python
     full : at size "full", too large for the caches; "medium" is the first eighth of it
-    takes : the dtypes that the op takes: "all", "numbers" (all but bool) or "floats"
-    exact : whether every backend must give the same bits; else sums may be rounded differently
-    quick : whether it stands for its kind in a quick look
+    takes : the dtypes that the op takes: "all", "numeric" (all but bool) or "floats"
+    exact : whether every backend must return the same bits; otherwise sums may be rounded differently
+    quick : whether a quick run includes it
     """
 
     name: str
@@ -58,7 +58,7 @@ class Case:
     def takes_dtype(self, dtype: Any) -> bool:
         """Whether the op is defined for a dtype."""
         dtype = np.dtype(dtype)
-        return self.takes == "all" or arrays.is_float(dtype) or (self.takes == "numbers" and dtype.kind != "b")
+        return self.takes == "all" or arrays.is_float(dtype) or (self.takes == "numeric" and dtype.kind != "b")
 
     def shape(self, size: str) -> Shape:
         """The shape of the forward pass's input at a size, channels first."""
@@ -81,7 +81,7 @@ class Case:
 
 
 def results(result: Any) -> tuple[np.ndarray, ...]:
-    """The arrays of what a case gave."""
+    """The result of a case as a tuple of arrays."""
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -92,7 +92,7 @@ def bytes_moved(arguments: Mapping[str, Any], result: Any) -> int:
 
 
 def random_array(rng: np.random.Generator, dtype: np.dtype, shape: Shape) -> np.ndarray:
-    """Normal numbers; integers within 100 of zero, so that there are ties; coin tosses."""
+    """Normal values; integers from -100 to 100, which have ties; random booleans."""
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.kind in "iu":
@@ -145,9 +145,9 @@ def _global_pool(small: Shape, full: Shape) -> Iterator[Case]:
         return {**forward(rng, dtype, shape, layout), "return_argmax": True}
 
     def backward(rng, dtype, shape, layout):
-        cells = int(np.prod(shape[2:]))
+        elements = int(np.prod(shape[2:]))
         argmax_dtype = Window.plan(len(shape) - 2, shape, shape[2:]).argmax_dtype
-        argmax = rng.integers(0, cells, shape[:2]).astype(argmax_dtype)
+        argmax = rng.integers(0, elements, shape[:2]).astype(argmax_dtype)
         dy = random_array(rng, dtype, shape[:2])
         return {"dy": dy, "argmax": argmax, "x_shape": in_layout(shape, layout), "data_format": layout}
 
@@ -157,7 +157,7 @@ def _global_pool(small: Shape, full: Shape) -> Iterator[Case]:
 
 
 def _unpool(small: Shape, full: Shape) -> Iterator[Case]:
-    """Of a 2x2 pooling: random cells of each window, as torch counts them."""
+    """The inverse of 2x2 pooling, with a random element of each window, by the indices of PyTorch."""
 
     def make(rng, dtype, shape, layout):
         pooled = in_layout((*shape[:2], shape[2] // 2, shape[3] // 2), layout)
@@ -207,7 +207,7 @@ def _columns(order: str, small: Shape, full: Shape, quick: bool = False) -> Iter
 
     label = f"3x3 s1 p1 {order}"
     yield Case(f"im2col {label}", "im2col", im2col, small, full, quick=quick)
-    yield Case(f"col2im {label}", "col2im", col2im, small, full, "numbers", exact=False, quick=quick)
+    yield Case(f"col2im {label}", "col2im", col2im, small, full, "numeric", exact=False, quick=quick)
 
 
 def _convolution(small: Shape, full: Shape) -> Iterator[Case]:
@@ -243,7 +243,7 @@ def _elementwise(op: str, small: Shape, full: Shape, quick: bool = False) -> Ite
 
 
 def _activations(rng: np.random.Generator, dtype: np.dtype, shape: Shape) -> np.ndarray:
-    """Wide enough to meet the flat ends of the activations."""
+    """Random values wide enough to reach the flat ends of the activations."""
     return random_array(rng, dtype, shape) * dtype.type(3)
 
 

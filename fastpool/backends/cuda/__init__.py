@@ -50,12 +50,12 @@ ROWS = 2  # of a gradient that a thread takes at least, where windows overlap
 MOST_ELEMENTS = 32  # of a gradient that a thread takes
 SHARED_BYTES = 48 * 1024  # of a block, which needs no permission for these
 FEWEST_PLANES = 4  # that fit these: with fewer, too few threads of a block have work
-MANY_PLANES = 512  # with fewer, a thread for each cell is faster than one for each plane
+MANY_PLANES = 512  # with fewer, a thread for each element is faster than one for each plane
 LARGE = 32  # the fewest taps of a window that is pooled axis by axis or shared by threads of a block
 
 
 def check():
-    """Raise an error where no kernel can run."""
+    """Raise an error if no kernel can run."""
     reason = why_not()
     if reason is not None:
         raise RuntimeError(reason)
@@ -218,7 +218,7 @@ def max_pool_backward(dy, argmax, window, dx):
 
 
 def _partitions(window):
-    """Whether the windows partition their plane, so that no two share a cell and none lies between them."""
+    """Whether the windows partition their plane, so that no two share an element and none is left over between them."""
     return (
         window.kernel == window.stride
         and not any(window.before)
@@ -295,7 +295,7 @@ def _backward_by_cells(dy, argmax, dx, geometry, sizes, wide):
 
 
 def _pitch(window):
-    """The elements from one plane to the next in shared memory: odd, so that equal cells lie in other banks."""
+    """The elements from one plane to the next in shared memory: odd, so that an element lies in another bank in each."""
     return prod(window.size) | 1
 
 
@@ -325,7 +325,7 @@ def _backward_by_planes(dy, argmax, dx, window, wide):
 
 @with_transfers(0)
 def argmax_fits(argmax, window):
-    """Whether each offset names a cell of its window. This waits for the GPU, so that it serves NumPy arrays only."""
+    """Whether each offset points to an element of its window. Waits for the GPU, so it is only used for NumPy arrays."""
     geometry, sizes = _geometry(window)
     wide = is_wide(argmax.size, *geometry, *sizes, *_extents(window), window.volume)
     invalid = argmax.empty((1,), np.dtype(np.uint8))
@@ -343,7 +343,7 @@ def max_unpool(y, indices, x):
 
 @with_transfers(1)
 def max_unpool_by_indices(y, indices, window, convention, x):
-    """`max_unpool` by the indices of a framework. A value whose index names no cell of its plane is dropped."""
+    """`max_unpool` by the indices of a framework. A value whose index is outside its plane is dropped."""
     _unpool(y, indices, convention, *_geometry(window), x, window.channels)
 
 
@@ -354,7 +354,7 @@ def _unpool(y, indices, convention, geometry, sizes, x, channels):
     launch(x, pool.clear, None, memory(marks), x.size, wide=wide)
     arguments = memory(indices), memory(marks), geometry, sizes, channels, inner, y.size
     launch(x, pool.mark, (convention,), *arguments, wide=wide)
-    # Values are only copied, so that kernels for unsigned integers serve all dtypes.
+    # Values are only copied, so kernels for unsigned integers work for all dtypes.
     arguments = _as_bits(y), memory(marks), _as_bits(x), plane, positions, inner, x.size
     launch(x, pool.unpool, None, *arguments, wide=wide)
 

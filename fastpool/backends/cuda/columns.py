@@ -52,7 +52,7 @@ def im2col(geometry, images_last):
 
 
 def col2im(geometry):
-    """A thread sums one cell over the windows that cover it, in the order of the taps."""
+    """A thread sums one element over the windows that cover it, in the order of the taps."""
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
 
     def col2im(cols, dx, sizes, channels, inner, cols_steps, divisors, items):

@@ -112,7 +112,7 @@ class Buffer:
 
 
 def wait(waiting: int, stream: int, device: int) -> None:
-    """Let the stream `waiting` wait for all work that has been submitted to `stream` so far."""
+    """Let the stream `waiting` wait for all work submitted to `stream` so far."""
     with on_device(device):
         event = _result(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
         try:

@@ -315,7 +315,7 @@ def by_blocks(threads, dtype, offset_dtype, with_argmax, channels_last):
                     kw, kh = index(kw - KW), index(kh + 1)
                 if kh >= KH:
                     kh, kd = index(kh - KH), index(kd + 1)
-            # A thread that found no cell has an offset beyond all taps, so that it loses every tie.
+            # A thread without an element has an offset beyond all taps, so that it loses every tie.
             thread_best[thread], thread_argmax[thread] = best, best_offset if found else index(KD * KH * KW)
             cuda.syncthreads()
             half = index(threads_per_window >> 1)
@@ -339,7 +339,7 @@ def by_blocks(threads, dtype, offset_dtype, with_argmax, channels_last):
 
 
 def backward_by_cells(width, constant, dilated):
-    """The gradient, gathered: each cell sums dy over the windows whose maximum it is, in row-major order."""
+    """The gradient, gathered: each element sums dy over the windows whose argmax it is, in row-major order."""
     geometry_of = _geometry_of(constant)
     tap_of = tap_of_dilated if dilated else tap_of_dense
 
@@ -384,8 +384,8 @@ def backward_nonoverlapping(width, kernel, along_rows):
     """The gradient of windows that partition their planes: the stride is the kernel size, without padding or dilation.
 
     A vector of dy and its argmax are read once, and all taps of their windows written. With `along_rows`, for an
-    `inner` of 1, the taps of a row of the kernel are one vector of dx. The cells behind the last windows are written by
-    work items whose windows do not exist, and are 0.
+    `inner` of 1, the taps of a row of the kernel are one vector of dx. The elements after the last windows are set to 0
+    by work items whose windows do not exist.
     """
     KD, KH, KW = kernel
     taps_in_vector = KW if along_rows else 1
@@ -425,15 +425,15 @@ def backward_nonoverlapping(width, kernel, along_rows):
     return max_pool_backward
 
 
-def _add_to_winners(k, width, kernel):
-    """A function that adds the gradient of window `k` of a vector, and those of all later ones, to the winners."""
+def _add_at_argmax(k, width, kernel):
+    """A function that adds the gradient of window `k` of a vector, and those of all later ones, at the argmax."""
     if k == width:
         return inlined(lambda total, plane_start, grads, offsets, sizes, start, steps: None)
-    later_windows = _add_to_winners(k + 1, width, kernel)
+    later_windows = _add_at_argmax(k + 1, width, kernel)
     KD, KH, KW = kernel
 
     @inlined
-    def add_to_winners(total, plane_start, grads, offsets, sizes, start, steps):
+    def add_at_argmax(total, plane_start, grads, offsets, sizes, start, steps):
         index = type(plane_start)
         D, H, W, _, _, _ = sizes
         d, h, w = start
@@ -446,18 +446,18 @@ def _add_to_winners(k, width, kernel):
             total[index(plane_start + (d * H + h) * W + w)] += first_element(take_strided(grads, k, 0, grads))
         later_windows(total, plane_start, grads, offsets, sizes, start, steps)
 
-    return add_to_winners
+    return add_at_argmax
 
 
 def backward_by_planes(width, geometry, dtype, capacity):
     """The gradient of large windows. A thread takes a plane, whose sums lie in shared memory.
 
-    It adds each gradient to the winner of its window, in row-major order of the windows: a window costs the same
+    It adds each gradient at the argmax of its window, in row-major order of the windows: a window costs the same
     whatever its size. It loads the next vector of windows before it needs it. A block takes `planes` planes, which lie
     `pitch` elements apart in shared memory; all its threads clear the sums and write them to dx.
     """
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
-    add_to_winners = _add_to_winners(0, width, (KD, KH, KW))
+    add_at_argmax = _add_at_argmax(0, width, (KD, KH, KW))
 
     @inlined
     def load_windows(p, row_start, ow, OW, inner, fill):
@@ -494,7 +494,7 @@ def backward_by_planes(width, geometry, dtype, capacity):
                         next_grads = load_windows(dy, row_start, next_ow, OW, inner, 0)
                         next_offsets = load_windows(argmax, row_start, next_ow, OW, inner, -1)
                         start = index(od * sd - pd), index(oh * sh - ph), index(ow * sw - pw)
-                        add_to_winners(total, index(thread * pitch), grads, offsets, sizes, start, steps)
+                        add_at_argmax(total, index(thread * pitch), grads, offsets, sizes, start, steps)
                         grads, offsets, ow = next_grads, next_offsets, next_ow
                     row = index(row + 1)
             cuda.syncthreads()
@@ -628,7 +628,7 @@ def backward_by_rows(width, rows, geometry):
 
 
 def validate_argmax(argmax, invalid, geometry, sizes, inner, items):
-    """invalid[0] = 1 if an offset names no real cell of its window. A window without a real cell must have offset 0."""
+    """invalid[0] = 1 if an offset points into padding or outside its window. A window of only padding must have 0."""
     index = type(items)
     KD, KH, KW, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
     D, H, W, OD, OH, OW = sizes
@@ -662,7 +662,7 @@ def clear(p, items):
 
 
 def mark(convention):
-    """Write to each cell's mark the position of the value that goes there, plus 1; of several values, the last wins."""
+    """Mark each element with the position of the value that goes there, plus 1; of several values, the last one."""
 
     def mark_cells(indices, marks, geometry, sizes, channels, inner, items):
         index = type(items)
@@ -678,7 +678,7 @@ def mark(convention):
             if convention == "onnx":
                 cell = cell - image_channel * plane
             elif convention == "tensorflow":
-                # An index into another channel names no cell of this plane.
+                # An index into another channel is outside this plane.
                 cell = cell - image_channel % channels
                 cell = cell // channels if (cell >= 0) & (cell % channels == 0) else -1
             elif convention == "chainer":
@@ -697,7 +697,7 @@ def mark(convention):
 
 
 def unpool(y, marks, x, plane, positions, inner, items):
-    """Write to each cell the value that its mark names, or 0 if it has none."""
+    """Write to each element the value at its mark, or 0 without a mark."""
     index = type(items)
     item, step = index(cuda.grid(1)), index(cuda.gridsize(1))
     while item < items:

@@ -262,7 +262,7 @@ def load(typing_context, p, row_start, i, size, before, after, fill):
         element = result_type.element
         address = builder.gep(pointer, [builder.add(row_start, i)])
         position = lambda k: builder.add(i, i.type(k))  # noqa: E731
-        # The offset is signed and as wide as a pointer: elements in front of the vector lie below the address.
+        # The offset is signed and as wide as a pointer: elements before the vector have lower addresses.
         at = lambda k: builder.gep(address, [ir.IntType(64)(k)])  # noqa: E731
 
         def load_element(k):
