@@ -295,7 +295,7 @@ def _backward_by_cells(dy, argmax, dx, geometry, sizes, wide):
 
 
 def _pitch(window):
-    """The elements from one plane to the next in shared memory: odd, so that an element lies in another bank in each."""
+    """The elements from one plane to the next in shared memory: odd, so that each has an element in another bank."""
     return prod(window.size) | 1
 
 
@@ -325,7 +325,7 @@ def _backward_by_planes(dy, argmax, dx, window, wide):
 
 @with_transfers(0)
 def argmax_fits(argmax, window):
-    """Whether each offset points to an element of its window. Waits for the GPU, so it is only used for NumPy arrays."""
+    """Whether each offset points to an element of its window. Waits for the GPU, so only NumPy arrays use it."""
     geometry, sizes = _geometry(window)
     wide = is_wide(argmax.size, *geometry, *sizes, *_extents(window), window.volume)
     invalid = argmax.empty((1,), np.dtype(np.uint8))
