@@ -25,7 +25,7 @@ def test_kernels_stay_inside_their_arrays(seed, python):
 
 
 @pytest.mark.parametrize(("end", "step"), [(True, 1), (False, -1)], ids=["end", "start"])
-def test_a_step_too_far_would_be_seen(end, step, python):
+def test_an_access_outside_an_array_is_detected(end, step, python):
     code = f"import ctypes, bounds; a = bounds.flush(1, 'u1', {end}); print(ctypes.string_at(a.ctypes.data + {{}}, 1))"
     environment = {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "FASTPOOL_BACKEND": None}
     assert "xa5" in python("-c", code.format(0), **environment)

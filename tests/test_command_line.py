@@ -85,7 +85,7 @@ def test_bench_draws_a_picture(fastpool, tmp_path):
     assert picture.stat().st_size > 5000
 
 
-def test_bench_refuses_a_case_that_it_does_not_have_and_names_those_it_has(fastpool):
+def test_bench_refuses_an_unknown_case_and_lists_the_known_ones(fastpool):
     pytest.importorskip("rich")
     out = fastpool("bench", "--only", "no such case", fails=True)
     assert "no such case" in out
@@ -152,7 +152,7 @@ def test_unknown_kernels_are_reported_in_one_line(command, fastpool):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered):
+def test_a_closed_pipe_ends_a_command_without_output(unbuffered):
     """As with `| head`: it printed a traceback, or one of the flush at the end."""
     read, write = os.pipe()
     os.close(read)
@@ -164,7 +164,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
-def test_a_command_without_stdout_ends_well():
+def test_a_command_without_stdout_exits_normally():
     command = f"{shlex.quote(sys.executable)} -m fastpool info >&-"
     environment = os.environ | {"PYTHONPATH": f"{fp.__path__[0]}/.."}
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=environment)

@@ -332,7 +332,7 @@ class FakeNvml:
         (2, "2,0", "CUDA_VISIBLE_DEVICES='2,0' hides"),
     ],
 )
-def test_devices_are_counted_without_waking_the_driver(devices, visible, reason, monkeypatch):
+def test_devices_are_counted_without_initialising_the_driver(devices, visible, reason, monkeypatch):
     def never():
         raise AssertionError("the driver was initialised, which a forked process could not use")
 

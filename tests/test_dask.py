@@ -365,7 +365,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(what):
 
 
 @pytest.mark.parametrize("chunks", [-1, 1, 3])
-def test_an_argmax_that_names_no_cell_is_refused_when_it_is_computed(chunks):
+def test_an_argmax_out_of_range_is_refused_when_it_is_computed(chunks):
     dy = da.ones((5, 5), chunks=chunks)
     plan = {"x_shape": (9, 9), "kernel_size": (3, 3), "stride": 2, "padding": 1}
     right = fp.max_pool2d(da.ones((9, 9), chunks=4), (3, 3), 2, 1, return_argmax=True)[1]

@@ -188,7 +188,7 @@ def test_global_pooling_agrees_with_torch(size, channels_last, torch):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 @pytest.mark.parametrize("channels", [1, 8])
-def test_arrays_of_more_than_two_to_the_31_cells(dtype, channels, torch):
+def test_arrays_of_more_than_two_to_the_31_elements(dtype, channels, torch):
     side = 1 << 15
     shape = (1, 2 * (side // channels) + 2, side, channels)
     assert np.prod(shape) > 2**31

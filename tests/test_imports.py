@@ -35,7 +35,7 @@ def imports(tree):
         yield from imports(node)
 
 
-def test_no_imports_go_round_in_a_circle():
+def test_imports_have_no_cycles():
     trees = dict(modules())
     graph = {}
     for name, tree in trees.items():

@@ -142,7 +142,7 @@ def test_convolution_takes_tensors(x):
     torch.testing.assert_close(fp.conv2d(x, w, b, padding=1, groups=2), F.conv2d(x, w, b, padding=1, groups=2))
 
 
-def test_a_gradient_is_not_lost_without_a_word(x):
+def test_a_gradient_is_not_lost_silently(x):
     x.requires_grad_()
     with pytest.raises(TypeError, match=r"x requires grad, which fastpool does not record; give x\.detach\(\)"):
         fp.max_pool2d(x, 2)
@@ -151,7 +151,7 @@ def test_a_gradient_is_not_lost_without_a_word(x):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch, at the first dual number
-def test_a_tangent_is_not_lost_without_a_word(x):
+def test_a_tangent_is_not_lost_silently(x):
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
         with pytest.raises(TypeError, match=r"x has a tangent.*take fastpool\.integrations\.torch"):
@@ -435,7 +435,7 @@ def test_global_pooling_on_a_gpu_agrees_with_the_specification(layout, gpu_tenso
         np.testing.assert_array_equal(array(got), dx)
 
 
-def test_calls_are_repeated_for_arrays_that_look_alike(gpu_tensors, x, monkeypatch):
+def test_calls_are_replayed_for_arrays_with_the_same_signature(gpu_tensors, x, monkeypatch):
     first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     dx = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
     monkeypatch.setattr(import_module("fastpool.pooling").Window, "plan", None)  # nothing is planned any more

@@ -173,8 +173,12 @@ def test_copies_move_half_the_bytes_each_way():
     for threads in (1, 2, 3):
         every = timing.copies(1000, threads)
         assert len(every) == min(threads, 2)
+        target, source = every[f"{timing.COPY}, 1 thread"].args
+        assert target.nbytes == source.nbytes == 500
         for copy in every.values():
+            target[...] = 0
             copy()
+            np.testing.assert_array_equal(target, source)
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +264,16 @@ def test_tables_replace_what_stands_between_the_markers(report, tmp_path):
         assert f"| {row['name']} |" in text
     with pytest.raises(ValueError, match="peers:begin"):
         plots.between_markers("no markers", "")
+
+
+def test_the_readme_shows_where_peers_are_faster():
+    report = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text(encoding="utf-8"))
+    shown = plots.shown_in_readme(report)
+    slower = [row for row in plots.compared(report) if row["figures"]["best peer ÷ fastpool"] < 1]
+    assert {row["group"] for row in slower} == {
+        row["group"] for row in slower if f"{row['group']}: {row['name']}" in shown
+    }
+    assert set(plots.SELECTION) <= set(shown)
 
 
 def test_the_committed_pages_show_the_committed_figures():

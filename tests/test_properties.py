@@ -156,7 +156,7 @@ def test_indices_of_every_convention_lead_back_to_the_argmax(convention, problem
 
 @bounded
 @given(problem=problems(least_batch=1))
-def test_indices_of_every_convention_name_the_cell_that_won(problem):
+def test_indices_of_every_convention_point_to_the_maximum(problem):
     axes, shape, window, layout = problem
     x = np.random.default_rng(4).permutation(prod(shape)).reshape(shape)
     y, argmax = POOLS[len(axes)](

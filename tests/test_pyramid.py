@@ -87,7 +87,7 @@ def attributes(store, version="0.5"):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_metadata_tells_where_each_cell_is(version, tmp_path):
+def test_metadata_gives_the_position_of_each_element(version, tmp_path):
     pyramid(
         image((2, 64, 90)),
         3,
@@ -159,7 +159,7 @@ print("finished")
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize(("version", "scheduler", "puts"), [("0.5", "synchronous", 9), ("0.4", "threads", 11)])
-def test_killed_again_and_again_it_finishes_with_the_same_result(version, scheduler, puts, tmp_path):
+def test_killed_repeatedly_it_finishes_with_the_same_result(version, scheduler, puts, tmp_path):
     store = tmp_path / "x"
     x = np.random.default_rng(0).integers(1, 200, (100, 90)).astype(np.uint8)
     expected = expected_levels(x, 4, fp.max_pool2d, (3, 3), 2, 1)

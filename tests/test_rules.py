@@ -84,7 +84,7 @@ def test_output_size(size, window, expected, backend):
     assert fp.max_pool1d(np.zeros(size), **window, backend=backend).shape == (expected,)
 
 
-def test_same_puts_the_odd_cell_of_padding_at_the_end_and_same_lower_at_the_start(backend):
+def test_same_puts_the_odd_element_of_padding_at_the_end_and_same_lower_at_the_start(backend):
     x = np.array([1.0, 2.0, 3.0, 4.0])
     np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, "same", backend=backend), [2, 3, 4, 4])
     np.testing.assert_array_equal(fp.max_pool1d(x, 2, 1, "same_lower", backend=backend), [1, 2, 3, 4])
@@ -107,7 +107,7 @@ def test_padding_has_no_limit_of_half_a_kernel(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_padding_never_wins_not_even_against_the_lowest_value(dtype, backend):
+def test_padding_is_never_the_maximum_not_even_of_lowest_values(dtype, backend):
     x = np.full((1, 1, 3, 3), lowest(dtype), dtype)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True, backend=backend)
     np.testing.assert_array_equal(y, x[..., :2, :2])
@@ -211,7 +211,7 @@ def test_negative_zero_ties_with_zero_whichever_wins(dtype, backend):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_nan_and_infinity_in_a_gradient_reach_the_winner_alone(dtype, backend):
+def test_nan_and_infinity_in_a_gradient_reach_only_the_argmax(dtype, backend):
     dy = np.array([np.nan, np.inf, 1], dtype)
     dx = fp.max_pool1d_backward(dy, np.array([1, 0, 1], np.uint8), (6,), 2, backend=backend)
     np.testing.assert_array_equal(dx.astype(float), [0, np.nan, np.inf, 0, 0, 1])
@@ -380,7 +380,7 @@ def test_gradient_and_argmax_dtypes_are_never_cast():
 # Convolution
 
 
-def test_a_convolution_leaves_over_the_cells_behind_its_last_window(backend):
+def test_a_convolution_ignores_the_elements_after_its_last_window(backend):
     if not has(backend, "im2col"):
         pytest.skip(f"{backend} has no im2col")
     x, w = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2), np.ones((1, 2, 1, 1), np.float32)
@@ -409,7 +409,7 @@ def test_argmax_takes_the_fewest_bytes(kernel_size, dtype):
 
 
 @pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
-def test_a_window_larger_than_any_argmax_names_is_refused_only_where_the_argmax_is_asked_for():
+def test_a_window_too_large_for_an_argmax_is_refused_only_if_the_argmax_is_requested():
     """Only numba takes time in proportion to the elements instead of the taps."""
     size, padding = 2**33, 2**32
     for x in (np.arange(4.0), np.arange(8.0)[::2]):
@@ -425,7 +425,7 @@ def test_argmax_is_the_row_major_offset_in_the_window(backend):
     assert argmax.item() == (1 * 3 + 0) * 4 + 2
 
 
-def test_argmax_counts_taps_not_cells(backend):
+def test_argmax_counts_taps_not_elements(backend):
     x = np.array([0, 0, 0, 0, 9, 0.0])
     assert fp.max_pool1d(x, 3, dilation=2, return_argmax=True, backend=backend)[1].tolist() == [2]
 
@@ -787,7 +787,7 @@ def test_nothing_is_written_where_the_second_of_two_outs_is_refused(backend):
     assert (y == 7).all()
 
 
-def test_out_in_the_gaps_between_the_cells_of_an_input_is_taken(backend):
+def test_out_between_the_elements_of_an_input_is_accepted(backend):
     a = np.arange(12.0)
     fp.max_pool1d(a[::2], 1, out=a[1::2], backend=backend)
     np.testing.assert_array_equal(a, np.repeat(np.arange(0.0, 12, 2), 2))
@@ -986,7 +986,7 @@ def test_an_index_into_another_plane_raises(convention, wrong, index):
 
 
 @pytest.mark.parametrize("convention", ["caffe", ["torch"], None])
-def test_a_convention_that_is_none_is_refused(convention):
+def test_an_unknown_convention_is_refused(convention):
     argmax = np.zeros((2, 2), np.uint8)
     for call in (
         lambda: fp.argmax_to_indices(argmax, (4, 4), (2, 2), convention=convention),
@@ -1171,7 +1171,7 @@ fp.max_pool1d([1], 1, backend="numba")
 """
 
 
-def test_without_numba_another_backend_takes_over_and_the_reason_is_told(python):
+def test_without_numba_another_backend_is_used_and_the_reason_is_reported(python):
     out = python("-c", WITHOUT_NUMBA, FASTPOOL_BACKEND=None, FASTPOOL_KERNELS="jit", fails=True)
     assert out.startswith("False ")
     assert "[3 5] [0. 0.]" in out
@@ -1200,7 +1200,7 @@ fp.max_pool1d(np.ones(2), 1, backend="cuda")
 
 
 @pytest.mark.parametrize("missing", ["without numba-cuda", "without a driver"])
-def test_without_a_gpu_the_reason_is_told(missing, python):
+def test_without_a_gpu_the_reason_is_reported(missing, python):
     if missing == "without a driver":
         pytest.importorskip("numba_cuda", reason="needs numba-cuda")
         if fp.backends()["cuda"].available and not INTERPRETED:
@@ -1293,7 +1293,7 @@ def test_swish_has_its_limits_at_infinity(dtype, backend):
     np.testing.assert_array_equal(dx, [0, 0, 0.5, 1, 1, np.nan])
 
 
-def test_activations_take_arrays_without_axes_and_without_cells(backend):
+def test_activations_take_arrays_without_axes_and_without_elements(backend):
     if not has(backend, "swish"):
         pytest.skip(f"{backend} has no swish")
     for op in (fp.hard_swish, fp.swish):

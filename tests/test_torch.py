@@ -100,7 +100,7 @@ def test_a_channels_last_tensor_gives_the_same_maxima(axes):
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_nan_spreads_alike(axes, dtype):
+def test_nan_propagates_as_in_pytorch(axes, dtype):
     dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
     x = values((3, 7, 12, 11, 10)[: axes + 2], dtype)
     assert np.isnan(x).any()
