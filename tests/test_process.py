@@ -656,7 +656,7 @@ import numpy as np
 from fastpool.backends import numba
 from fastpool.backends.numba import plan
 sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
-call = numba.call_of(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
+call = numba.bound_call(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
 no_values, x = np.zeros(0, np.float32), np.zeros(2, np.float32)
 call.run(np.empty(0, np.uint8), 0, 1, no_values, np.array([1]), x)
 print(x[1])
@@ -751,7 +751,7 @@ class TestWhoseKernelsAreRead:
     def test_a_setting_of_numba_that_changes_the_code_names_another_file(self, setting, monkeypatch):
         import numba
 
-        from fastpool.backends.numba.compilation import object_name, this_processor
+        from fastpool.backends.numba.object_code import object_name, this_processor
 
         before = object_name("hard_swish__f4_f4__n", this_processor())
         monkeypatch.setattr(numba.config, setting, 77)

@@ -8,14 +8,16 @@ import numpy as np
 
 from fastpool.arrays import is_half
 from fastpool.backends.numba import tiling, tuning
-from fastpool.backends.numba.dtypes import seen_by_kernels
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.plan.call import Plan, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
 from fastpool.backends.numba.tiling import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.window import Window
 
 
-def max_pool(window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int) -> Plan:
+def max_pool(
+    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
+) -> KernelCall:
     """Of arrays (x, y, argmax); `index` is the dtype of the argmax, or None."""
     itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
     kernel = "max_pool_van_herk"
@@ -26,9 +28,9 @@ def max_pool(window: Window, outer: int, inner: int, dtype: np.dtype, index: np.
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
     seen = seen_by_kernels(dtype)
-    moved = pooled_bytes(window, outer, inner, dtype)
+    cost_bytes = pooled_bytes(window, outer, inner, dtype)
     constants = seen.half_format, seen.lowest, g, tiles
-    return Plan(kernel, (dtype, dtype, index), constants, items, moved, tiles.scratch_bytes)
+    return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
 
 
 def separable(
