@@ -60,17 +60,17 @@ def _slices(window, outer, g):
 
 
 def _first_tile(g):
-    """Rows and columns of windows in a tile, and how many cells are packed for it.
+    """Rows and columns of windows in a tile, and how many elements are packed for it.
 
     Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
     """
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
     for halos_h, halos_w in ((3, 2), (1, 1)):
         columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
-        pitch = max(columns + reach_w // g.sw, ceil_div(g.W, g.sw) if columns == g.OW else 0)
+        row = tiling.packed_row(g, columns)
         elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
-        rows = min(max(elements // (pitch * g.sw * g.sh * g.inner), halos_h * reach_h // g.sh, 1), g.OH)
-        packed = min(g.KD, g.D) * ((rows - 1) * g.sh + reach_h + 1) * pitch * g.sw * g.inner
+        rows = min(max(elements // (row * g.sh), halos_h * reach_h // g.sh, 1), g.OH)
+        packed = min(g.KD, g.D) * tiling.packed_rows(g, rows) * row
         if packed <= tuning.LESS_PACKED:
             break
     return rows, columns, packed
