@@ -20,9 +20,9 @@ BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx \
 	$(addprefix fastpool/backends/numba/,_launch.pyx team.h cpu.h)
-# What the library of kernels is made of: see SOURCES in compilation.py and CALLERS in library.py.
+# What the library of kernels is made of: see SOURCES in object_code.py and CALLING_MODULES in library.py.
 KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
-	$(patsubst %,fastpool/backends/numba/%.py,compilation dtypes geometry library tuning) \
+	$(patsubst %,fastpool/backends/numba/%.py,decorators encoding geometry kernel_dtypes library object_code tuning) \
 	$(wildcard $(patsubst %,fastpool/backends/numba/%/*.py,kernels plan simd tiling))
 LEVELS ?=
 

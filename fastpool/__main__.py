@@ -431,7 +431,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         fastpool.get_num_threads()
         if numba := _numba_backend():
-            numba.library.asked_for()
+            numba.library.requested_level()
     except ValueError as error:  # of FASTPOOL_NUM_THREADS or FASTPOOL_KERNELS
         print(error, file=sys.stderr)
         return 2

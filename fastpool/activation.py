@@ -12,7 +12,7 @@ from fastpool import arrays
 from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
-from fastpool.signatures import A
+from fastpool.type_hints import A
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 

@@ -1,7 +1,7 @@
 """Build the library of kernels: python -m fastpool.build [LEVEL ...]
 
-Numba compiles each usual kernel to object code, and the C compiler links them. That needs both; running the kernels
-needs neither. Objects are kept, so that only kernels whose sources or compiler have changed are compiled again.
+Numba compiles each kernel to object code, and the C compiler links them. That needs both; running the kernels needs
+neither. Objects are kept, so that only kernels whose sources or compiler have changed are compiled again.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ OBJECTS = Path("build/kernels")
 
 def _compile(task: tuple[str, str, str]) -> Path:
     """Write a kernel's object code to a folder, if it is not there yet; return its path."""
-    from fastpool.backends.numba import compilation  # Numba reads for which processor when it is imported
+    from fastpool.backends.numba import object_code  # Numba reads for which processor when it is imported
 
     name, level, folder = task
     target = TARGETS[level]
-    processor = compilation.Processor(target.triple, target.cpu, "")
-    path = Path(folder, compilation.object_name(name, processor)).with_suffix(".o")
+    processor = object_code.Processor(target.triple, target.cpu, "")
+    path = Path(folder, object_code.object_name(name, processor)).with_suffix(".o")
     if not path.exists():
-        code = compilation.object_code(name, processor)
+        code = object_code.make_object(name, processor)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(code)
         part.replace(path)
@@ -83,9 +83,9 @@ def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator
 
 def sources() -> str:
     """A digest of what the kernels are made of."""
-    from fastpool.backends.numba import compilation  # Numba, which only a build needs
+    from fastpool.backends.numba import object_code  # Numba, which only a build needs
 
-    return compilation.sources()
+    return object_code.sources()
 
 
 def linker(level: str) -> list[str]:
@@ -109,7 +109,8 @@ def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
         linked, origin = Path(beside, to.name), Path(beside, "origin.c")
         origin.write_text(
-            f'const char *fastpool_sources = "{sources()}";\nconst unsigned fastpool_callers = {library.callers()}u;\n'
+            f'const char *fastpool_sources = "{sources()}";\n'
+            f"const unsigned fastpool_calling_checksum = {library.calling_checksum()}u;\n"
         )
         # Undefined symbols are an error, so that nothing of Python's or Numba's is asked for.
         flags = ["-shared", "-fPIC", "-s", "-Wl,-z,defs", "-Wl,-z,noexecstack"]

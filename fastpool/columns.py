@@ -11,7 +11,7 @@ from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
-from fastpool.signatures import A, Padding, Size
+from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window, frozen_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")

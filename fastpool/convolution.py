@@ -12,7 +12,7 @@ from fastpool.arguments import integer
 from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
-from fastpool.signatures import A, Padding, Size
+from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window
 
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.

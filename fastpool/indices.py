@@ -15,7 +15,7 @@ from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
-from fastpool.signatures import Padding, Size
+from fastpool.type_hints import Padding, Size
 from fastpool.window import Window, along, spatial_axes
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")

@@ -26,7 +26,7 @@ from fastpool.arguments import check_shape, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
-from fastpool.signatures import Padding
+from fastpool.type_hints import Padding
 from fastpool.window import Window
 
 __all__ = [

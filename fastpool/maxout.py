@@ -11,7 +11,7 @@ from fastpool.arguments import check_shape, integer, one_of, positive
 from fastpool.arrays import Result
 from fastpool.calls import Op, Plan, call
 from fastpool.pooling import backward_kernel_of, kernel_of
-from fastpool.signatures import A, as_maxout
+from fastpool.type_hints import A, as_maxout
 from fastpool.window import Window
 
 GROUPINGS = ("strided", "contiguous")

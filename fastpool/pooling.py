@@ -20,7 +20,7 @@ from fastpool.indices import (
     invalid_argmax,
     values_with_positions,
 )
-from fastpool.signatures import A, Padding, Size, as_global_pool, as_pool
+from fastpool.type_hints import A, Padding, Size, as_global_pool, as_pool
 from fastpool.window import Window, frozen_window
 
 

@@ -18,7 +18,7 @@ from specimens import POOLS, POOLS_BACKWARD, values
 import fastpool as fp
 from fastpool.backends import numba as numba_backend
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.threads import launch
+from fastpool.backends.numba.launching import launch
 
 PAGE = mmap.PAGESIZE
 DTYPES = tuple(map(np.dtype, ("f4", "u1", "f2", "f8")))
@@ -47,7 +47,7 @@ def flush(shape, dtype, end, content=None):
 
 def last_piece_first(rng):
     def run(call, *arrays):
-        cuts = sorted({0, call.units, *rng.integers(0, call.units + 1, 3).tolist()})
+        cuts = sorted({0, call.items, *rng.integers(0, call.items + 1, 3).tolist()})
         for start, stop in reversed(list(pairwise(cuts))):
             call.run(flush(call.scratch_bytes, "u1", True), start, stop, *arrays)
 

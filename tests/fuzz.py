@@ -600,20 +600,20 @@ class Machine:
             with contextlib.suppress(ImportError):
                 module = import_module(f"fastpool.{name}")
                 module.np = GuardedNumPy(memory)
-        self.memory, self.threads = memory, None
+        self.memory, self.launching = memory, None
         if "numba" in BACKENDS:
             self.numba = import_module("fastpool.backends.numba")
-            self.threads = import_module("fastpool.backends.numba.threads")
+            self.launching = import_module("fastpool.backends.numba.launching")
             self.tuning = import_module("fastpool.backends.numba.tuning")
-            self.launch = self.threads.launch
+            self.launch = self.launching.launch
             if os.environ.get("NUMBA_BOUNDSCHECK"):  # a kernel cannot raise: Numba reports what it would
                 sys.unraisablehook = _end
             self.parallel = {name: getattr(self.tuning, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
-            _replace(self.threads, "new_scratch", memory.scratch)
+            _replace(self.launching, "new_scratch", memory.scratch)
             _replace(self.numba, "runner", lambda call: lambda *arrays: self.numba.launch(call, *arrays))
 
     def set_way(self, rng, way):
-        if self.threads is None:
+        if self.launching is None:
             return
         _replace(self.numba, "launch", self._pieces(rng) if way == "pieces" else self.launch)
         shared = {"PARALLEL_BYTES": 0, "CHUNK_BYTES": 64}
@@ -629,7 +629,7 @@ class Machine:
         """The last piece first, so that what a piece writes beyond its own end stays and is seen."""
 
         def run(call, *arrays):
-            cuts = sorted({0, call.units, *rng.integers(0, call.units + 1, 3).tolist()})
+            cuts = sorted({0, call.items, *rng.integers(0, call.items + 1, 3).tolist()})
             for start, stop in reversed(list(pairwise(cuts))):
                 call.run(self.memory.scratch(call.scratch_bytes), start, stop, *arrays)
 

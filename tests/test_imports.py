@@ -8,12 +8,6 @@ import fastpool
 
 FOLDER = Path(fastpool.__file__).parent
 
-# Kernels are compiled, and their modules imported for that, when a call first needs one.
-ON_DEMAND = {
-    ("fastpool.backends.numba.library", "fastpool.backends.numba.just_in_time"),
-    ("fastpool.backends.numba.compilation", "fastpool.backends.numba.kernels"),
-}
-
 
 def modules():
     for path in FOLDER.rglob("*.py"):
@@ -40,6 +34,6 @@ def test_imports_have_no_cycles():
     graph = {}
     for name, tree in trees.items():
         named = {module if module in trees else module.rpartition(".")[0] for module in imports(tree)}
-        graph[name] = {module for module in named & set(trees) - {name} if (name, module) not in ON_DEMAND}
+        graph[name] = named & set(trees) - {name}
     order = list(TopologicalSorter(graph).static_order())  # which raises CycleError
     assert order.index("fastpool.window") < order.index("fastpool.calls") < order.index("fastpool.pooling")

@@ -16,9 +16,9 @@ from fastpool.backends import numpy as judge
 
 pytest.importorskip("fastpool.backends.numba._launch")
 
-from fastpool.backends.numba import call_of, kernel_name, library, plan, tuning
+from fastpool.backends.numba import bound_call, kernel_name, library, plan, tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
-from fastpool.backends.numba.threads import new_scratch
+from fastpool.backends.numba.launching import new_scratch
 from fastpool.window import Window
 
 BUILT = [path for path in map(Path, map(library.library_path, library.levels_here())) if path.exists()]
@@ -27,30 +27,30 @@ of_each_library = pytest.mark.parametrize("built", BUILT, ids=lambda path: path.
 
 
 @pytest.fixture(scope="module")
-def compilation():
-    return pytest.importorskip("fastpool.backends.numba.compilation")
+def object_code():
+    return pytest.importorskip("fastpool.backends.numba.object_code")
 
 
-def test_every_kernel_is_a_usual_one(compilation):
-    """So that it is built with the package, and taken by a warm-up."""
-    compilation._compiled("hard_swish__f4_f4__n")  # which imports all modules of kernels
-    assert {made.kernel for made in plan.usual_calls()} == set(compilation._kernels)
+def test_every_kernel_is_built_with_the_package(object_code):
+    from fastpool.backends.numba import kernels  # noqa: F401  each of its modules registers its kernels
+
+    assert {call.kernel for call in plan.built_calls()} == set(object_code.KERNELS)
 
 
 @of_each_library
-def test_a_library_holds_every_usual_kernel(built):
+def test_a_library_holds_every_kernel_that_is_built(built):
     functions = library.ctypes.CDLL(str(built))
-    missing = {name for name in map(kernel_name, plan.usual_calls()) if not hasattr(functions, name)}
+    missing = {name for name in map(kernel_name, plan.built_calls()) if not hasattr(functions, name)}
     assert not missing
 
 
 @of_each_library
-def test_a_library_is_of_the_kernels_as_they_are_now(built, compilation):
+def test_a_library_is_of_the_kernels_as_they_are_now(built, object_code):
     """`make kernels` builds that of this machine anew, `python -m fastpool.build LEVEL` another; or remove it."""
     functions = library.ctypes.CDLL(str(built))
     stored = library.ctypes.c_char_p.in_dll(functions, "fastpool_sources").value.decode()
-    assert stored == compilation.sources()
-    assert library.ctypes.c_uint.in_dll(functions, "fastpool_callers").value == library.callers()
+    assert stored == object_code.sources()
+    assert library.ctypes.c_uint.in_dll(functions, "fastpool_calling_checksum").value == library.calling_checksum()
 
 
 @of_each_library
@@ -96,7 +96,7 @@ def with_argmax_of(window, dtype):
 
 
 def run(made, *arrays):
-    call_of(made).run(new_scratch(made.scratch_bytes), 0, made.items, *arrays)
+    bound_call(made).run(new_scratch(made.scratch_bytes), 0, made.items, *arrays)
 
 
 def pooled(name, dtype, index):
@@ -130,15 +130,15 @@ def backpropagated(name, dtype, index):
 def test_every_pooling_kernel_agrees_with_numpy():
     """Of each dtype and each argmax dtype, also those that only very large windows have."""
     done = set()
-    problems = [(pooled, name, dtype, i) for name in POOLS for dtype in plan.USUAL for i in (None, *INDICES)]
-    floats = [dtype for dtype in plan.USUAL if dtype.kind == "f"]
+    problems = [(pooled, name, dtype, i) for name in POOLS for dtype in plan.BUILT_DTYPES for i in (None, *INDICES)]
+    floats = [dtype for dtype in plan.BUILT_DTYPES if dtype.kind == "f"]
     problems += [(backpropagated, name, dtype, i) for name in POOLS_BACKWARD for dtype in floats for i in INDICES]
     for of, *problem in problems:
         name, got, expected = of(*problem)
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
         done.add(name)
-    assert done == {name for name in map(kernel_name, plan.usual_calls()) if name.startswith("max_pool")}
+    assert done == {name for name in map(kernel_name, plan.built_calls()) if name.startswith("max_pool")}
 
 
 @of_the_library
@@ -192,7 +192,7 @@ ALONE = "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None  # ne
 
 
 @of_the_library
-def test_the_library_needs_no_numba_and_gives_the_bits_that_numba_gives(python, compilation):
+def test_the_library_needs_no_numba_and_gives_the_bits_that_numba_gives(python, object_code):
     built, *imported = python("-c", CALLS, FASTPOOL_BACKEND="numba").split()
     assert imported == ["False", "False"]
     assert python("-c", ALONE + CALLS, FASTPOOL_BACKEND="numba").split()[0] == built
@@ -261,7 +261,7 @@ LEVEL = """
 import sys, warnings
 from fastpool.backends.numba import library
 library.FOLDER, library.levels_here = sys.argv[1], lambda: tuple(sys.argv[2].split())
-library.callers, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
+library.calling_checksum, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     levels = {library.level() for _ in range(2)}
@@ -317,7 +317,7 @@ def test_a_library_that_is_called_in_another_way_is_not_taken(python):
     code = """
 import warnings
 from fastpool.backends.numba import library
-library.callers = lambda: 1
+library.calling_checksum = lambda: 1
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     print([library.level()], {str(each.message).partition(": ")[2] for each in told})

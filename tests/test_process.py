@@ -656,7 +656,7 @@ import numpy as np
 from fastpool.backends import numba
 from fastpool.backends.numba import plan
 sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
-call = numba.call_of(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
+call = numba.bound_call(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
 no_values, x = np.zeros(0, np.float32), np.zeros(2, np.float32)
 call.run(np.empty(0, np.uint8), 0, 1, no_values, np.array([1]), x)
 print(x[1])
@@ -739,6 +739,20 @@ class TestWhoseKernelsAreRead:
         assert "cannot be written" in disk_cache.write(str(tmp_path), "l.kernel", b"x")
         assert disk_cache.read(str(tmp_path), "k.kernel") == b"x"
 
+    @pytest.mark.parametrize("below", ["", "a folder", "a folder/another"])
+    def test_a_path_to_a_file_or_below_it_is_neither_read_nor_written(self, below, disk_cache, tmp_path):
+        (tmp_path / "file").touch()
+        folder = str(tmp_path / "file" / below)
+        for why in (disk_cache.why_not_read(folder), disk_cache.why_not_written(folder)):
+            assert why == f"{tmp_path / 'file'} is not a folder"
+
+    def test_a_folder_where_nobody_may_write_is_not_written(self, disk_cache, tmp_path):
+        """Root is told so too: the system lets it write to /proc, and then makes nothing there."""
+        tmp_path.chmod(0o555)
+        assert "nobody may write" in disk_cache.why_not_written(str(tmp_path / "new"))
+        if sys.platform == "linux":
+            assert disk_cache.why_not_written("/proc/nope") == "nobody may write to /proc (mode 0555)"
+
     def test_kernels_not_used_for_long_are_removed_and_other_files_are_not(self, disk_cache, tmp_path):
         old, new = (c * 40 + ".kernel" for c in "ab")
         for name in (old, "mine.txt"):
@@ -751,7 +765,7 @@ class TestWhoseKernelsAreRead:
     def test_a_setting_of_numba_that_changes_the_code_names_another_file(self, setting, monkeypatch):
         import numba
 
-        from fastpool.backends.numba.compilation import object_name, this_processor
+        from fastpool.backends.numba.object_code import object_name, this_processor
 
         before = object_name("hard_swish__f4_f4__n", this_processor())
         monkeypatch.setattr(numba.config, setting, 77)

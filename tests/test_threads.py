@@ -28,8 +28,8 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba._launch import Call
 
-from fastpool.backends.numba import _launch, library, threads, tuning
-from fastpool.backends.numba.threads import launch
+from fastpool.backends.numba import _launch, encoding, launching, tuning
+from fastpool.backends.numba.launching import launch
 
 COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="there is no C compiler")
@@ -270,10 +270,10 @@ class Pair(NamedTuple):
 
 
 def test_constants_of_all_kinds_reach_the_kernel():
-    dtype = library.Empty(np.dtype("f4"))  # which, as None does, takes no word
+    dtype = encoding.Empty(np.dtype("f4"))  # which, as None does, takes no word
     constants = -(2**40), np.float32(0.1), np.int16(-7), True, None, dtype, Pair(3, -4), 2.5, np.uint8(200)
-    codes, words = library.encoded(constants)
-    assert codes == "i_f4_i2_b_n_ef4_Pair_d_u1"
+    codes, words = encoding.encode(constants)
+    assert "_".join(codes) == "i_f4_i2_b_n_ef4_Pair_d_u1"
     seen = np.zeros(len(words) // 8, np.int64)
     address = ctypes.cast(kernels().copy_words, ctypes.c_void_p).value
     launch(Call(address, (8,), words, 1, 0, 0, None), seen)
@@ -353,21 +353,21 @@ def test_each_thread_has_scratch_of_its_own(nbytes):
 
 def test_scratch_begins_a_line_of_the_caches_and_is_kept_while_it_is_small():
     for nbytes in (1, 1000, tuning.KEPT_SCRATCH, tuning.KEPT_SCRATCH + 1, 10_000_000):
-        scratch = threads.new_scratch(nbytes)
+        scratch = launching.new_scratch(nbytes)
         assert scratch.ctypes.data % 64 == 0
         assert scratch.nbytes >= nbytes
-        assert (threads.new_scratch(nbytes) is scratch) == (nbytes <= tuning.KEPT_SCRATCH)
+        assert (launching.new_scratch(nbytes) is scratch) == (nbytes <= tuning.KEPT_SCRATCH)
 
 
 def test_a_call_that_finds_no_memory_for_all_threads_runs_in_one(monkeypatch):
-    allocate = threads.new_scratch
+    allocate = launching.new_scratch
 
     def refuse(nbytes):
         if nbytes > 4096:
             raise MemoryError
         return allocate(nbytes)
 
-    monkeypatch.setattr(threads, "new_scratch", refuse)
+    monkeypatch.setattr(launching, "new_scratch", refuse)
     counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
     assert (counts == 1).all()
@@ -378,7 +378,7 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
     def refuse(nbytes):
         raise MemoryError("refused")
 
-    monkeypatch.setattr(threads, "new_scratch", refuse)
+    monkeypatch.setattr(launching, "new_scratch", refuse)
     counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     with pytest.raises(MemoryError, match="refused"):
         launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)

@@ -98,7 +98,7 @@ class Compiled(Protocol):
         """Where compiled kernels are kept; '' where they are not."""
 
     def kernel_names(self, everything: bool = True) -> list[str]:
-        """All usual kernels, or those of float32 and uint8 with an argmax of bytes."""
+        """All kernels that are built with the package, or those of float32 and uint8 with an argmax of bytes."""
 
     def compile_by_name(self, name: str) -> str:
         """Have a kernel compiled and kept; its name."""

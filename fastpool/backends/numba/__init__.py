@@ -8,8 +8,9 @@ import numpy as np
 
 from fastpool.backends.numba import library, plan, tuning
 from fastpool.backends.numba._launch import Call
-from fastpool.backends.numba.plan import Plan
-from fastpool.backends.numba.threads import launch, runner
+from fastpool.backends.numba.encoding import encode, join_name
+from fastpool.backends.numba.launching import launch, runner
+from fastpool.backends.numba.plan import KernelCall
 from fastpool.threads import get_num_threads
 
 __all__ = [
@@ -46,28 +47,31 @@ def check():
         library.compiler()
 
 
-def kernel_name(made: Plan) -> str:
-    codes = "_".join("none" if dtype is None else library.dtype_code(dtype) for dtype in made.dtypes)
-    return f"{made.kernel}__{codes}__{library.encoded(made.constants)[0]}"
+def kernel_name(planned: KernelCall) -> str:
+    codes, _ = encode(planned.constants)
+    return join_name(planned.kernel, planned.dtypes, codes)
 
 
-def call_of(made: Plan) -> Call:
-    """A plan with its kernel, which is compiled if the library has none."""
-    address, keep = library.find(kernel_name(made))
-    itemsizes = tuple(0 if dtype is None else dtype.itemsize for dtype in made.dtypes)
-    _, words = library.encoded(made.constants)
-    return Call(address, itemsizes, words, made.items, made.nbytes, made.scratch_bytes, keep)
+def bound_call(planned: KernelCall) -> Call:
+    """The call with the address of its kernel, which is compiled if the library has none."""
+    codes, words = encode(planned.constants)
+    address, keep = library.find(join_name(planned.kernel, planned.dtypes, codes))
+    itemsizes = tuple(0 if dtype is None else dtype.itemsize for dtype in planned.dtypes)
+    return Call(address, itemsizes, words, planned.items, planned.cost_bytes, planned.scratch_bytes, keep)
 
 
-def _called(make_plan):
-    """Make a function that plans calls and keeps the last of them."""
-    return tuning.cached(lambda *arguments: call_of(make_plan(*arguments)))
+def _bound_calls(plan_call):
+    """Make a function that plans and binds calls, and keeps the last of them."""
+    return tuning.cached(lambda *arguments: bound_call(plan_call(*arguments)))
 
 
-_max_unpool = _called(plan.max_unpool)
-_im2col = _called(plan.im2col)
-_col2im = _called(plan.col2im)
-_activation = _called(plan.activation)
+_max_unpool = _bound_calls(plan.max_unpool)
+_im2col = _bound_calls(plan.im2col)
+_col2im = _bound_calls(plan.col2im)
+_activation = _bound_calls(plan.activation)
+
+
+# Each `prepare_...` returns a function of the op's arrays: see `Planned` in `backends/interface.py`.
 
 
 def prepare_max_pool(window, outer, inner, dtype, with_argmax):
@@ -75,7 +79,7 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
 
     @lru_cache(maxsize=8)
     def call_for(threads):
-        return call_of(plan.max_pool(window, outer, inner, dtype, index, threads))
+        return bound_call(plan.max_pool(window, outer, inner, dtype, index, threads))
 
     if not plan.depends_on_threads(window, inner):
         return runner(call_for(1))
@@ -87,7 +91,7 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
 
 
 def prepare_argmax_fits(window, outer, inner, dtype):
-    validate = runner(call_of(plan.validate_argmax(window, outer, inner, dtype)))
+    validate = runner(bound_call(plan.validate_argmax(window, outer, inner, dtype)))
 
     def fits(argmax):
         invalid = np.zeros(1, np.uint8)
@@ -99,7 +103,7 @@ def prepare_argmax_fits(window, outer, inner, dtype):
 
 def prepare_max_pool_backward(window, outer, inner, dtype):
     fits = prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
-    add = runner(call_of(plan.max_pool_backward(window, outer, inner, dtype)))
+    add = runner(bound_call(plan.max_pool_backward(window, outer, inner, dtype)))
 
     def run(dy, argmax, dx):
         if not fits(argmax):
@@ -139,7 +143,7 @@ def col2im(cols, window, dx):
 
 
 def _prepare_activation(op, dtype, size):
-    return runner(call_of(plan.activation(op, dtype, size)))
+    return runner(bound_call(plan.activation(op, dtype, size)))
 
 
 def _prepare_activation_with_beta(op, dtype, size):
@@ -190,8 +194,8 @@ def cache_directory() -> str:
 
 
 def kernel_names(everything=True):
-    """All usual kernels, or those of float32 and uint8 with an argmax of bytes."""
-    calls = plan.usual_calls() if everything else plan.usual_calls(plan.FIRST, ("u1",))
+    """All kernels that are built with the package, or those of float32 and uint8 with an argmax of bytes."""
+    calls = plan.built_calls() if everything else plan.built_calls(plan.WARMUP_DTYPES, plan.WARMUP_INDICES)
     return list(dict.fromkeys(map(kernel_name, calls)))
 
 

@@ -55,10 +55,10 @@ cdef class Call:
         Bytes of an element of each array; 0 where the kernel takes None, or nothing if all that follow are 0.
     constants : bytes
         What follows the arrays, in words of eight bytes.
-    units : int
+    items : int
         How many work items there are.
-    nbytes : int
-        The bytes that it moves.
+    cost_bytes : int
+        The bytes that it moves, or that take as long to move: they decide how many threads share it.
     scratch_bytes : int
         What each thread needs of scratch.
     """
@@ -68,9 +68,9 @@ cdef class Call:
     cdef int64_t itemsizes[MOST_ARRAYS]
     cdef int arrays, used, needed
     cdef object keep
-    cdef readonly int64_t units, nbytes, scratch_bytes
+    cdef readonly int64_t items, cost_bytes, scratch_bytes
 
-    def __cinit__(self, address, itemsizes, bytes constants, units, nbytes, scratch_bytes, keep):
+    def __cinit__(self, address, itemsizes, bytes constants, items, cost_bytes, scratch_bytes, keep):
         cdef int i
         self.kernel = <team_kernel><uintptr_t>address
         self.arrays, self.used, self.needed = len(itemsizes), 0, 0
@@ -85,7 +85,7 @@ cdef class Call:
             raise ValueError(f"at most {MOST_WORDS} words, got {self.used} and {len(constants) // 8}")
         memcpy(&self.words[self.used], <const char *>constants, len(constants))
         self.used += len(constants) // 8
-        self.units, self.nbytes, self.scratch_bytes, self.keep = units, nbytes, scratch_bytes, keep
+        self.items, self.cost_bytes, self.scratch_bytes, self.keep = items, cost_bytes, scratch_bytes, keep
 
     cdef int _addresses(self, tuple arrays, int64_t *words) except -1:
         """Fill in where the arrays lie, and what follows them."""
@@ -122,15 +122,15 @@ cdef class Call:
         if memory == NULL:
             raise MemoryError(f"no {self.scratch_bytes} bytes of scratch")
         with nogil:
-            self.kernel(words, memory + -<uintptr_t>memory % SCRATCH_ALIGNMENT, 0, self.units)
+            self.kernel(words, memory + -<uintptr_t>memory % SCRATCH_ALIGNMENT, 0, self.items)
             free(memory)
 
     def run(self, cnp.ndarray scratch not None, int64_t begin, int64_t end, *arrays):
         """Run the work items from `begin` up to `end` in this thread."""
         cdef int64_t words[MOST_WORDS]
         cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
-        if not 0 <= begin <= end <= self.units:
-            raise ValueError(f"work items from 0 up to {self.units}, got {begin} up to {end}")
+        if not 0 <= begin <= end <= self.items:
+            raise ValueError(f"work items from 0 up to {self.items}, got {begin} up to {end}")
         self._addresses(arrays, words)
         if cnp.PyArray_NBYTES(scratch) < self.scratch_bytes:
             raise ValueError(f"scratch needs {self.scratch_bytes} bytes, got {cnp.PyArray_NBYTES(scratch)}")
@@ -146,8 +146,8 @@ cdef class Call:
         cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
         cdef int64_t needed = (helpers + 1) * self.scratch_bytes
         cdef int done
-        if not (1 <= chunks <= TEAM_MOST_CHUNKS and chunks <= self.units):
-            raise ValueError(f"chunks from 1 up to {min(self.units, MOST_CHUNKS)}, got {chunks}")
+        if not (1 <= chunks <= TEAM_MOST_CHUNKS and chunks <= self.items):
+            raise ValueError(f"chunks from 1 up to {min(self.items, MOST_CHUNKS)}, got {chunks}")
         if not 0 <= helpers <= TEAM_MOST_HELPERS:
             raise ValueError(f"helpers from 0 up to {MOST_HELPERS}, got {helpers}")
         self._addresses(arrays, words)
@@ -155,5 +155,5 @@ cdef class Call:
             raise ValueError(f"scratch needs {needed} bytes, got {cnp.PyArray_NBYTES(scratch)}")
         team_start(helpers)
         with nogil:
-            done = team_run(self.kernel, words, memory, self.scratch_bytes, self.units, chunks, helpers)
+            done = team_run(self.kernel, words, memory, self.scratch_bytes, self.items, chunks, helpers)
         return done != 0

@@ -74,14 +74,25 @@ def _why_unsafe(folder: Path) -> str:
     return ""
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder, or what is there of the path to it."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
 def why_not_read(folder: str) -> str:
     """Why the kernels of a folder are not read; '' where they are."""
     if not folder:
         return "no home folder is known"
+    path = Path(folder)
     try:
-        why = _why_unsafe(Path(folder))
-        if why or not os.path.exists(folder) or os.access(folder, os.R_OK | os.X_OK):
+        why = _why_unsafe(path)
+        if why:
             return why
+        nearest = _nearest(path)
+        if not nearest.is_dir():
+            return f"{nearest} is not a folder"
+        if nearest != path or os.access(folder, os.R_OK | os.X_OK):
+            return ""
     except (OSError, RuntimeError) as error:  # a RuntimeError of links in a circle
         return f"{folder} cannot be read ({getattr(error, 'strerror', error)})"
     return f"{folder} cannot be read by this user"
@@ -96,7 +107,7 @@ def why_not_written(folder: str) -> str:
         why = _why_unsafe(path)
         if why:
             return why
-        nearest = next(place for place in (path, *path.parents) if place.exists())
+        nearest = _nearest(path)
         status = nearest.stat()
     except (OSError, RuntimeError) as error:
         return f"{folder} cannot be made ({getattr(error, 'strerror', error)})"
@@ -104,6 +115,8 @@ def why_not_written(folder: str) -> str:
         return f"{nearest} is not a folder"
     if HAS_OWNERS and status.st_uid not in (0, os.geteuid()):
         return f"{nearest} belongs to another user (uid {status.st_uid})"
+    if HAS_OWNERS and not status.st_mode & 0o222:  # as of /proc, where the system lets root write, but makes nothing
+        return f"nobody may write to {nearest} (mode {stat.S_IMODE(status.st_mode):04o})"
     return "" if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written by this user"
 
 

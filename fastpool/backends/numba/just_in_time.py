@@ -11,14 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
+from numba.core.compiler_lock import global_compiler_lock
+
 from fastpool.backends.numba import disk_cache
-from fastpool.backends.numba.compilation import (
+from fastpool.backends.numba.object_code import (
     DIGEST,
     Processor,
-    global_compiler_lock,
-    llvm,
-    numba,
-    object_code,
+    make_object,
     object_name,
     target_machine,
     this_processor,
@@ -90,7 +91,7 @@ def compile_now(name: str) -> tuple[int, Any]:
             keeps = not numba.config.BOUNDSCHECK
             code = _kept_code(kept_as) if keeps else None
             if code is None:
-                code = object_code(name, processor)
+                code = make_object(name, processor)
                 if keeps:
                     _keep(kept_as, code)
             _loaded[name] = _load(name, code, processor)

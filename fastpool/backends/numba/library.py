@@ -1,16 +1,10 @@
-"""Where the kernels come from: a library built with the package, or else Numba, which compiles them on first call.
-
-A kernel's name tells its signature: `max_pool_direct__f4_f4_u1__n_f4_Geometry_DirectTiling` takes arrays of float32,
-float32 and uint8, and then the constants None, a float32, and two named tuples of integers. It is a C function of these
-arguments in words of eight bytes, the scratch, and the range of its work items.
-"""
+"""Where the kernels come from: a library built with the package, or else Numba, which compiles them on first call."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import struct
 import sys
 import warnings
 import zlib
@@ -20,11 +14,7 @@ from importlib import import_module
 from threading import RLock
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastpool.backends.numba import tiling
 from fastpool.backends.numba._launch import X86_64_LEVEL
-from fastpool.backends.numba.geometry import Geometry
 from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
 
 FOLDER = os.path.dirname(__file__)
@@ -34,54 +24,6 @@ JUST_IN_TIME = "jit"
 # In a child that is forked while Numba is imported, Python's import locks would stay locked.
 _importing = RLock()
 hold_across_forks(_importing)
-
-
-@cache
-def dtype_code(dtype: np.dtype) -> str:
-    """The code of a dtype in names of kernels. They see bool as uint8, and two-byte floats as int16."""
-    if dtype.itemsize == 2 and dtype.kind not in "iu":
-        return "i2"
-    return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
-
-
-class Empty(NamedTuple):
-    """A constant that tells a kernel a dtype, and nothing else."""
-
-    dtype: np.dtype
-
-
-# The named tuples of integers that kernels are given, by their names.
-TUPLES = {
-    each.__name__: each
-    for each in (Geometry, *(getattr(tiling, name) for name in tiling.__all__))
-    if isinstance(each, type)
-}
-
-
-def encoded(constants: tuple[Any, ...]) -> tuple[str, bytes]:
-    """The codes of a kernel's constants, and their words."""
-    codes, words = [], b""
-    for constant in constants:
-        if constant is None:
-            codes.append("n")
-        elif isinstance(constant, Empty):
-            codes.append(f"e{dtype_code(constant.dtype)}")
-        elif isinstance(constant, tuple):
-            codes.append(type(constant).__name__)
-            words += struct.pack(f"={len(constant)}q", *constant)
-        elif isinstance(constant, np.generic):
-            codes.append(dtype_code(constant.dtype))
-            words += constant.tobytes().ljust(8, b"\0")
-        elif isinstance(constant, bool):
-            codes.append("b")
-            words += struct.pack("=q", constant)
-        elif isinstance(constant, float):
-            codes.append("d")
-            words += struct.pack("=d", constant)
-        else:
-            codes.append("i")
-            words += struct.pack("=q", constant)
-    return "_".join(codes), words
 
 
 def native_level() -> str:
@@ -104,7 +46,7 @@ def library_path(level: str) -> str:
     return os.path.join(FOLDER, f"kernels.{level}.so")
 
 
-def asked_for() -> str:
+def requested_level() -> str:
     """FASTPOOL_KERNELS: the level to take at most, or "jit" to have all kernels compiled by Numba; '' for the best."""
     text = os.environ.get("FASTPOOL_KERNELS", "")
     if text not in ("", JUST_IN_TIME, *BUILT_LEVELS):
@@ -115,7 +57,7 @@ def asked_for() -> str:
 
 # The modules and packages that decide how kernels are called. Kernels of other versions may write past the scratch that
 # these allow for.
-CALLERS = ("library.py", "dtypes.py", "geometry.py", "tuning.py", "plan", "tiling")
+CALLING_MODULES = ("encoding.py", "kernel_dtypes.py", "geometry.py", "tuning.py", "plan", "tiling")
 
 
 def _sources_of(name: str) -> list[str]:
@@ -125,11 +67,11 @@ def _sources_of(name: str) -> list[str]:
     return sorted(os.path.join(path, file) for file in os.listdir(path) if file.endswith(".py"))
 
 
-def callers() -> int:
-    """A checksum of how kernels are called, which a library must share; 0 where no sources are installed."""
+def calling_checksum() -> int:
+    """A checksum of CALLING_MODULES, which a library must share; 0 where no sources are installed."""
     checksum = 0
     try:
-        for path in (path for name in CALLERS for path in _sources_of(name)):
+        for path in (path for name in CALLING_MODULES for path in _sources_of(name)):
             with open(path, "rb") as source:
                 checksum = zlib.crc32(source.read(), checksum)
     except OSError:
@@ -146,10 +88,10 @@ def _opened(path: str) -> ctypes.CDLL:
     """Load a library. OSError where it does not load, or was built for other plans."""
     functions = ctypes.CDLL(path)
     try:
-        built_for = ctypes.c_uint.in_dll(functions, "fastpool_callers").value
+        built_for = ctypes.c_uint.in_dll(functions, "fastpool_calling_checksum").value
     except ValueError:
         built_for = None
-    if callers() not in (0, built_for):
+    if calling_checksum() not in (0, built_for):
         raise OSError("it was built for other versions of the plans that call its kernels: build it again")
     return functions
 
@@ -157,9 +99,9 @@ def _opened(path: str) -> ctypes.CDLL:
 @cache
 def _library() -> _Library | None:
     """The library for the best level that this processor can run and that has been built."""
-    asked = asked_for()
-    allowed = BUILT_LEVELS[BUILT_LEVELS.index(asked) :] if asked in BUILT_LEVELS else BUILT_LEVELS
-    for level in () if asked == JUST_IN_TIME else levels_here():
+    requested = requested_level()
+    allowed = BUILT_LEVELS[BUILT_LEVELS.index(requested) :] if requested in BUILT_LEVELS else BUILT_LEVELS
+    for level in () if requested == JUST_IN_TIME else levels_here():
         path = library_path(level)
         if level in allowed and os.path.exists(path):
             try:

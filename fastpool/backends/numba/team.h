@@ -70,7 +70,7 @@ static struct {
     team_kernel kernel;
     const int64_t *words;
     char *scratch;
-    int64_t scratch_bytes, units;
+    int64_t scratch_bytes, items;
     atomic_int starting, started;
     team_helper helper[TEAM_MOST_HELPERS];
 } team;
@@ -87,8 +87,8 @@ static int team_take_chunk(int thread) {
     /* After this exchange the call's fields stay as they are until its last chunk is done. */
     if (atomic_compare_exchange_strong_explicit(&team.state, &state, next, memory_order_acq_rel,
                                                 memory_order_relaxed)) {
-        /* Not units * chunk / chunks, which may overflow. */
-        const int64_t each = team.units / (int64_t)chunks, more = team.units % (int64_t)chunks;
+        /* Not items * chunk / chunks, which may overflow. */
+        const int64_t each = team.items / (int64_t)chunks, more = team.items % (int64_t)chunks;
         const int64_t begin = each * chunk + (chunk < more ? chunk : more);
         team.kernel(team.words, team.scratch + thread * team.scratch_bytes, begin, begin + each + (chunk < more));
         atomic_fetch_add_explicit(&team.done, 1, memory_order_release);
@@ -172,7 +172,7 @@ static void team_wake(int count) {
 
 /* Run a call in so many chunks with up to `helpers` helpers, at most TEAM_MOST_HELPERS, each of which has its part of the
  * scratch behind the caller's. 0, and nothing has been done, where another call has the mailbox. */
-static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int64_t scratch_bytes, int64_t units,
+static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int64_t scratch_bytes, int64_t items,
                     int64_t chunks, int helpers) {
     int free_mailbox = 0;
     if (!atomic_compare_exchange_strong(&team.taken, &free_mailbox, 1))
@@ -182,7 +182,7 @@ static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int
     team.words = words;
     team.scratch = scratch;
     team.scratch_bytes = scratch_bytes;
-    team.units = units;
+    team.items = items;
     atomic_store_explicit(&team.done, 0, memory_order_relaxed);
     atomic_store_explicit(&team.helpers, helpers, memory_order_relaxed);
     const uint64_t call = (atomic_load_explicit(&team.state, memory_order_relaxed) >> 3 * TEAM_BITS) + 1;

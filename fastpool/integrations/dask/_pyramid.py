@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph
 import fastpool as fp
 from fastpool.arguments import frozen, integer
 from fastpool.integrations.dask import _folders
-from fastpool.signatures import Padding
+from fastpool.type_hints import Padding
 from fastpool.window import Window
 
 try:

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of

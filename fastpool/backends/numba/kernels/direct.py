@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.reduction import Maxima
 from fastpool.backends.numba.kernels.windows import first_real_offset, last_vector, move_along_row, real_taps
 from fastpool.backends.numba.simd.compare import maximum, precedes, wins

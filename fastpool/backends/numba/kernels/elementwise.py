@@ -1,6 +1,6 @@
 """hard-swish, swish and their gradients, element by element. Two-byte floats are calculated in float32."""
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.math import exponential
 from fastpool.backends.numba.simd.views import slice_view

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.packing import Cells
 from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row, widen_row
 from fastpool.backends.numba.simd.half import narrow

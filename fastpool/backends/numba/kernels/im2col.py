@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
 from fastpool.backends.numba.kernels.windows import last_vector
 from fastpool.backends.numba.simd.vectors import (

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill
 from fastpool.backends.numba.kernels.windows import last_vector
 from fastpool.backends.numba.simd.vectors import (

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
 from fastpool.backends.numba.simd.vectors import load, mask_first, splat, width_of
 from fastpool.backends.numba.simd.views import tail_view

@@ -1,6 +1,6 @@
 """Winners in padding: a window's maximum is the lowest value of its dtype, and padding may have come first."""
 
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.windows import first_real_offset, leaves_input, real_taps
 
 

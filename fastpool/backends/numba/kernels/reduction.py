@@ -6,7 +6,7 @@ of their offsets, so that a later tap must be strictly greater: the first of equ
 
 from typing import Any, NamedTuple
 
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
     larger,

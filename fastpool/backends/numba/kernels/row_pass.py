@@ -6,7 +6,7 @@ rows is never read.
 
 import numpy as np
 
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.reduction import (
     Maxima,
     Taps,

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.kernels.windows import last_vector
 from fastpool.backends.numba.simd.half import narrow, to_key, to_keys, widen
 from fastpool.backends.numba.simd.vectors import (

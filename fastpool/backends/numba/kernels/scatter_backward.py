@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill
 from fastpool.backends.numba.kernels.windows import (
     after_last_tap,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Cells, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import (

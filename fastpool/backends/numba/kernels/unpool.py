@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastpool.backends.numba.compilation import kernel
+from fastpool.backends.numba.decorators import kernel
 from fastpool.backends.numba.simd.views import slice_view
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numba.extending import overload
 
-from fastpool.backends.numba.compilation import INLINED, inlined, kernel
+from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill
 from fastpool.backends.numba.kernels.windows import after_last_tap, first_tap, has_cell
 from fastpool.backends.numba.simd.compare import maximum

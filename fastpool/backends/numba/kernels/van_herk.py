@@ -5,7 +5,7 @@ The algorithm is that of van Herk (1992), and of Gil and Werman (1993).
 
 from typing import Any, NamedTuple
 
-from fastpool.backends.numba.compilation import inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Cells, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from fastpool import _rules
 from fastpool.backends.numba import geometry
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 
 first_window = inlined(_rules.first_window)
 after_last_window = inlined(_rules.after_last_window)

@@ -6,22 +6,22 @@ import numpy as np
 
 from fastpool.arrays import is_half
 from fastpool.backends.numba import tiling, tuning
-from fastpool.backends.numba.dtypes import seen_by_kernels
 from fastpool.backends.numba.geometry import Geometry, ceil_div
-from fastpool.backends.numba.plan.call import Plan, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
 from fastpool.backends.numba.tiling import GatherTiling, ScatterTiling
 from fastpool.window import Window
 
 
-def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -> Plan:
+def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (dy, argmax, dx)."""
     seen, index = seen_by_kernels(dtype), window.argmax_dtype
-    dtypes, moved = (dtype, index, dtype), pooled_bytes(window, outer, inner, dtype)
+    dtypes, cost_bytes = (dtype, index, dtype), pooled_bytes(window, outer, inner, dtype)
     if window.side_by_side and (inner > 1 or window.kernel[2] in tuning.TAPS_SIDE_BY_SIDE):
         g = as_one_plane(window, outer, inner)
         items = outer * window.out[0] * window.out[1]
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)
-        return Plan("max_pool_backward_nonoverlapping", dtypes, constants, items, moved, 0)
+        return KernelCall("max_pool_backward_nonoverlapping", dtypes, constants, items, cost_bytes, 0)
     g, scattered, blocks = scatter(window, inner, dtype)
     neighbours_differ = inner > 3 or (outer > 3 and blocks == 1)
     if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and neighbours_differ):
@@ -29,9 +29,11 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
         if gathered is not None:
             g, tiles, items = gathered
             constants = seen.half_format, seen.sums, g, tiles
-            return Plan("max_pool_backward_gather", dtypes, constants, items, moved, tiles.scratch_bytes)
+            return KernelCall("max_pool_backward_gather", dtypes, constants, items, cost_bytes, tiles.scratch_bytes)
     constants = seen.half_format, g, scattered
-    return Plan("max_pool_backward_scatter", dtypes, constants, outer * blocks, moved, scattered.scratch_bytes)
+    return KernelCall(
+        "max_pool_backward_scatter", dtypes, constants, outer * blocks, cost_bytes, scattered.scratch_bytes
+    )
 
 
 def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geometry, GatherTiling, int] | None:
@@ -91,11 +93,11 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
     return g, tiles, tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
 
 
-def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> Plan:
+def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> KernelCall:
     """Of arrays (argmax, invalid), the latter one byte."""
     g = geometry_of(window, inner)
     tiles = tiling.validation(g, index.itemsize)
     constants = g, tiles, *tiling.axes_to_validate(g)
     # What is calculated for a byte of an argmax takes as long as moving eight bytes.
-    moved = 8 * index.itemsize * outer * inner * window.positions
-    return Plan("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, moved, tiles.scratch_bytes)
+    cost_bytes = 8 * index.itemsize * outer * inner * window.positions
+    return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)

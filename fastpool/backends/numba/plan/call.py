@@ -11,14 +11,14 @@ from fastpool.backends.numba.geometry import Geometry
 from fastpool.window import Window
 
 
-class Plan(NamedTuple):
+class KernelCall(NamedTuple):
     """A kernel, and all that it is given besides its arrays."""
 
     kernel: str
     dtypes: tuple[np.dtype | None, ...]  # of the arrays; None for one that the kernel is not given
     constants: tuple[Any, ...]  # what it is given after the arrays
     items: int  # work items: any of them may run on any thread
-    nbytes: int  # bytes that the call moves
+    cost_bytes: int  # bytes that the call moves, or that take as long: they decide how many threads it is worth
     scratch_bytes: int  # for each thread
 
 

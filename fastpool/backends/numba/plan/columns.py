@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 
 from fastpool.backends.numba import tiling, tuning
-from fastpool.backends.numba.dtypes import seen_by_kernels
 from fastpool.backends.numba.geometry import Geometry, ceil_div
-from fastpool.backends.numba.plan.call import Plan, geometry_of
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.plan.call import KernelCall, geometry_of
 from fastpool.backends.numba.tiling import Col2imTiling, Im2colTiling
 from fastpool.backends.numba.tiling.scratch import vector_width
 from fastpool.window import Window
@@ -17,7 +17,7 @@ from fastpool.window import Window
 
 def im2col(
     window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int, fill_bits: int, nontemporal: bool
-) -> Plan:
+) -> KernelCall:
     """Of arrays (x, cols), seen as unsigned integers, since elements are only moved: fewer kernels.
 
     Images may lie `inside` the columns; `fill_bits` are the value in the padding; `nontemporal` tells whether columns
@@ -26,15 +26,15 @@ def im2col(
     dtype = np.dtype(f"u{itemsize}")
     g, tiles, items = im2col_tiles(window, inside, cols_steps, itemsize, nontemporal)
     constants = dtype.type(fill_bits), g, tiles
-    return Plan("im2col", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+    return KernelCall("im2col", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
-def col2im(window: Window, inside: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> Plan:
+def col2im(window: Window, inside: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:
     """Of arrays (cols, dx)."""
     seen = seen_by_kernels(dtype)
     g, tiles, items = col2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
     constants = seen.half_format, seen.sums, g, tiles
-    return Plan("col2im", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+    return KernelCall("col2im", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
 def _column_bytes(window, dtype):

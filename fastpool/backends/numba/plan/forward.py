@@ -8,14 +8,16 @@ import numpy as np
 
 from fastpool.arrays import is_half
 from fastpool.backends.numba import tiling, tuning
-from fastpool.backends.numba.dtypes import seen_by_kernels
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.plan.call import Plan, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
 from fastpool.backends.numba.tiling import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.window import Window
 
 
-def max_pool(window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int) -> Plan:
+def max_pool(
+    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
+) -> KernelCall:
     """Of arrays (x, y, argmax); `index` is the dtype of the argmax, or None."""
     itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
     kernel = "max_pool_van_herk"
@@ -26,9 +28,9 @@ def max_pool(window: Window, outer: int, inner: int, dtype: np.dtype, index: np.
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
     seen = seen_by_kernels(dtype)
-    moved = pooled_bytes(window, outer, inner, dtype)
+    cost_bytes = pooled_bytes(window, outer, inner, dtype)
     constants = seen.half_format, seen.lowest, g, tiles
-    return Plan(kernel, (dtype, dtype, index), constants, items, moved, tiles.scratch_bytes)
+    return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
 
 
 def separable(
@@ -58,17 +60,17 @@ def _slices(window, outer, g):
 
 
 def _first_tile(g):
-    """Rows and columns of windows in a tile, and how many cells are packed for it.
+    """Rows and columns of windows in a tile, and how many elements are packed for it.
 
     Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
     """
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
     for halos_h, halos_w in ((3, 2), (1, 1)):
         columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
-        pitch = max(columns + reach_w // g.sw, ceil_div(g.W, g.sw) if columns == g.OW else 0)
+        row = tiling.packed_row(g, columns)
         elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
-        rows = min(max(elements // (pitch * g.sw * g.sh * g.inner), halos_h * reach_h // g.sh, 1), g.OH)
-        packed = min(g.KD, g.D) * ((rows - 1) * g.sh + reach_h + 1) * pitch * g.sw * g.inner
+        rows = min(max(elements // (row * g.sh), halos_h * reach_h // g.sh, 1), g.OH)
+        packed = min(g.KD, g.D) * tiling.packed_rows(g, rows) * row
         if packed <= tuning.LESS_PACKED:
             break
     return rows, columns, packed

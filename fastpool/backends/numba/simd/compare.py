@@ -6,7 +6,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastpool import _rules
-from fastpool.backends.numba.compilation import inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.simd.vectors import Vector
 
 wins = inlined(_rules.wins)

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import overload
 
 from fastpool import _rules
-from fastpool.backends.numba.compilation import INLINED, inlined
+from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.simd.math import float32_bits, float32_from_bits
 from fastpool.backends.numba.simd.vectors import half_keys
 

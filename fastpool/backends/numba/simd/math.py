@@ -6,7 +6,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from fastpool.backends.numba.compilation import INLINED
+from fastpool.backends.numba.decorators import INLINED
 from fastpool.backends.numba.simd.compare import maximum
 
 

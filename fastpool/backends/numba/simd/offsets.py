@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from fastpool.backends.numba.compilation import INLINED
+from fastpool.backends.numba.decorators import INLINED
 from fastpool.backends.numba.simd.compare import maximum, wins
 from fastpool.backends.numba.simd.vectors import Vector, _broadcast, load_like, splat, store, where
 

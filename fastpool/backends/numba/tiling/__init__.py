@@ -22,6 +22,8 @@ from fastpool.backends.numba.tiling.forward import (
     SeparableTiling,
     VanHerkTiling,
     direct,
+    packed_row,
+    packed_rows,
     separable,
     van_herk,
 )
@@ -43,6 +45,8 @@ __all__ = [
     "gather",
     "im2col",
     "nonoverlapping",
+    "packed_row",
+    "packed_rows",
     "scatter",
     "separable",
     "validation",

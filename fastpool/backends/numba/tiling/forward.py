@@ -47,12 +47,22 @@ class SeparableTiling(NamedTuple):
     scratch_bytes: int
 
 
+def packed_rows(g: Geometry, block_rows: int) -> int:
+    """Rows that are packed for a tile, in each slice."""
+    return (block_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
+
+
+def packed_row(g: Geometry, block_columns: int) -> int:
+    """Elements that are packed for a row of a tile."""
+    strides = block_columns + (g.KW - 1) * g.dw // g.sw
+    return max(strides, ceil_div(g.W, g.sw) if block_columns >= g.OW else 0) * g.sw * g.inner
+
+
 def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, argmax_itemsize: int) -> SeparableTiling:
     width, reach_w, whole_rows = vector_width(itemsize), (g.KW - 1) * g.dw, block_columns >= g.OW
-    most_rows = (block_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
-    most_columns = max(block_columns + reach_w // g.sw, ceil_div(g.W, g.sw) if whole_rows else 0)
+    most_rows = packed_rows(g, block_rows)
     read_past = reach_w * g.inner + 2 * g.sw * width
-    maxima = min(g.KD, g.D) * (most_rows * most_columns * g.sw * g.inner + width) + read_past
+    maxima = min(g.KD, g.D) * (most_rows * packed_row(g, block_columns) + width) + read_past
     spare = tuning.GATHERED_VECTORS * width if g.sw > 3 and g.inner == 1 else 0
     elements = maxima + spare + width
     same_pitch = whole_rows and g.OW * g.sw == g.W and (g.sw == 1 or (g.sw == 2 and g.inner == 1))

@@ -1,47 +1,32 @@
-"""How Numba compiles a kernel: to object code with a C interface, free of Python.
+"""How Numba makes object code of a kernel: with a C interface, and free of Python.
 
-The package's build links the objects of all usual kernels to one library. Any other kernel is compiled when it is first
-called (`just_in_time.py`).
+The build of the package links the objects of many kernels to one library. Any other is compiled when it is first called
+(`just_in_time.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LEAST_NUMBA = (0, 62)  # LLVM ends the process on vectors of maxima in older ones
-_numba_version = version("numba")
-if tuple(map(int, re.findall(r"\d+", _numba_version)[:2])) < LEAST_NUMBA:
-    raise ImportError(f"needs numba {'.'.join(map(str, LEAST_NUMBA))} or later, found {_numba_version}")
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
-import llvmlite.binding as llvm  # noqa: E402
-import numba  # noqa: E402
-from llvmlite import ir  # noqa: E402
-from numba import types  # noqa: E402
-from numba.core import cgutils  # noqa: E402
-from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
-from numba.extending import intrinsic  # noqa: E402
-from numba.np.arrayobj import populate_array  # noqa: E402
-
-from fastpool.backends.numba import library  # noqa: E402
-from fastpool.threads import hold_across_forks  # noqa: E402
+from fastpool.backends.numba.decorators import KERNELS, NUMBA_VERSION
+from fastpool.backends.numba.encoding import TUPLES, split_name
+from fastpool.threads import hold_across_forks
 
 DIGEST = hashlib.sha256
-
-# Functions that a kernel calls are inlined into it. Nothing else calls them, and without wrappers for Python and C they
-# compile in three quarters of the time.
-INLINED = {
-    "nogil": True,
-    "error_model": "numpy",
-    "forceinline": True,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
 
 # The settings of Numba that change the code it makes.
 SETTINGS = (
@@ -56,23 +41,19 @@ SETTINGS = (
 )
 
 # What kernels are made of.
-SOURCES = ("../../_rules.py", "compilation.py", "geometry.py", "tiling/*.py", "simd/*.py", "kernels/*.py")
+SOURCES = (
+    "../../_rules.py",
+    "decorators.py",
+    "encoding.py",
+    "geometry.py",
+    "object_code.py",
+    "kernels/*.py",
+    "simd/*.py",
+    "tiling/*.py",
+)
 
 # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
 hold_across_forks(global_compiler_lock)
-
-_kernels: dict[str, Any] = {}
-
-
-def inlined(function):
-    """Compile a function for kernels to call."""
-    return numba.njit(**INLINED)(function)
-
-
-def kernel(function):
-    """Register a kernel by its name. It takes arrays, constants, scratch, and the range of its work items."""
-    _kernels[function.__name__] = inlined(function)
-    return function
 
 
 class Processor(NamedTuple):
@@ -95,13 +76,13 @@ def _dtype(code):
 
 
 def _type(code):
-    """The type of a constant. See `fastpool.backends.numba.library.encoded`."""
+    """The type of a constant by its code."""
     if code == "n":
         return types.none
     if code[0] == "e":
         return types.Array(_dtype(code[1:]), 1, "C")
-    if code in library.TUPLES:
-        return types.NamedUniTuple(types.int64, len(library.TUPLES[code]._fields), library.TUPLES[code])
+    if code in TUPLES:
+        return types.NamedUniTuple(types.int64, len(TUPLES[code]._fields), TUPLES[code])
     return {"i": types.int64, "d": types.float64, "b": types.boolean}.get(code) or _dtype(code)
 
 
@@ -169,14 +150,14 @@ _ENTRY = types.void(types.CPointer(types.int64), types.CPointer(types.uint8), ty
 
 def _compiled(name: str) -> Any:
     """Numba's C function of a kernel."""
-    # The modules of kernels enter them where they are imported.
+    # Imported here, since kernels whose object code was kept need none of these modules.
     from fastpool.backends.numba import kernels  # noqa: F401
 
-    function, arrays, constants = name.split("__")
-    run = _kernels[function]
+    kernel, arrays, constants = split_name(name)
+    run = KERNELS[kernel]
     arguments = _reader(
-        [types.none if code == "none" else types.Array(_dtype(code), 1, "C") for code in arrays.split("_")],
-        [_type(code) for code in constants.split("_")],
+        [types.none if code is None else types.Array(_dtype(code), 1, "C") for code in arrays],
+        [_type(code) for code in constants],
     )
 
     @numba.cfunc(_ENTRY, error_model="numpy")
@@ -186,7 +167,7 @@ def _compiled(name: str) -> Any:
     return entry
 
 
-def object_code(name: str, processor: Processor) -> bytes:
+def make_object(name: str, processor: Processor) -> bytes:
     """The object code of a kernel, with one symbol of its name."""
     entry = _compiled(name)
     module = llvm.parse_assembly(entry.inspect_llvm())
@@ -216,7 +197,8 @@ def target_machine(processor: Processor, **options: Any) -> Any:
 def sources() -> str:
     """A digest of all that kernels are made of, so that a changed source is a new kernel."""
     here = Path(__file__).parent
-    digest = DIGEST("/".join((_numba_version, version("llvmlite"), sys.version)).encode())
+    # Numba compiles bytecode, and each version of Python has its own.
+    digest = DIGEST("/".join((NUMBA_VERSION, version("llvmlite"), sys.version)).encode())
     for pattern in SOURCES:
         for path in sorted(here.glob(pattern)):
             digest.update(path.read_bytes())

@@ -38,7 +38,7 @@ def new_scratch(nbytes: int) -> np.ndarray:
     if nbytes <= scratch.nbytes:
         return scratch
     memory = np.empty(nbytes + VECTOR_BYTES, np.uint8)
-    begin = -memory.ctypes.data % VECTOR_BYTES
+    begin = -memory.__array_interface__["data"][0] % VECTOR_BYTES
     scratch = memory[begin : begin + nbytes]
     if nbytes <= tuning.KEPT_SCRATCH:
         _kept.scratch = scratch
@@ -47,17 +47,17 @@ def new_scratch(nbytes: int) -> np.ndarray:
 
 def runner(call: Call) -> Callable[..., None]:
     """A function that runs a call on arrays."""
-    small = call.nbytes < tuning.PARALLEL_BYTES and call.scratch_bytes <= tuning.SMALL_SCRATCH
+    small = call.cost_bytes < tuning.PARALLEL_BYTES and call.scratch_bytes <= tuning.SMALL_SCRATCH
     return call.run_alone if small else partial(launch, call)
 
 
 def launch(call: Call, *arrays: np.ndarray | None) -> None:
-    """Run a call on arrays, on several threads if the bytes that it moves are worth it."""
-    if call.nbytes >= tuning.PARALLEL_BYTES:
-        threads = min(get_num_threads(), call.units, call.nbytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
+    """Run a call on arrays, on as many threads as its cost is worth."""
+    if call.cost_bytes >= tuning.PARALLEL_BYTES:
+        threads = min(get_num_threads(), call.items, call.cost_bytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
         if threads > 1 and _run_shared(call, threads, arrays):
             return
-    call.run(new_scratch(call.scratch_bytes), 0, call.units, *arrays)
+    call.run(new_scratch(call.scratch_bytes), 0, call.items, *arrays)
 
 
 def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
@@ -66,5 +66,5 @@ def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
         scratch = new_scratch(threads * call.scratch_bytes)
     except MemoryError:
         return False
-    chunks = max(threads, min(tuning.CHUNKS_PER_THREAD * threads, call.nbytes // tuning.CHUNK_BYTES))
-    return call.run_shared(scratch, threads - 1, min(chunks, call.units, MOST_CHUNKS), *arrays)
+    chunks = max(threads, min(tuning.CHUNKS_PER_THREAD * threads, call.cost_bytes // tuning.CHUNK_BYTES))
+    return call.run_shared(scratch, threads - 1, min(chunks, call.items, MOST_CHUNKS), *arrays)

@@ -1,4 +1,4 @@
-"""The usual kernels: those that are built with the package, or compiled by a warm-up."""
+"""The kernels that are built with the package, or compiled by a warm-up."""
 
 from __future__ import annotations
 
@@ -9,47 +9,53 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.plan.backward import max_pool_backward, validate_argmax
-from fastpool.backends.numba.plan.call import Plan
+from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
 from fastpool.backends.numba.plan.elementwise import activation, max_unpool
 from fastpool.backends.numba.plan.forward import max_pool
 from fastpool.window import Window
 
-USUAL = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
-FIRST = tuple(map(np.dtype, ("u1", "f4")))
+# bool has the kernels of uint8, and bfloat16 those of float16.
+BUILT_DTYPES = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
+BUILT_INDICES = tuple(map(np.dtype, ("u1", "u2", "u4")))  # dtypes of an argmax
+
+# A warm-up compiles only these, unless it is asked for all.
+WARMUP_DTYPES = tuple(map(np.dtype, ("u1", "f4")))
+WARMUP_INDICES = tuple(map(np.dtype, ("u1",)))
 
 
-def usual_calls(dtypes: tuple[np.dtype, ...] = USUAL, indices: tuple[str, ...] = ("u1", "u2", "u4")) -> Iterator[Plan]:
-    """A call of each usual kernel. bool has those of uint8, and bfloat16 those of float16."""
-    offsets = tuple(map(np.dtype, indices))
+def built_calls(
+    dtypes: tuple[np.dtype, ...] = BUILT_DTYPES, indices: tuple[np.dtype, ...] = BUILT_INDICES
+) -> Iterator[KernelCall]:
+    """A call of each kernel that is built, for these dtypes of arrays and of an argmax."""
     one = Window.plan(1, (1,), 1)
-    for index in offsets:
+    for index in indices:
         yield validate_argmax(one, 1, 1, index)
     for itemsize in sorted({dtype.itemsize for dtype in dtypes}):
         yield im2col(one, False, (1, 1, 1, 1), itemsize, 0, False)
     for dtype in dtypes:
-        yield from _forward_calls(dtype, offsets)
+        yield from _forward_calls(dtype, indices)
         yield max_unpool(1, 1, 1, 1, dtype)
         yield col2im(one, False, (1, 1, 1, 1), dtype)
         if dtype.kind == "f":
-            yield from _float_calls(dtype, offsets)
+            yield from _float_calls(dtype, indices)
 
 
-def _forward_calls(dtype: np.dtype, offsets: tuple[np.dtype, ...]) -> Iterator[Plan]:
+def _forward_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[KernelCall]:
     least_tall, least_wide = tuning.LEAST_TALL, tuning.LEAST_WIDE
     separable = Window.plan(1, (1,), 1)
     tall = Window.plan(2, (2 * least_tall, least_wide), least_tall, 1, least_tall // 2)
     direct = Window.plan(1, (VECTOR_BYTES,), VECTOR_BYTES)
     for window in (separable, tall, direct):
-        for index in (None, *offsets):
+        for index in (None, *indices):
             yield max_pool(window, 1, 1, dtype, index, 1)
 
 
-def _float_calls(dtype: np.dtype, offsets: tuple[np.dtype, ...]) -> Iterator[Plan]:
+def _float_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[KernelCall]:
     side_by_side = Window.plan(1, (1,), 1)
     overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, tuning.MOST_GATHERED + 1))
     for window in (side_by_side, overlapping, of_many_taps):
-        for index in offsets:
+        for index in indices:
             yield max_pool_backward(window, 1, 1, dtype)._replace(dtypes=(dtype, index, dtype))
     for kernel in ("hard_swish", "hard_swish_backward"):
         yield activation(kernel, dtype, 1)

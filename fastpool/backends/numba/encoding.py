@@ -1,0 +1,83 @@
+"""The names and arguments of kernels: what a plan writes, and the compiler reads.
+
+A kernel's name tells its signature: `max_pool_direct__f4_f4_u1__n_f4_Geometry_DirectTiling` takes arrays of float32,
+float32 and uint8, and then the constants None, a float32, and two named tuples of integers. It is a C function of these
+arguments in words of eight bytes, the scratch, and the range of its work items.
+
+An array is three words: its address, its elements, and the bytes of one; None is no word. The codes of constants are:
+
+    n           None: no word
+    e<dtype>    a dtype alone, of an empty array: no word
+    <Tuple>     a named tuple of TUPLES: a word for each of its integers
+    <dtype>     a NumPy scalar: its bytes, and then zeros
+    b, i, d     a bool, an int, a float: a word
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool.backends.numba import tiling
+from fastpool.backends.numba.geometry import Geometry
+
+TUPLES = {
+    each.__name__: each
+    for each in (Geometry, *(getattr(tiling, name) for name in tiling.__all__))
+    if isinstance(each, type)
+}
+
+
+class Empty(NamedTuple):
+    """A constant that tells a kernel a dtype, and nothing else."""
+
+    dtype: np.dtype
+
+
+@cache
+def dtype_code(dtype: np.dtype) -> str:
+    """The code of a dtype as kernels see it: bool as uint8, and two-byte floats as int16."""
+    if dtype.itemsize == 2 and dtype.kind not in "iu":
+        return "i2"
+    return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
+
+
+def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
+    """The codes of a kernel's constants, and their words."""
+    codes, words = [], b""
+    for constant in constants:
+        if constant is None:
+            codes.append("n")
+        elif isinstance(constant, Empty):
+            codes.append(f"e{dtype_code(constant.dtype)}")
+        elif isinstance(constant, tuple):
+            codes.append(type(constant).__name__)
+            words += struct.pack(f"={len(constant)}q", *constant)
+        elif isinstance(constant, np.generic):
+            codes.append(dtype_code(constant.dtype))
+            words += constant.tobytes().ljust(8, b"\0")
+        elif isinstance(constant, bool):
+            codes.append("b")
+            words += struct.pack("=q", constant)
+        elif isinstance(constant, float):
+            codes.append("d")
+            words += struct.pack("=d", constant)
+        else:
+            codes.append("i")
+            words += struct.pack("=q", constant)
+    return codes, words
+
+
+def join_name(kernel: str, dtypes: tuple[np.dtype | None, ...], constants: list[str]) -> str:
+    """The name of a kernel for arrays of these dtypes (None for one that it is not given) and constants."""
+    arrays = ("none" if dtype is None else dtype_code(dtype) for dtype in dtypes)
+    return "__".join((kernel, "_".join(arrays), "_".join(constants)))
+
+
+def split_name(name: str) -> tuple[str, list[str | None], list[str]]:
+    """The kernel, the codes of its arrays (None for one that it is not given) and of its constants."""
+    kernel, arrays, constants = name.split("__")
+    return kernel, [None if code == "none" else code for code in arrays.split("_")], constants.split("_")
