@@ -1,9 +1,8 @@
-"""Kernels on arrays that end, or begin, where memory does: python bounds.py [SEED] [PROBLEMS].
+"""Kernels on arrays next to inaccessible memory: python bounds.py [SEED] [PROBLEMS].
 
-Each array, and in every second problem the scratch of each kernel, lies flush against a page that may be neither read
-nor written, so that a step too far ends the process; the problem printed last is the one. In every second problem the
-work items of a call are done in pieces, the last piece first, so that what a piece writes beyond its own end stays and
-is seen.
+Each array, and in every second problem the scratch of each kernel, is adjacent to an inaccessible page, so that an
+access outside it ends the process; the problem printed last caused it. In every second problem the work items of a call
+are run in pieces, the last piece first, so that a write of one piece into the next is not overwritten and is detected.
 """
 
 import ctypes
@@ -151,7 +150,7 @@ def columns_problem(rng, end, dtype):
     axes = int(rng.choice([1, 2, 2, 3]))
     space, window = a_window(rng, axes)
     del window["ceil_mode"]
-    # Mostly in many blocks, and past the caches, as only large arrays are.
+    # Mostly in many blocks and with stores that bypass the caches, which otherwise only large arrays use.
     tuning.MOST_COLUMNS_PACKED = int(rng.choice([1, 60, 500, 1 << 15]))
     tuning.LARGE_COLUMNS = int(rng.choice([0, 1 << 25]))
     tuning.forget_plans()

@@ -1,8 +1,9 @@
 """Random calls of every op in guarded memory: python tests/fuzz.py --minutes 2 [--seed N] [--backend B] [--op O].
 
-Arrays, results and the scratch of kernels lie between closed pages, filled with a pattern, and are closed after the
-call. Each case is drawn from the seed and its number alone, so that `--seed N --case K` repeats it. Cases run in a
-child process: one that ends it, or takes too long, is one failed case, and the next process continues after it.
+Arrays, results and the scratch of kernels are between inaccessible pages, filled with a pattern, and become
+inaccessible after the call. Each case depends only on the seed and its number, so that `--seed N --case K` repeats it.
+Cases run in a child process: one that ends it, or takes too long, is one failed case, and the next process continues
+after it.
 
 A result is compared with that of another backend, or of loops written here, on plain copies of the inputs.
 """
@@ -565,7 +566,7 @@ OPS = {
     "conv2d_backward": (conv2d_backward, "im2col", 2),
 }
 
-# Calls that must be refused: what is put in the place of an argument. All are wrong for every op.
+# Calls that must raise: values in place of an argument, wrong for every op.
 WRONG = {
     "kernel_size": (0, -1, 2**70, 1.5, "3", (), (1,) * 5, (2, 0), True, None, np.nan, [[1]], {}),
     "stride": (0, -3, 2**70, 2.0, "1", (1,) * 7, (0, 1), False, np.inf),
@@ -619,7 +620,7 @@ class Machine:
         shared = {"PARALLEL_BYTES": 0, "CHUNK_BYTES": 64}
         for name, value in (shared if way == "shared" else self.parallel).items():
             _replace(self.tuning, name, value)
-        # Columns mostly in many blocks, and past the caches, as only large arrays are.
+        # Columns mostly in many blocks and with stores that bypass the caches, which otherwise only large arrays use.
         _replace(self.tuning, "MOST_COLUMNS_PACKED", int(rng.choice([1, 60, 500, 1 << 15])))
         _replace(self.tuning, "LARGE_COLUMNS", int(rng.choice([0, 1 << 25])))
         self.tuning.forget_plans()
@@ -737,7 +738,7 @@ def native_dtype(dtype):
 
 
 def refuse(rng, call, arrays, options):
-    """Make a call that is wrong in one way: it must raise, and write nothing."""
+    """Make a call with one wrong argument: it must raise and write nothing."""
     converts = call.description.startswith("indices")  # which takes neither a backend nor out
     names = [n for n in WRONG if n in options and not (converts and n == "backend")]
     ways = ["option"] * 6 + ["dtype", "shape"] + (["out"] * 4 if call.takes_out else [])
@@ -792,7 +793,7 @@ def refuse(rng, call, arrays, options):
     )
 
 
-# The child, which runs cases and tells of each before it begins, and the parent
+# The child, which announces and runs cases, and the parent
 
 
 def child(options):

@@ -1,6 +1,6 @@
 """Calls of the cython backend from several threads at once, for ThreadSanitizer: python races.py [SHARED].
 
-All read the same inputs. With SHARED they also write to one result, which must be reported.
+All threads read the same inputs. With SHARED they also write to one result, which must be reported.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """The compiled modules under gcc's sanitizers: python sanitize.py [SEED].
 
-A copy of the package is built with those of addresses and of undefined behaviour in a temporary folder, where the tests
-of the cython backend, its part of the fuzzer, and the tests of threads run; then with that of data races, where threads
-call the cython backend. The threads of team.h are run by team_races.c. The first report ends its process, and fails the
-run. Before each, calls that must be reported are.
+A copy of the package is built in a temporary folder with the address and undefined-behaviour sanitizers; the tests of
+the cython backend, its part of the fuzzer and the tests of threads run there. Another copy is built with the thread
+sanitizer; threads call its cython backend, and team_races.c runs the threads of team.h. A report ends its process and
+fails the run. Before each run, deliberate errors check that the sanitizer reports them.
 """
 
 import os
@@ -34,7 +34,7 @@ def library(name):
 
 
 def copy_tree(tree, ignored):
-    """Copy what the package is built from and tested with, without generated C and without files of a pattern."""
+    """Copy the sources and tests of the package, without generated C and without files that match a pattern."""
     ignore = shutil.ignore_patterns("_columns.c", "_launch.c", "__pycache__", ignored)
     for name in ("fastpool", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)

@@ -1,4 +1,4 @@
-"""What the article on max pooling by convolutions printed: an image, and its maxima over 2x2 cells."""
+"""The tables printed in the article on max pooling by convolutions: an image, and its maxima over 2x2 windows."""
 
 import numpy as np
 

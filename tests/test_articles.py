@@ -1,4 +1,4 @@
-"""The articles that the project starts from, as a reader of theirs would run them."""
+"""The code of the articles that the project starts from, and its printed results."""
 
 import numpy as np
 import pytest

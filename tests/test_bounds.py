@@ -153,7 +153,7 @@ print("all right")
 
 @pytest.mark.parametrize("backend", ["numba", pytest.param("cython", marks=with_cython)])
 def test_an_argmax_and_indices_that_another_thread_changes_end_no_process(backend, python):
-    """It was changed after the check, and gradients went to whatever address it named."""
+    """It was changed after the check, and gradients were written to arbitrary addresses."""
     assert "all right" in python("-X", "faulthandler", "-c", CHANGED.format(backend))
 
 
@@ -163,7 +163,7 @@ KERNELS = sorted(path for folder in ("kernels", "simd") for path in (NUMBA / fol
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
 def test_kernels_allocate_nothing(path):
-    """Their scratch comes from the caller, so that nothing is lost, or half done, where there is no memory."""
+    """Their scratch comes from the caller, so that a failed allocation leaves no partial result."""
     called = {
         node.func.attr
         for node in ast.walk(ast.parse(path.read_text()))

@@ -190,7 +190,7 @@ def test_every_memory_order_gives_the_right_result(array, backend):
             assert all(a.flags.writeable and not np.may_share_memory(a, X) for a in got)
 
 
-# What is refused stays refused once what is equal to it was looked up.
+# A wrong argument is still refused after a call with an equal valid one was cached.
 
 REFUSED = {
     "kernel_size True": (lambda x: pool(x, 1), lambda x, **out: pool(x, True, **out)),
@@ -250,7 +250,7 @@ def test_errors_are_the_same_at_every_call_and_in_strided_memory(name):
         assert not str(looked_up.value).startswith("out must")
 
 
-# A plan is looked up by what the arguments are at this call, not by what they equal or were.
+# A plan is looked up by the current values of the arguments, not by equality or earlier values.
 
 
 class Changing:
@@ -334,9 +334,9 @@ def test_a_word_that_equals_another_is_what_it_spells(backend):
 
 
 def test_the_metadata_of_a_dtype_does_not_reach_a_result(backend):
-    """Equal dtypes are looked up as one."""
+    """Equal dtypes share one plan."""
     marked = np.dtype(np.float32, metadata={"unit": "of somebody else"})
-    shape = (1, 2, 5, 7)  # of no other test, so that the marked one is met first
+    shape = (1, 2, 5, 7)  # unique among the tests, so that the marked dtype is seen first
     for dtype in (marked, np.float32, marked.newbyteorder("S")):
         x = values(shape, np.float32).astype(dtype)
         y, argmax = pool(x, return_argmax=True, backend=backend)
@@ -384,7 +384,7 @@ def test_threads_looking_up_the_same_plan_do_not_meet(backend):
 
 @pytest.mark.parametrize("call", [pool, lambda x, **more: fp.maxout(x, 2, **more)], ids=["pool", "maxout"])
 def test_the_backend_is_the_one_that_is_asked_for(call, monkeypatch):
-    """After the default was looked up, too, and in a thread that has not asked."""
+    """Also after the default was cached, and in a thread without a cached default."""
     taken = []
 
     def spy(name):
@@ -515,7 +515,7 @@ def test_invalid_gradients_are_refused_as_into_a_strided_out(name, backend):
 
 @pytest.mark.skipif(not fp.backends()["numba"].available, reason=fp.backends()["numba"].reason or "-")
 def test_an_argmax_of_padding_is_refused():
-    """In every corner, since what is looked at all at once are planes, rows, or channels."""
+    """In every corner, because checks cover whole planes, rows or channels at once."""
     for shape, window in (((1, 2, 6, 8), (3, 1, 1)), ((1, 1, 70, 80), (5, 1, 2)), ((1, 2, 9, 9), (7, 2, 3))):
         x = values(shape, np.float32)
         y, argmax = fp.max_pool2d(x, *window, return_argmax=True)

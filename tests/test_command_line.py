@@ -47,7 +47,7 @@ def test_info_prints_why_a_backend_cannot_run(fastpool, tmp_path):
 
 @pytest.fixture(scope="session")
 def quick(fastpool, tmp_path_factory):
-    """One quick run over pools alone: what it printed, and the files that it wrote."""
+    """One quick run of only pools: its output, and the files that it wrote."""
     pytest.importorskip("rich")
     folder = tmp_path_factory.mktemp("bench")
     json_file = folder / "times.json"
@@ -153,7 +153,7 @@ def test_unknown_kernels_are_reported_in_one_line(command, fastpool):
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_ends_a_command_without_output(unbuffered):
-    """As with `| head`: it printed a traceback, or one of the flush at the end."""
+    """As with `| head`: a traceback was printed, by the command or by the flush at exit."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "fastpool", "info"]

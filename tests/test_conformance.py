@@ -108,7 +108,7 @@ def _over_widths(name, dtype, layout):
 @pytest.mark.parametrize("window", OVER_WIDTHS)
 def test_agrees_with_numpy_over_all_widths(window, dtype, layout, backend):
     if backend == "numpy":
-        pytest.skip("NumPy is the judge")
+        pytest.skip("NumPy is the reference")
     for x, expected in _over_widths(window, dtype, layout):
         got = list(_results(x, OVER_WIDTHS[window], layout, backend))
         for a, b in zip(got, expected, strict=True):
@@ -117,7 +117,7 @@ def test_agrees_with_numpy_over_all_widths(window, dtype, layout, backend):
 
 
 def _inside(x, step):
-    """`x` as every second cell of a larger array, along every axis, in either direction."""
+    """`x` as every second element of a larger array, along every axis, in either direction."""
     holder = np.zeros([2 * n for n in x.shape], x.dtype)
     view = holder[(slice(None, None, 2),) * x.ndim] if step > 0 else holder[(slice(None, None, -2),) * x.ndim]
     view[...] = x
@@ -303,7 +303,7 @@ def test_argmax_is_right_at_the_borders_of_its_dtypes(kernel_size, argmax_dtype,
 @pytest.mark.parametrize("padding", [0, 20], ids=["no padding", "padding"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64], ids=lambda t: t.__name__)
 def test_large_windows_find_each_single_peak(dtype, padding, layout, backend):
-    """A lone peak in the lowest value: every window that covers it names it, whichever way large windows are split."""
+    """One peak among lowest values is the argmax of every window that covers it, however large windows are split."""
     x = np.full((1, 1, 45, 50), -np.inf if np.issubdtype(dtype, np.floating) else 0, dtype)
     x[0, 0, 22, 24] = 5
     shape = x.shape if layout == "channels_first" else (1, 45, 50, 1)
@@ -331,7 +331,7 @@ def test_far_padding_and_dilation_do_not_overflow(backend):
     np.testing.assert_array_equal(dx, [[3.0, 0.0, 0.0]])
 
 
-# Small arrays in the blocks, and with the stores, of large ones.
+# Small arrays with the blocks and the stores of large ones.
 
 
 of_numba = pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""No CUDA kernel grows unnoticed: what its warps execute is held to a table."""
+"""No CUDA kernel executes more than a table allows."""
 
 import json
 
@@ -17,7 +17,7 @@ def test_the_table_has_all_rows():
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.name)
 def test_a_kernel_executes_no_more_than_the_table_says(row):
-    """By 5 % at most; `python tests/cuda_counts.py` writes the table anew, for a change that is worth it."""
+    """A tolerance of 5 %. For a deliberate change, `python tests/cuda_counts.py` writes a new table."""
     held, counted = HELD[row.name], measure(row)
     grown = {key: (held[key], n) for key, n in counted.items() if n > 1.05 * held[key]}
     assert not grown, f"(before, now): {grown}"

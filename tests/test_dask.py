@@ -264,7 +264,7 @@ def test_activations_are_as_in_memory(dtype):
     check(fp.swish_backward(b, a, 1.5), fp.swish_backward(dy, x, 1.5))
 
 
-# What is asked for, and what is refused
+# Laziness and errors
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
@@ -436,7 +436,7 @@ def test_only_what_a_chunk_needs_moves():
         graph = dict(y.dask)
     moved = {key: prod(s.stop - s.start if s.stop else 16 for s in dask_part(task)) for key, task in graph.items()
              if "-part-" in key[0]}  # fmt: skip
-    # Rows and columns of one cell between 4 x 4 chunks, both ways, and the corners.
+    # Rows and columns of one element between 4 x 4 chunks, in both directions, and the corners.
     assert sum(moved.values()) == 2 * (2 * 3 * 4) * 16 + 4 * 3 * 3
     assert fp.max_pool2d(x, (2, 2)).chunks == ((8,) * 4,) * 2
     assert tasks(fp.max_pool2d(x, (2, 2))) == 2 * 16
@@ -453,7 +453,7 @@ def test_chunks_of_the_result_follow_those_of_the_input():
     assert fp.max_pool2d(x, 3, 1, 1).chunks == x.chunks
     argmax = fp.max_pool2d(x, 2, return_argmax=True)[1]
     assert fp.max_pool2d_backward(y, argmax, x.shape, 2).chunks == x.chunks
-    # A stride beyond the chunks, of which some hold no window: they are put together.
+    # A stride beyond the chunks, of which some hold no window: they are merged.
     assert fp.max_pool1d(da.zeros(12, chunks=1), (1,), 5).chunks == ((1, 2),)
 
 

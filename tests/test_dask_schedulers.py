@@ -106,7 +106,7 @@ def cluster(request):
 
 
 def slow_and_once_deadly(block, flag, block_info=None):
-    """Ends its process, without a word, where it first comes to the block in the middle."""
+    """Kills its process when it first reaches the block in the middle."""
     if block_info[0]["chunk-location"] == (2, 2):
         try:
             os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
@@ -132,13 +132,13 @@ def test_a_worker_that_dies_in_the_middle_changes_nothing(cluster, tmp_path):
 
 
 def peak_memory():
-    """Of this process, in bytes."""
+    """The memory of this process, in bytes."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def ramp(block_info=None):
-    """Rows and columns of float32 that tell where they are: a chunk that costs little to make."""
+    """float32 values that encode their row and column, cheap to compute."""
     (top, bottom), (left, right) = block_info[None]["array-location"]
     rows = np.arange(top, bottom, dtype=np.float32)[:, None]
     return rows * 7 % 1013 + np.arange(left, right, dtype=np.float32) % 911

@@ -1,4 +1,4 @@
-"""A few hundred random calls in guarded memory, and whether what they must find would be found: see fuzz.py."""
+"""A few hundred random calls in guarded memory, and deliberate faults that fuzz.py must report."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""PyTorch takes fastpool's pooling, maxout and hard-swish as operators of its own."""
+"""fastpool's pooling, maxout and hard-swish as custom operators of PyTorch."""
 
 import shutil
 
@@ -52,7 +52,7 @@ def test_pooling_is_pytorchs_with_its_gradient_and_memory_format(window, dtype, 
         assert got.dtype == expected.dtype
         assert got.stride() == expected.stride()
         assert torch.equal(got, expected)
-    assert torch.equal(ft.max_pool2d(x, **window), results[1][0])  # the way without a gradient
+    assert torch.equal(ft.max_pool2d(x, **window), results[1][0])  # without a gradient
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

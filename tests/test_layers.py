@@ -1,4 +1,4 @@
-"""The layers: gradients against finite differences, deepnet's own layer as a judge, and a network that learns."""
+"""The layers: gradients against finite differences, deepnet's own layer as a reference, and a network that learns."""
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def im2col_indices(shape, size, stride):
 
 
 class DeepnetMaxpool:
-    """deepnet's layer as its article writes it, for one size and stride and no padding."""
+    """deepnet's layer as in its article, with one size and stride and without padding."""
 
     def __init__(self, X_dim, size, stride):
         self.d_X, self.h_X, self.w_X = X_dim

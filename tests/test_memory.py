@@ -29,7 +29,7 @@ def backend(request):
 
 def extra_memory(call):
     """The peak bytes of a call, less those of its results. NumPy reports its allocations to tracemalloc."""
-    call()  # plans, and what a thread keeps
+    call()  # creates plans, and memory that a thread keeps
     gc.collect()
     tracemalloc.start()
     try:
@@ -141,7 +141,7 @@ def test_columns_of_many_taps_or_images_take_8_megabytes_a_thread(shape, kernel_
 
 
 def an_extreme_window(rng):
-    """Windows of random geometry over an array that is never made, or None if they do not fit."""
+    """Windows of random geometry over an array that is never created, or None if they do not fit."""
 
     def at_most(bits):
         return int(2 ** rng.uniform(0, bits))
@@ -171,7 +171,7 @@ def an_extreme_window(rng):
 @of_numba
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
-    """Plans alone: nothing of these sizes is pooled."""
+    """Only plans: nothing of these sizes is pooled."""
     rng, dtype, most = np.random.default_rng(7), np.dtype(dtype), tuning.MOST_SCRATCH
     assert most == 8 * MB
     for window in filter(None, (an_extreme_window(rng) for _ in range(1000))):
@@ -215,7 +215,7 @@ def test_indices_are_converted_in_blocks(convention, layout):
 
 @pytest.mark.parametrize("convention", ["torch", "chainer"])
 def test_indices_of_long_signals_are_converted_in_blocks(convention):
-    """What is known of windows along one axis is as long as a block there."""
+    """Data about the windows along one axis are as long as a block there."""
     shape, window = (1, 2, 1_500_000), {"kernel_size": 3, "stride": 1, "padding": 1, "convention": convention}
     argmax = np.ones(shape, np.uint8)
     indices = fp.argmax_to_indices(argmax, shape, **window)

@@ -80,7 +80,7 @@ def test_volumes_may_keep_their_depth(tmp_path):
 
 
 def attributes(store, version="0.5"):
-    """What a reader finds in the files."""
+    """The metadata that a reader finds in the files."""
     if version == "0.4":
         return json.loads((Path(store) / ".zattrs").read_text())["multiscales"][0]
     return json.loads((Path(store) / "zarr.json").read_text())["attributes"]["ome"]["multiscales"][0]
@@ -216,7 +216,7 @@ def of(x):
 
 
 def seen():
-    "What a reader finds: whose levels, all of them, or how it can tell that they are not complete."
+    "What a reader finds: whose levels, all of them, or that they are not complete."
     try:
         group = zarr.open_group(store, mode="r")
     except FileNotFoundError:
@@ -342,12 +342,12 @@ def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
 
 
 class Torn(Exception):
-    """What stands for a kill in stores that live in memory."""
+    """Simulates a kill in stores in memory."""
 
 
 @pytest.fixture(params=["memory", "fsspec"])
 def other_store(request):
-    """A store that is no local folder, and what deletes keys in it."""
+    """A store that is no local folder, and the class whose method deletes its keys."""
     if request.param == "memory":
         return zarr.storage.MemoryStore(), zarr.storage.MemoryStore
     pytest.importorskip("fsspec")

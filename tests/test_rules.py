@@ -69,7 +69,7 @@ def test_lists_of_numbers_are_arrays():
         (10, {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True}, 6),
         (9, {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True}, 5),  # a sixth would start in the padding
         (5, {"kernel_size": 1, "stride": 3, "ceil_mode": True}, 2),  # a third would start at 6, outside
-        (2, {"kernel_size": 3, "stride": 2, "ceil_mode": True}, 1),  # the only window hangs over the end
+        (2, {"kernel_size": 3, "stride": 2, "ceil_mode": True}, 1),  # the only window extends past the end
         (10, {"kernel_size": 3, "stride": 1, "dilation": 4}, 2),
         (10, {"kernel_size": 3, "stride": 2, "padding": ((0, 5),)}, 7),
         (10, {"kernel_size": 3, "stride": 3, "padding": "valid"}, 3),
@@ -103,7 +103,7 @@ def test_padding_has_no_limit_of_half_a_kernel(backend):
     )
 
 
-# What wins
+# The maximum and its argmax
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -276,7 +276,7 @@ def test_gradients_and_activations_take_the_floats_only(dtype):
 def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, backend):
     dtype = np.dtype(dtype)
     eps = float(ml_dtypes.finfo(dtype).eps)
-    dy = np.array([1, eps / 2, eps / 2, eps / 2], dtype)  # one by one they would all be lost
+    dy = np.array([1, eps / 2, eps / 2, eps / 2], dtype)  # added one by one, all would be lost
     argmax = np.array([3, 2, 1, 0], np.uint8)
     dx = fp.max_pool1d_backward(dy, argmax, (7,), 4, 1, backend=backend)
     assert float(dx[3]) == float(np.float32(1 + 1.5 * eps).astype(dtype)) > 1
@@ -307,7 +307,7 @@ def test_half_columns_of_more_taps_than_windows_are_summed_in_the_same_order(
 
 @pytest.mark.skipif(not fp.backends()["cython"].available, reason="is about the cython backend")
 def test_half_columns_of_one_large_window_are_not_added_up_tap_by_tap():
-    """Each tap is a step of Python's: 262,144 of them took three hundred times as long as the sums."""
+    """A Python loop over 262,144 taps took three hundred times as long as the sums."""
     steps = 0
 
     def count(*_):
@@ -525,7 +525,7 @@ def test_one_offset_among_millions_that_does_not_fit_is_found(at, backend):
 
 @pytest.mark.parametrize("taps", [2**16, 2**31, 2**32 - 1, 2**32])
 def test_gradients_of_windows_as_long_as_an_argmax_can_count_arrive(taps):
-    """Those of 2**32 taps along an axis divided by 2**32 as a number of 32 bits, which is 0."""
+    """With 2**32 taps along an axis, a division by 2**32 was computed in 32 bits, where it is 0."""
     x, window = np.arange(6, dtype=np.float32), {"stride": 1, "padding": taps // 2}
     y, argmax = fp.max_pool1d(x, taps, **window, return_argmax=True)
     np.testing.assert_array_equal(y, np.full(7 - taps % 2, 5))
@@ -553,7 +553,7 @@ def test_an_argmax_of_another_framework_is_sent_to_the_converter():
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The first array that each kernel is handed, with the specification as the backend."""
+    """The first array that each kernel gets, with the specification as the backend."""
     arrays = []
 
     def spy(usual):
@@ -601,7 +601,7 @@ def test_any_other_array_is_copied_once(monkeypatch):
     monkeypatch.setattr(naive, "max_pool", lambda *arrays: None)
     x = np.ones((1, 4, 512, 512), np.float32)[..., ::-1, ::2]
     out = np.empty((1, 4, 8, 4), np.float32)
-    fp.max_pool2d(x, 64, out=out, backend="naive")  # what is imported on the first call is no copy
+    fp.max_pool2d(x, 64, out=out, backend="naive")  # so that modules imported by the first call do not count as copies
     tracemalloc.start()
     try:
         fp.max_pool2d(x, 64, out=out, backend="naive")
@@ -666,7 +666,7 @@ OUT_CALLS = {
 
 @pytest.fixture(params=["numpy", "numba"])
 def planned_or_not(request):
-    """numba's pools of contiguous arrays are looked up, with `out` too; numpy's are not."""
+    """numba replays pools of contiguous arrays, with `out` too; numpy does not."""
     if not fp.backends()[request.param].available:
         pytest.skip(fp.backends()[request.param].reason)
     with fp.use_backend(request.param):
@@ -708,7 +708,7 @@ class TestOut:
 
 
 class _Claims(np.ndarray):
-    """Says that it can be written to."""
+    """An array that claims to be writeable."""
 
     flags = property(lambda self: np.zeros(1).flags)
 
@@ -998,7 +998,7 @@ def test_an_unknown_convention_is_refused(convention):
 
 
 def test_unpooling_refuses_windows_that_lie_beyond_any_number():
-    """The last of them started at 2**64, which was taken for 0."""
+    """The last of them started at 2**64, which became 0."""
     with pytest.raises(ValueError, match="where they lie overflows"):
         fp.max_unpool1d(np.ones(5), np.zeros(5, int), 1, 2**62, output_shape=(4,), convention="chainer")
 
@@ -1069,7 +1069,7 @@ def test_unknown_backends_are_refused_for_empty_batches_too():
         lambda: fp.swish_backward(flat, flat, backend="torch"),
         lambda: fp.conv2d(x, w, backend="torch"),
         lambda: fp.conv2d_backward(x[..., :3, :3], x, w, backend="torch"),
-        # One window of padding alone, which has no columns.
+        # One window of only padding, which has no columns.
         lambda: fp.conv2d(w[..., :1, :1], w[..., :1, :1], stride=9, padding=((2, 0), (0, 0)), backend="torch"),
     ):
         with pytest.raises(ValueError, match="backend must be one of"):
@@ -1078,7 +1078,7 @@ def test_unknown_backends_are_refused_for_empty_batches_too():
 
 @pytest.fixture
 def only(monkeypatch):
-    """Make each backend say its own name instead of pooling."""
+    """Make each backend return its own name instead of pooling."""
 
     class Said(Exception):
         pass

@@ -1,9 +1,9 @@
-"""What a process may do to calls, and calls to a process, at random: python torture.py [SEED] [SECONDS].
+"""Random calls under signals, forks, threads and failed allocations: python torture.py [SEED] [SECONDS].
 
-Each round runs in a process of its own. It mixes calls of all ops from several threads with forks, handlers of signals
-that raise, memory that is refused, changes of the number of threads, and an exit in the middle of calls. Every result
-is compared with that of the numpy backend. A round that gives a wrong result, raises what it should not, dies or hangs
-is printed with its seed, and ends the run: python torture.py SEED 0 does that round again, as far as threads let it.
+Each round runs in its own process. It mixes calls of all ops from several threads with forks, signal handlers that
+raise, failed allocations, changes of the number of threads, and an exit during calls. Every result is compared with
+that of the numpy backend. A round that returns a wrong result, raises an unexpected exception, crashes or hangs is
+printed with its seed and ends the run: python torture.py SEED 0 repeats it, as far as threads are reproducible.
 """
 
 import faulthandler
@@ -24,7 +24,7 @@ PATIENCE = int(os.environ.get("FASTPOOL_TORTURE_PATIENCE", "240"))
 
 
 class Interrupt(Exception):
-    """Raised by handlers of signals, and by nothing else."""
+    """Raised only by signal handlers."""
 
 
 def interrupt(*_):
@@ -32,7 +32,7 @@ def interrupt(*_):
 
 
 def calls(fp, np):
-    """Every op as a function of a backend, on arrays small and large, by name."""
+    """Every op by name, as a function of a backend, on small and large arrays."""
     rng = np.random.default_rng(0)
     made = {}
     for size, shape in (("small", (2, 4, 8, 8)), ("large", (4, 16, 128, 128))):
@@ -83,7 +83,7 @@ class Round:
                 raise AssertionError(f"{name} is wrong at {wrong.size} of {e.size}, from {wrong[0]} to {wrong[-1]}")
 
     def guarded(self, function, *arguments):
-        """Run in a thread; what it raises is a problem of the round."""
+        """Run in a thread; an exception is a problem of the round."""
         try:
             function(*arguments)
         except BaseException as error:
@@ -119,7 +119,7 @@ def other_threads(this, rng):
 
 
 def child_of(function):
-    """The exit code of a forked child that does this; one that hangs tells where on SIGABRT."""
+    """The exit code of a forked child that does this. A child that hangs prints its stack on SIGABRT."""
     pid = os.fork()
     if pid == 0:
         code = 3
@@ -141,7 +141,7 @@ def child_of(function):
 
 
 def forks(this, rng):
-    """Children of a process whose other threads are in calls, maybe in the first of all."""
+    """Children of a process whose other threads are in calls, possibly in the first one."""
     stop = threading.Event()
     threads = this.in_threads(rng.randint(0, 3), this.loop, stop, rng.randrange(1 << 30))
     try:
@@ -166,7 +166,7 @@ def forks(this, rng):
 
 
 def signals(this, rng):
-    """Handlers that raise, at any moment of calls."""
+    """Signal handlers that raise at any moment of a call."""
     which = rng.choice([signal.SIGALRM, signal.SIGINT])
     name = rng.choice([n for n in this.names if "large" in n])
     this.check(name)
@@ -192,7 +192,7 @@ def signals(this, rng):
 
 
 def refused_memory(this, rng):
-    """MemoryError comes, or the right result, and nothing else; afterwards all is as before."""
+    """A call raises MemoryError or returns the right result; afterwards calls work as before."""
     for name in this.names:  # what is compiled near the limit may end the process inside LLVM
         this.check(name)
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -214,7 +214,7 @@ def refused_memory(this, rng):
 
 
 def exit_in_calls(this, rng):
-    """The last of a round: the interpreter ends while daemons are in calls."""
+    """The end of a round: the interpreter exits while daemon threads are in calls."""
     for _ in range(rng.randint(1, 4)):
         seed, never = rng.randrange(1 << 30), threading.Event()
         threading.Thread(target=this.loop, args=(never, seed), daemon=True).start()
@@ -266,7 +266,7 @@ def main(seed=0, seconds=300):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     environment.pop("FASTPOOL_BACKEND", None)
     command = [sys.executable, "-W", "ignore", __file__]
-    # All kernels are compiled, and kept, beforehand: that takes longer than any round.
+    # All kernels are compiled and cached beforehand, which takes longer than any round.
     subprocess.run([*command, "--compile"], env=environment, check=True)
     end, rounds = time.monotonic() + seconds, 0
     while rounds == 0 or time.monotonic() < end:

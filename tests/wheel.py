@@ -1,4 +1,4 @@
-"""What must hold of an installed wheel, with NumPy alone: python wheel.py [--kernels]."""
+"""Checks of an installed wheel with only NumPy: python wheel.py [--kernels]."""
 
 import sys
 from importlib import import_module
