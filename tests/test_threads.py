@@ -385,6 +385,24 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
     assert not counts.any()
 
 
+AT_THE_END = """
+from fastpool.backends.numba.launching import new_scratch
+from fastpool.threads import in_a_thread_of_its_own, usable_cpus
+
+class Last:
+    def __del__(self):
+        print(new_scratch(1000).nbytes >= 1000, usable_cpus() >= 1, in_a_thread_of_its_own(lambda: "ran"))
+
+last = Last()
+last.itself = last  # it is collected when nothing can be imported any more
+"""
+
+
+def test_an_object_that_the_interpreter_destroys_last_can_still_call(python):
+    """Scratch needed NumPy's ctypes, which it imports late; a new thread was waited for in vain."""
+    assert python("-c", AT_THE_END) == "True True ran\n"
+
+
 # Helpers that are busy, do not come, or are too many
 
 
