@@ -221,7 +221,7 @@ def test_much_work_is_cut_into_chunks():
     assert len(noted(1000, MUCH)[1]) >= 4
 
 
-def test_no_more_chunks_than_the_mailbox_counts(tuned):
+def test_no_more_chunks_than_the_state_of_the_team_can_count(tuned):
     fp.set_num_threads(9)
     tuned(CHUNKS_PER_THREAD=1000)
     counts, chunks = noted(100_000, 10**12)
@@ -595,7 +595,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), another_thread_helps())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
-def test_a_child_forked_in_the_middle_of_another_threads_call_has_a_mailbox_of_its_own(python):
+def test_a_child_forked_in_the_middle_of_another_threads_call_has_a_team_of_its_own(python):
     assert python("-W", "ignore", "-c", IN_A_CHILD_OF_A_CALL) == "0 True\n"
 
 
