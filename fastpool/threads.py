@@ -6,6 +6,7 @@ import atexit
 import math
 import mmap
 import os
+import sys
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,7 +91,7 @@ def usable_cpus() -> int:
     """How many CPUs the calling thread may use at this moment, by its affinity and its container's quota."""
     global _quota
     cpus, now = _affinity() or 1, monotonic()
-    if now - _quota[0] >= QUOTA_SECONDS:
+    if now - _quota[0] >= QUOTA_SECONDS and not sys.is_finalizing():  # at the very end there is no `open`
         _quota = now, cpu_quota()
     quota = _quota[1]
     return cpus if quota is None else min(cpus, math.ceil(quota))
@@ -234,6 +235,8 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
     that raises while one starts can leave its locks taken.
     """
     need_memory(THREAD_BYTES, "a package is imported, or a kernel compiled,")
+    if sys.is_finalizing():  # a new thread would wait for ever for the interpreter
+        return function(*arguments)
     results: list[Result] = []
     raised: list[BaseException] = []
     done = allocate_lock()
@@ -254,7 +257,7 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
     except RuntimeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
             raise  # the handler of a signal has raised it
-        run()  # no more threads: the interpreter is shutting down, or at a limit of the system's
+        run()  # no more threads: at a limit of the system's
     done.acquire()
     if raised:
         raise raised[0]

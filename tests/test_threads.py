@@ -221,7 +221,7 @@ def test_much_work_is_cut_into_chunks():
     assert len(noted(1000, MUCH)[1]) >= 4
 
 
-def test_no_more_chunks_than_the_mailbox_counts(tuned):
+def test_no_more_chunks_than_the_state_of_the_team_can_count(tuned):
     fp.set_num_threads(9)
     tuned(CHUNKS_PER_THREAD=1000)
     counts, chunks = noted(100_000, 10**12)
@@ -383,6 +383,24 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
     with pytest.raises(MemoryError, match="refused"):
         launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
     assert not counts.any()
+
+
+AT_THE_END = """
+from fastpool.backends.numba.launching import new_scratch
+from fastpool.threads import in_a_thread_of_its_own, usable_cpus
+
+class Last:
+    def __del__(self):
+        print(new_scratch(1000).nbytes >= 1000, usable_cpus() >= 1, in_a_thread_of_its_own(lambda: "ran"))
+
+last = Last()
+last.itself = last  # it is collected when nothing can be imported any more
+"""
+
+
+def test_an_object_that_the_interpreter_destroys_last_can_still_call(python):
+    """Scratch needed NumPy's ctypes, which it imports late; a new thread was waited for in vain."""
+    assert python("-c", AT_THE_END) == "True True ran\n"
 
 
 # Helpers that are busy, do not come, or are too many
@@ -577,7 +595,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), another_thread_helps())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="this system does not fork")
-def test_a_child_forked_in_the_middle_of_another_threads_call_has_a_mailbox_of_its_own(python):
+def test_a_child_forked_in_the_middle_of_another_threads_call_has_a_team_of_its_own(python):
     assert python("-W", "ignore", "-c", IN_A_CHILD_OF_A_CALL) == "0 True\n"
 
 

@@ -258,3 +258,11 @@ def test_tensors_without_memory_and_negated_views_are_refused():
         fp.max_pool2d(x, 2, out=part)
     with pytest.raises(TypeError, match="x is a view that negates"):
         fp.max_pool2d(torch._neg_view(x), 2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo tells what it cannot trace
+def test_a_compiled_function_can_make_a_call_that_is_not_yet_planned():
+    """Dynamo recursed for ever where constants of kernels were written with `struct.pack`."""
+    x = torch.randn(1, 3, 10, 47)  # a shape that no other test has
+    compiled = torch.compile(lambda t: fp.max_pool2d(t, 3) + 1, backend="eager")
+    assert torch.equal(compiled(x), F.max_pool2d(x, 3) + 1)

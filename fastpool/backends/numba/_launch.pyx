@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=True
-"""Calls of compiled kernels: arguments as words, arrays as addresses, and the threads that share a call."""
+"""Calls of compiled kernels: arrays and constants become words, and threads share the work items."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
@@ -33,15 +33,15 @@ def helpers_started():
 
 
 def watch_for(int pauses):
-    """Let helpers watch for so many pauses of the processor before they sleep; how many it was before."""
+    """Let helpers look for work so many times, with a pause each time, before they sleep; how many it was before."""
     return team_set_watch(pauses)
 
 
 cdef enum:
     MOST_ARRAYS = 4
-    WORDS_OF_ARRAY = 3  # its address, its elements, the bytes of one
+    WORDS_OF_ARRAY = 3  # its address, its number of elements, the bytes of one
     MOST_WORDS = 64
-    SCRATCH_ALIGNMENT = 64  # a line of the caches
+    SCRATCH_ALIGNMENT = 64  # a cache line
 
 
 cdef class Call:
@@ -50,17 +50,18 @@ cdef class Call:
     Parameters
     ----------
     address : int
-        Where the kernel lies; `keep` is what it is valid with.
+        Of the kernel; it is valid while `keep` lives.
     itemsizes : tuple of int
-        Bytes of an element of each array; 0 where the kernel takes None, or nothing if all that follow are 0.
+        Bytes of an element of each array; 0 for one that the kernel is not given. Calls pass None for it, or leave it
+        out at the end.
     constants : bytes
-        What follows the arrays, in words of eight bytes.
+        What the kernel is given after the arrays, in words of eight bytes.
     items : int
         How many work items there are.
     cost_bytes : int
         The bytes that it moves, or that take as long to move: they decide how many threads share it.
     scratch_bytes : int
-        What each thread needs of scratch.
+        Bytes of scratch that each thread needs.
     """
 
     cdef team_kernel kernel
@@ -87,8 +88,8 @@ cdef class Call:
         self.used += len(constants) // 8
         self.items, self.cost_bytes, self.scratch_bytes, self.keep = items, cost_bytes, scratch_bytes, keep
 
-    cdef int _addresses(self, tuple arrays, int64_t *words) except -1:
-        """Fill in where the arrays lie, and what follows them."""
+    cdef int _write_words(self, tuple arrays, int64_t *words) except -1:
+        """Write the words of these arrays, and then the constants."""
         cdef int i
         cdef cnp.ndarray a
         cdef int64_t *word = words
@@ -114,10 +115,10 @@ cdef class Call:
         return 0
 
     def run_alone(self, *arrays):
-        """Run all work items in this thread, with scratch from the heap: the fastest way of a small call."""
+        """Run all work items in this thread, with scratch from malloc: the fastest way for a small call."""
         cdef int64_t words[MOST_WORDS]
         cdef char *memory
-        self._addresses(arrays, words)
+        self._write_words(arrays, words)
         memory = <char *>malloc(self.scratch_bytes + SCRATCH_ALIGNMENT)
         if memory == NULL:
             raise MemoryError(f"no {self.scratch_bytes} bytes of scratch")
@@ -131,16 +132,17 @@ cdef class Call:
         cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
         if not 0 <= begin <= end <= self.items:
             raise ValueError(f"work items from 0 up to {self.items}, got {begin} up to {end}")
-        self._addresses(arrays, words)
+        self._write_words(arrays, words)
         if cnp.PyArray_NBYTES(scratch) < self.scratch_bytes:
             raise ValueError(f"scratch needs {self.scratch_bytes} bytes, got {cnp.PyArray_NBYTES(scratch)}")
         with nogil:
             self.kernel(words, memory, begin, end)
 
     def run_shared(self, cnp.ndarray scratch not None, int helpers, int64_t chunks, *arrays):
-        """Run all work items with up to so many helpers, in so many chunks; False, with nothing done, if all are busy.
+        """Run all work items with up to so many helpers, in so many chunks.
 
-        The scratch has a part for the caller and for each helper.
+        False, with nothing done, if the helpers are busy with another call. The scratch is that of the caller, and then
+        that of each helper.
         """
         cdef int64_t words[MOST_WORDS]
         cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
@@ -150,7 +152,7 @@ cdef class Call:
             raise ValueError(f"chunks from 1 up to {min(self.items, MOST_CHUNKS)}, got {chunks}")
         if not 0 <= helpers <= TEAM_MOST_HELPERS:
             raise ValueError(f"helpers from 0 up to {MOST_HELPERS}, got {helpers}")
-        self._addresses(arrays, words)
+        self._write_words(arrays, words)
         if cnp.PyArray_NBYTES(scratch) < needed:
             raise ValueError(f"scratch needs {needed} bytes, got {cnp.PyArray_NBYTES(scratch)}")
         team_start(helpers)

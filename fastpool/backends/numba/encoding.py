@@ -15,7 +15,6 @@ An array is three words: its address, its elements, and the bytes of one; None i
 
 from __future__ import annotations
 
-import struct
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -45,6 +44,11 @@ def dtype_code(dtype: np.dtype) -> str:
     return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
 
 
+def _words_of(values: Any, dtype: type[np.generic]) -> bytes:
+    # PyTorch's Dynamo, which traces this code in a compiled function, recurses for ever in `struct.pack`.
+    return np.array(values, dtype).tobytes()
+
+
 def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
     """The codes of a kernel's constants, and their words."""
     codes, words = [], b""
@@ -55,19 +59,19 @@ def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
             codes.append(f"e{dtype_code(constant.dtype)}")
         elif isinstance(constant, tuple):
             codes.append(type(constant).__name__)
-            words += struct.pack(f"={len(constant)}q", *constant)
+            words += _words_of(constant, np.int64)
         elif isinstance(constant, np.generic):
             codes.append(dtype_code(constant.dtype))
             words += constant.tobytes().ljust(8, b"\0")
         elif isinstance(constant, bool):
             codes.append("b")
-            words += struct.pack("=q", constant)
+            words += _words_of(constant, np.int64)
         elif isinstance(constant, float):
             codes.append("d")
-            words += struct.pack("=d", constant)
+            words += _words_of(constant, np.float64)
         else:
             codes.append("i")
-            words += struct.pack("=q", constant)
+            words += _words_of(constant, np.int64)
     return codes, words
 
 

@@ -1,15 +1,17 @@
-/* Kernels run by the calling thread and its helpers.
+/* Kernels run by the calling thread and its helpers: one team of threads in a process, which has one call at a time.
  *
- * A call is cut into chunks of work items. Whoever is free takes the next chunk: the caller from the front, helpers from
- * the back, so that the same call made again finds in each core's cache what it left there. The caller waits only for
- * chunks that a helper has taken. A caller that finds the mailbox taken by another's call runs alone.
+ * A call is cut into chunks of consecutive work items. Each thread that is free takes the next chunk: the caller from the
+ * front, helpers from the back. So when a call is repeated, each core takes mostly the same items, which are still in its
+ * cache. When no chunk is left, the caller waits for those that helpers still run. While the team has another caller's
+ * call, `team_run` does nothing, and the caller runs its kernel alone.
  *
- * The mailbox's state is one number, so that it changes at once: from the top bits down, the number of the call, its
- * chunks, and how many of them are taken from the front and from the back.
+ * `team.state` is a single integer, so that it changes atomically. From the top bits down it holds: the number of the
+ * call, which tells this call from all earlier ones; its chunks; how many of them are taken from the front; and from the
+ * back.
  *
- * Helpers are native threads that use nothing of Python but its locks, which need no GIL. They watch the mailbox for a
- * while after each chunk, since waking a sleeping thread takes as long as moving a megabyte, and then sleep. A forked
- * child starts its own.
+ * Helpers are native threads that use nothing of Python but its locks, which need no GIL. After each chunk they watch the
+ * state for a while before they sleep, since waking a thread takes as long as moving a megabyte. A child process after a
+ * fork starts helpers of its own.
  */
 
 #ifndef FASTPOOL_TEAM_H
@@ -31,8 +33,8 @@
 #define team_yield() sched_yield()
 #endif
 
-/* Let the processor rest for some tens of nanoseconds. `yield` takes no time on most ARM processors; `isb` does, since it
- * refills the pipeline. */
+/* Wait for some tens of nanoseconds, and leave the core to its other hardware thread meanwhile. On most ARM processors
+ * `yield` takes no time; `isb`, which refills the pipeline, does. */
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #define team_pause() _mm_pause()
@@ -45,37 +47,40 @@
 #define team_pause() ((void)0)
 #endif
 
-/* The arguments in words of eight bytes, this thread's scratch, and the work items from `begin` up to `end`. */
+/* A kernel: its arguments in words of eight bytes, this thread's scratch, and the work items from `begin` up to `end`. */
 typedef void (*team_kernel)(const int64_t *words, char *scratch, int64_t begin, int64_t end);
 
 #define TEAM_BITS 12
 #define TEAM_MOST_CHUNKS ((1 << TEAM_BITS) - 1)
 #define TEAM_MOST_HELPERS 255
 
-/* Pauses that a helper watches for before it sleeps: a tenth of a millisecond or two. */
+/* How many times a helper looks for a chunk, with a pause each time, before it sleeps: a tenth of a millisecond or two. */
 static atomic_int team_watch = 5000;
-/* Pauses, some tens of microseconds, after which a caller that waits for a helper's chunk leaves its core to others. */
-#define TEAM_PATIENCE 1000
+/* After so many pauses, some tens of microseconds, a caller that waits for the chunks of helpers yields its core: a helper
+ * may need it. */
+#define TEAM_MOST_PAUSES 1000
 
 typedef struct {
     atomic_int asleep;
-    PyThread_type_lock call; /* a semaphore: the helper takes it to fall asleep, and whoever wakes the helper gives it */
+    PyThread_type_lock wake; /* locked but for waking: the helper sleeps in acquiring it, and who releases it wakes it */
 } team_helper;
 
 static struct {
-    atomic_int taken;        /* whether a call has the mailbox */
-    _Atomic uint64_t state;
-    _Atomic int64_t done;    /* chunks */
-    atomic_int helpers;      /* that the call has scratch for */
+    atomic_int busy;         /* whether the team has a call */
+    _Atomic uint64_t state;  /* see above */
+    _Atomic int64_t done;    /* how many chunks are done */
+    atomic_int helpers;      /* how many helpers the call has scratch for: others take no chunk of it */
     team_kernel kernel;
     const int64_t *words;
     char *scratch;
     int64_t scratch_bytes, items;
-    atomic_int starting, started;
+    atomic_int starting;     /* whether a thread is in `team_start` */
+    atomic_int started;      /* how many helpers there are */
     team_helper helper[TEAM_MOST_HELPERS];
 } team;
 
-/* Take a chunk and run it, as the caller (thread 0) or a helper; 0 if none is left to take. */
+/* Take a chunk and run it, as the caller (thread 0) or a helper. 0 if none is left to take; 1 also if another thread took
+ * it first: try again. */
 static int team_take_chunk(int thread) {
     uint64_t state = atomic_load_explicit(&team.state, memory_order_acquire);
     const uint64_t back = state & TEAM_MOST_CHUNKS, front = state >> TEAM_BITS & TEAM_MOST_CHUNKS;
@@ -84,7 +89,8 @@ static int team_take_chunk(int thread) {
         return 0;
     const int64_t chunk = thread == 0 ? front : chunks - 1 - back;
     const uint64_t next = state + (thread == 0 ? 1 << TEAM_BITS : 1);
-    /* After this exchange the call's fields stay as they are until its last chunk is done. */
+    /* The exchange fails if the state belongs to another call by now. Once it succeeds, the fields of the call stay as
+     * they are until its last chunk is done: its caller waits for this one. */
     if (atomic_compare_exchange_strong_explicit(&team.state, &state, next, memory_order_acq_rel,
                                                 memory_order_relaxed)) {
         /* Not items * chunk / chunks, which may overflow. */
@@ -106,12 +112,12 @@ static void team_help(void *number) {
             team_pause();
         }
         atomic_store(&me->asleep, 1);
-        PyThread_acquire_lock(me->call, WAIT_LOCK); /* whoever releases it has set `asleep` to 0 */
+        PyThread_acquire_lock(me->wake, WAIT_LOCK); /* `team_wake` sets `asleep` to 0 before it releases the lock */
     }
 }
 
-/* Let a new thread, which inherits what is blocked here, take only signals that tell of an error in itself: all others are
- * for the threads of the program. */
+/* A new thread inherits which signals are blocked. Helpers get only those of errors in their own code; all others are for
+ * the threads of the program. */
 #ifdef _WIN32
 typedef int team_signals;
 #define team_block_signals(before) ((void)(before))
@@ -119,7 +125,7 @@ typedef int team_signals;
 #else
 typedef sigset_t team_signals;
 #ifdef __linux__
-#define team_set_signals sigprocmask /* of this thread; the other name asks for a newer C library */
+#define team_set_signals sigprocmask /* of this thread alone; pthread_sigmask would need a newer C library */
 #else
 #define team_set_signals pthread_sigmask
 #endif
@@ -136,7 +142,7 @@ static void team_block_signals(team_signals *before) {
 static void team_restore_signals(const team_signals *before) { team_set_signals(SIG_SETMASK, before, NULL); }
 #endif
 
-/* See to it that so many helpers are there, if the system lets them: before `team_run`, and with the GIL. */
+/* Start helpers until there are `count`, or as many as the system allows. To be called before `team_run`, with the GIL. */
 static void team_start(int count) {
     int idle = 0;
     if (atomic_load(&team.started) >= count || !atomic_compare_exchange_strong(&team.starting, &idle, 1))
@@ -144,14 +150,14 @@ static void team_start(int count) {
     team_signals before;
     team_block_signals(&before);
     for (int started = atomic_load(&team.started); started < count; started++) {
-        PyThread_type_lock call = PyThread_allocate_lock();
-        if (call == NULL)
+        PyThread_type_lock wake = PyThread_allocate_lock();
+        if (wake == NULL)
             break;
-        PyThread_acquire_lock(call, WAIT_LOCK);
-        team.helper[started].call = call;
+        PyThread_acquire_lock(wake, WAIT_LOCK);
+        team.helper[started].wake = wake;
         if (PyThread_start_new_thread(team_help, (void *)(intptr_t)started) == PYTHREAD_INVALID_THREAD_ID) {
-            PyThread_release_lock(call);
-            PyThread_free_lock(call);
+            PyThread_release_lock(wake);
+            PyThread_free_lock(wake);
             break;
         }
         atomic_store(&team.started, started + 1);
@@ -160,22 +166,22 @@ static void team_start(int count) {
     atomic_store(&team.starting, 0);
 }
 
-/* Wake up to `count` helpers that sleep. Only who has the mailbox calls it. */
+/* Wake those of the first `count` helpers that sleep. Only the caller whose call the team has may do so. */
 static void team_wake(int count) {
     const int started = atomic_load(&team.started);
     for (int helper = 0; helper < count && helper < started; helper++) {
         int asleep = 1;
         if (atomic_compare_exchange_strong(&team.helper[helper].asleep, &asleep, 0))
-            PyThread_release_lock(team.helper[helper].call);
+            PyThread_release_lock(team.helper[helper].wake);
     }
 }
 
-/* Run a call in so many chunks with up to `helpers` helpers, at most TEAM_MOST_HELPERS, each of which has its part of the
- * scratch behind the caller's. 0, and nothing has been done, where another call has the mailbox. */
+/* Run a call in so many chunks with up to `helpers` helpers, at most TEAM_MOST_HELPERS. `scratch` has `scratch_bytes` for
+ * the caller, and then as many for each helper. 0, with nothing done, if the team has another call. */
 static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int64_t scratch_bytes, int64_t items,
                     int64_t chunks, int helpers) {
-    int free_mailbox = 0;
-    if (!atomic_compare_exchange_strong(&team.taken, &free_mailbox, 1))
+    int idle = 0;
+    if (!atomic_compare_exchange_strong(&team.busy, &idle, 1))
         return 0;
     team_wake(helpers);
     team.kernel = kernel;
@@ -190,20 +196,22 @@ static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int
     while (team_take_chunk(0))
         ;
     for (int waited = 0; atomic_load_explicit(&team.done, memory_order_acquire) < chunks;) {
-        if (waited < TEAM_PATIENCE) {
+        if (waited < TEAM_MOST_PAUSES) {
             team_pause();
             waited++;
         } else
             team_yield();
     }
-    atomic_store_explicit(&team.taken, 0, memory_order_release);
+    atomic_store_explicit(&team.busy, 0, memory_order_release);
     return 1;
 }
 
+/* How many times helpers look before they sleep from now on; how many it was before. */
 static int team_set_watch(int pauses) { return atomic_exchange(&team_watch, pauses); }
 
 static int team_size(void) { return atomic_load(&team.started); }
 
+/* Threads do not survive a fork: the child begins with a team of none. */
 static void team_forget(void) { memset((void *)&team, 0, sizeof team); }
 
 static void team_follow_forks(void) {
