@@ -1,8 +1,8 @@
 """The gradient of a max pool of nonoverlapping windows: each winner has the gradient of its window, all other cells 0.
 
-The plan chooses this kernel where windows neither overlap nor leave cells between them, and there is a vector of
-channels or a KW of `SCATTERED_KW`. dy and the argmax are read in vectors, once for each row of cells under a row of
-windows; each element of dx is written once.
+The plan chooses this kernel where windows neither overlap nor leave cells between them nor leave the input, and where
+channels come last or KW is one of `SCATTERED_KW`. dy and the argmax are read in vectors, once for each row of cells
+under a row of windows; each element of dx is written once.
 """
 
 from typing import NamedTuple

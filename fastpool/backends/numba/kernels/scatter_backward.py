@@ -1,8 +1,8 @@
 """The gradient of a max pool, scattered: each window adds its gradient to the cell that its offset names.
 
-The plan chooses this kernel for windows of many taps, and for two-byte floats with channels or planes to interleave:
-its time does not depend on the number of taps. dy and the argmax are read once for every tile that their windows reach;
-the sums of a tile stay in the caches, where its size allows it, and dx is written once from there.
+Its time does not depend on the number of taps. The plan chooses this kernel for windows of many taps, for two-byte
+floats where there are several channels or planes, and where gathering takes too much scratch. dy and the argmax are
+read once for every tile that their windows reach; the sums of a tile stay in the caches unless windows are very large.
 """
 
 from typing import Any, NamedTuple

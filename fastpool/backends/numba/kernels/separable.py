@@ -107,8 +107,8 @@ class Buffers(NamedTuple):
 def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
     """Work items are tiles of windows.
 
-    Each pass visits its taps in increasing offset, rows before columns before slices, so that the first of equal cells
-    wins without comparing offsets.
+    Each pass visits its taps in increasing offset: along rows, then down columns, then slices. So the first of equal
+    cells wins without comparing offsets.
     """
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     mark_real_taps(buffers.tap_bits, g)
