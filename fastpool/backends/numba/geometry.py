@@ -11,8 +11,8 @@ VECTOR_BYTES = 64  # of a vector, which is a cache line
 class Geometry(NamedTuple):
     """Size, kernel, stride, leading padding, dilation and output size, each for depth, height and width.
 
-    `inner` elements lie side by side at each position: the channels where these come last, the images of a batch where
-    these come last in columns, else one.
+    Each position has `inner` contiguous elements: the channels where these come last, the images of a batch where these
+    come last in columns, else one.
     """
 
     D: int

@@ -157,7 +157,7 @@ def store_nontemporal(typing_context, array, at, vector):
 
 @intrinsic
 def elements_to_cache_line(typing_context, array, at):
-    """How many elements lie between index `at` of an array and the next beginning of a cache line."""
+    """How many elements from index `at` of an array the next cache line begins."""
 
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
