@@ -225,7 +225,7 @@ class Window(_Geometry):
         return tuple(b > 0 or end for b, end in zip(self.before, ends, strict=True))  # type: ignore[return-value]
 
     @cached_property
-    def side_by_side(self) -> bool:
+    def nonoverlapping(self) -> bool:
         """Whether no two windows share a cell nor have one between them, and none leaves the input.
 
         A rest of cells may lie behind the last window of an axis.

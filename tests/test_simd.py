@@ -1,4 +1,4 @@
-"""What the numba backend's kernels are written in, each primitive beside NumPy."""
+"""What the numba backend's kernels are written in: each primitive is compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ pytest.importorskip("fastpool.backends.numba._launch")
 from fastpool.backends.numba import geometry  # noqa: E402
 from fastpool.backends.numba.kernels import rows  # noqa: E402
 from fastpool.backends.numba.simd import compare, half, math, offsets, vectors, views  # noqa: E402
+from fastpool.backends.numba.tiling import SCATTERED_KW  # noqa: E402
+from fastpool.backends.numba.tiling.forward import LOADED_STRIDES  # noqa: E402
 
 DTYPES = list(map(np.dtype, ("u1", "i1", "i2", "u4", "i8", "f4", "f8")))
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -70,9 +72,9 @@ def test_a_vector_is_64_bytes_and_lies_anywhere(dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("step", [2, 3, 5])
+@pytest.mark.parametrize("step", LOADED_STRIDES)
 def test_every_step_th_element_is_loaded(step, dtype):
-    load = {2: vectors.load_stride_2, 3: vectors.load_stride_3, 5: vectors.load_stride_5}[step]
+    load = getattr(vectors, f"load_stride_{step}")
 
     @numba.njit
     def move(a, out):
@@ -143,7 +145,7 @@ def test_interleaving_undoes_deinterleaving(dtype):
         np.testing.assert_array_equal(of_vectors(operation, first, second, out=out), expected)
 
 
-@pytest.mark.parametrize("taps", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("taps", sorted({*SCATTERED_KW} - {1}))
 @pytest.mark.parametrize("index", ["u1", "u2", "u4"])
 @pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
 def test_each_gradient_is_scattered_to_its_tap(dtype, index, taps):
@@ -314,30 +316,30 @@ def test_all_two_byte_floats_are_widened_and_narrowed_again(half_format):
 
 
 @pytest.mark.parametrize("half_format", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])
-def test_numbers_are_rounded_to_the_nearest_two_byte_float(half_format):
+def test_floats_are_rounded_to_the_nearest_two_byte_float(half_format):
     @numba.njit
-    def run(numbers, half_format, out):
-        for i in range(len(numbers)):
-            out[i] = half.narrow(numbers[i], half_format)
+    def run(wide, half_format, out):
+        for i in range(len(wide)):
+            out[i] = half.narrow(wide[i], half_format)
 
     ordered = np.unique(in_float32(HALVES, half_format))
     ordered = ordered[np.isfinite(ordered)].astype(np.float64)
     between = (ordered[:-1] + ordered[1:]) / 2  # exact in float32
-    numbers = np.concatenate([between, np.nextafter(between, -np.inf), np.nextafter(between, np.inf)])
-    numbers = np.concatenate([numbers.astype(np.float32), [np.inf, -np.inf, np.nan, 65519, 65520, 1e30, -1e-40]])
-    numbers = numbers.astype(np.float32)
-    out = np.empty(len(numbers), np.int16)
-    run(numbers, half_format, out)
+    wide = np.concatenate([between, np.nextafter(between, -np.inf), np.nextafter(between, np.inf)])
+    wide = np.concatenate([wide.astype(np.float32), [np.inf, -np.inf, np.nan, 65519, 65520, 1e30, -1e-40]])
+    wide = wide.astype(np.float32)
+    out = np.empty(len(wide), np.int16)
+    run(wide, half_format, out)
     if half_format == FLOAT16:
         with np.errstate(over="ignore"):
-            expected = numbers.astype(np.float16).astype(np.float32)
+            expected = wide.astype(np.float16).astype(np.float32)
     else:
         bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-        expected = numbers.astype(bfloat16).astype(np.float32)
+        expected = wide.astype(bfloat16).astype(np.float32)
     np.testing.assert_array_equal(in_float32(out, half_format), expected)
 
 
-def test_other_numbers_are_their_own_keys():
+def test_values_of_other_dtypes_are_their_own_keys():
     @numba.njit
     def run(a, half_format):
         return half.to_key(a, half_format), half.from_key(a, half_format), half.widen(a, None), half.narrow(a, None)
@@ -367,11 +369,11 @@ def test_the_exponential_is_within_one_unit_in_the_last_place(dtype, lowest):
 def test_views_share_the_memory_of_their_array():
     @numba.njit
     def run(a, scratch):
-        part, tail = views.slice_view(a, 2, 3), views.tail_view(a, 7)
+        middle, tail = views.slice_view(a, 2, 3), views.tail_view(a, 7)
         floats = views.scratch_view(scratch, 64, 4, a)
         words = views.scratch_view(scratch, 0, 2, np.int64)
-        part[0], tail[0], floats[3], words[1] = 1, 2, 3, 4
-        return len(part), len(tail), len(floats), len(words), len(views.tail_view(tail, -7))
+        middle[0], tail[0], floats[3], words[1] = 1, 2, 3, 4
+        return len(middle), len(tail), len(floats), len(words), len(views.tail_view(tail, -7))
 
     a, scratch = np.zeros(10, np.float32), np.zeros(128, np.uint8)
     assert run(a, scratch) == (3, 3, 4, 2, 10)

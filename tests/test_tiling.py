@@ -1,4 +1,4 @@
-"""How the numba backend cuts calls into tiles, and how far its vectors may reach."""
+"""How the numba backend cuts calls into tiles, and where its vectors may be stored."""
 
 from itertools import pairwise
 
@@ -12,8 +12,9 @@ import fastpool as fp
 pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import plan, tiling, tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, last_vector
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, inside_input, last_vector
 from fastpool.backends.numba.tiling.backward import reciprocal
+from fastpool.backends.numba.tiling.forward import BY_GATHERING, BY_STRIDE, LOADED_STRIDES, row_method
 
 sizes = st.integers(1, 200)
 
@@ -81,7 +82,7 @@ def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inn
 @settings(max_examples=300)
 @given(window=windows(), inner=st.sampled_from([1, 2, 3, 17]), rows=sizes, columns=sizes)
 def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
-    """As the kernel lays them out, with what vectors read and store past the last row."""
+    """As the kernel packs them, with what vectors read and store past the last row."""
     g = Geometry(*window.numbers, inner)
     rows, columns = min(rows, g.OH), min(columns, g.OW)
     tiles, width = tiling.separable(g, rows, columns, 4, 1), 16
@@ -95,6 +96,41 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
         assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
         if tiles.same_pitch:
             assert cell_rows * g.OW * inner + width <= tiles.tap_bits
+
+
+@pytest.mark.parametrize("stride", LOADED_STRIDES)
+def test_every_stride_with_a_strided_load_has_its_code_path(stride):
+    kernel, x = stride + 1, np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
+    g = Geometry(*fp.window.Window.plan(1, (200,), kernel, stride).numbers, 1)
+    assert row_method(g, 4, 0) == BY_STRIDE
+    expected = fp.max_pool1d(x, kernel, stride, backend="numpy")
+    np.testing.assert_array_equal(fp.max_pool1d(x, kernel, stride, backend="numba"), expected)
+
+
+@pytest.mark.parametrize("kernel", tiling.SCATTERED_KW)
+def test_every_row_of_taps_that_is_scattered_has_its_code_path(kernel):
+    x = np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
+    made = plan.max_pool_backward(fp.window.Window.plan(1, x.shape, kernel), 1, 1, x.dtype)
+    assert made.kernel == "max_pool_backward_nonoverlapping"
+    y, argmax = fp.max_pool1d(x, kernel, return_argmax=True, backend="numpy")
+    expected = fp.max_pool1d_backward(y, argmax, x.shape, kernel, backend="numpy")
+    np.testing.assert_array_equal(fp.max_pool1d_backward(y, argmax, x.shape, kernel, backend="numba"), expected)
+
+
+@pytest.mark.parametrize("with_argmax", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (9, 1), (3, 2), (4, 4), (6, 5), (9, 5), (3, 7), (9, 4)])
+def test_only_rows_that_are_gathered_take_scratch_for_it(kernel, stride, with_argmax):
+    """Rows at stride 5 took it, too."""
+    g = Geometry(*fp.window.Window.plan(2, (60, 600), (9, kernel), (1, stride)).numbers, 1)
+    for tiles in (tiling.separable(g, 4, 8, 4, with_argmax), tiling.van_herk(g, 20, 40, 4, with_argmax)):
+        assert (tiles.gathered > 0) == (tiles.row_method == BY_GATHERING)
+
+
+@given(start=st.integers(-30, 30), count=st.integers(1, 30), size=st.integers(1, 30))
+def test_coordinates_inside_an_axis(start, count, size):
+    begin, end = inside_input(start, count, size)
+    assert 0 <= begin <= end <= count
+    assert list(range(begin, end)) == [i for i in range(count) if 0 <= start + i < size]
 
 
 def test_reciprocals_divide_every_offset_of_two_bytes():

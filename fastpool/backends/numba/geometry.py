@@ -1,17 +1,18 @@
-"""The geometry of one call, and where windows leave the input: for the plan in Python and for the kernels.
+"""The geometry of one call, and where windows leave the input.
 
-Every function is plain Python on integers. `kernels/windows.py` compiles those that kernels call.
+Every function is plain Python on integers, for plans. `kernels/windows.py` compiles those that kernels call.
 """
 
 from typing import NamedTuple
 
-VECTOR_BYTES = 64  # of a vector, and of a cache line
+VECTOR_BYTES = 64  # of a vector, which is a cache line
 
 
 class Geometry(NamedTuple):
     """Size, kernel, stride, leading padding, dilation and output size, each for depth, height and width.
 
-    `inner` elements lie side by side at each position: the channels where these come last, else one.
+    Each position has `inner` contiguous elements: the channels where these come last, the images of a batch where these
+    come last in columns, else one.
     """
 
     D: int
@@ -40,12 +41,17 @@ def ceil_div(a, b):
 
 
 def windows_at_edges(start, out, kernel, stride, dilation, size):
-    """Which windows along an axis leave the input: those before `begin`, and those from `end` on.
+    """(begin, end): which of `out` windows along an axis leave it. Those before `begin` do, and those from `end` on.
 
-    The first of the `out` windows begins at `start`.
+    The first window begins at the coordinate `start`.
     """
     begin = min((max(-start, 0) + stride - 1) // stride, out)
     return begin, max(min((size - (kernel - 1) * dilation - start + stride - 1) // stride, out), begin)
+
+
+def inside_input(start, count, size):
+    """(begin, end): which of `count` neighbouring coordinates from `start` on lie inside an axis of `size` cells."""
+    return min(max(-start, 0), count), max(min(size - start, count), 0)
 
 
 def leaves_input(start, kernel, dilation, size):
@@ -54,12 +60,12 @@ def leaves_input(start, kernel, dilation, size):
 
 
 def last_vector(count, width, spill_end, limit):
-    """Where the last vector of a row of `count` elements may begin, so that it stores nothing at `limit` or beyond.
+    """Where the last vector of a row of `count` elements may begin, counted from the start of the row.
 
-    This is the rule for memory safety of every vector store. The caller owns the memory up to `limit`. Vectors may
-    begin anywhere in the row if they never store past `limit` then, and `spill_end` is the farthest that they may get:
-    what they spill past the end of the row is overwritten with the next row. Otherwise the last vector must end with
-    the row, and overlap the one before. The result is negative where the row is then shorter than a vector: such a row
-    is stored element by element.
+    Every vector store keeps to this rule, so that nothing is stored at `limit` or beyond, where the caller's memory
+    ends. A vector that begins in the row and spills past its end stores nothing at `spill_end` or beyond. If that is
+    within the limit, vectors may begin anywhere in the row: the next row overwrites what they spill. Otherwise the last
+    vector ends with the row and overlaps the one before. The result is negative where the row is then shorter than a
+    vector: such a row is stored element by element.
     """
     return count if spill_end <= limit else count - width

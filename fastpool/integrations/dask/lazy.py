@@ -298,7 +298,7 @@ def max_pool_backward(
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
     argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
-    if not window.side_by_side:
+    if not window.nonoverlapping:
         # The windows of a block may be where those of the whole are not: there -0.0 would stay, and not be added to 0.
         dy = dy + arrays.native(dy.dtype).type(0)
 

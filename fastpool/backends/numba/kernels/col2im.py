@@ -1,4 +1,9 @@
-"""col2im, the adjoint of im2col: the columns of all taps are added to their cells."""
+"""col2im, the adjoint of im2col: the columns of all taps are added to their cells.
+
+A block of cells keeps its sums in the caches, in scratch, while the columns of one tap after the other are added to
+them. The sums of each phase of the stride are rows of their own, so that a tap of neighbouring windows is added to
+neighbouring sums, in vectors. Each column is read once, and each cell of dx is written once.
+"""
 
 from typing import NamedTuple
 
@@ -8,13 +13,14 @@ from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
+from fastpool.backends.numba.kernels.windows import first_window
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
 class Block(NamedTuple):
-    """The cells of one work item: rows from h0 up to h1 of slice `d`, and columns from q0 up to q1."""
+    """The cells of one work item: rows from h0 up to h1 of slice `d`, and columns of phases from q0 up to q1."""
 
     image: int
     images: int
@@ -28,9 +34,7 @@ class Block(NamedTuple):
 
 @kernel
 def col2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
-    """Work items are channels of blocks of cells. Their sums stay in the caches while the columns of all taps are
-    added, in their order.
-    """
+    """Work items are blocks of cells of one channel. Columns are added in increasing offset of their taps."""
     total = scratch_view(scratch, 0, t.elements, sums)
     zeros = splat(load(total, 0), sums.dtype.type(0))
     for item in range(start, stop):
@@ -57,59 +61,61 @@ def block_at(item, g, t):
 
 
 @inlined
-def first_at(tap, stride, place):
-    """The first window whose tap lies not before a place, both counted from the leading padding."""
-    return max(place - tap + stride - 1, 0) // stride
+def windows_with_tap(tap, begin, end, stride, out):
+    """The windows whose tap is at a coordinate from `begin` up to `end`. All count from the leading padding."""
+    return first_window(begin, tap + 1, stride, 0), min(first_window(end, tap + 1, stride, 0), out)
 
 
 @inlined
 def add_row_of_taps(total, cols, block, od, tap_row, kh, g, t, half_format):
     """Add the columns of a window's row of taps to the sums of a block."""
-    oh0, oh1 = first_at(kh * g.dh, g.sh, block.h0 + g.ph), min(first_at(kh * g.dh, g.sh, block.h1 + g.ph), g.OH)
-    row, next_row = oh0 * g.sh + kh * g.dh - g.ph - block.h0, g.sh * t.phases * t.pitch
+    oh0, oh1 = windows_with_tap(kh * g.dh, block.h0 + g.ph, block.h1 + g.ph, g.sh, g.OH)
+    row, sums_pitch = oh0 * g.sh + kh * g.dh - g.ph - block.h0, g.sh * t.phases * t.pitch
     position = ((od * g.OH + oh0) * g.OW) * g.inner + block.image * t.cols_image + block.channel * t.cols_channel
     for kw in range(g.KW):
         column, phase = divmod(kw * g.dw, t.phases)
-        ow0, ow1 = first_at(column, t.apart, block.q0), min(first_at(column, t.apart, block.q1), g.OW)
+        ow0, ow1 = windows_with_tap(column, block.q0, block.q1, t.column_step, g.OW)
         if ow0 < ow1:
-            to = (row * t.phases + phase) * t.pitch + (ow0 * t.apart + column - block.q0) * block.images
+            to = (row * t.phases + phase) * t.pitch + (ow0 * t.column_step + column - block.q0) * block.images
             source = position + ow0 * g.inner + (tap_row * g.KW + kw) * t.cols_tap
-            sums, columns, apart = tail_view(total, to), tail_view(cols, source), t.apart * block.images
+            sums, columns, sums_step = tail_view(total, to), tail_view(cols, source), t.column_step * block.images
             shape = oh1 - oh0, ow1 - ow0, block.images
-            add_columns(sums, next_row, apart, columns, g.OW * g.inner, shape, half_format)
+            add_columns(sums, sums_pitch, sums_step, columns, g.OW * g.inner, shape, half_format)
 
 
-def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
-    """Add a tap's columns to sums, for so many rows of windows, windows of a row, and images.
+def add_columns(sums, sums_pitch, sums_step, cols, cols_pitch, shape, half_format):
+    """Add a tap's columns to sums. `shape` is rows of windows, windows of a row, and images.
 
-    From one row to the next, sums lie `next_sums` elements apart and columns `next_cols`; from one window to the next,
-    sums lie `apart`. Zeros may be added past the end of a row.
+    From one row to the next, there are `sums_pitch` elements of sums and `cols_pitch` of columns; from one window to
+    the next, `sums_step` of sums. Zeros may be added past the end of a row.
     """
 
 
 @overload(add_columns, jit_options=INLINED)
-def _add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+def _add_columns(sums, sums_pitch, sums_step, cols, cols_pitch, shape, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
+        def add_columns(sums, sums_pitch, sums_step, cols, cols_pitch, shape, half_format):
             rows, windows, images = shape
             done = 0
-            if apart == images:
-                done = add_whole_rows(sums, next_sums, cols, next_cols, rows, windows * images)
-            add_elements(sums, next_sums, apart, cols, next_cols, done, shape, half_format)
+            if sums_step == images:
+                done = add_whole_rows(sums, sums_pitch, cols, cols_pitch, rows, windows * images)
+            add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, done, shape, half_format)
 
         return add_columns
 
-    def add_columns(sums, next_sums, apart, cols, next_cols, shape, half_format):
-        add_elements(sums, next_sums, apart, cols, next_cols, 0, shape, half_format)
+    def add_columns(sums, sums_pitch, sums_step, cols, cols_pitch, shape, half_format):
+        add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, 0, shape, half_format)
 
     return add_columns
 
 
 @inlined
-def add_whole_rows(sums, next_sums, cols, next_cols, rows, count):
-    """Add rows of `count` elements in vectors, as long as these do not read past the end of the columns; return how
-    many rows were added."""
+def add_whole_rows(sums, sums_pitch, cols, cols_pitch, rows, count):
+    """Add rows of `count` elements in vectors, until one would be read past the end of the columns.
+
+    Return how many rows were added.
+    """
     width, zeros = width_of(sums), splat(load(sums, 0), sums.dtype.type(0))
     whole = count // width * width
     last_mask = mask_first(zeros, count - whole)
@@ -121,26 +127,26 @@ def add_whole_rows(sums, next_sums, cols, next_cols, rows, count):
             i += width
         if i < count:
             store(sums, to + i, load(sums, to + i) + where(last_mask, load(cols, source + i), zeros))
-        to, source, done = to + next_sums, source + next_cols, done + 1
+        to, source, done = to + sums_pitch, source + cols_pitch, done + 1
     return done
 
 
 @inlined
-def add_elements(sums, next_sums, apart, cols, next_cols, first_row, shape, half_format):
+def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape, half_format):
     """Add rows of columns element by element, from `first_row` on."""
     rows, windows, images = shape
-    run, next_run = (windows * images, 0) if apart == images else (images, apart)
+    run, next_run = (windows * images, 0) if sums_step == images else (images, sums_step)
     for row in range(first_row, rows):
         for at in range(0, windows * images, positive(run)):
-            to = tail_view(sums, row * next_sums + at // images * next_run)
-            column = tail_view(cols, row * next_cols + at)
+            to = tail_view(sums, row * sums_pitch + at // images * next_run)
+            column = tail_view(cols, row * cols_pitch + at)
             for i in range(run):
                 to[i] += widen(column[i], half_format)
 
 
 @inlined
 def write_block(dx, total, block, g, t, half_format):
-    """Write the sums of a block's rows to dx. Whole rows may spill into the next one of the block."""
+    """Write the sums of a block to dx. A row may spill into the next one of the block, if rows are not divided."""
     first, last = max(block.q0 * t.phases - g.pw, 0), min(block.q1 * t.phases - g.pw, g.W)
     plane = block.image * t.x_image + block.channel * t.x_channel + block.d * g.H * g.W * t.x_cell
     for h in range(block.h0, block.h1):
@@ -160,7 +166,7 @@ def write_block(dx, total, block, g, t, half_format):
 
 @inlined
 def write_phases(dx, sums, first_phase, count, images, t, half_format):
-    """Write a row of `count` cells of each image, the first of them of `first_phase`, phase by phase."""
+    """Write a row of `count` cells of each image, phase by phase. The first cell is of `first_phase`."""
     for w in range(min(t.phases, count)):
         column, phase = divmod(first_phase + w, t.phases)
         for image in range(images):

@@ -1,4 +1,8 @@
-"""Max pooling of windows that are read in place: too large to be packed, or sharing too few cells to gain by it."""
+"""Max pooling of one window after the other, by the definition: nothing is packed.
+
+The plan chooses this kernel for windows that are too large to be packed, or that share so few cells that packing them
+gains nothing. Each window reads its cells from x, in vectors of channels, or of neighbouring cells of a row.
+"""
 
 from typing import NamedTuple
 
@@ -6,9 +10,10 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.reduction import Maxima
+from fastpool.backends.numba.kernels.rows import keys_to_halves
 from fastpool.backends.numba.kernels.windows import first_real_offset, last_vector, move_along_row, real_taps
 from fastpool.backends.numba.simd.compare import maximum, precedes, wins
-from fastpool.backends.numba.simd.half import from_key, to_key, to_keys
+from fastpool.backends.numba.simd.half import to_key, to_keys
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
     arange_offsets,
@@ -18,20 +23,20 @@ from fastpool.backends.numba.simd.offsets import (
     store_offsets,
 )
 from fastpool.backends.numba.simd.vectors import load, splat, store, width_of
-from fastpool.backends.numba.simd.views import scratch_view
+from fastpool.backends.numba.simd.views import scratch_view, slice_view
 
 
 class DirectWindow(NamedTuple):
-    """A window: the element of its first tap in the input, of its maximum in the output, and its first real offset."""
+    """Where a window is read and written."""
 
-    origin: int
-    to: int
-    first: int
+    origin: int  # the element of x at its first tap
+    to: int  # the element of y
+    first: int  # the offset of its first real tap
 
 
 @kernel
 def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
-    """Work items are pieces of a row of windows."""
+    """Work items are `block_columns` windows of a row, or what is left of it."""
     out = Maxima(y, argmax)
     vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
     for item in range(start, stop):
@@ -50,9 +55,9 @@ def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, sto
 
 @inlined
 def pool_window(out, vector, x, window, taps, g, lowest, half_format):
-    """All channels of a window: in vectors where these fill one, else each by rows of cells or cell by cell."""
+    """All channels of a window: in vectors of channels where there are enough, else channel by channel."""
     width, channel = width_of(x), 0
-    last = last_vector(g.inner, width, g.inner + width, g.inner)  # the next window may be another thread's
+    last = last_vector(g.inner, width, g.inner + width, g.inner)  # the next window may belong to another work item
     while last >= 0 and channel < g.inner:
         channel = min(channel, last)
         pool_channels(out, x, window, channel, taps, g, lowest, half_format)
@@ -65,9 +70,7 @@ def pool_window(out, vector, x, window, taps, g, lowest, half_format):
         out.values[window.to + channel] = best
         set_offset(out.argmax, window.to + channel, winner)
         channel += 1
-    if half_format is not None:
-        for i in range(window.to, window.to + g.inner):
-            out.values[i] = from_key(out.values[i], half_format)
+    keys_to_halves(slice_view(out.values, window.to, g.inner), half_format)
 
 
 @inlined
@@ -87,7 +90,7 @@ def pool_channels(out, x, window, channel, taps, g, lowest, half_format):
 
 @inlined
 def pool_rows(vector, x, window, taps, g, lowest, half_format):
-    """A window of neighbouring cells: the maximum of each element of the vectors of its rows, and then of these."""
+    """A window without dilation, in vectors of neighbouring cells: the maximum of each element, and then of these."""
     width, count = width_of(x), taps.end_kw - taps.first_kw
     best = splat(load(x, 0), lowest)
     winner, steps = splat_offset(best, vector.argmax, window.first), arange_offsets(best, vector.argmax)
@@ -107,7 +110,7 @@ def pool_rows(vector, x, window, taps, g, lowest, half_format):
 
 @inlined
 def best_of_vector(values, argmax, first, lowest):
-    """The maximum of a stored vector. Of equal values, that with the smaller offset wins."""
+    """The maximum of a stored vector and its offset: of equal values, that with the smaller offset wins."""
     best, winner = lowest, first
     for i in range(width_of(values)):
         if argmax is None:
@@ -119,7 +122,7 @@ def best_of_vector(values, argmax, first, lowest):
 
 @inlined
 def pool_cells(x, origin, first, taps, g, lowest, half_format):
-    """One window, cell after cell."""
+    """One window, cell by cell."""
     best, winner = lowest, first
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):

@@ -1,4 +1,10 @@
-"""The gradient of a max pool, gathered: each cell sums the gradients of the windows that it won."""
+"""The gradient of a max pool, gathered: each cell adds up the gradients of the windows whose winner it is.
+
+The cells of one phase of the stride are covered by the same taps. So vectors of them compare one tap after the other
+with the argmax of the windows that it belongs to, and add their gradients where it is the winner. The plan chooses this
+kernel for windows of few taps, other than nonoverlapping ones. Gradients and offsets are read from memory about once,
+and from the caches once for each tap; dx is written once.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +12,9 @@ import numpy as np
 from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
-from fastpool.backends.numba.kernels.packing import Cells
+from fastpool.backends.numba.kernels.packing import Rectangle
 from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row, widen_row
+from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.half import narrow
 from fastpool.backends.numba.simd.vectors import (
     load,
@@ -34,49 +41,45 @@ class Tile(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """The taps along the depth by which windows cover a slice, and the slice of windows that covers it by the last."""
+    """The taps along the depth by which windows cover a slice of cells."""
 
     first_kd: int
     last_kd: int
-    first_od: int
+    first_od: int  # the slice of windows that covers it by the last of these taps
 
 
 class Windows(NamedTuple):
-    """The gradients and offsets of the windows that cover a tile: in place, or packed.
-
-    The window of a tile's first stride is at element `origin`, the next row of windows `pitch * inner` elements
-    further, and the next slice `slice_step` elements.
-    """
+    """The gradients and offsets of the windows that cover a tile: in place, or packed."""
 
     grads: Any
     argmax: Any
-    pitch: int
-    slice_step: int
-    origin: int
+    pitch: int  # windows from one row to the next
+    slice_step: int  # elements from one slice to the next
+    origin: int  # the element of the window that begins at the tile's first stride
     in_place: bool
 
 
 class Buffers(NamedTuple):
     """A thread's scratch."""
 
-    grads: Any  # packed gradients, and their offsets
-    argmax: Any
-    sums: Any
-    taps: Any  # for each phase, and each tap that covers it, a vector of the tap's offset
-    sources: Any  # and how many elements its window lies before that of the cell's stride
+    grads: Any  # packed gradients
+    argmax: Any  # and their offsets
+    sums: Any  # of the cells of each phase
+    taps: Any  # for each phase and each tap that covers its cells, a vector of the tap's offset
+    sources: Any  # and how many elements the tap's window lies before the window that begins at the cell's stride
     phase_begins: Any  # where the taps of each phase begin
 
 
 @kernel
 def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, start, stop):
-    """Work items are tiles of cells. The cells of one phase of the stride are covered by the same taps, so that vectors
-    of them look at one tap after the other: the last tap first, which adds gradients in the row-major order of windows.
+    """Work items are tiles of cells. The last tap comes first, so that each cell adds gradients in row-major order of
+    their windows.
 
-    Where windows start a stride apart up to the end of every axis, their gradients are read in place. What a cell then
-    takes for a window across an edge is at the other end of a row, or in the next plane: its winner is another cell.
+    Where windows begin throughout the input, dy is read in place. For a window that would lie across an edge, a cell
+    then reads one at the other end of a row, or in the next plane. It does not cover the cell, so it adds nothing.
     """
     buffers = divide_scratch(scratch, argmax, sums, t)
-    # Tiles of whole rows follow each other in dx, which belongs to this call up to `limit`.
+    # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
     rows_before = max(min(stop % t.row_blocks * t.block_rows * g.sh - g.ph, g.H), 0)
     limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
     listed = -1, -1, False
@@ -92,9 +95,10 @@ def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, s
         count = ((tile.rows - 1) * windows.pitch + tile.columns) * g.inner
         to = ((tile.plane * g.D + tile.d) * g.H + tile.first_row * g.sh) * g.W * g.inner
         for phase in range(t.phases):
-            sum_phase(tail_view(buffers.sums, phase * t.phase), windows, count, buffers, phase, dx, to + phase * count)
-        if windows.in_place and t.flat:
-            write_flat(dx, buffers.sums, tile, limit, g, half_format)
+            sums_of_phase = tail_view(buffers.sums, phase * t.phase_step)
+            sum_phase(sums_of_phase, windows, count, buffers, phase, dx, to + phase * count)
+        if windows.in_place and t.same_pitch:
+            write_as_one_row(dx, buffers.sums, tile, limit, g, half_format)
         else:
             write_rows(dx, buffers.sums, windows.pitch, tile, limit, g, t, half_format)
 
@@ -125,7 +129,7 @@ def tile_at(item, g, t):
 
 @inlined
 def depth_over(d, g):
-    """Of the windows that cover slice `d` of cells, those of the first slice do so by the last of these taps."""
+    """The taps along the depth by which windows cover slice `d` of cells."""
     first_kd, last_kd, first_od = g.KD, -1, 0
     for kd in range(g.KD):
         od, between = divmod(d + g.pd - kd * g.dd, g.sd)
@@ -136,14 +140,14 @@ def depth_over(d, g):
 
 @inlined
 def windows_over(dy, argmax, buffers, tile, depth, g, t):
-    """The windows over a tile: in place, if they can be and all that vectors read lies in dy."""
+    """The windows over a tile: in place if the plan allows it and all that vectors read is in dy."""
     plane, width = g.OH * g.OW * g.inner, width_of(buffers.sums)
     begin = (tile.plane * g.OD + depth.first_od) * plane + (tile.first_row * g.OW + tile.first_column) * g.inner
     slices = (depth.last_kd - depth.first_kd) * g.dd // g.sd
     end = begin + slices * plane + ((tile.rows - 1) * g.OW + tile.columns) * g.inner
     readable = begin >= (t.back_h * g.OW + t.back_w) * g.inner and end + 2 * width <= len(dy)
     in_place = t.in_place != 0 and readable
-    grads, offsets, pitch, slice_step = buffers.grads, buffers.argmax, t.pitch, t.slice
+    grads, offsets, pitch, slice_step = buffers.grads, buffers.argmax, t.pitch, t.slice_step
     origin = (t.back_h * t.pitch + t.back_w) * g.inner
     if in_place:
         grads, offsets, pitch, slice_step = as_sums(dy, grads), tail_view(argmax, 0), g.OW, plane
@@ -152,7 +156,7 @@ def windows_over(dy, argmax, buffers, tile, depth, g, t):
 
 
 def as_sums(dy, grads):
-    """dy itself, where gradients are summed in their own dtype; else `grads`: they are never read in place."""
+    """dy where sums are of its dtype, else `grads`: such gradients are never read in place."""
 
 
 @overload(as_sums, jit_options=INLINED)
@@ -164,22 +168,22 @@ def _as_sums(dy, grads):
 def pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format):
     """Pack the windows that cover a tile, slice after slice."""
     top, left, packed = tile.first_row - t.back_h, tile.first_column - t.back_w, 0
-    rectangle = Cells(top, left, tile.rows + t.back_h, tile.columns + t.back_w, t.pitch)
+    rectangle = Rectangle(top, left, tile.rows + t.back_h, tile.columns + t.back_w, t.pitch)
     for kd in range(depth.last_kd, depth.first_kd - 1, -1):
         further, between = divmod((depth.last_kd - kd) * g.dd, g.sd)
         if between == 0:
             source = (((tile.plane * g.OD + depth.first_od + further) * g.OH + top) * g.OW + left) * g.inner
             grads, offsets = tail_view(buffers.grads, packed), tail_view(buffers.argmax, packed)
             pack_windows(grads, offsets, tail_view(dy, source), tail_view(argmax, source), rectangle, g, half_format)
-            packed += t.slice
+            packed += t.slice_step
 
 
 @inlined
 def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
-    """Copy a rectangle of windows, which begins with dy and argmax. Windows that do not exist have the gradient 0."""
+    """Pack a rectangle of windows. dy and argmax begin at the first of them; windows beyond an edge get gradient 0."""
     width, zeros = width_of(grads), splat(load(grads, 0), grads.dtype.type(0))
-    begin = min(max(-windows.w, 0), windows.columns) * g.inner
-    end = max(min(g.OW - windows.w, windows.columns) * g.inner, begin)
+    first_column, end_column = inside_input(windows.w, windows.columns, g.OW)
+    begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(zeros, (end - begin) % width)
     for row in range(windows.rows):
         to, source, written = row * windows.pitch * g.inner, row * g.OW * g.inner, 0
@@ -193,7 +197,7 @@ def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
 
 @inlined
 def copy_argmax(to, argmax, begin, end, like, width):
-    """argmax[begin:end] in vectors as wide as `like`, which may spill past `end`."""
+    """to[begin:end] = argmax[begin:end], in vectors as wide as `like`, which may spill past `end`."""
     i = begin
     while i < end and i + width <= len(argmax):
         store(to, i, load_like(like, argmax, i))
@@ -205,7 +209,7 @@ def copy_argmax(to, argmax, begin, end, like, width):
 
 @inlined
 def list_taps(buffers, depth, windows, g, t):
-    """List for each phase of the stride by which taps windows cover its cells, and how far before the cell they lie."""
+    """For each phase of the stride, list the taps by which windows cover its cells, and where these windows lie."""
     found = 0
     for phase in range(t.phases):
         buffers.phase_begins[phase], slices = found, 0
@@ -220,7 +224,7 @@ def list_taps(buffers, depth, windows, g, t):
 
 @inlined
 def list_taps_of_slice(buffers, found, phase, kd, to_slice, pitch, g):
-    """The same for a slice of windows that lies `to_slice` elements after the first; return how many are listed now."""
+    """The same for the slice of windows `to_slice` elements after the first; return the end of the list."""
     for kh in range(g.KH - 1, -1, -1):
         for kw in range(g.KW - 1, -1, -1):
             if kh * g.dh % g.sh * g.sw + kw * g.dw % g.sw == phase:
@@ -233,7 +237,7 @@ def list_taps_of_slice(buffers, found, phase, kd, to_slice, pitch, g):
 
 @inlined
 def sum_phase(sums, windows, count, buffers, phase, dx, to):
-    """The sums of the cells of one phase, two vectors at a time. dx is prefetched from `to` on."""
+    """Add up the gradients of the cells of one phase, two vectors at a time. dx is prefetched from `to` on."""
     width = width_of(sums)
     begin, end = buffers.phase_begins[phase], buffers.phase_begins[phase + 1]
     for i in range(0, count, positive(2 * width)):
@@ -255,8 +259,8 @@ def sum_phase(sums, windows, count, buffers, phase, dx, to):
 
 
 @inlined
-def write_flat(dx, sums, tile, limit, g, half_format):
-    """Where sums lie as their cells do in dx, all rows of a tile are one."""
+def write_as_one_row(dx, sums, tile, limit, g, half_format):
+    """Write the sums of a tile where their pitch is that of dx."""
     first, end = max(tile.first_row - g.ph, 0), min(tile.first_row + tile.rows - g.ph, g.H)
     at = ((first + g.ph - tile.first_row) * g.OW + g.pw) * g.inner
     to = ((tile.plane * g.D + tile.d) * g.H + first) * g.W * g.inner
@@ -265,7 +269,7 @@ def write_flat(dx, sums, tile, limit, g, half_format):
 
 @inlined
 def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
-    """Write the sums of each row of cells in a tile. A row of strides is `sh` rows of cells."""
+    """Write the sums of a tile, row by row. A row of strides has `sh` rows of cells."""
     w0 = max(tile.first_column * g.sw - g.pw, 0)
     w1 = min((tile.first_column + tile.columns) * g.sw - g.pw, g.W)
     first, first_phase = divmod(w0 + g.pw - tile.first_column * g.sw, g.sw)
@@ -275,33 +279,34 @@ def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
             if 0 <= h < g.H:
                 to = (((tile.plane * g.D + tile.d) * g.H + h) * g.W + w0) * g.inner
                 row_limit = limit if t.column_blocks == 1 else to + (w1 - w0) * g.inner
-                row_sums = tail_view(sums, row_phase * g.sw * t.phase + (row * pitch + first) * g.inner)
+                row_sums = tail_view(sums, row_phase * g.sw * t.phase_step + (row * pitch + first) * g.inner)
                 write_row(dx, to, row_limit, row_sums, first_phase, w1 - w0, g, t, half_format)
 
 
 @inlined
 def write_row(dx, to, limit, sums, first_phase, count, g, t, half_format):
-    """Write `count` cells of a row, the first of them of `first_phase`. The sums of each phase lie `t.phase` apart."""
+    """Write `count` cells of a row. The first is of `first_phase`."""
     if g.sw == 1:
         narrow_row(dx, to, limit, sums, count * g.inner, half_format)
     elif g.sw == 2 and g.inner == 1:
-        even, odd = tail_view(sums, 0), tail_view(sums, t.phase)
+        even, odd = tail_view(sums, 0), tail_view(sums, t.phase_step)
         if first_phase == 1:
             even, odd = odd, tail_view(even, 1)
         narrow_interleaved(dx, to, limit, even, odd, count, half_format)
     elif g.inner == 1:
         for w in range(min(g.sw, count)):
             column, phase = divmod(first_phase + w, g.sw)
-            narrow_every(tail_view(dx, to + w), tail_view(sums, phase * t.phase + column), g.sw, count - w, half_format)
+            sums_of_phase = tail_view(sums, phase * t.phase_step + column)
+            narrow_every(tail_view(dx, to + w), sums_of_phase, g.sw, count - w, half_format)
     else:
         for w in range(count):
             column, phase = divmod(w + first_phase, g.sw)
-            cell = tail_view(sums, phase * t.phase + column * g.inner)
+            cell = tail_view(sums, phase * t.phase_step + column * g.inner)
             narrow_row(dx, to + w * g.inner, limit, cell, g.inner, half_format)
 
 
 @inlined
 def narrow_every(dx, sums, step, count, half_format):
-    """Write sums as gradients to every step-th of `count` cells."""
+    """Write sums to every step-th of `count` elements of dx."""
     for i in range((count - 1) // step + 1):
         dx[np.uint64(i * step)] = narrow(sums[np.uint64(i)], half_format)

@@ -1,4 +1,9 @@
-"""im2col: the cells of all windows, copied tap by tap."""
+"""im2col: the cells of all windows, copied tap by tap.
+
+Under a block of windows, cells are packed with their padding, and from these the cells of each tap along a row: one of
+every window. The columns of the taps below are then found in the same packed cells, some rows further. Each cell is
+read from x once for every block, and each column is written once, in whole cache lines.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +11,7 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
-from fastpool.backends.numba.kernels.windows import last_vector
+from fastpool.backends.numba.kernels.windows import inside_input, last_vector, windows_at_edges
 from fastpool.backends.numba.simd.vectors import (
     deinterleave_even,
     elements_to_cache_line,
@@ -24,7 +29,8 @@ from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 class Block(NamedTuple):
     """The windows of one work item: the first of them is at (od, oh, ow).
 
-    `source` is where their images and channel begin in x, and `to` where the columns of their first tap do.
+    `source` is the element of x where their image and channel begin, `to` the element of the columns where those of
+    their first tap do.
     """
 
     od: int
@@ -38,7 +44,7 @@ class Block(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """The first of the taps that are copied together."""
+    """The first of the taps that are packed together."""
 
     index: int
     kd: int
@@ -46,23 +52,21 @@ class Tap(NamedTuple):
     kw: int
 
 
-class Lines(NamedTuple):
-    """One cell of each window, for every tap along a row.
+class TapCells(NamedTuple):
+    """For every tap along a row, its cell in each window."""
 
-    A row of windows has `row` elements. It is `next_row` elements to the next row, and `next_tap` to the next tap.
-    """
-
-    cells: Any
-    next_tap: int
-    next_row: int
-    row: int
+    values: Any
+    tap_step: int  # elements from one tap to the next
+    row_pitch: int  # elements from one row of windows to the next
+    row: int  # elements of a row of windows
 
 
 @kernel
 def im2col(x, cols, fill_value, g, t, scratch, start, stop):
-    """Work items are channels of blocks of windows. The cells of a block are packed with their padding, if they do not
-    lie so in x. Then for each tap along a row, one cell of every window is lined up side by side. There the columns of
-    all taps are: those of the tap below begin some rows further.
+    """Work items are blocks of windows of one channel.
+
+    The rows of cells under a block are taken phase by phase of the stride. One phase has the cells of all taps down a
+    window that are a multiple of the stride apart.
     """
     values = scratch_view(scratch, 0, t.elements, x)
     padding = splat(load(values, 0), fill_value)
@@ -72,8 +76,8 @@ def im2col(x, cols, fill_value, g, t, scratch, start, stop):
             first_tap = Tap(tap, tap // (g.KH * g.KW), tap // g.KW % g.KH, tap % g.KW)
             for phase in range(min(g.sh, (t.taps_down - 1) * g.dh + 1)):
                 cells, pitch = rows_under(x, values, block, first_tap, phase, padding, g, t)
-                lines = line_up(tail_view(values, t.cells), cells, pitch, block, g, t)
-                copy_taps(cols, lines, block, first_tap, phase, g, t)
+                taps = pack_taps(tail_view(values, t.cells), cells, pitch, block, g, t)
+                copy_taps(cols, taps, block, first_tap, phase, g, t)
     if t.nontemporal:
         fence()
 
@@ -95,14 +99,14 @@ def block_at(item, g, t):
 
 @inlined
 def rows_under(x, packed, block, tap, phase, padding, g, t):
-    """The rows of cells of one phase of the stride under a block, and how many elements they lie apart.
+    """The rows of cells of one phase of the stride under a block, and their pitch.
 
-    They are read in place if they have no padding and one image, and what vectors read past them is in x.
+    They are read in place if they have no padding and one image, and if all that vectors read past them is in x.
     """
     left, columns = block.ow * g.sw - g.pw + tap.kw * g.dw, (block.columns - 1) * g.sw + t.reach + 1
     d, h = block.od * g.sd - g.pd + tap.kd * g.dd, block.oh * g.sh - g.ph + tap.kh * g.dh + phase
-    begin, end, rows = max(-left, 0), min(g.W - left, columns), block.rows + t.rows_below
-    first, last = max(-h + g.sh - 1, 0) // g.sh, min((g.H - h + g.sh - 1) // g.sh, rows)
+    rows, (begin, end) = block.rows + t.rows_below, inside_input(left, columns, g.W)
+    first, last = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
     if not 0 <= d < g.D:
         first, last = 0, 0
     source, next_row = block.source + ((d * g.H + h) * g.W + left) * t.x_cell, g.sh * g.W * t.x_cell
@@ -124,7 +128,7 @@ def rows_under(x, packed, block, tap, phase, padding, g, t):
 
 @inlined
 def pack_images(cells, x, begin, end, images, t):
-    """The cells of a row from `begin` up to `end`, with all images of each side by side."""
+    """Pack the cells of a row from `begin` up to `end`, each with all its images."""
     for image in range(images):
         to, row = tail_view(cells, begin * images + image), tail_view(x, image * t.x_image + begin * t.x_cell)
         for w in range(end - begin):
@@ -132,21 +136,21 @@ def pack_images(cells, x, begin, end, images, t):
 
 
 @inlined
-def line_up(lines, cells, pitch, block, g, t):
-    """Line the windows up for each tap along a row: where they already are, or else in `lines`."""
+def pack_taps(packed, cells, pitch, block, g, t):
+    """The cells of each tap along a row: those in `cells`, where these are contiguous, or else in `packed`."""
     row = block.columns * block.images
-    if not t.lined_up:
-        return Lines(cells, g.dw * block.images, pitch, row)
+    if not t.packs_taps:
+        return TapCells(cells, g.dw * block.images, pitch, row)
     for along in range(t.taps_along):
         for line in range(block.rows + t.rows_below):
-            to = tail_view(lines, along * t.line + line * row)
-            take_cells(to, tail_view(cells, line * pitch + along * g.dw * block.images), block, g)
-    return Lines(lines, t.line, row, row)
+            to = tail_view(packed, along * t.tap_cells + line * row)
+            pack_tap(to, tail_view(cells, line * pitch + along * g.dw * block.images), block, g)
+    return TapCells(packed, t.tap_cells, row, row)
 
 
 @inlined
-def take_cells(to, cells, block, g):
-    """One cell of each window of a row. Vectors may spill past the row."""
+def pack_tap(to, cells, block, g):
+    """Pack the cells of one tap in a row of windows. Vectors may spill past the row."""
     width, images = width_of(to), block.images
     if g.sw == 1:
         for i in range(0, block.columns * images, positive(width)):
@@ -164,26 +168,27 @@ def take_cells(to, cells, block, g):
 
 
 @inlined
-def copy_taps(cols, lines, block, first_tap, phase, g, t):
-    """Copy the columns of the taps whose rows of cells are of one phase."""
-    count = lines.row
-    if lines.next_row == lines.row and block.columns == g.OW and block.images == g.inner:
-        count = block.rows * lines.row
+def copy_taps(cols, taps, block, first_tap, phase, g, t):
+    """Copy the columns of all taps whose rows of cells are of one phase: row by row, or all rows at once."""
+    count = taps.row
+    if taps.row_pitch == taps.row and block.columns == g.OW and block.images == g.inner:
+        count = block.rows * taps.row
     for down in range(t.taps_down):
         above, tap_phase = (down * g.dh, 0) if g.sh == 1 else divmod(down * g.dh, g.sh)
         for along in range(t.taps_along if tap_phase == phase else 0):
             to = block.to + (first_tap.index + down * g.KW + along) * t.cols_tap
-            source = along * lines.next_tap + above * lines.next_row
-            for _ in range(0, block.rows * lines.row, positive(count)):
-                copy_column(tail_view(cols, to), tail_view(lines.cells, source), count, t.nontemporal)
-                to, source = to + g.OW * g.inner, source + lines.next_row
+            source = along * taps.tap_step + above * taps.row_pitch
+            for _ in range(0, block.rows * taps.row, positive(count)):
+                copy_column(tail_view(cols, to), tail_view(taps.values, source), count, t.nontemporal)
+                to, source = to + g.OW * g.inner, source + taps.row_pitch
 
 
 @inlined
 def copy_column(to, cells, count, nontemporal):
-    """Copy `count` elements in whole cache lines, and what lies before and after these in vectors that overlap them.
+    """Copy `count` elements in whole cache lines, and those before and after these in vectors that overlap them.
 
-    A line that is written past the caches may be touched by no other store: there, the ends go element by element.
+    A cache line of a nontemporal store must not be written by another store, too: with those, the elements before and
+    after are copied one by one.
     """
     first, width = elements_to_cache_line(to, 0), width_of(to)
     last = last_vector(count, width, count + width, count)

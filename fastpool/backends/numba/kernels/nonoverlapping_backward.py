@@ -1,4 +1,9 @@
-"""The gradient of a max pool whose windows lie side by side: each cell has the gradient of its one window, or 0."""
+"""The gradient of a max pool of nonoverlapping windows: each winner has the gradient of its window, all other cells 0.
+
+The plan chooses this kernel where windows neither overlap nor leave cells between them nor leave the input, and where
+channels come last or KW is one of `SCATTERED_KW`. dy and the argmax are read in vectors, once for each row of cells
+under a row of windows; each element of dx is written once.
+"""
 
 from typing import NamedTuple
 
@@ -22,32 +27,28 @@ from fastpool.backends.numba.simd.views import slice_view, tail_view
 
 
 class Row(NamedTuple):
-    """A row of cells under a row of windows.
+    """A row of cells under a row of windows."""
 
-    It begins at element `to` of dx, the gradients of its windows at element `source` of dy, and its first tap has the
-    offset `tap`. No vector may begin after the `last` of its gradients: negative if there are too few for one.
-    """
-
-    to: int
-    source: int
-    tap: int
-    last: int
+    to: int  # the element of dx at its first cell
+    source: int  # the element of dy, and of the argmax, at its first window
+    tap: int  # the offset of the first tap of the row
+    last: int  # where the last vector of gradients may begin: see `last_vector`
 
 
 @kernel
 def max_pool_backward_nonoverlapping(dy, argmax, dx, g, t, scratch, start, stop):
-    """Work items are rows of windows. Rows of cells are written from the top down, and so may spill into the next."""
+    """Work items are rows of windows. Rows of cells are written from the top down: one may spill into the next."""
     row_size = g.W * g.inner
     for item in range(start, stop):
         rest, oh = divmod(item, g.OH)
         plane, od = divmod(rest, g.OD)
         first_slice, source = plane * g.D + od * g.KD, item * g.OW * g.inner
-        rows_owned = min(stop - rest * g.OH, g.OH) * g.KH  # of each slice, by this call
+        own_rows = min(stop - rest * g.OH, g.OH) * g.KH  # the rows of each slice that this call writes
         readable = source + g.OW * g.inner + t.read_past <= len(dy)
         for tap in range(g.KD * g.KH):
             kd, kh = divmod(tap, g.KH)
             to = ((first_slice + kd) * g.H + oh * g.KH + kh) * row_size
-            limit = ((first_slice + kd) * g.H + rows_owned) * row_size if readable else 0
+            limit = ((first_slice + kd) * g.H + own_rows) * row_size if readable else 0
             last = last_vector(t.run, width_of(dy), to + t.covered + t.stored_past, limit)
             write_row(dx, dy, argmax, Row(to, source, tap * g.KW, last), g, t)
             fill(slice_view(dx, to + t.covered, row_size - t.covered), 0)
@@ -81,7 +82,7 @@ def write_elements(dx, dy, argmax, row, g):
 
 @inlined
 def write_tap(dx, dy, argmax, source, tap, count, last):
-    """Write `count` gradients of the windows from `source` on where their winner is one certain tap, else 0."""
+    """Write `count` gradients of the windows from `source` on where `tap` is the winner, else 0."""
     i, width = 0, width_of(dy)
     while i < count:
         i = min(i, last)
@@ -93,28 +94,32 @@ def write_tap(dx, dy, argmax, source, tap, count, last):
 
 @inlined
 def write_interleaved(dx, dy, argmax, row, g, t):
-    """Write the gradients of neighbouring windows, each to one of `KW` neighbouring cells, and 0 to the others."""
+    """For `SCATTERED_KW`: write each gradient to one of `KW` neighbouring cells, and 0 to the others."""
+    if g.KW == 2:
+        scatter_row(scatter_to_2, dx, dy, argmax, row, 2, t)
+    elif g.KW == 3:
+        scatter_row(scatter_to_3, dx, dy, argmax, row, 3, t)
+    elif g.KW == 4:
+        scatter_row(scatter_to_4, dx, dy, argmax, row, 4, t)
+    elif g.KW == 5:
+        scatter_row(scatter_to_5, dx, dy, argmax, row, 5, t)
+    elif g.KW == 8:
+        scatter_row(scatter_to_8, dx, dy, argmax, row, 8, t)
+
+
+@inlined
+def scatter_row(scatter_to_taps, dx, dy, argmax, row, taps, t):
     i, width, first_tap = 0, width_of(dy), argmax.dtype.type(row.tap)
     while i < t.run:
         i = min(i, row.last)
-        grads, at = load(dy, row.source + i), i * g.KW
-        offsets = load_like(grads, argmax, row.source + i)
-        if g.KW == 2:
-            scatter_to_2(dx, at, grads, offsets, first_tap)
-        elif g.KW == 3:
-            scatter_to_3(dx, at, grads, offsets, first_tap)
-        elif g.KW == 4:
-            scatter_to_4(dx, at, grads, offsets, first_tap)
-        elif g.KW == 5:
-            scatter_to_5(dx, at, grads, offsets, first_tap)
-        else:
-            scatter_to_8(dx, at, grads, offsets, first_tap)
+        grads = load(dy, row.source + i)
+        scatter_to_taps(dx, i * taps, grads, load_like(grads, argmax, row.source + i), first_tap)
         i += width
 
 
 @inlined
 def zero_uncovered(dx, first_slice, od, g):
-    """After the last row of windows of a slice: write 0 to the rows below, and to slices behind the last windows."""
+    """After the last row of windows of a slice: write 0 to the rows below, and to slices after the last windows."""
     row_size = g.W * g.inner
     for one in range(g.KD if od < g.OD - 1 else g.D - od * g.KD):
         covered = g.OH * g.KH if one < g.KD else 0

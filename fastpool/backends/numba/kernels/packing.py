@@ -1,15 +1,16 @@
-"""The cells under a tile of windows, packed with their padding."""
+"""The cells under a tile of windows, packed: copied to scratch together with their padding."""
 
 from typing import NamedTuple
 
 from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
+from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.vectors import load, mask_first, splat, width_of
 from fastpool.backends.numba.simd.views import tail_view
 
 
-class Cells(NamedTuple):
-    """The cells that are packed: rows and columns from (h, w) on, and how many columns one packed row takes."""
+class Rectangle(NamedTuple):
+    """What is packed: rows and columns from the coordinates (h, w) on. A packed row has `pitch` columns."""
 
     h: int
     w: int
@@ -20,13 +21,13 @@ class Cells(NamedTuple):
 
 @inlined
 def pack_cells(packed, x, cells, g, lowest, half_format, prefetch_distance):
-    """Copy cells from `x`, which begins at their first one, and write `lowest` where they are padding.
+    """Pack a rectangle of cells. `x` begins at the first of them; `lowest` is written where they are padding.
 
-    What lies `prefetch_distance` elements further is prefetched: the cells of the next tile.
+    The elements of x that lie `prefetch_distance` further are prefetched, for the next tile.
     """
     padding = splat(load(packed, 0), lowest)
-    begin = min(max(-cells.w, 0), cells.columns) * g.inner
-    end = max(min(g.W - cells.w, cells.columns) * g.inner, begin)
+    first_column, end_column = inside_input(cells.w, cells.columns, g.W)
+    begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(padding, (end - begin) % width_of(x))
     for row in range(cells.rows):
         to, written = tail_view(packed, row * cells.pitch * g.inner), 0

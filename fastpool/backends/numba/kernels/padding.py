@@ -1,4 +1,5 @@
-"""Winners in padding: a window's maximum is the lowest value of its dtype, and padding may have come first."""
+"""Offsets that name padding. Padding is compared as the lowest value of the dtype, so that it wins a tie with real
+cells of this value if it comes first."""
 
 from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.windows import first_real_offset, leaves_input, real_taps
@@ -6,14 +7,16 @@ from fastpool.backends.numba.kernels.windows import first_real_offset, leaves_in
 
 @inlined
 def fix_padding_winners(values, argmax, d, h, w, edges, g, lowest):
-    """In a row of windows, the first at (d, h, w), let the first real cell win wherever the maximum is `lowest`.
+    """Wherever the maximum is `lowest`, set the offset of the window's first real tap.
 
-    Windows between the two `edges` are looked at only if they leave the input along another axis.
+    The first window of the row begins at the coordinates (d, h, w). Windows between the two `edges` are skipped, unless
+    they leave the input along another axis.
     """
-    begin, end = edges
-    inside = not (leaves_input(d, g.KD, g.dd, g.D) or leaves_input(h, g.KH, g.dh, g.H))
-    skipped = (end - begin) * g.inner if inside else 0
-    for edge in range(len(values) - skipped):
-        i = edge if edge < begin * g.inner else edge + skipped
-        if values[i] == lowest:
-            argmax[i] = first_real_offset(real_taps(d, h, w + i // g.inner * g.sw, g), g)
+    if argmax is not None:
+        begin, end = edges
+        inside = not (leaves_input(d, g.KD, g.dd, g.D) or leaves_input(h, g.KH, g.dh, g.H))
+        skipped = (end - begin) * g.inner if inside else 0
+        for edge in range(len(values) - skipped):
+            i = edge if edge < begin * g.inner else edge + skipped
+            if values[i] == lowest:
+                argmax[i] = first_real_offset(real_taps(d, h, w + i // g.inner * g.sw, g), g)

@@ -1,7 +1,7 @@
 """Maxima over the taps of windows, row by row, each with the offset of its winner.
 
-A row of values has a parallel row of argmax offsets, None where no argmax is asked for. Taps are visited in the order
-of their offsets, so that a later tap must be strictly greater: the first of equal cells wins without a look at offsets.
+Each row of values has a parallel row of argmax offsets, or None if no argmax is computed. Taps are visited in
+increasing offset, so a later tap must be strictly greater: the first of equal cells wins, and no offset is compared.
 """
 
 from typing import Any, NamedTuple
@@ -19,18 +19,18 @@ from fastpool.backends.numba.simd.views import slice_view, tail_view, unliteral
 
 
 class Maxima(NamedTuple):
-    """Values, and the argmax offset of each; the offsets are None where no argmax is asked for."""
+    """Values and the argmax offset of each, or None if no argmax is computed."""
 
     values: Any
     argmax: Any
 
 
 class Taps(NamedTuple):
-    """How many taps there are, how many elements from one to the next, and how much larger the next offset is."""
+    """Taps along one axis, or slices of them."""
 
     count: int
-    step: int
-    weight: int
+    step: int  # elements from one to the next
+    offset_step: int  # from the offset of one to that of the next
 
 
 @inlined
@@ -50,11 +50,14 @@ def one_slice():
 
 @inlined
 def reduce_vector(out, source, i, slices, taps, first_offset):
-    """The vector of `out` at `i`: the maximum of those of `source` over all taps of all slices."""
+    """Write the vector of `out` at `i`: the maximum of those of `source` over all taps of all slices.
+
+    `first_offset` is the offset of the first tap of the first slice.
+    """
     best, first = load(source.values, i), i
     offset = splat_offset(best, out.argmax, first_offset)
-    next_tap = splat_offset(best, out.argmax, taps.weight)
-    next_slice = splat_offset(best, out.argmax, slices.weight - taps.count * taps.weight)
+    next_tap = splat_offset(best, out.argmax, taps.offset_step)
+    next_slice = splat_offset(best, out.argmax, slices.offset_step - taps.count * taps.offset_step)
     winner = add_offsets(load_offsets(best, out.argmax, source.argmax, i), offset)
     for one in range(slices.count):
         offset = add_offsets(offset, next_tap) if one == 0 else offset
@@ -71,20 +74,20 @@ def reduce_vector(out, source, i, slices, taps, first_offset):
 
 @inlined
 def reduce_row(out, count, last, source, slices, taps, first_offset):
-    """`reduce_vector` for `count` elements. No vector begins after `last`: it rather overlaps the one before.
+    """`reduce_vector` for `count` elements. No vector begins after `last`: the last one may overlap the one before.
 
-    Two or three taps of one slice, the most frequent windows, are compared without a loop.
+    Two or three taps of one slice, the most frequent windows, are compared without a loop over taps.
     """
     known = taps.count if slices.count == 1 else 0
     i, width = 0, width_of(out.values)
     if known == 2:
-        two = Taps(unliteral(2), taps.step, taps.weight)
+        two = Taps(unliteral(2), taps.step, taps.offset_step)
         while i < count:
             i = min(i, last)
             reduce_vector(out, source, i, one_slice(), two, first_offset)
             i += width
     elif known == 3:
-        three = Taps(unliteral(3), taps.step, taps.weight)
+        three = Taps(unliteral(3), taps.step, taps.offset_step)
         while i < count:
             i = min(i, last)
             reduce_vector(out, source, i, one_slice(), three, first_offset)
@@ -98,22 +101,23 @@ def reduce_row(out, count, last, source, slices, taps, first_offset):
 
 @inlined
 def double_windows(maxima, source, count, taps):
-    """Maxima over windows of 2, 4, 8 ... taps, until two such windows cover one of `taps.count`; return their width.
+    """Maxima over windows of 2, 4, 8 ... taps, until two such windows cover one of `taps.count`; return how many taps
+    they have.
 
-    They go from the values `source` to `maxima`, whose offsets are zero, and from the second width on in place.
+    The values `source` are reduced to `maxima`, whose offsets are zero, and these in place.
     """
-    width = 1
-    while 2 * width < taps.count:
-        count -= width * taps.step
-        two = Taps(unliteral(2), width * taps.step, width * taps.weight)
+    doubled = 1
+    while 2 * doubled < taps.count:
+        count -= doubled * taps.step
+        two = Taps(unliteral(2), doubled * taps.step, doubled * taps.offset_step)
         reduce_row(maxima, count, count, Maxima(source, maxima.argmax), one_slice(), two, unliteral(0))
         source = tail_view(maxima.values, 0)
-        width *= 2
-    return width
+        doubled *= 2
+    return doubled
 
 
 @inlined
-def two_of_width(width, taps):
-    """The windows of `taps.count` taps as two windows of `width` taps that overlap."""
-    apart = taps.count - width
-    return Taps(2, apart * taps.step, apart * taps.weight)
+def two_overlapping(doubled, taps):
+    """A window of `taps.count` taps as two windows of `doubled` taps each, which overlap."""
+    shift = taps.count - doubled
+    return Taps(2, shift * taps.step, shift * taps.offset_step)

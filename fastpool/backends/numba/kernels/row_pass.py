@@ -1,7 +1,7 @@
-"""Maxima along rows: the first pass of the separable kernels.
+"""Maxima over the taps along rows: the first pass of `max_pool_separable` and `max_pool_van_herk`.
 
-All rows of a tile lie one behind the other and are treated as one long row. What is computed at positions between two
-rows is never read.
+The rows under a tile are contiguous and are treated as one long row. Windows that reach from one row into the next are
+computed, too, but never read.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastpool.backends.numba.kernels.reduction import (
     one_slice,
     reduce_row,
     tail_of,
-    two_of_width,
+    two_overlapping,
 )
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
@@ -36,14 +36,21 @@ from fastpool.backends.numba.simd.vectors import (
     width_of,
 )
 from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, unliteral
-from fastpool.backends.numba.tiling.forward import BY_CHANNELS, BY_DOUBLING, BY_HALVING, BY_STRIDE, BY_TAPS
+from fastpool.backends.numba.tiling.forward import (
+    BY_CHANNELS,
+    BY_DOUBLING,
+    BY_GATHERING,
+    BY_HALVING,
+    BY_STRIDE,
+    BY_TAPS,
+)
 
 
 @inlined
-def pool_along_rows(out, count, cells, spare, method, g):
-    """The maxima of `count` windows one row high, over the taps along their row.
+def pool_along_rows(out, count, cells, scratch, method, g):
+    """Write the maxima of `count` windows, over the taps of one row, to `out`. `tiling.forward` chooses the method.
 
-    The cells may be packed in `out` itself, one vector behind its start, so that each is read before it is overwritten.
+    The cells may be packed in `out` itself, one vector after its start: each is read before it is overwritten.
     """
     width = width_of(out.values)
     fill_offsets(slice_view(out.argmax, 0, count * g.sw + 2 * width), 0)
@@ -56,21 +63,17 @@ def pool_along_rows(out, count, cells, spare, method, g):
         pool_channels_along_rows(out, count, Maxima(cells, tail_view(out.argmax, width)), g)
     elif method == BY_HALVING:
         pool_by_halving(out, count, cells, g)
-    elif method != BY_STRIDE:
-        pool_gathered(out, count, cells, spare, g)
-    elif g.sw == 2:
-        pool_strided(load_stride_2, out, count, cells, 2, g)
-    elif g.sw == 3:
-        pool_strided(load_stride_3, out, count, cells, 3, g)
-    else:
-        pool_strided(load_stride_5, out, count, cells, 5, g)
+    elif method == BY_GATHERING:
+        pool_gathered(out, count, cells, scratch, g)
+    elif method == BY_STRIDE:
+        pool_by_stride(out, count, cells, g)
 
 
 @inlined
 def pool_by_doubling(out, count, cells, g):
-    """Where windows overlap much: the maximum of a window at every cell, of which every `g.sw`-th is kept."""
+    """For long windows: the maximum of the window at every cell. Of these, every `g.sw`-th is kept."""
     taps, every_cell = Taps(g.KW, g.dw * g.inner, unliteral(1)), count * g.sw
-    taps = two_of_width(double_windows(out, cells, every_cell, taps), taps)
+    taps = two_overlapping(double_windows(out, cells, every_cell, taps), taps)
     reduce_row(out, every_cell, every_cell, tail_of(out, 0), one_slice(), taps, unliteral(0))
     if g.sw > 1:
         gather_cells(out.values, out.values, count, g.sw)
@@ -79,7 +82,7 @@ def pool_by_doubling(out, count, cells, g):
 
 @inlined
 def pool_channels_along_rows(out, count, source, g):
-    """Where windows are several cells apart and have channels: these are the vectors, window after window."""
+    """For strides above 1 with channels last: window by window, in vectors of channels."""
     taps = Taps(g.KW, g.dw * g.inner, unliteral(1))
     for window in range(count // g.inner):
         cells = tail_of(source, window * g.sw * g.inner)
@@ -87,8 +90,18 @@ def pool_channels_along_rows(out, count, source, g):
 
 
 @inlined
+def pool_by_stride(out, count, cells, g):
+    """For `LOADED_STRIDES`: for each tap, a vector of its cells in neighbouring windows."""
+    if g.sw == 2:
+        pool_strided(load_stride_2, out, count, cells, 2, g)
+    elif g.sw == 3:
+        pool_strided(load_stride_3, out, count, cells, 3, g)
+    elif g.sw == 5:
+        pool_strided(load_stride_5, out, count, cells, 5, g)
+
+
+@inlined
 def pool_strided(load_strided, out, count, cells, stride, g):
-    """Where windows are 2, 3 or 5 cells apart: for each tap, a vector of every such cell."""
     for i in range(0, count, positive(width_of(out.values))):
         best = load_strided(cells, i * stride)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
@@ -102,7 +115,7 @@ def pool_strided(load_strided, out, count, cells, stride, g):
 
 @inlined
 def pool_by_halving(out, count, cells, g):
-    """Where windows of 2, 4, 8 ... cells lie side by side: the larger of two neighbours, again and again."""
+    """For nonoverlapping windows of 2, 4, 8 ... taps: the larger of two neighbours, until one per window is left."""
     source, taps = Maxima(cells, out.argmax), 2
     while taps < g.KW:
         halve(out, source, count * (g.KW // taps), taps // 2)
@@ -111,25 +124,26 @@ def pool_by_halving(out, count, cells, g):
 
 
 @inlined
-def halve(out, source, count, weight):
-    """The larger of each two neighbours, to `count` elements. The second has an offset larger by `weight`."""
+def halve(out, source, count, offset_step):
+    """Write the larger of each two neighbours: `count` elements. The second's offset is larger by `offset_step`."""
     width = width_of(out.values)
     for i in range(0, count, positive(width)):
         low, high = load(source.values, 2 * i), load(source.values, 2 * i + width)
         low_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i)
         high_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i + width)
-        second_offsets = add_offsets(deinterleave_odd(low_offsets, high_offsets), splat_offset(low, out.argmax, weight))
         first, first_offsets = deinterleave_even(low, high), deinterleave_even(low_offsets, high_offsets)
-        best, winner = larger(first, first_offsets, deinterleave_odd(low, high), second_offsets)
+        second, second_offsets = deinterleave_odd(low, high), deinterleave_odd(low_offsets, high_offsets)
+        second_offsets = add_offsets(second_offsets, splat_offset(low, out.argmax, offset_step))
+        best, winner = larger(first, first_offsets, second, second_offsets)
         store_offsets(out.argmax, i, winner)
         store(out.values, i, best)
 
 
 @inlined
-def pool_gathered(out, count, cells, spare, g):
-    """Where windows are any other number of cells apart: for each tap, its cells are gathered side by side first."""
-    most, width = len(spare) // 2, width_of(spare)
-    best, values = slice_view(spare, 0, most), slice_view(spare, most, most)
+def pool_gathered(out, count, cells, scratch, g):
+    """For other strides: the cells of each tap are gathered in scratch, then compared in vectors; piece by piece."""
+    most, width = len(scratch) // 2, width_of(scratch)
+    best, values = slice_view(scratch, 0, most), slice_view(scratch, most, most)
     for begin in range(0, count, positive(most)):
         piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
         gather_cells(best, tail_view(cells, begin * g.sw), piece, g.sw)

@@ -1,7 +1,7 @@
 """Rows of elements: filling them, packing them from an input, and writing them to an output.
 
-Rows are read and written a vector at a time. `last_vector` says how far the last one may reach. What is left goes
-element by element, at unsigned indices: for others, Numba would look whether they count from the end.
+Rows are read and written in vectors, as far as `last_vector` allows. The rest goes element by element, at unsigned
+indices, since Numba tests signed ones for being negative.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.kernels.windows import last_vector
-from fastpool.backends.numba.simd.half import narrow, to_key, to_keys, widen
+from fastpool.backends.numba.simd.half import from_key, narrow, to_key, to_keys, widen
 from fastpool.backends.numba.simd.vectors import (
     interleave_high,
     interleave_low,
@@ -30,13 +30,21 @@ def fill(row, value):
 
 @inlined
 def fill_vectors(array, begin, end, vector):
-    """Store a vector from `begin` on, again and again while it begins before `end`: it may spill past `end`."""
-    if begin < end:  # one vector is nearly always enough; alone, LLVM does not turn it into a call of memset
+    """Fill array[begin:end] with copies of a vector, the last of which may spill past `end`."""
+    if begin < end:  # one vector is nearly always enough; outside of a loop, LLVM makes no call of memset of it
         store(array, begin, vector)
         begin += width_of(array)
     while begin < end:
         store(array, begin, vector)
         begin += width_of(array)
+
+
+@inlined
+def keys_to_halves(row, half_format):
+    """Two-byte floats were compared as keys: replace each key by its float. Rows of other dtypes stay as they are."""
+    if half_format is not None:
+        for i in range(len(row)):
+            row[i] = from_key(row[i], half_format)
 
 
 @inlined
@@ -49,9 +57,10 @@ def any_equal(row, value):
 
 @inlined
 def pack_row(packed, x, begin, end, last_mask, padding, half_format, prefetch_distance):
-    """Write the keys of x[begin:end] to packed[begin:end], and return where the written vectors end.
+    """Copy x[begin:end] to packed[begin:end], two-byte floats as keys, and return where what is written ends.
 
-    Elements of the last vector beyond `end`, those outside `last_mask`, become `padding`.
+    The last vector may spill past `end`. `last_mask` tells which of its elements are in the row: the others become
+    `padding`.
     """
     i, width = begin, width_of(x)
     while i + width <= end:
@@ -69,7 +78,7 @@ def pack_row(packed, x, begin, end, last_mask, padding, half_format, prefetch_di
 
 
 def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
-    """Write dy[begin:end] to grads[begin:end] as numbers to add up, and return where the written vectors end."""
+    """Copy dy[begin:end] to grads[begin:end], two-byte floats as float32, and return where what is written ends."""
 
 
 @overload(widen_row, jit_options=INLINED)
@@ -90,7 +99,7 @@ def _widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
 
 
 def narrow_row(dx, to, limit, sums, count, half_format):
-    """Write `count` sums to dx[to : to + count] as gradients. Vectors may spill past the row, up to `limit`."""
+    """Write `count` sums to dx[to : to + count], in the dtype of dx. Vectors may spill past the row, up to `limit`."""
 
 
 @overload(narrow_row, jit_options=INLINED)
@@ -117,7 +126,7 @@ def _narrow_row(dx, to, limit, sums, count, half_format):
 
 
 def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
-    """As `narrow_row`, where the sums of every other element are in another array."""
+    """As `narrow_row`, where the sums of even elements are in `even` and those of odd elements in `odd`."""
 
 
 @overload(narrow_interleaved, jit_options=INLINED)

@@ -1,4 +1,9 @@
-"""The gradient of a max pool, scattered: each window adds its gradient to its winner, whatever its number of taps."""
+"""The gradient of a max pool, scattered: each window adds its gradient to the cell that its offset names.
+
+Its time does not depend on the number of taps. The plan chooses this kernel for windows of many taps, for two-byte
+floats where there are several channels or planes, and where gathering takes too much scratch. dy and the argmax are
+read once for every tile that their windows reach; the sums of a tile stay in the caches unless windows are very large.
+"""
 
 from typing import Any, NamedTuple
 
@@ -20,40 +25,33 @@ from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_vi
 
 
 class Tile(NamedTuple):
-    """Rows of cells from `first` up to `end`, columns from `left` up to `right`, and some channels; or all of some
-    planes.
-
-    Rows are counted through all slices of a plane. A tile has `size` elements of each plane.
-    """
+    """Cells of a plane, or all cells of several planes."""
 
     plane: int
     planes: int
-    first: int
+    first: int  # rows from the first up to the end, counted through all slices of a plane
     end: int
-    left: int
+    left: int  # columns from the left up to the right
     right: int
     channel: int
     channels: int
-    size: int
+    size: int  # elements of each plane
 
 
 class Windows(NamedTuple):
-    """The gradients of all windows, and the offsets of their winners.
-
-    `lookup` tells how many elements each offset lies from the start of its window, where offsets are bytes.
-    """
+    """The gradients of all windows, and the offsets of their winners."""
 
     grads: Any
     argmax: Any
-    lookup: Any
+    lookup: Any  # where offsets are bytes: the elements from a window's start to the tap of each offset
 
 
 @kernel
 def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start, stop):
-    """Work items are tiles of dx. Each is zeroed, and then every window that can reach it adds to it, in order.
+    """Work items are tiles of dx. Each is set to zero, and then every window that can reach it adds to it, in order.
 
     Neighbouring windows often add to one cell, and each addition would wait for the one before. So the innermost loop
-    goes over channels, or over some planes, where cells differ.
+    is over channels, or over several planes, whose cells differ.
     """
     lookup = scratch_view(scratch, 0, t.lookup, np.int64)
     for offset in range(t.lookup):
@@ -83,7 +81,7 @@ def tile_at(item, stop, g, t):
 
 
 def sums_of(target, scratch, half_format):
-    """Where to add up what ends in `target`: there itself, or for two-byte floats in scratch, as float32."""
+    """Where the sums of `target` are: in itself, or for two-byte floats in scratch, as float32."""
 
 
 @overload(sums_of, jit_options=INLINED)
@@ -119,7 +117,7 @@ def add_windows(sums, windows, tile, g, t, half_format):
 
 @inlined
 def add_row(sums, windows, row, first, tile, g, t, half_format):
-    """Let a row of windows add to a tile; their first row of cells is the tile's row `first`."""
+    """Let a row of windows add to a tile. Their first row of taps is at the tile's row `first`."""
     first_ow, end_ow = 0, g.OW
     if t.column_blocks > 1:
         first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
@@ -139,7 +137,7 @@ def add_row(sums, windows, row, first, tile, g, t, half_format):
 
 @inlined
 def add_channels(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
-    """Let all channels of a window add to a tile; its first tap is the tile's element `origin`."""
+    """Let all channels of a window add to a tile. Its first tap is at the tile's element `origin`."""
     for channel in range(tile.channels):
         cell = origin + elements_from_start(argmax[np.uint64(channel)], lookup, g, t)
         if np.uint64(cell) < np.uint64(tile.size):
@@ -148,7 +146,7 @@ def add_channels(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
 
 @inlined
 def add_planes(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
-    """Let a window of some planes add to a tile of each."""
+    """Let the same window of several planes add to the tile of each."""
     for plane in range(tile.planes):
         source = np.uint64(plane * t.windows)
         cell = origin + elements_from_start(argmax[source], lookup, g, t)
@@ -158,12 +156,12 @@ def add_planes(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
 
 @inlined
 def elements_between(offset, row, slice, t):
-    """How many elements lie between the start of a window and the cell of an offset, in this row and slice of taps."""
+    """Elements of dx from the start of a window to the tap of an offset, which is in this row and slice of taps."""
     return offset * t.next_kw + row * t.wrap_kw + slice * t.wrap_kh
 
 
 def elements_from_start(offset, lookup, g, t):
-    """The same for an offset of an argmax: looked up where it is a byte, by reciprocals where it has two."""
+    """The same for an element of an argmax: a lookup for one byte, reciprocals for two, divisions for more."""
 
 
 @overload(elements_from_start, jit_options=INLINED)

@@ -1,11 +1,17 @@
-"""Max pooling one axis after the other: the maximum along the rows, then down the columns and slices."""
+"""Max pooling one axis after the other: maxima along the rows, then down the columns and slices of these.
+
+Where windows overlap, it takes KW + KH comparisons an output instead of KW * KH, and fewer by doubling windows of many
+taps. The plan chooses this kernel unless windows are tall (`van_herk.py`), or better read in place (`direct.py`). For
+each tile, cells are read from x once and packed with their padding, or read in place where packed rows would be the
+same; row maxima stay in the caches close to the core.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
-from fastpool.backends.numba.kernels.packing import Cells, pack_cells
+from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import (
     Maxima,
@@ -14,19 +20,20 @@ from fastpool.backends.numba.kernels.reduction import (
     reduce_row,
     slice_of,
     tail_of,
-    two_of_width,
+    two_overlapping,
 )
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
-from fastpool.backends.numba.kernels.rows import any_equal, fill, fill_vectors
+from fastpool.backends.numba.kernels.rows import any_equal, fill, fill_vectors, keys_to_halves
 from fastpool.backends.numba.kernels.windows import (
     after_last_tap,
     ceil_div,
     first_tap,
+    inside_input,
     last_vector,
     leaves_input,
     windows_at_edges,
 )
-from fastpool.backends.numba.simd.half import from_key, to_keys
+from fastpool.backends.numba.simd.half import to_keys
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
     copy_offsets,
@@ -51,8 +58,8 @@ from fastpool.backends.numba.simd.views import positive, scratch_view, slice_vie
 class Tile(NamedTuple):
     """The windows of one work item: `rows` by `columns` of output slice `od`, the first of them at (oh, ow).
 
-    That window begins at the coordinates (d, h, w). Its first tap in the input along the depth is `first_kd`, and
-    `slices` of its taps are in the input.
+    That window begins at the coordinates (d, h, w). Along the depth, its first real tap is `first_kd`, and `slices` of
+    its taps are real.
     """
 
     plane: int
@@ -71,8 +78,8 @@ class Tile(NamedTuple):
 class Source(NamedTuple):
     """The rows of input under a tile, and how they are read.
 
-    The first cell is at element `origin` of the input. Rows from `first_row` up to `end_row` are not padding. `pitch`
-    is the number of elements from one row of maxima to the next, `step` that from one slice to the next.
+    The first cell is at element `origin` of the input. Rows from `first_row` up to `end_row` are not padding. Row
+    maxima are `pitch` elements apart from row to row, and `slice_step` from slice to slice.
     """
 
     origin: int
@@ -81,31 +88,32 @@ class Source(NamedTuple):
     first_row: int
     end_row: int
     pitch: int
-    step: int
-    in_place: bool  # read where they are, instead of packed with their padding
+    slice_step: int
+    in_place: bool  # read from x itself instead of packed with their padding
     vertical: bool  # windows are one column wide: there is no pass along rows
-    masked: bool  # read where they are, with a mask of the taps that are real
+    masked: bool  # read from x itself under a mask of real taps
 
 
 class Buffers(NamedTuple):
     """A thread's scratch."""
 
     rows: Any  # maxima along rows, and before that the packed cells
-    spare: Any
+    gathered: Any  # two pieces of a row: see `pool_gathered`
     tail: Any  # a row of output that is shorter than a vector
-    tap_bits: Any  # of each window in a tile, which taps along its row are real
+    tap_bits: Any  # for each window of a tile, a bit for each tap along its row that is real
 
 
 @kernel
 def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
-    """Work items are tiles of windows. The packed cells and row maxima of one stay in the caches close to the core.
+    """Work items are tiles of windows.
 
-    In this order of passes a later tap has a larger offset, so that the first of equal cells wins by itself.
+    Each pass visits its taps in increasing offset: along rows, then down columns, then slices. So the first of equal
+    cells wins without comparing offsets.
     """
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     mark_real_taps(buffers.tap_bits, g)
     fill_offsets(buffers.rows.argmax, 0)
-    # Tiles of whole rows follow each other in y, which belongs to this call up to here.
+    # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
     limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
     for item in range(start, stop):
         tile = tile_at(item, g, t)
@@ -121,7 +129,8 @@ def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, 
         if tile.slices == 0:
             fill_with_padding(out, tile, g, lowest)
         fix_padding(y, argmax, tile, g, t, lowest)
-        turn_keys_back(y, tile, g, half_format)
+        for row in range(tile.rows):
+            keys_to_halves(slice_view(y, output_origin(tile, row, g), tile.columns * g.inner), half_format)
 
 
 @inlined
@@ -131,8 +140,8 @@ def divide_scratch(scratch, x, argmax, t):
     all_of_it = Maxima(values, offsets)
     return Buffers(
         slice_of(all_of_it, 0, t.maxima),
-        slice_view(values, t.maxima, t.spare),
-        tail_of(all_of_it, t.maxima + t.spare),
+        slice_view(values, t.maxima, t.gathered),
+        tail_of(all_of_it, t.maxima + t.gathered),
         scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
     )
 
@@ -154,13 +163,14 @@ def tile_at(item, g, t):
 def source_of(x, tile, g, t, half_format):
     """Choose how the rows under a tile are read.
 
-    They are read in place if they lie as packed rows would, and if all that vectors read past them is in x.
+    They are read in place if packed rows would be the same elements in the same order, and if all that vectors read
+    past them is in x.
     """
     width, row_step = width_of(x), g.W * g.inner
     rows = (tile.rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
     columns = (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
     origin = (((tile.plane * g.D + tile.d + tile.first_kd * g.dd) * g.H + tile.h) * g.W + tile.w) * g.inner
-    first_row, end_row = min(max(-tile.h, 0), rows), max(min(rows, g.H - tile.h), 0)
+    first_row, end_row = inside_input(tile.h, rows, g.H)
     first = origin + first_row * row_step
     end = origin + (tile.slices - 1) * g.dd * g.H * row_step + end_row * row_step
     readable = first >= 0 and end + t.read_past <= len(x)
@@ -170,43 +180,43 @@ def source_of(x, tile, g, t, half_format):
     in_place = in_place and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
     masked = t.same_pitch and readable and not in_place
     pitch = (g.W // g.sw if masked or (in_place and rows > 1) else ceil_div(columns, g.sw)) * g.inner
-    step = rows * pitch * g.sw + width
-    return Source(origin, rows, columns, first_row, end_row, pitch, step, in_place, vertical, masked)
+    slice_step = rows * pitch * g.sw + width
+    return Source(origin, rows, columns, first_row, end_row, pitch, slice_step, in_place, vertical, masked)
 
 
 @inlined
 def pool_rows(buffers, x, tile, source, g, t, lowest, half_format):
     """The first pass: maxima along the rows of each slice."""
-    cells = Cells(tile.h, tile.w, source.rows, source.columns, source.pitch // g.inner * g.sw)
+    cells = Rectangle(tile.h, tile.w, source.rows, source.columns, source.pitch // g.inner * g.sw)
     for one in range(tile.slices):
-        out = tail_of(buffers.rows, one * source.step)
+        out = tail_of(buffers.rows, one * source.slice_step)
         x_slice = tail_view(x, source.origin + one * g.dd * g.H * g.W * g.inner)
         row_cells = tail_view(out.values, width_of(x))
         if source.in_place:
             row_cells = x_slice
         else:
             pack_cells(row_cells, x_slice, cells, g, lowest, half_format, t.prefetch_distance)
-        pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.spare, t.row_method, g)
+        pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.gathered, t.row_method, g)
 
 
 @inlined
 def pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format):
-    """The first pass where maxima lie as far apart as their windows in x, which are read in place.
+    """The first pass where the pitch of x is that of row maxima, times the stride: x is read under a mask.
 
-    A window has a bit for each tap that is a cell of its own row; other taps count as the lowest value.
+    A window has a bit for each tap along its row that is real. The other taps are compared as the lowest value.
     """
     padding = splat(load(buffers.rows.values, 0), lowest)
     above = source.first_row * source.pitch
-    below, end = max(source.end_row, source.first_row) * source.pitch, source.rows * source.pitch
+    below, end = source.end_row * source.pitch, source.rows * source.pitch
     first_row = source.origin + source.first_row * g.W * g.inner
     for one in range(tile.slices):
-        out = tail_of(buffers.rows, one * source.step)
+        out = tail_of(buffers.rows, one * source.slice_step)
         cells = tail_view(x, first_row + one * g.dd * g.H * g.W * g.inner)
         fill_vectors(out.values, 0, above, padding)
         inside = tail_of(out, above)
         if g.sw == 1:
             pool_masked(load, inside, below - above, cells, buffers.tap_bits, padding, 1, g, t, half_format)
-        else:
+        elif g.sw == 2:
             pool_masked(load_stride_2, inside, below - above, cells, buffers.tap_bits, padding, 2, g, t, half_format)
         fill_vectors(out.values, below, end, padding)
         fill_offsets(slice_view(out.argmax, 0, above), 0)
@@ -215,15 +225,15 @@ def pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format):
 
 @inlined
 def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, half_format):
-    """The maxima of `count` windows over the taps along their row that are real."""
+    """The maxima of `count` windows over the real taps along their rows."""
     width, step, none = width_of(out.values), g.dw * g.inner, splat(padding, np.uint8(0))
     for i in range(0, count, positive(width)):
         source, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
         best = where((bits & bit) != none, to_keys(load_at(cells, source), half_format), padding)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
         next_tap = splat_offset(best, out.argmax, 1)
-        for line in range(stride):
-            prefetch(cells, source + line * width + t.prefetch_distance)
+        for vector in range(stride):
+            prefetch(cells, source + vector * width + t.prefetch_distance)
         for tap in range(1, g.KW):
             bit, offset = bit + bit, add_offsets(offset, next_tap)
             value = to_keys(load_at(cells, source + tap * step), half_format)
@@ -234,7 +244,7 @@ def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, hal
 
 @inlined
 def mark_real_taps(tap_bits, g):
-    """Set a bit for each tap of each window that is a cell of its row; row after row."""
+    """Set a bit for each real tap along a row of each window, and repeat this for all rows."""
     row, width = g.OW * g.inner, width_of(tap_bits)
     for ow in range(g.OW if len(tap_bits) > 0 else 0):
         w = ow * g.sw - g.pw
@@ -248,11 +258,11 @@ def mark_real_taps(tap_bits, g):
 
 @inlined
 def pool_down_rows(out, buffers, tile, source, g, t, limit):
-    """The second pass: down the maxima of the rows. Where these lie as rows of y do, they are one long row."""
-    slices, taps = Taps(tile.slices, source.step, g.KH * g.KW), Taps(g.KH, g.dh * source.pitch, g.KW)
+    """The second pass: down the row maxima. Where their pitch is that of y, all rows are one long row."""
+    slices, taps = Taps(tile.slices, source.slice_step, g.KH * g.KW), Taps(g.KH, g.dh * source.pitch, g.KW)
     if t.doubles_columns:
-        count = tile.slices * source.step
-        taps = two_of_width(double_windows(buffers.rows, buffers.rows.values, count, taps), taps)
+        count = tile.slices * source.slice_step
+        taps = two_overlapping(double_windows(buffers.rows, buffers.rows.values, count, taps), taps)
     rows, count = tile.rows, tile.columns * g.inner
     if g.sh == 1 and t.whole_rows and source.pitch == g.OW * g.inner:
         rows, count = 1, tile.rows * count
@@ -267,7 +277,7 @@ def pool_down_rows(out, buffers, tile, source, g, t, limit):
 
 @inlined
 def pool_down_input(out, tail, x, tile, source, g, t, limit):
-    """The only pass of windows that are one column wide: down the input itself."""
+    """The only pass of windows that are one column wide: down x itself."""
     width, row_step, count = width_of(x), g.W * g.inner, tile.columns * g.inner
     slices, taps = Taps(tile.slices, g.dd * g.H * row_step, g.KH * g.KW), Taps(g.KH, g.dh * row_step, g.KW)
     for row in range(tile.rows if tile.slices > 0 else 0):
@@ -291,8 +301,8 @@ def output_origin(tile, row, g):
 def output_row(out, tail, to, count, limit, t):
     """Where a row of `count` maxima is stored, and where its last vector may begin: see `last_vector`.
 
-    A row that is shorter than a vector is stored to `tail`, and copied. Only whole rows may spill: the next row of the
-    output belongs to the same tile or the next one.
+    A row that is too short for a vector is stored to `tail`, then copied. Only whole rows may spill: the row after them
+    belongs to the same tile or to the next.
     """
     width, row_limit = width_of(out.values), limit if t.whole_rows else to + count
     last = last_vector(count, width, to + count + width, row_limit)
@@ -308,7 +318,7 @@ def copy_row(out, to, tail, count):
 
 @inlined
 def fill_with_padding(out, tile, g, lowest):
-    """Where all taps along the depth are padding, there are no rows to take maxima of."""
+    """Where all taps along the depth are padding, no pass writes the output."""
     for row in range(tile.rows):
         target = slice_of(out, output_origin(tile, row, g), tile.columns * g.inner)
         fill(target.values, lowest)
@@ -317,7 +327,7 @@ def fill_with_padding(out, tile, g, lowest):
 
 @inlined
 def fix_padding(y, argmax, tile, g, t, lowest):
-    """Let no padding win. Most tiles at an edge have no maximum that is the lowest value: they are left at once."""
+    """`fix_padding_winners` for a tile. Most have no maximum that is the lowest value, which is tested first."""
     if argmax is not None:
         count, edges = tile.columns * g.inner, windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
         last_h = tile.h + (tile.rows - 1) * g.sh
@@ -330,13 +340,3 @@ def fix_padding(y, argmax, tile, g, t, lowest):
             to = output_origin(tile, row, g)
             values, offsets = slice_view(y, to, count), slice_view(argmax, to, count)
             fix_padding_winners(values, offsets, tile.d, tile.h + row * g.sh, tile.w, edges, g, lowest)
-
-
-@inlined
-def turn_keys_back(y, tile, g, half_format):
-    """Two-byte floats were compared as keys."""
-    if half_format is not None:
-        for row in range(tile.rows):
-            values = slice_view(y, output_origin(tile, row, g), tile.columns * g.inner)
-            for i in range(len(values)):
-                values[i] = from_key(values[i], half_format)

@@ -1,4 +1,4 @@
-"""Max unpooling: each value of y goes to the cell that its index names."""
+"""Max unpooling: each value of y is written to the cell that its index names. The caller has filled x."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from fastpool.backends.numba.simd.views import slice_view
 
 @kernel
 def max_unpool(y, indices, x, windows, cells, inner, scratch, start, stop):
-    """Work items are planes of so many windows and cells.
+    """Work items are planes of `windows` values and `cells` cells.
 
-    Indices belong to the caller, and another thread may change them after they were checked: they are checked again.
+    Indices belong to the caller. Another thread may change them after their validation, so each is compared here, too.
     """
     for plane in range(start, stop):
         target = slice_view(x, plane * cells * inner, cells * inner)

@@ -1,4 +1,9 @@
-"""Whether every argmax offset names a cell of its window that is not padding. Gradients are written only if so."""
+"""Whether every offset of an argmax names a real tap of its window. Gradients are computed only if so.
+
+Every offset is compared with the number of taps; in windows inside the input, that is enough. Axis by axis, taps are
+then compared with the bounds of those that are real: only at positions from which windows leave the input, one by one,
+or in all windows with a pattern of bounds, in vectors. The argmax is read once, and once more for each such axis.
+"""
 
 import numpy as np
 from numba.extending import overload
@@ -12,10 +17,10 @@ from fastpool.backends.numba.simd.views import positive, scratch_view, slice_vie
 
 @kernel
 def validate_argmax(argmax, invalid, g, t, depth, height, width, scratch, start, stop):
-    """Set invalid[0] if an offset is wrong. Work items are planes.
+    """Set invalid[0] if an offset is invalid. Work items are planes.
 
-    Axis by axis, offsets are compared with the bounds of the windows that leave the input. A window of padding alone
-    has the offset 0, which looks wrong then: where any offset does, each window is looked at by itself.
+    A window of padding alone has the offset 0, which is outside the bounds. So where any offset is outside of them,
+    `all_real` tests every window by itself.
     """
     offsets = slice_view(argmax, start * t.plane, (stop - start) * t.plane)
     if largest(offsets) >= t.taps:
@@ -33,7 +38,7 @@ def validate_argmax(argmax, invalid, g, t, depth, height, width, scratch, start,
 
 
 def bounds_view(argmax, scratch, begin, count):
-    """`count` elements of scratch, of a float that holds each offset exactly, since vectors divide floats."""
+    """`count` elements of scratch, of a float that holds each offset exactly: only floats are divided in vectors."""
 
 
 @overload(bounds_view, jit_options=INLINED)
@@ -52,28 +57,28 @@ def largest(offsets):
 
 @inlined
 def leaves_one_by_one(offsets, axis, dtype):
-    """Whether an offset leaves the input along an axis, looking at each position from which a window can."""
+    """Whether a tap is not real along an axis, comparing each position from which windows leave the input."""
     found, inside = False, axis.edge_end - axis.edge_begin
     for edge in range(axis.out - inside):
         position = edge if edge < axis.edge_begin else edge + inside
         low, high = bounds_at(position, axis, dtype)
-        if axis.apart == 1:
+        if axis.argmax_step == 1:
             found |= any_outside(tail_view(offsets, position), axis.out, low, high, dtype, axis)
         else:
-            for at in range(position * axis.apart, len(offsets), positive(axis.out * axis.apart)):
-                found |= any_outside(slice_view(offsets, at, axis.apart), 1, low, high, dtype, axis)
+            for at in range(position * axis.argmax_step, len(offsets), positive(axis.out * axis.argmax_step)):
+                found |= any_outside(slice_view(offsets, at, axis.argmax_step), 1, low, high, dtype, axis)
     return found
 
 
 @inlined
 def leaves_by_pattern(offsets, axis, low, high):
-    """The same, comparing all offsets with a pattern of the bounds at every position."""
+    """The same, comparing all offsets with a pattern of the bounds of every position."""
     dtype, period, found = low.dtype.type, len(low), False
     for position in range(axis.out):
         low_bound, high_bound = bounds_at(position, axis, dtype)
-        for at in range(position * axis.apart, period, positive(axis.out * axis.apart)):
-            fill(slice_view(low, at, axis.apart), low_bound)
-            fill(slice_view(high, at, axis.apart), high_bound)
+        for at in range(position * axis.argmax_step, period, positive(axis.out * axis.argmax_step)):
+            fill(slice_view(low, at, axis.argmax_step), low_bound)
+            fill(slice_view(high, at, axis.argmax_step), high_bound)
     for at in range(0, len(offsets), positive(period)):
         found |= any_outside_pattern(slice_view(offsets, at, period), low, high, axis)
     return found
@@ -81,8 +86,8 @@ def leaves_by_pattern(offsets, axis, low, high):
 
 @inlined
 def bounds_at(position, axis, dtype):
-    """The first real tap along an axis at a position, and the one after the last."""
-    start = position * axis.stride - axis.before
+    """The first real tap along an axis of the window at a position, and one past the last."""
+    start = position * axis.stride - axis.padding
     return (
         dtype(first_tap(start, axis.dilation)),
         dtype(after_last_tap(start, axis.kernel, axis.dilation, axis.size)),
@@ -93,8 +98,8 @@ def bounds_at(position, axis, dtype):
 def tap_along(offset, dtype, axis):
     """The tap of an offset along an axis."""
     offset = dtype(offset) + dtype(0.5)  # half a tap makes up for the rounding of the quotients
-    taps = np.floor(offset * (dtype(1) / dtype(axis.weight)))
-    return taps - np.floor(offset * (dtype(1) / dtype(axis.weight * axis.kernel))) * dtype(axis.kernel)
+    taps = np.floor(offset * (dtype(1) / dtype(axis.offset_step)))
+    return taps - np.floor(offset * (dtype(1) / dtype(axis.offset_step * axis.kernel))) * dtype(axis.kernel)
 
 
 @inlined
@@ -109,7 +114,7 @@ def any_outside(offsets, step, low, high, dtype, axis):
 
 @inlined
 def any_outside_pattern(offsets, low, high, axis):
-    """Whether the tap of any offset is outside of its own bounds."""
+    """Whether the tap of any offset is outside of the bounds in the pattern."""
     outside = False
     for i in range(len(offsets)):
         tap = tap_along(offsets[i], low.dtype.type, axis)
@@ -119,7 +124,7 @@ def any_outside_pattern(offsets, low, high, axis):
 
 @inlined
 def all_real(offsets, g):
-    """Whether each offset of some planes names a real cell of its window."""
+    """Whether each offset of several planes names a real tap of its window."""
     for i in range(len(offsets)):
         rest, ow = divmod(i // g.inner, g.OW)
         rest, oh = divmod(rest, g.OH)
@@ -130,7 +135,7 @@ def all_real(offsets, g):
 
 @inlined
 def is_real(offset, d, h, w, g):
-    """Whether an offset names a real cell of the window that begins at (d, h, w): 0, if the window has none."""
+    """Whether an offset names a real tap of the window that begins at (d, h, w), or is 0 if that has none."""
     if not (has_cell(d, g.KD, g.dd, g.D) and has_cell(h, g.KH, g.dh, g.H) and has_cell(w, g.KW, g.dw, g.W)):
         return offset == 0
     rest, kw = divmod(np.int64(offset), g.KW)

@@ -1,17 +1,20 @@
-"""Max pooling of tall windows, one row apart, at a cost that does not grow with their height.
+"""Max pooling by van Herk (1992) and Gil and Werman (1993): three comparisons an element for windows of any height.
 
-The algorithm is that of van Herk (1992), and of Gil and Werman (1993).
+Rows of cells come in groups as tall as a window. So a window is the end of one group and the beginning of the next: its
+maximum is the larger of theirs. The plan chooses this kernel for tall windows at a stride of one row, in wide rows of
+2-D arrays. Each row of x under a tile is read once and each row of y written once; the maxima of one group of rows stay
+in the caches.
 """
 
 from typing import Any, NamedTuple
 
 from fastpool.backends.numba.decorators import inlined, kernel
-from fastpool.backends.numba.kernels.packing import Cells, pack_cells
+from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
+from fastpool.backends.numba.kernels.rows import keys_to_halves
 from fastpool.backends.numba.kernels.windows import ceil_div, last_vector, windows_at_edges
-from fastpool.backends.numba.simd.half import from_key
 from fastpool.backends.numba.simd.offsets import add_offsets, larger, load_offsets, splat_offset, store_offsets
 from fastpool.backends.numba.simd.vectors import load, store, width_of
 from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
@@ -30,22 +33,20 @@ class Tile(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """A thread's scratch.
-
-    Rows of cells come in groups as tall as a window: a window is the end of one group and the beginning of the next.
-    """
+    """A thread's scratch."""
 
     row: Any  # the maxima along the current row
-    spare: Any
+    gathered: Any  # two pieces of a row: see `pool_gathered`
     beginning: Any  # maxima over the rows of the current group so far
-    ends: Any  # maxima from each row of a group to its end, one row behind the other
+    ends: Any  # maxima from each row of a group to the group's end, `kept_pitch` elements apart
 
 
 @kernel
 def max_pool_van_herk(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
     """Work items are tiles of windows. Each row of cells under a tile is read once, from the top down.
 
-    Offsets count from the top of the tile and wrap around in their dtype. Differences of them fit again.
+    Offsets are counted from the top of the tile and wrap around in their dtype. Their differences, the offsets in a
+    window, do not.
     """
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     for item in range(start, stop):
@@ -63,9 +64,9 @@ def max_pool_van_herk(x, y, argmax, half_format, lowest, g, t, scratch, start, s
 def divide_scratch(scratch, x, argmax, t):
     values = scratch_view(scratch, 0, t.elements, x)
     all_of_it = Maxima(values, scratch_view(scratch, t.argmax_begin, t.elements, argmax))
-    beginning = tail_of(all_of_it, t.row + t.spare)
-    spare = slice_view(values, t.row, t.spare)
-    return Buffers(slice_of(all_of_it, 0, t.row), spare, beginning, tail_of(beginning, t.kept_step))
+    beginning = tail_of(all_of_it, t.row + t.gathered)
+    gathered = slice_view(values, t.row, t.gathered)
+    return Buffers(slice_of(all_of_it, 0, t.row), gathered, beginning, tail_of(beginning, t.kept_pitch))
 
 
 @inlined
@@ -79,20 +80,20 @@ def tile_at(item, g, t):
 
 @inlined
 def pool_row(buffers, x, tile, row, g, t, lowest, half_format):
-    """The maxima along a row of cells under a tile."""
+    """Pack a row of cells under a tile, and take the maxima along it."""
     h, columns = tile.h + row, (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
     packed = tail_view(buffers.row.values, width_of(x))
     source = tail_view(x, ((tile.plane * g.H + h) * g.W + tile.w) * g.inner)
-    cells = Cells(h, tile.w, 1, columns, columns)
+    cells = Rectangle(h, tile.w, 1, columns, columns)
     pack_cells(packed, source, cells, g, lowest, half_format, t.prefetch_distance)
-    pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.spare, t.row_method, g)
+    pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.gathered, t.row_method, g)
 
 
 @inlined
 def add_to_group(buffers, tile, row, g, t):
-    """Keep a row of maxima as an end of its group, and take it into the group's beginning."""
+    """Keep a row of maxima for the ends of its group, and compare it with the group's beginning."""
     at, count, beginning = row % g.KH, tile.columns * g.inner, buffers.beginning
-    end = tail_of(buffers.ends, at * t.kept_step)
+    end = tail_of(buffers.ends, at * t.kept_pitch)
     larger_row(end, count, count, buffers.row, buffers.row, row * g.KW)
     if at == 0:
         larger_row(beginning, count, count, end, end, 0)
@@ -102,42 +103,34 @@ def add_to_group(buffers, tile, row, g, t):
 
 @inlined
 def end_group(buffers, tile, g, t):
-    """Let each kept row hold the maxima from there to the end of the group."""
+    """Make each kept row the maxima from there to the end of the group."""
     count = tile.columns * g.inner
     for at in range(g.KH - 2, -1, -1):
-        end = tail_of(buffers.ends, at * t.kept_step)
-        larger_row(end, count, count, end, tail_of(end, t.kept_step), 0)
+        end = tail_of(buffers.ends, at * t.kept_pitch)
+        larger_row(end, count, count, end, tail_of(end, t.kept_pitch), 0)
 
 
 @inlined
 def finish_windows(out, buffers, tile, row, g, t, lowest, half_format):
-    """Write the row of windows whose last row of cells this is."""
+    """Write the row of windows that ends at a row of cells."""
     first, at, count = row - g.KH + 1, row % g.KH, tile.columns * g.inner
     target = slice_of(out, ((tile.plane * g.OH + tile.oh + first) * g.OW + tile.ow) * g.inner, count)
     upper = tail_of(buffers.beginning, 0)
-    if at < g.KH - 1:  # else the windows are the whole group
-        upper = tail_of(buffers.ends, (at + 1) * t.kept_step)
+    if at < g.KH - 1:  # else the windows are one whole group
+        upper = tail_of(buffers.ends, (at + 1) * t.kept_pitch)
     width = width_of(out.values)
-    last = last_vector(count, width, count + width, count)  # the rest of the output row is another tile's
+    last = last_vector(count, width, count + width, count)  # what follows in the row belongs to another tile
     larger_row(target, count, last, upper, buffers.beginning, -first * g.KW)
-    fix_row(target.values, target.argmax, tile, first, g, lowest)
-    if half_format is not None:
-        for i in range(count):
-            target.values[i] = from_key(target.values[i], half_format)
-
-
-@inlined
-def fix_row(values, argmax, tile, first, g, lowest):
-    if argmax is not None:
-        edges = windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
-        fix_padding_winners(values, argmax, 0, tile.h + first, tile.w, edges, g, lowest)
+    edges = windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
+    fix_padding_winners(target.values, target.argmax, 0, tile.h + first, tile.w, edges, g, lowest)
+    keys_to_halves(target.values, half_format)
 
 
 @inlined
 def larger_row(out, count, last, a, b, added):
-    """The larger of two rows, of equal elements that of `a`, with `added` to its offset.
+    """Write the larger of two rows, of equal elements that of `a`, and its offset plus `added`.
 
-    No vector begins after `last`, which is at least 0: a tile is at least one vector wide.
+    No vector begins after `last`, which is never negative: a tile is at least one vector wide.
     """
     i, width = 0, width_of(a.values)
     while i < count:

@@ -1,4 +1,4 @@
-"""The geometry of windows, compiled, and which of a window's taps are cells of the input."""
+"""The geometry of windows, compiled, and which of a window's taps are real: cells of the input, not padding."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,13 @@ first_tap = inlined(_rules.first_tap)
 after_last_tap = inlined(_rules.after_last_tap)
 ceil_div = inlined(geometry.ceil_div)
 windows_at_edges = inlined(geometry.windows_at_edges)
+inside_input = inlined(geometry.inside_input)
 leaves_input = inlined(geometry.leaves_input)
 last_vector = inlined(geometry.last_vector)
 
 
 class RealTaps(NamedTuple):
-    """The taps of a window that are cells of the input, not padding: from the first up to the end, along each axis."""
+    """The real taps of a window along each axis: from the first up to the end."""
 
     first_kd: int
     end_kd: int
@@ -29,7 +30,7 @@ class RealTaps(NamedTuple):
 
 @inlined
 def real_taps(d, h, w, g):
-    """Of a window that begins at the coordinates (d, h, w)."""
+    """The real taps of the window that begins at the coordinates (d, h, w)."""
     return RealTaps(
         first_tap(d, g.dd),
         after_last_tap(d, g.KD, g.dd, g.D),
@@ -49,13 +50,13 @@ def move_along_row(taps, w, g):
 
 @inlined
 def has_cell(start, kernel, dilation, size):
-    """Whether a window has a tap inside an axis."""
+    """Whether a window has a real tap along an axis."""
     return first_tap(start, dilation) < after_last_tap(start, kernel, dilation, size)
 
 
 @inlined
 def first_real_offset(taps, g):
-    """The offset of the first cell of a window with these real taps; 0 if all of it is padding."""
+    """The offset of a window's first real tap; 0 if the window is all padding."""
     if taps.first_kd >= taps.end_kd or taps.first_kh >= taps.end_kh or taps.first_kw >= taps.end_kw:
         return 0
     return (taps.first_kd * g.KH + taps.first_kh) * g.KW + taps.first_kw

@@ -52,9 +52,9 @@ def _forward_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[K
 
 
 def _float_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[KernelCall]:
-    side_by_side = Window.plan(1, (1,), 1)
+    nonoverlapping = Window.plan(1, (1,), 1)
     overlapping, of_many_taps = (Window.plan(1, (1,), k, padding=k // 2) for k in (3, tuning.MOST_GATHERED + 1))
-    for window in (side_by_side, overlapping, of_many_taps):
+    for window in (nonoverlapping, overlapping, of_many_taps):
         for index in indices:
             yield max_pool_backward(window, 1, 1, dtype)._replace(dtypes=(dtype, index, dtype))
     for kernel in ("hard_swish", "hard_swish_backward"):

@@ -1,1 +1,1 @@
-"""What the kernels are written in: vectors, comparison and arithmetic, two-byte floats, views of arrays."""
+"""What the kernels are written in: vectors, comparison, argmax offsets, two-byte floats, the exponential, views."""

@@ -17,8 +17,8 @@ precedes = inlined(_rules.precedes)
 def maximum(typing_context, a, b):
     """The larger of two values, NaN if either is NaN; of two vectors, element by element.
 
-    This is LLVM's own instruction, since LLVM does not vectorise a comparison that takes care of NaN. It may choose
-    either of two zeros (nsz), which saves three instructions.
+    Of floats this is one instruction of LLVM, which does not vectorise `wins` with its care for NaN. The result may be
+    either of two zeros (nsz), which saves three machine instructions.
     """
 
     def generate(context, builder, signature, args):

@@ -1,7 +1,7 @@
-"""Two-byte floats, which Numba does not know on the CPU: kernels see them as int16.
+"""Two-byte floats, which Numba has no type for on the CPU: kernels see them as int16.
 
-`half_format` tells how to read an element. None means that it is an ordinary number. Otherwise it is the bit pattern
-of +inf in the two-byte format: 0x7C00 for float16, 0x7F80 for bfloat16.
+`half_format` tells which they are, by the bit pattern of +inf: 0x7C00 for float16, 0x7F80 for bfloat16. It is None for
+elements of any other dtype.
 """
 
 import numpy as np
@@ -13,13 +13,15 @@ from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.simd.math import float32_bits, float32_from_bits
 from fastpool.backends.numba.simd.vectors import half_keys
 
+BFLOAT16_FORMAT = 0x7F80
+
 half_key = inlined(_rules.half_key)
 half_bits = inlined(_rules.half_bits)
 
 
 @inlined
 def to_key(value, half_format):
-    """A value as one that compares like it: two-byte floats as integers."""
+    """The key of a two-byte float; any other value as it is."""
     if half_format is None:
         return value
     return np.int16(half_key(value, half_format))
@@ -27,7 +29,7 @@ def to_key(value, half_format):
 
 @inlined
 def from_key(key, half_format):
-    """The value that `to_key` made a key of."""
+    """The two-byte float that has this key; any other value as it is."""
     if half_format is None:
         return key
     return np.int16(half_bits(key))
@@ -46,32 +48,32 @@ def _to_keys(vector, half_format):
 
 @inlined
 def widen(value, half_format):
-    """A value to calculate with: two-byte floats as float32."""
+    """A two-byte float as float32; any other value as it is."""
     if half_format is None:
         return value
     bits = np.uint32(np.uint16(value))
-    if half_format == 0x7F80:
+    if half_format == BFLOAT16_FORMAT:
         return float32_from_bits(bits << 16)
     magnitude = bits & 0x7FFF
-    # The product shifts the exponent, and makes subnormal numbers normal; inf and NaN need an exponent of their own.
-    number = float32_from_bits(magnitude << 13) * np.float32(2.0**112)
+    # The product corrects the exponent, of subnormal floats too; inf and NaN need the largest one.
+    wide = float32_from_bits(magnitude << 13) * np.float32(2.0**112)
     if magnitude >= 0x7C00:
-        number = float32_from_bits((magnitude << 13) | 0x7F800000)
-    return -number if bits & 0x8000 else number
+        wide = float32_from_bits((magnitude << 13) | 0x7F800000)
+    return -wide if bits & 0x8000 else wide
 
 
 @inlined
-def narrow(number, half_format):
-    """The inverse of `widen`, rounded to nearest, ties to even."""
+def narrow(value, half_format):
+    """A float32 as a two-byte float, rounded to nearest, ties to even; any other value as it is."""
     if half_format is None:
-        return number
-    bits = np.int64(float32_bits(np.float32(number)))
+        return value
+    bits = np.int64(float32_bits(np.float32(value)))
     sign, magnitude = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
-    if half_format == 0x7F80:
+    if half_format == BFLOAT16_FORMAT:
         rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
         if magnitude > 0x7F800000:
             rounded = 0x7FC0
-    elif magnitude >= 0x477FF000:  # from 65520 on, numbers round to infinity
+    elif magnitude >= 0x477FF000:  # values from 65520 on round to infinity
         rounded = 0x7E00 if magnitude > 0x7F800000 else 0x7C00
     elif magnitude < 0x38800000:  # below 2**-14, adding 0.5 makes the float32 adder round to the subnormal grid
         rounded = np.int64(float32_bits(float32_from_bits(magnitude) + np.float32(0.5))) - 0x3F000000

@@ -24,7 +24,7 @@ def multiply_add(typing_context, a, b, c):
 
 
 def _bitcast(source, target):
-    """Make a function that takes the bits of a value of one type as a value of another."""
+    """Make a function that reads the bits of a value of one type as another type."""
 
     @intrinsic
     def bitcast(typing_context, value):
@@ -46,10 +46,10 @@ def exponential(z):
 
 @overload(exponential, jit_options=INLINED)
 def _exponential(z):
-    """exp(z) = 2**n exp(r) with z = n ln 2 + r.
+    """exp(z) = 2**n exp(r) with z = n ln 2 + r (the argument reduction of Cody and Waite, 1980).
 
-    n is rounded by adding a large constant, exp(r) is a Taylor series, and 2**n is written into the exponent's bits: as
-    two factors, since the smallest powers are subnormal.
+    Adding a large constant rounds n to an integer. exp(r) is a Taylor series. 2**n is two factors, each made of the
+    bits of its exponent, since the smallest powers are subnormal.
     """
     return _exponential_float32 if z == types.float32 else _exponential_float64
 

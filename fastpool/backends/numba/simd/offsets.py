@@ -1,6 +1,6 @@
-"""Vectors of argmax offsets, which are None where a kernel is given no argmax.
+"""Vectors of argmax offsets, or None in a kernel whose argmax is None.
 
-So one loop serves both kinds of call: without an argmax, each of these functions compiles to nothing.
+So one loop serves calls with and without an argmax: without one, each of these functions compiles to nothing.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def _offsets_type(like, argmax):
 
 @intrinsic
 def splat_offset(typing_context, like, argmax, offset):
-    """A vector as wide as `like` of one offset, in the dtype of `argmax`."""
+    """A vector of one offset, as wide as `like`, in the dtype of `argmax`."""
     offsets = _offsets_type(like, argmax)
 
     def generate(context, builder, signature, args):
@@ -54,7 +54,7 @@ def add_offsets(typing_context, a, b):
 
 
 def load_offsets(like, argmax, source, at):
-    """The offsets of `source` from `at` on, as wide as `like`: 0 where `source` is None, None without an `argmax`."""
+    """The offsets of `source` from `at` on, as wide as `like`; 0 if `source` is None; None if `argmax` is None."""
 
 
 @overload(load_offsets, jit_options=INLINED)
@@ -78,7 +78,7 @@ def _store_offsets(argmax, at, offsets):
 
 
 def larger(best, best_offset, value, offset):
-    """The larger of two vectors with the offsets that belong to it. Of equal elements, `best` stays."""
+    """The larger of two vectors, element by element, and its offsets. Of equal elements, that of `best` stays."""
 
 
 @overload(larger, jit_options=INLINED)

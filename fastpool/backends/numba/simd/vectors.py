@@ -1,8 +1,8 @@
 """Vectors of 64 bytes: loads, stores, masks and shuffles, as LLVM has them.
 
-LLVM may or may not vectorise a loop over single elements: it guards each short row against overlapping arrays, and
-handles the rest of the row one by one. A loop over vectors is vector code by construction. On a processor with shorter
-registers, LLVM splits each vector into several.
+Where LLVM vectorises a loop over elements, it tests for each row whether arrays overlap, and leaves the end of the row
+to a scalar loop: too slow for short rows. A loop over vectors is vector code by construction. On a processor with
+shorter registers, LLVM splits each vector into several.
 """
 
 import operator
@@ -40,7 +40,7 @@ def _pointer(context, builder, array_type, array, at):
 
 
 def _load(dtype, count):
-    """The type of a loaded vector, and LLVM's code of the load from (array, at)."""
+    """The type of a loaded vector, and a generator of the code that loads it from (array, at)."""
 
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
@@ -55,7 +55,7 @@ def width_of(typing_context, array):
     """How many elements of an array's dtype fill a vector."""
 
     def generate(context, builder, signature, args):
-        # The array's own itemsize is not a constant for LLVM, which would unroll every loop over vectors otherwise.
+        # Computed from the array's itemsize, which LLVM does not know: it would unroll every loop over vectors else.
         itemsize = context.make_array(array)(context, builder, args[0]).itemsize
         return builder.mul(itemsize, ir.Constant(itemsize.type, VECTOR_BYTES // (array.dtype.bitwidth // 8) ** 2))
 
@@ -93,7 +93,7 @@ def _load_strided(step):
             for block in range(step):
                 start = builder.add(args[1], ir.Constant(args[1].type, block * count))
                 loaded = generate(context, builder, signature, (args[0], start))
-                # Result i is element i * step of the whole range: found before, in this block, or in a later one.
+                # Element i of the result is at i * step: in an earlier block, in this one, or in a later one.
                 order = [i if i * step < block * count else count + i * step % count for i in range(count)]
                 indices = ir.Constant(ir.VectorType(ir.IntType(32), count), order)
                 found = builder.shuffle_vector(loaded if found is None else found, loaded, indices)
@@ -108,10 +108,10 @@ load_stride_2, load_stride_3, load_stride_5 = map(_load_strided, (2, 3, 5))
 
 
 def _of_unknown_origin(builder, vector):
-    """The same vector, of which LLVM does not know how it was computed. This takes no instruction.
+    """The same vector behind a fence: LLVM does not see how it was computed. This takes no instruction.
 
-    LLVM would turn a maximum that is stored in place of one of its operands into a masked store, which is slow on
-    AMD's processors. 13x13 at stride 1 of (8, 256, 20, 20): 6.4 ms with masked stores, 2.4 without.
+    LLVM would turn a maximum that overwrites one of its operands into a masked store, which is slow on AMD's
+    processors. 13x13 at stride 1 of (8, 256, 20, 20): 6.4 ms with masked stores, 2.4 without.
     """
     element, count = vector.type.element, vector.type.count
     if isinstance(element, ir.IntType):
@@ -139,7 +139,7 @@ def store(typing_context, array, at, vector):
 
 @intrinsic
 def store_nontemporal(typing_context, array, at, vector):
-    """Write a vector past the caches, which spares reading the cache line first. `at` must begin a cache line.
+    """Write a vector to memory, past the caches: the cache line is not read first. `at` must begin a cache line.
 
     Other threads see the store only after a `fence`.
     """
@@ -157,7 +157,7 @@ def store_nontemporal(typing_context, array, at, vector):
 
 @intrinsic
 def elements_to_cache_line(typing_context, array, at):
-    """How many elements lie between index `at` of an array and the next beginning of a cache line."""
+    """How many elements from index `at` of an array the next cache line begins."""
 
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
@@ -254,9 +254,9 @@ def half_keys(typing_context, bits, half_format):
 
 
 def _shuffle(order):
-    """Make a function of vectors (a, b) that picks elements of a followed by b, in the order `order(width)`.
+    """Make a function of vectors (a, b) that picks those elements of a followed by b which `order(width)` lists.
 
-    The result is None for None, which stands for offsets that nobody asks for.
+    Of offsets that are None, the result is None.
     """
 
     @intrinsic
@@ -274,14 +274,14 @@ def _shuffle(order):
 
 deinterleave_even = _shuffle(lambda n: list(range(0, 2 * n, 2)))
 deinterleave_odd = _shuffle(lambda n: list(range(1, 2 * n, 2)))
-interleave_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a[0], b[0], a[1], b[1], ...
-interleave_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # from the middle of a and b on
+interleave_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a[0], b[0], a[1], b[1] ...
+interleave_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # from a[n // 2] on
 
 
 def _scatter_to_taps(taps):
     """Make a function that writes each gradient to one of `taps` neighbouring cells, and 0 to the others.
 
-    The cell is that of the gradient's argmax, less `first_tap`.
+    `first_tap` is the offset of the first of these cells, and the argmax that of the winner.
     """
 
     @intrinsic
@@ -315,7 +315,7 @@ scatter_to_2, scatter_to_3, scatter_to_4, scatter_to_5, scatter_to_8 = map(_scat
 
 
 def _define_operator(operation, of_floats, of_integers, compares=False):
-    """Let an operator of Python work on two vectors of one type, element by element."""
+    """Define an operator of Python for two vectors of one type, element by element."""
 
     @type_callable(operation)
     def type_operation(context):

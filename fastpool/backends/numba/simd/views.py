@@ -1,7 +1,7 @@
 """Views of flat arrays and of scratch, without bounds checks or reference counts.
 
-A kernel makes millions of such views, and its plan makes sure that none of them leaves its array. A kernel that
-computes no argmax is given None in its place: every function here turns None into None.
+A kernel makes millions of views; the tiling of its plan keeps all of them inside their arrays. A view of None, which
+stands for an argmax that is not computed, is None.
 """
 
 from numba import types
@@ -43,7 +43,7 @@ def slice_view(typing_context, array, begin, count):
 
 @intrinsic
 def tail_view(typing_context, array, begin):
-    """array[begin:]. `begin` may be negative, as long as nothing before the array is touched."""
+    """array[begin:], where a negative `begin` is a position before the array: elements there must not be touched."""
 
     def generate(context, builder, signature, args):
         if isinstance(array, types.NoneType):
@@ -56,7 +56,7 @@ def tail_view(typing_context, array, begin):
 
 @intrinsic
 def scratch_view(typing_context, scratch, begin, count, like):
-    """`count` elements of scratch from byte `begin` on, of the dtype of an array or of this dtype; None like None."""
+    """`count` elements of scratch from byte `begin` on, in the dtype of `like`, an array or a dtype; None for None."""
 
     def generate(context, builder, signature, args):
         if isinstance(like, types.NoneType):
@@ -74,7 +74,7 @@ def scratch_view(typing_context, scratch, begin, count, like):
 
 @intrinsic
 def unliteral(typing_context, constant):
-    """A constant as an integer of no known value: Numba compiles a callee once for all constants, LLVM inlines each."""
+    """A constant as an integer whose value is not part of its type: Numba compiles a callee once for all constants."""
     return types.intp(constant), lambda context, builder, signature, args: context.cast(
         builder, args[0], constant, types.intp
     )
@@ -82,7 +82,7 @@ def unliteral(typing_context, constant):
 
 @intrinsic
 def positive(typing_context, step):
-    """Promise LLVM that a step is above 0, so that it drops the error that range() would raise."""
+    """Promise LLVM that a step is positive, so that it drops the test of range() for 0."""
 
     def generate(context, builder, signature, args):
         builder.assume(builder.icmp_signed(">", args[0], args[0].type(0)))

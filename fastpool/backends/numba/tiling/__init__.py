@@ -1,10 +1,11 @@
 """How each kernel cuts its arrays into tiles, and how it divides its scratch.
 
-A plan computes these named tuples of integers once, and the kernel is given them as they are: neither side computes
-anything that the other knows. Sizes are in elements, and where scratch is divided (`..._begin`) in bytes.
+A plan computes these named tuples of integers once and hands them to the kernel, which computes none of them again.
+Sizes are in elements; where a part of scratch begins (`..._begin`), in bytes.
 """
 
 from fastpool.backends.numba.tiling.backward import (
+    SCATTERED_KW,
     Axis,
     GatherTiling,
     NonoverlappingTiling,
@@ -29,6 +30,7 @@ from fastpool.backends.numba.tiling.forward import (
 )
 
 __all__ = [
+    "SCATTERED_KW",
     "Axis",
     "Col2imTiling",
     "DirectTiling",

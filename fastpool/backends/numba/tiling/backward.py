@@ -1,4 +1,4 @@
-"""Tiles of their gradients, and how an argmax is validated."""
+"""Tiles of the gradients of max pools, and how an argmax is validated."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,11 @@ from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
 class GatherTiling(NamedTuple):
-    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` strides of them."""
+    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` strides of them.
+
+    The padded input is divided into strides: `sh` by `sw` cells, which begin where a window does, or would. A phase is
+    a position in a stride. The cells of one phase are covered by the same taps.
+    """
 
     block_rows: int
     block_columns: int
@@ -16,17 +20,17 @@ class GatherTiling(NamedTuple):
     all_columns: int
     row_blocks: int
     column_blocks: int
-    in_place: bool  # windows start up to the end of each axis, a stride apart: gradients are read where they are
-    flat: bool  # and each cell's sum lies where the cell does in dx
-    back_h: int  # how many windows before that of a stride reach into it
+    in_place: bool  # windows begin throughout the input, up to the end of each axis: dy may be read without packing it
+    same_pitch: bool  # and a row of sums is as long as one of dx: a tile is written as one row
+    back_h: int  # rows of windows that begin above a row of strides and reach into it
     back_w: int
-    pitch: int  # elements of a packed row are `pitch * inner`
-    slice: int
+    pitch: int  # windows of a packed row
+    slice_step: int  # elements from one slice of packed windows to the next
     grads: int  # packed gradients of all slices; as many offsets
     phases: int  # cells of a stride
-    phase: int  # sums of the cells of one phase
-    taps: int  # a vector of the same offset for each tap
-    sums: int  # all elements of the dtype of sums: gradients, and sums of each phase
+    phase_step: int  # elements from the sums of one phase to those of the next
+    taps: int  # elements of the list of taps: for each tap, a vector of its offset
+    sums: int  # all elements of the dtype of sums: packed gradients, and the sums of each phase
     argmax_begin: int
     sources_begin: int
     phases_begin: int
@@ -39,10 +43,10 @@ def gather(
     """`itemsize` is that of the sums."""
     width, back_h, back_w = vector_width(itemsize), (g.KH - 1) * g.dh // g.sh, (g.KW - 1) * g.dw // g.sw
     pitch, phases, taps = block_columns + back_w, g.sh * g.sw, g.KD * g.KH * g.KW * width
-    slice_size, most_slices = (block_rows + back_h) * pitch * g.inner, (g.KD - 1) * g.dd // g.sd + 1
-    phase = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
-    grads = most_slices * slice_size + back_w * g.inner + 4 * width
-    sums = grads + phases * phase + 2 * width
+    slice_step, most_slices = (block_rows + back_h) * pitch * g.inner, (g.KD - 1) * g.dd // g.sd + 1
+    phase_step = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
+    grads = most_slices * slice_step + back_w * g.inner + 4 * width
+    sums = grads + phases * phase_step + 2 * width
     all_rows, all_columns = ceil_div(g.H + g.ph, g.sh), ceil_div(g.W + g.pw, g.sw)
     column_blocks = ceil_div(all_columns, block_columns)
     argmax_begin = in_cache_lines(sums, itemsize)
@@ -56,14 +60,14 @@ def gather(
         row_blocks=ceil_div(all_rows, block_rows),
         column_blocks=column_blocks,
         in_place=in_place,
-        flat=in_place and g.sh == g.sw == column_blocks == 1 and g.OW == g.W,
+        same_pitch=in_place and g.sh == g.sw == column_blocks == 1 and g.OW == g.W,
         back_h=back_h,
         back_w=back_w,
         pitch=pitch,
-        slice=slice_size,
+        slice_step=slice_step,
         grads=grads,
         phases=phases,
-        phase=phase,
+        phase_step=phase_step,
         taps=taps,
         sums=sums,
         argmax_begin=argmax_begin,
@@ -74,35 +78,35 @@ def gather(
 
 
 class ScatterTiling(NamedTuple):
-    """For `max_pool_backward_scatter`: tiles of dx, rows by columns by channels, or of some planes."""
+    """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or all of several planes."""
 
-    block_rows: int  # of all slices of a plane, one behind the other
+    block_rows: int  # counted through all slices of a plane
     block_columns: int
-    most_planes: int
+    most_planes: int  # planes whose windows are added in turn
     block_channels: int
     row_blocks: int
     column_blocks: int
     channel_blocks: int
     windows: int  # of a plane
-    next_kw: int  # elements of dx from one tap of a row to the next
-    wrap_kw: int  # and more elements where the next tap is in the next row
-    wrap_kh: int  # or in the next slice
-    reciprocal_row: int  # (offset * reciprocal) >> 32 is an offset of two bytes divided by the taps of a row
-    reciprocal_slice: int  # or of a slice
-    lookup: int  # offsets in the table of how far from its window's start each one lies, where offsets are bytes
+    next_kw: int  # elements of dx from one tap to the next in its row
+    wrap_kw: int  # what is added to them where the next tap is in the next row of taps
+    wrap_kh: int  # and where it is in the next slice of taps
+    reciprocal_row: int  # of the taps of a row: see `reciprocal`
+    reciprocal_slice: int  # of the taps of a slice
+    lookup: int  # entries of the table of distances from a window's start, one for each offset of a byte; else 0
     sums_begin: int
     scratch_bytes: int
 
 
 def reciprocal(divisor: int) -> int:
-    """A factor for which (n * factor) >> 32 == n // divisor, for every n and divisor of up to 16 bits."""
+    """A factor for which (n * factor) >> 32 == n // divisor, for every n of 16 bits and divisor of up to 2**16."""
     return ceil_div(1 << 32, divisor)
 
 
 def scatter(
     g: Geometry, rows: int, columns: int, planes: int, channels: int, argmax_itemsize: int, sums_itemsize: int
 ) -> ScatterTiling:
-    """`sums_itemsize` is 0 where sums are made in dx itself."""
+    """`sums_itemsize` is 0 where dx itself holds the sums."""
     lookup = 256 if argmax_itemsize == 1 else 0
     return ScatterTiling(
         block_rows=rows,
@@ -124,13 +128,18 @@ def scatter(
     )
 
 
+# Taps along a row of nonoverlapping windows for which `kernels/nonoverlapping_backward.py` has a store of vectors. Rows
+# with channels last need none: vectors are of channels there.
+SCATTERED_KW = 1, 2, 3, 4, 5, 8
+
+
 class NonoverlappingTiling(NamedTuple):
-    """For `max_pool_backward_nonoverlapping`: rows of windows side by side."""
+    """For `max_pool_backward_nonoverlapping`, whose work items are rows of windows."""
 
     covered: int  # elements of a row of cells that windows cover
-    run: int  # gradients that are read one after the other
-    read_past: int  # what vectors read past the end of a run
-    stored_past: int  # what vectors store past the end of a row
+    run: int  # consecutive gradients that are read in vectors
+    read_past: int  # elements of dy that vectors read past the end of a run
+    stored_past: int  # elements of dx that vectors store past the end of a row
 
 
 def nonoverlapping(g: Geometry, itemsize: int) -> NonoverlappingTiling:
@@ -145,19 +154,19 @@ def nonoverlapping(g: Geometry, itemsize: int) -> NonoverlappingTiling:
 
 
 class Axis(NamedTuple):
-    """One axis of the windows, and how `validate_argmax` looks at the offsets along it."""
+    """One axis of the windows, and how `validate_argmax` compares the taps along it."""
 
     size: int
     kernel: int
     stride: int
-    before: int
+    padding: int
     dilation: int
     out: int
-    weight: int  # how much larger the offset of the next tap is
-    apart: int  # elements of an argmax from one position to the next
+    offset_step: int  # from the offset of one tap to that of the next
+    argmax_step: int  # elements of an argmax from one window to the next
     edge_begin: int  # windows before this one leave the input
     edge_end: int  # and windows from this one on
-    one_by_one: bool  # each such position is compared with its own bounds, else all with a pattern of bounds
+    one_by_one: bool  # only windows that leave the input are compared, else all of them with a pattern of bounds
 
 
 class ValidationTiling(NamedTuple):
@@ -165,22 +174,22 @@ class ValidationTiling(NamedTuple):
 
     plane: int  # elements of an argmax
     taps: int
-    period: int  # elements of a pattern of bounds
-    high_begin: int
+    period: int  # elements after which the bounds repeat: those of a plane or of a row
+    high_begin: int  # where the upper bounds begin in scratch, after the lower ones
     scratch_bytes: int
 
 
 def axes_to_validate(g: Geometry) -> tuple[Axis, Axis, Axis]:
-    period, weights = _period(g), (g.KH * g.KW, g.KW, 1)
-    apart = (g.OH * g.OW * g.inner, g.OW * g.inner, g.inner)
-    return tuple(_axis(weights[i], apart[i], period, *g[i:18:3]) for i in range(3))
+    period, offset_steps = _period(g), (g.KH * g.KW, g.KW, 1)
+    argmax_steps = (g.OH * g.OW * g.inner, g.OW * g.inner, g.inner)
+    return tuple(_axis(offset_steps[i], argmax_steps[i], period, *g[i:18:3]) for i in range(3))
 
 
-def _axis(weight, apart, period, size, kernel, stride, before, dilation, out):
-    begin, end = windows_at_edges(-before, out, kernel, stride, dilation, size)
+def _axis(offset_step, argmax_step, period, size, kernel, stride, padding, dilation, out):
+    begin, end = windows_at_edges(-padding, out, kernel, stride, dilation, size)
     few_edges = tuning.PATTERN_EDGES * (begin + out - end) < out
-    one_by_one = few_edges or apart >= min(period, tuning.PATTERN_RUN) or period > tuning.MOST_PATTERN
-    return Axis(size, kernel, stride, before, dilation, out, weight, apart, begin, end, one_by_one)
+    one_by_one = few_edges or argmax_step >= min(period, tuning.PATTERN_RUN) or period > tuning.MOST_PATTERN
+    return Axis(size, kernel, stride, padding, dilation, out, offset_step, argmax_step, begin, end, one_by_one)
 
 
 def _period(g):

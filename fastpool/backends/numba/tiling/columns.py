@@ -1,4 +1,4 @@
-"""Blocks of im2col and col2im."""
+"""Blocks of im2col and col2im, and how a thread's scratch is divided."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
 class Im2colTiling(NamedTuple):
-    """For `im2col`: blocks of `block_rows` by `block_columns` windows of one channel, and some of their taps.
+    """For `im2col`: blocks of `block_rows` by `block_columns` windows of one channel, and of `block_images` images.
 
-    Columns have `inner` images at each position of the windows. A block is of all of them, or it is of one window.
+    Columns have `inner` images for each window. A block of fewer has a single window.
     """
 
     x_image: int  # elements of x from one image, channel or cell to the next
@@ -21,19 +21,19 @@ class Im2colTiling(NamedTuple):
     channels: int
     block_rows: int
     block_columns: int
-    taps_down: int  # taps of a window that are copied together
+    taps_down: int  # taps of a window that are packed together: rows of them, and taps of a row
     taps_along: int
     block_images: int
     image_blocks: int
     row_blocks: int
     column_blocks: int
-    rows_below: int  # rows of cells that taps down a window need besides those of the block
+    rows_below: int  # rows of cells under a block besides one for each row of windows, of one phase of the stride
     reach: int  # cells from the first of the taps along a row to the last
-    lined_up: bool  # windows are lined up tap by tap, before they are copied
-    cells: int  # packed cells of a block, with their padding
-    line: int  # one cell of each window of a block
-    elements: int
-    nontemporal: bool  # columns are written past the caches
+    packs_taps: bool  # the cells of each tap along a row are packed before they are copied to the columns
+    cells: int  # elements of the packed cells of a block, with their padding
+    tap_cells: int  # elements of the packed cells of one tap along a row
+    elements: int  # all of scratch
+    nontemporal: bool  # columns are written by nontemporal stores
     scratch_bytes: int
 
 
@@ -46,12 +46,12 @@ def im2col(
     itemsize: int,
     nontemporal: bool = False,
 ) -> Im2colTiling:
-    """`block` is so many rows and columns of windows, taps down and along them, and images."""
+    """`block` has rows and columns of windows, taps down and along them, and images; `..._steps` are those above."""
     (rows, columns, taps_down, taps_along, images), width = block, vector_width(itemsize)
     below, reach = (taps_down - 1) * g.dh // g.sh, (taps_along - 1) * g.dw
     cells = (rows + below) * ((columns - 1) * g.sw + reach + 1) * images + 6 * width
-    line = (rows + below) * columns * images + width
-    elements = cells + taps_along * line
+    tap_cells = (rows + below) * columns * images + width
+    elements = cells + taps_along * tap_cells
     return Im2colTiling(
         *x_steps,
         *cols_steps,
@@ -62,9 +62,9 @@ def im2col(
         column_blocks=ceil_div(g.OW, columns),
         rows_below=below,
         reach=reach,
-        lined_up=taps_down > 1 or g.sw > 1,
+        packs_taps=taps_down > 1 or g.sw > 1,
         cells=cells,
-        line=line,
+        tap_cells=tap_cells,
         elements=elements,
         nontemporal=nontemporal,
         scratch_bytes=in_cache_lines(elements, itemsize),
@@ -72,9 +72,10 @@ def im2col(
 
 
 class Col2imTiling(NamedTuple):
-    """For `col2im`: blocks of cells of one channel, rows by columns of `phases` cells each.
+    """For `col2im`: blocks of cells of one channel and `block_images` images.
 
-    `phases` is the stride, so that a row of windows adds to neighbouring columns; or 1, where strides are many cells.
+    A block has `block_rows` rows of cells. A row is divided into `block_columns` columns of `phases` cells each: the
+    stride, so that neighbouring windows add a tap to neighbouring columns; or 1, where the stride is long.
     """
 
     x_image: int  # elements of dx from one image, channel or cell to the next
@@ -91,11 +92,11 @@ class Col2imTiling(NamedTuple):
     image_blocks: int
     row_blocks: int
     column_blocks: int
-    first_column: int  # that has a cell: columns count from the leading padding
-    all_columns: int
-    apart: int  # columns from one window to the next
-    pitch: int  # sums of a row of cells of one phase
-    elements: int
+    first_column: int  # the first column with a cell: they are counted from the leading padding
+    all_columns: int  # columns with a cell
+    column_step: int  # columns from one window to the next
+    pitch: int  # elements from the sums of one phase of a row to those of the next
+    elements: int  # all sums
     scratch_bytes: int
 
 
@@ -107,9 +108,9 @@ def col2im(
     block: tuple[int, int, int, int],
     itemsize: int,
 ) -> Col2imTiling:
-    """`block` is so many rows, columns, phases and images; `itemsize` that of the sums."""
+    """`block` has rows, columns, phases and images; `..._steps` are those above; `itemsize` is that of the sums."""
     (rows, columns, phases, images), width = block, vector_width(itemsize)
-    pitch = columns * images + width  # zeros that are added past the end of a row go into no other row
+    pitch = columns * images + width  # zeros that are added past the end of a row change no other row
     elements = rows * phases * pitch + 2 * width
     first_column = g.pw // phases
     all_columns = (g.pw + g.W - 1) // phases + 1 - first_column
@@ -123,7 +124,7 @@ def col2im(
         column_blocks=ceil_div(all_columns, columns),
         first_column=first_column,
         all_columns=all_columns,
-        apart=g.sw // phases,
+        column_step=g.sw // phases,
         pitch=pitch,
         elements=elements,
         scratch_bytes=in_cache_lines(elements, itemsize),

@@ -1,4 +1,4 @@
-"""Tiles of the max pools."""
+"""Tiles of the max pools: how they are cut, and how a thread's scratch is divided."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,31 @@ from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
-# How `kernels/row_pass.py` takes the maxima along rows.
+# How `kernels/row_pass.py` takes the maxima along rows: a function for each.
 BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING = range(6)
+
+# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDE`.
+LOADED_STRIDES = 2, 3, 5
 
 
 def row_method(g, itemsize, argmax_itemsize):
-    """How maxima along rows are taken."""
+    """Which of them is fastest for these windows."""
     if g.sw == 1:
         return BY_DOUBLING if g.KW > tuning.MOST_TAPS_COMPARED else BY_TAPS
     if g.inner > 1:
         return BY_CHANNELS
     if g.dw == 1 and g.sw == g.KW and g.KW & (g.KW - 1) == 0:
         return BY_HALVING
-    if g.sw in (2, 3, 5):
+    if g.sw in LOADED_STRIDES:
         return BY_STRIDE
     gathered = g.KW * (tuning.GATHERED_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.GATHERED_BYTES)
     doublings = (g.KW - 1).bit_length()
     return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
+
+
+def _gathered(method, itemsize):
+    """Elements of scratch for `BY_GATHERING`: two pieces of a row, equally long."""
+    return tuning.GATHERED_VECTORS * vector_width(itemsize) if method == BY_GATHERING else 0
 
 
 class SeparableTiling(NamedTuple):
@@ -33,17 +41,17 @@ class SeparableTiling(NamedTuple):
     row_blocks: int
     column_blocks: int
     whole_rows: bool  # a tile has all columns of a row
-    same_pitch: bool  # maxima lie as far apart as their windows: these may be read in place, with a mask of real taps
+    same_pitch: bool  # the pitch of x is that of row maxima, times the stride: x may be read under a mask of real taps
     row_method: int
-    doubles_columns: bool
-    prefetch_distance: int  # from a row to that of the next tile
-    read_past: int  # what vectors read past the end of the rows under a tile, at most
-    maxima: int  # the packed cells of all slices under a tile, and then the maxima along their rows
-    spare: int  # two pieces of a row, for `BY_GATHERING`
-    elements: int  # of values in scratch; as many offsets follow
+    doubles_columns: bool  # maxima down the columns are taken by doubling, too
+    prefetch_distance: int  # elements of x from a row under this tile to the same row under the next
+    read_past: int  # elements that vectors read past the end of the rows under a tile, at most
+    maxima: int  # elements of the packed cells of all slices under a tile, which row maxima overwrite
+    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
     tap_bits_begin: int
-    tap_bits: int
+    tap_bits: int  # bytes of the mask of real taps: one for each row maximum of a slice
     scratch_bytes: int
 
 
@@ -63,8 +71,9 @@ def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, a
     most_rows = packed_rows(g, block_rows)
     read_past = reach_w * g.inner + 2 * g.sw * width
     maxima = min(g.KD, g.D) * (most_rows * packed_row(g, block_columns) + width) + read_past
-    spare = tuning.GATHERED_VECTORS * width if g.sw > 3 and g.inner == 1 else 0
-    elements = maxima + spare + width
+    method = row_method(g, itemsize, argmax_itemsize)
+    gathered = _gathered(method, itemsize)
+    elements = maxima + gathered + width  # of a row of output that is shorter than a vector
     same_pitch = whole_rows and g.OW * g.sw == g.W and (g.sw == 1 or (g.sw == 2 and g.inner == 1))
     same_pitch = same_pitch and 1 < g.KW <= tuning.MOST_TAPS_MASKED and (g.KW > 2 or g.pw > 0)
     argmax_begin = in_cache_lines(elements, itemsize)
@@ -77,12 +86,12 @@ def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, a
         column_blocks=ceil_div(g.OW, block_columns),
         whole_rows=whole_rows,
         same_pitch=same_pitch,
-        row_method=row_method(g, itemsize, argmax_itemsize),
+        row_method=method,
         doubles_columns=g.sh == 1 and g.KH > tuning.MOST_TAPS_COMPARED,
         prefetch_distance=(min(block_rows * g.sh, g.H) * g.W if whole_rows else block_columns * g.sw) * g.inner,
         read_past=read_past,
         maxima=maxima,
-        spare=spare,
+        gathered=gathered,
         elements=elements,
         argmax_begin=argmax_begin,
         tap_bits_begin=tap_bits_begin,
@@ -99,32 +108,33 @@ class VanHerkTiling(NamedTuple):
     row_blocks: int
     column_blocks: int
     row_method: int
-    prefetch_distance: int
-    row: int  # the packed cells of a row, and then the maxima along it
-    spare: int
-    kept_step: int  # from one kept row of maxima to the next
-    elements: int  # of values in scratch; as many offsets follow
+    prefetch_distance: int  # elements of x from a row to the one that is prefetched
+    row: int  # elements of a row of packed cells, which row maxima overwrite
+    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    kept_pitch: int  # elements from one kept row of maxima to the next
+    elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
     scratch_bytes: int
 
 
 def van_herk(g: Geometry, block_rows: int, block_columns: int, itemsize: int, argmax_itemsize: int) -> VanHerkTiling:
     width, reach_w = vector_width(itemsize), (g.KW - 1) * g.dw
-    # Maxima are taken at every cell of a row, also of windows that begin too late to be whole.
+    # Maxima are taken at every cell of a row: at the last of them windows reach past its end.
     row = (block_columns * g.sw + 2 * reach_w + g.sw) * g.inner + (2 * g.sw + 2) * width
-    kept_step, spare = block_columns * g.inner + width, tuning.GATHERED_VECTORS * width
-    elements = row + spare + (g.KH + 1) * kept_step
+    kept_pitch, method = block_columns * g.inner + width, row_method(g, itemsize, argmax_itemsize)
+    gathered = _gathered(method, itemsize)
+    elements = row + gathered + (g.KH + 1) * kept_pitch
     argmax_begin = in_cache_lines(elements, itemsize)
     return VanHerkTiling(
         block_rows=block_rows,
         block_columns=block_columns,
         row_blocks=ceil_div(g.OH, block_rows),
         column_blocks=ceil_div(g.OW, block_columns),
-        row_method=row_method(g, itemsize, argmax_itemsize),
+        row_method=method,
         prefetch_distance=tuning.ROWS_PREFETCHED * g.W * g.inner,
         row=row,
-        spare=spare,
-        kept_step=kept_step,
+        gathered=gathered,
+        kept_pitch=kept_pitch,
         elements=elements,
         argmax_begin=argmax_begin,
         scratch_bytes=argmax_begin + in_cache_lines(elements, argmax_itemsize),
@@ -136,8 +146,8 @@ class DirectTiling(NamedTuple):
 
     block_columns: int
     column_blocks: int
-    width: int
-    argmax_begin: int  # a vector of values, and one of offsets
+    width: int  # elements of a vector; scratch holds one of values and one of offsets
+    argmax_begin: int
     scratch_bytes: int
 
 

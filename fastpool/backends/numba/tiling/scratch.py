@@ -1,4 +1,4 @@
-"""Sizes in scratch, each part of which begins a cache line."""
+"""Sizes of the parts of scratch, each of which begins a cache line."""
 
 from fastpool.backends.numba.geometry import VECTOR_BYTES, ceil_div
 
@@ -9,5 +9,5 @@ def in_cache_lines(count, itemsize):
 
 
 def vector_width(itemsize):
-    """How many elements fill a vector."""
+    """How many elements a vector has."""
     return VECTOR_BYTES // itemsize
