@@ -26,7 +26,8 @@ _NATIVE = {np.dtype(t) for t in "?bBhHiIlLqQefd"}
 
 def supported(dtype: np.dtype) -> bool:
     """bool, all integers, float16, bfloat16, float32 and float64, in either byte order."""
-    return dtype in _NATIVE or is_bfloat16(dtype) or dtype.newbyteorder("=") in _NATIVE
+    # Not all dtypes can be asked for another byte order: those of numbers can.
+    return dtype in _NATIVE or is_bfloat16(dtype) or (dtype.kind in "iuf" and dtype.newbyteorder("=") in _NATIVE)
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
@@ -82,6 +83,8 @@ def _zeros_and_ones(x: np.ndarray) -> np.ndarray:
 def _as_numpy(name: str, x: Any) -> Array:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
+    if isinstance(x, (list, tuple)):
+        return _array_of(name, x)
     if not isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
         library = library_of(x)
         if library is not None:
@@ -89,6 +92,23 @@ def _as_numpy(name: str, x: Any) -> Array:
         kind = f"{type(x).__module__}.{type(x).__qualname__}"
         raise TypeError(f"{name} must be a NumPy array, got {kind}; convert it first, for instance with numpy.asarray")
     return np.asarray(x)
+
+
+def _array_of(name: str, x: list[Any] | tuple[Any, ...]) -> np.ndarray:
+    """A sequence, nested or not, as an array."""
+    pending, seen = [x], set()
+    while pending:
+        items = pending.pop()
+        kinds = {*map(type, items)}
+        if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+            raise TypeError(f"{name} must not hold masked arrays, whose masks would be lost; fill them first")
+        if id(items) not in seen and any(issubclass(kind, (list, tuple)) for kind in kinds):
+            pending += [item for item in items if isinstance(item, (list, tuple))]
+        seen.add(id(items))  # a list may hold itself
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be an array, or nested sequences of the same lengths: {error}") from error
 
 
 def to_library(result: Any, original: Any, out: Any = None) -> Any:
@@ -323,10 +343,18 @@ def result(
     )
 
 
-def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[Any, ...], original: Any = None) -> Any:
+def check_out(
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    inputs: tuple[Any, ...],
+    original: Any = None,
+    earlier: tuple[Any, ...] = (),
+) -> Any:
     """`out` as a plain array if a result of this shape and dtype can be written there, else an error that says why not.
 
-    It must be of the library of `original`, the first input as the caller has it.
+    It must be of the library of `original`, the first input as the caller has it. `earlier` are the arrays that other
+    results of the call are written to.
     """
     library = None if type(original) is np.ndarray else library_of(original)
     if library is not None and library_of(out) is library:
@@ -349,7 +377,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[A
         raise ValueError(
             f"out must not have elements that share memory, got strides {out.strides} for shape {out.shape}"
         )
-    check_apart(out, inputs)
+    check_apart(out, inputs, earlier)
     return out
 
 
@@ -375,11 +403,14 @@ def _overlaps_itself(a: Any) -> bool:
     return bool((np.diff(addresses) < a.dtype.itemsize).any())
 
 
-def check_apart(out: Any, inputs: tuple[Any, ...]) -> None:
-    """Raise ValueError where `out` shares memory with an input."""
+def check_apart(out: Any, inputs: tuple[Any, ...], earlier: tuple[Any, ...]) -> None:
+    """Raise ValueError where `out` shares memory with an input, or with what another result is written to."""
     for x in inputs:
         if overlap(out, x):
             raise ValueError("out must not share memory with an input; give an array of its own")
+    for other in earlier:
+        if overlap(out, other):
+            raise ValueError("out must be arrays that share no memory with each other, got y and argmax that do")
 
 
 def overlap(a: Any, b: Any) -> bool:

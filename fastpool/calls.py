@@ -74,6 +74,7 @@ class Plan:
     def _within(self, out: Any, inputs: tuple[Any, ...], original: Any) -> list[Any]:
         """The caller's arrays, checked; new ones for those that are None."""
         targets: list[Any] = []
+        earlier: tuple[Any, ...] = ()
         for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
             if one is None:
                 targets.append(result.new(inputs[0]))
@@ -84,12 +85,12 @@ class Plan:
                 and one.shape == result.shape
                 and one.flags.carray
             ):  # as it mostly is: a kernel can fill it as it is
-                arrays.check_apart(one, inputs)
-                inputs += (one,)
+                arrays.check_apart(one, inputs, earlier)
+                earlier += (one,)
                 targets.append(one)
             else:
-                view = arrays.check_out(one, result.shape, result.dtype, inputs, original)
-                inputs += (view,)
+                view = arrays.check_out(one, result.shape, result.dtype, inputs, original, earlier)
+                earlier += (view,)
                 targets.append(result.within(view)._replace(user=one))
         return targets
 

@@ -12,7 +12,7 @@ from fastpool.arguments import check_shape, one_of
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.signatures import A, Padding, Size
-from fastpool.window import Window, frozen_window, spatial_axes
+from fastpool.window import Window, frozen_window, given_stride, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 
@@ -56,7 +56,7 @@ def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
     if not arrays.is_float(dtype):
         least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         return dtype.type(int(number)) if least <= number <= most and int(number) == number else None
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         value = given.astype(dtype)[()]
     if isinstance(fill_value, float) and not isinstance(fill_value, np.generic):
         return value if np.isfinite(value) or not np.isfinite(number) else None
@@ -146,7 +146,7 @@ def im2col(
            [3, 4, 6, 7],
            [4, 5, 7, 8]])
     """
-    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
     static = window, one_of("order", order, ORDERS), out is None
     return call(_IM2COL, (x,), static, out, backend, (fill_value,))
 
@@ -194,6 +194,6 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
     static = check_shape("x_shape", x_shape), window, one_of("order", order, ORDERS)
     return call(_COL2IM, (cols,), static, out, backend)

@@ -13,7 +13,7 @@ from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
 from fastpool.signatures import A, Padding, Size
-from fastpool.window import Window
+from fastpool.window import Window, given_stride
 
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
@@ -56,7 +56,7 @@ def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window,
     if w.ndim != 4 or min(w.shape) < 1:
         raise ValueError(f"w must have shape (O, C / groups, KH, KW) without empty axes, got {w.shape}")
     groups = integer("groups", groups)
-    window = Window.plan(2, x.shape, w.shape[2:], stride, padding, dilation, False, data_format)
+    window = Window.plan(2, x.shape, w.shape[2:], given_stride(stride), padding, dilation, False, data_format)
     if groups < 1 or window.channels % groups or w.shape[0] % groups:
         raise ValueError(
             f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), "

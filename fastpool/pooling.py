@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_layout, check_shape, frozen
+from fastpool.arguments import check_layout, check_shape, flag, frozen
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.device_arrays import DeviceArray
@@ -118,7 +118,9 @@ _MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_po
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return call(_MAX_POOL, (x,), (axes, *window, bool(return_argmax)), out, backend)
+    if return_argmax is not True and return_argmax is not False:
+        return_argmax = flag("return_argmax", return_argmax)
+    return call(_MAX_POOL, (x,), (axes, *window, return_argmax), out, backend)
 
 
 def _pool_backward(
@@ -460,7 +462,7 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
-    static = check_layout(data_format), bool(keepdims), bool(return_argmax)
+    static = check_layout(data_format), flag("keepdims", keepdims), flag("return_argmax", return_argmax)
     return call(_GLOBAL_MAX_POOL, (x,), static, out, backend)
 
 
@@ -501,7 +503,7 @@ def global_max_pool_backward(
     >>> fp.global_max_pool_backward(np.array([[5.0]]), argmax, (1, 1, 3))
     array([[[0., 5., 0.]]])
     """
-    static = check_shape("x_shape", x_shape), check_layout(data_format), bool(keepdims)
+    static = check_shape("x_shape", x_shape), check_layout(data_format), flag("keepdims", keepdims)
     return call(_GLOBAL_MAX_POOL_BACKWARD, (dy, argmax), static, out, backend)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.arguments import check_layout, check_shape, frozen, integer
+from fastpool.arguments import check_layout, check_shape, flag, frozen, integer
 
 LARGEST_SIZE = 2**62
 
@@ -87,9 +87,16 @@ def frozen_window(
         kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
         padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
         data_format = check_layout(data_format)
-    if type(ceil_mode) is not bool:
-        raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
+    if ceil_mode is not True and ceil_mode is not False:
+        ceil_mode = flag("ceil_mode", ceil_mode)
     return kernel_size, stride, padding, dilation, ceil_mode, data_format
+
+
+def given_stride(stride: Any) -> Any:
+    """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
+    if stride is None:
+        raise TypeError("stride must be one integer or one for each axis, got None")
+    return stride
 
 
 def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:

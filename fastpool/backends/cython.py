@@ -115,7 +115,7 @@ def max_pool_backward(dy, argmax, window, dx):
                 _planes(total),
                 first_cell,
             )
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             dx[box] = total
 
 
@@ -187,7 +187,7 @@ def col2im(cols, window, dx):
             _columns.add_up(its_cols, _geometry(window), x)
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(all="ignore")
 def _add_up_halves(cols, window, x):
     """As `_columns.add_up`, in tiles whose sums are made in float32: tap by tap, or window by window if they are fewer.
 

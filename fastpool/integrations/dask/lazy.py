@@ -452,7 +452,7 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
 def maxout(x, num_units, axis, grouping, return_argmax, out, backend) -> Any:
     backend = _backend(backend, out)
     x = _read("x", x)
-    axis = checked_axis(axis, x.ndim)
+    axis = checked_axis(axis, "x", x.shape)
     check_grouping(grouping)
     num_units = checked_units(num_units, x.shape[axis])
     pieces = x.shape[axis] // num_units
@@ -485,7 +485,7 @@ def _of_units(first: int, end: int, num_units: int, pieces: int, grouping: str) 
 def maxout_backward(dy, argmax, x_shape, axis, grouping, out, backend) -> Any:
     backend = _backend(backend, out)
     x_shape = check_shape("x_shape", x_shape)
-    axis = checked_axis(axis, len(x_shape))
+    axis = checked_axis(axis, "x_shape", x_shape)
     check_grouping(grouping)
     dy = _read("dy", dy, floats_only=True)
     units = units_of(dy.shape, x_shape, axis)
