@@ -24,6 +24,7 @@ from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
 from fastpool.arguments import check_shape, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
+from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
 from fastpool.signatures import Padding
@@ -96,7 +97,7 @@ class _WithParams(Layer):
     ) -> None:
         super().__init__(X_dim, out_dim)
         self.dtype = np.dtype(dtype)
-        if not arrays.is_float(self.dtype):
+        if not is_float(self.dtype):
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {self.dtype}")
         W = np.random.default_rng(rng).standard_normal(W_shape) * sqrt(2 / fan_in)
         self.params = [W.astype(self.dtype), np.zeros(b_shape, self.dtype)]
@@ -362,7 +363,7 @@ class Dense(_WithParams):
 
     def backward(self, dout: Any) -> Gradients:
         X = self._last_forward()
-        dout = arrays.like("dout", dout, (len(X), len(self.b)), self.dtype, "the forward pass")
+        dout = arrays.expect("dout", dout, (len(X), len(self.b)), self.dtype, "the forward pass")
         return dout @ self.W.T, [X.T @ dout, dout.sum(axis=0)]
 
 
@@ -432,7 +433,7 @@ class MaxoutDense(_WithParams):
 
     def backward(self, dout: Any) -> Gradients:
         X, argmax = self._last_forward()
-        dout = arrays.like("dout", dout, argmax.shape, self.dtype, "the forward pass")
+        dout = arrays.expect("dout", dout, argmax.shape, self.dtype, "the forward pass")
         dz = maxout_backward(dout, argmax, (len(X), self.b.size), grouping="contiguous", backend=self._backend)
         dW, db = (X.T @ dz).reshape(self.W.shape), dz.sum(axis=0).reshape(self.b.shape)
         return dz @ self.W.reshape(X.shape[1], -1).T, [dW, db]

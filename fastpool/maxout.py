@@ -10,6 +10,7 @@ from fastpool import arrays
 from fastpool.arguments import check_shape, flag, integer, one_of, positive
 from fastpool.arrays import Result
 from fastpool.calls import Op, Plan, call
+from fastpool.dtypes import native
 from fastpool.pooling import backward_kernel_of, kernel_of
 from fastpool.signatures import A, as_maxout
 from fastpool.window import Window
@@ -64,14 +65,14 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     (x,) = inputs
     axis = checked_axis(axis, "x", x.shape)
     num_units, grouping = checked_units(num_units, x.shape[axis]), check_grouping(grouping)
-    order, dtype = arrays.memory_axes(x), arrays.native(x.dtype)
+    order, dtype = arrays.memory_axes(x), native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, flat = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
-    planes = None if flat else _canonical(window, window.out)
+    run, any_shape = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
+    planes = None if any_shape else _canonical(window, window.out)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
     return Plan(
-        (arrays.operand(x, order, None if flat else _canonical(window, window.size)),),
+        (arrays.operand(x, order, None if any_shape else _canonical(window, window.size)),),
         tuple(results),
         run,
     )
@@ -81,14 +82,14 @@ def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     dy, argmax = inputs
     axis = checked_axis(axis, "x_shape", x_shape)
     num_units = units_of(dy.shape, x_shape, axis)
-    order, dtype = arrays.memory_axes(dy), arrays.native(dy.dtype)
+    order, dtype = arrays.memory_axes(dy), native(dy.dtype)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, flat = backward_kernel_of(window, window.batch, window.channels, dtype, backend, dy.device)
-    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
-    planes = None if flat else _canonical(window, window.out)
+    run, any_shape = backward_kernel_of(window, window.batch, window.channels, dtype, backend, dy.device)
+    argmax = arrays.expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
+    planes = None if any_shape else _canonical(window, window.out)
     return Plan(
         (arrays.operand(dy, order, planes), arrays.operand(argmax, order, planes)),
-        (_result(x_shape, dtype, order, None if flat else _canonical(window, window.size)),),
+        (_result(x_shape, dtype, order, None if any_shape else _canonical(window, window.size)),),
         run,
     )
 

@@ -11,6 +11,7 @@ from fastpool.arguments import check_layout, check_shape, flag, frozen
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.device_arrays import DeviceArray
+from fastpool.dtypes import native
 from fastpool.indices import (
     check_argmax,
     check_convention,
@@ -67,32 +68,33 @@ def backward_kernel_of(
     return run, False
 
 
-def _outer_and_inner(window: Window, inside: bool) -> tuple[int, int]:
-    return (window.batch, window.channels) if inside else (window.batch * window.channels, 1)
+def _outer_and_inner(window: Window, channels_last: bool) -> tuple[int, int]:
+    return (window.batch, window.channels) if channels_last else (window.batch * window.channels, 1)
 
 
 def _forward_plan(x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
-    inside, dtype = arrays.channels_inside(x, window), arrays.native(x.dtype)
-    run, flat = kernel_of(window, *_outer_and_inner(window, inside), dtype, return_argmax, backend, x.device)
+    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
+    outer, inner = _outer_and_inner(window, channels_last)
+    run, any_shape = kernel_of(window, outer, inner, dtype, return_argmax, backend, x.device)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
-    results = [arrays.result(window, inside, window.y_shape, window.out, each, x, flat) for each in dtypes]
-    return Plan((arrays.source(x, window, inside, window.size, flat),), tuple(results), run)
+    results = [arrays.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
+    return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
 
 
 def _backward_plan(
-    dy: Any, argmax: Any, window: Window, backend: str | None, seen_as: tuple[int, ...] | None = None
+    dy: Any, argmax: Any, window: Window, backend: str | None, reshaped_to: tuple[int, ...] | None = None
 ) -> Plan:
-    """With `seen_as`, dy and argmax have that shape once they are reshaped."""
-    y_shape = window.y_shape if seen_as is None else dy.shape
+    """With `reshaped_to`, dy and argmax have that shape once they are reshaped."""
+    y_shape = window.y_shape if reshaped_to is None else dy.shape
     backend_for("max_pool_backward", backend, dy.device)
     if dy.shape != y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = arrays.like("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
-    like = dy if seen_as is None else dy.reshape(seen_as)
-    inside, dtype = arrays.channels_inside(like, window), arrays.native(dy.dtype)
-    run, flat = backward_kernel_of(window, *_outer_and_inner(window, inside), dtype, backend, dy.device)
-    operands = [arrays.source(a, window, inside, window.out, flat, seen_as=seen_as) for a in (dy, argmax)]
-    dx = arrays.result(window, inside, window.x_shape, window.size, dtype, like, flat)
+    argmax = arrays.expect("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
+    like = dy if reshaped_to is None else dy.reshape(reshaped_to)
+    channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
+    run, any_shape = backward_kernel_of(window, *_outer_and_inner(window, channels_last), dtype, backend, dy.device)
+    operands = [arrays.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
+    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
     return Plan(tuple(operands), (dx,), run)
 
 
@@ -387,7 +389,7 @@ def max_pool3d_backward(
     )
 
 
-def whole(x_shape: tuple[int, ...], data_format: str) -> Window:
+def global_window(x_shape: tuple[int, ...], data_format: str) -> Window:
     """The one window that covers all spatial axes of a batch."""
     data_format = check_layout(data_format)
     if not 3 <= len(x_shape) <= 5:
@@ -402,20 +404,20 @@ def whole(x_shape: tuple[int, ...], data_format: str) -> Window:
 
 def _plan_global(inputs, data_format, keepdims, return_argmax, backend) -> Plan:
     (x,) = inputs
-    window = whole(x.shape, data_format)
+    window = global_window(x.shape, data_format)
     plan = _forward_plan(x, window, return_argmax, backend)
     return plan if keepdims else plan.reshaped((window.batch, window.channels))
 
 
 def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
     dy, argmax = inputs
-    window = whole(x_shape, data_format)
-    flat = (window.batch, window.channels)
+    window = global_window(x_shape, data_format)
+    without_space = (window.batch, window.channels)
     if keepdims:
         return _backward_plan(dy, argmax, window, backend)
     for name, a in (("dy", dy), ("argmax", argmax)):
-        if a.shape != flat:
-            raise ValueError(f"{name} must be an array of shape {flat}, got {a.shape}")
+        if a.shape != without_space:
+            raise ValueError(f"{name} must have the shape {without_space} of the pooled array, got {a.shape}")
     return _backward_plan(dy, argmax, window, backend, window.y_shape)
 
 
@@ -515,27 +517,28 @@ def _plan_unpool(
     module = backend_for("max_unpool", backend, y.device)
     window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     check_indices(indices, window)
-    indices = arrays.like("indices", indices, window.y_shape, indices.dtype, "y", y)
+    indices = arrays.expect("indices", indices, window.y_shape, indices.dtype, "y", y)
     by_indices = getattr(module, "max_unpool_by_indices", None)
-    inside, dtype, on_gpu = arrays.channels_inside(y, window), arrays.native(y.dtype), isinstance(y, DeviceArray)
+    channels_last, dtype = arrays.channels_last_in_memory(y, window), native(y.dtype)
+    on_gpu = isinstance(y, DeviceArray)
 
     def check(indices: Any) -> None:
         check_range(indices, window, convention)
         if not fresh or by_indices is not None:
-            check_positions(indices, window, convention, inside)
+            check_positions(indices, window, convention, channels_last)
 
     def run(y: Any, indices: Any, x: Any) -> None:
         if not on_gpu:
             check(indices)
         if by_indices is not None:
-            by_indices(y, arrays.canonical(indices, window, inside, window.out), window, convention, x)
+            by_indices(y, arrays.canonical(indices, window, channels_last, window.out), window, convention, x)
             return
         x[...] = 0
-        for planes, some, positions in values_with_positions(y, indices, window, convention, inside):
+        for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
             module.max_unpool(some, positions, x[planes])
 
-    operands = arrays.source(y, window, inside, window.out, flat=False), None
-    x = arrays.result(window, inside, window.x_shape, window.size, dtype, y, flat=False)
+    operands = arrays.source(y, window, channels_last, window.out, any_shape=False), None
+    x = arrays.result(window, channels_last, window.x_shape, window.size, dtype, y, any_shape=False)
     return Plan(operands, (x,), run)
 
 

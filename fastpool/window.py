@@ -23,13 +23,13 @@ def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     each = value if isinstance(value, tuple) else (value,) * axes
     if len(each) != axes:
         raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
-    numbers = tuple(integer(name, v) for v in each)
-    if min(numbers) < least:
+    sizes = tuple(integer(name, v) for v in each)
+    if min(sizes) < least:
         rule = "positive" if least == 1 else "0 or more"
         raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
-    if max(numbers) > LARGEST_SIZE:
+    if max(sizes) > LARGEST_SIZE:
         raise ValueError(f"{name} is too large for any array, got {value!r}")
-    return numbers
+    return sizes
 
 
 def _pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
@@ -211,7 +211,7 @@ class Window(_Geometry):
         raise ValueError(f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name")
 
     @cached_property
-    def numbers(self) -> tuple[int, ...]:
+    def geometry(self) -> tuple[int, ...]:
         """size, kernel, stride, before, dilation, out in one tuple, for compiled kernels."""
         return self.size + self.kernel + self.stride + self.before + self.dilation + self.out
 

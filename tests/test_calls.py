@@ -12,6 +12,7 @@ from specimens import DTYPES, POOLS, values
 
 import fastpool as fp
 from fastpool import calls
+from fastpool.arrays import Result
 
 X = values((2, 3, 6, 8), np.float32)
 
@@ -119,6 +120,17 @@ def test_options_are_checked_where_there_is_nothing_to_do(backend):
     if backend != "cython":  # which has no activations
         with pytest.raises(ValueError, match="beta"):
             fp.swish(np.zeros(0, np.float32), 1e300, backend=backend)
+
+
+def test_a_plan_with_results_of_another_shape_keeps_its_operands_and_the_check_of_its_options():
+    """It had one operand for each result instead of each input, and no check."""
+    seen = []
+    result = Result((2, 2), np.dtype(float))
+    for operands in ((None, None), (None, np.negative)):
+        plan = calls.Plan(operands, (result,), lambda a, b, y, *options: seen.append((b[0], *options)), int)
+        y = plan.reshaped((4,))((np.ones(4), np.ones(4)), None, None, ("7",))
+        assert y.shape == (4,)
+    assert seen == [(1, 7), (-1, 7)]
 
 
 def test_a_plan_that_could_not_be_made_is_not_kept(planned):

@@ -82,7 +82,7 @@ def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inn
 @given(window=windows(), inner=st.sampled_from([1, 2, 3, 17]), rows=sizes, columns=sizes)
 def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
     """As the kernel lays them out, with what vectors read and store past the last row."""
-    g = Geometry(*window.numbers, inner)
+    g = Geometry(*window.geometry, inner)
     rows, columns = min(rows, g.OH), min(columns, g.OW)
     tiles, width = tiling.separable(g, rows, columns, 4, 1), 16
     cell_rows = (rows - 1) * g.sh + (g.KH - 1) * g.dh + 1

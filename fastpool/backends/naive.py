@@ -8,7 +8,7 @@ from math import exp
 import numpy as np
 
 from fastpool._rules import wins
-from fastpool.arrays import lowest, sum_dtype
+from fastpool.dtypes import lowest, sum_dtype
 
 
 def _cells(window, position):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastpool.arrays import boxes, lowest, sum_dtype
+from fastpool.arrays import boxes
+from fastpool.dtypes import lowest, sum_dtype
 from fastpool.window import along
 
 # Elements of an argmax that are checked at once.
@@ -27,7 +28,7 @@ def _padded_size(window):
     return tuple(max(int(window.taps(axis)[-1, -1]) + 1, window.size[axis]) + window.before[axis] for axis in range(3))
 
 
-def _inside(window):
+def _real_cells(window):
     return (slice(None), *(slice(b, b + n) for b, n in zip(window.before, window.size, strict=True)))
 
 
@@ -44,7 +45,7 @@ def _take(planes, window, fill_value):
     """Columns (planes, taps, positions) of planes (P, D, H, W)."""
     size = _padded_size(window)
     padded = np.full((planes.shape[0], *size), fill_value, planes.dtype)
-    padded[_inside(window)] = planes
+    padded[_real_cells(window)] = planes
     return padded.reshape(planes.shape[0], size[0] * size[1] * size[2])[:, _cells(window, size)]
 
 
@@ -53,7 +54,7 @@ def _add(cols, window):
     size = _padded_size(window)
     padded = np.zeros((cols.shape[0], size[0] * size[1] * size[2]), cols.dtype)
     np.add.at(padded, (slice(None), _cells(window, size)), cols)
-    return padded.reshape(cols.shape[0], *size)[_inside(window)]
+    return padded.reshape(cols.shape[0], *size)[_real_cells(window)]
 
 
 def max_pool(x, window, y, argmax):
