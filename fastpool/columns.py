@@ -13,7 +13,7 @@ from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import is_float, native, supported
 from fastpool.signatures import A, Padding, Size
-from fastpool.window import Window, frozen_window, given_stride, spatial_axes
+from fastpool.window import Window, frozen_window, given_stride, sliding_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 
@@ -67,7 +67,7 @@ def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
 def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     (x,) = inputs
     module = backend_for("im2col", backend, x.device)
-    window = Window.plan(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
+    window = sliding_window(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
 
     def run(x: Any, cols: Any, fill_value: Any) -> None:
@@ -82,7 +82,7 @@ def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
     module = backend_for("col2im", backend, cols.device)
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
-    window = Window.plan(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
+    window = sliding_window(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
     if cols.shape != _shape(window, order):
         raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
     channels_last = window.channels > 1 and window.channel_axis == len(x_shape) - 1

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
-from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
 from fastpool.signatures import Padding, Size
 from fastpool.window import Window, along, spatial_axes
@@ -21,12 +21,12 @@ from fastpool.window import Window, along, spatial_axes
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
+def check_argmax(argmax: Any, window: Window, backend: ModuleType) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
     Not one on a GPU: the caller would have to wait for it. Kernels there drop what an invalid offset would send.
     """
-    if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
+    if not isinstance(argmax, DeviceArray) and argmax.size and not backend.argmax_fits(argmax, window):
         raise invalid_argmax(argmax, window)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.arguments import check_shape, flag, integer, one_of, positive
 from fastpool.arrays import Result
+from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import native
 from fastpool.pooling import backward_kernel_of, kernel_of
@@ -67,7 +68,8 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     num_units, grouping = checked_units(num_units, x.shape[axis]), check_grouping(grouping)
     order, dtype = arrays.memory_axes(x), native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, any_shape = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
+    module = backend_for("max_pool", backend, x.device)
+    run, any_shape = kernel_of(module, window, window.batch, window.channels, dtype, return_argmax)
     planes = None if any_shape else _canonical(window, window.out)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
@@ -84,7 +86,8 @@ def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     num_units = units_of(dy.shape, x_shape, axis)
     order, dtype = arrays.memory_axes(dy), native(dy.dtype)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, any_shape = backward_kernel_of(window, window.batch, window.channels, dtype, backend, dy.device)
+    module = backend_for("max_pool_backward", backend, dy.device)
+    run, any_shape = backward_kernel_of(module, window, window.batch, window.channels, dtype)
     argmax = arrays.expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
     planes = None if any_shape else _canonical(window, window.out)
     return Plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastpool.indices import (
     values_with_positions,
 )
 from fastpool.signatures import A, Padding, Size, as_global_pool, as_pool
-from fastpool.window import Window, frozen_window
+from fastpool.window import Window, frozen_window, sliding_window, unpooling_window
 
 
 def _nothing(*arrays: Any) -> None:
@@ -30,26 +31,24 @@ def _nothing(*arrays: Any) -> None:
 
 
 def kernel_of(
-    window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool, backend: str | None, device: Any
+    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
 ) -> tuple[Any, bool]:
     """What pools (x, y) or (x, y, argmax), and whether it takes contiguous arrays of any shape."""
-    module = backend_for("max_pool", backend, device)
-    prepare = getattr(module, "prepare_max_pool", None)
+    prepare = getattr(backend, "prepare_max_pool", None)
     if prepare is not None:
         return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else _nothing), True
 
     def run(x: Any, y: Any, argmax: Any = None) -> None:
-        module.max_pool(x, window, y, argmax)
+        backend.max_pool(x, window, y, argmax)
 
     return run, False
 
 
 def backward_kernel_of(
-    window: Window, outer: int, inner: int, dtype: np.dtype, backend: str | None, device: Any
+    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype
 ) -> tuple[Any, bool]:
     """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape."""
-    module = backend_for("max_pool_backward", backend, device)
-    prepare = getattr(module, "prepare_max_pool_backward", None)
+    prepare = getattr(backend, "prepare_max_pool_backward", None)
     if prepare is not None:
         if outer * inner == 0:
             return _nothing, True
@@ -63,7 +62,7 @@ def backward_kernel_of(
 
     def run(dy: Any, argmax: Any, dx: Any) -> None:
         check_argmax(argmax, window, backend)
-        module.max_pool_backward(dy, argmax, window, dx)
+        backend.max_pool_backward(dy, argmax, window, dx)
 
     return run, False
 
@@ -73,9 +72,10 @@ def _outer_and_inner(window: Window, channels_last: bool) -> tuple[int, int]:
 
 
 def _forward_plan(x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
+    module = backend_for("max_pool", backend, x.device)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
     outer, inner = _outer_and_inner(window, channels_last)
-    run, any_shape = kernel_of(window, outer, inner, dtype, return_argmax, backend, x.device)
+    run, any_shape = kernel_of(module, window, outer, inner, dtype, return_argmax)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [arrays.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
     return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
@@ -86,13 +86,13 @@ def _backward_plan(
 ) -> Plan:
     """With `reshaped_to`, dy and argmax have that shape once they are reshaped."""
     y_shape = window.y_shape if reshaped_to is None else dy.shape
-    backend_for("max_pool_backward", backend, dy.device)
+    module = backend_for("max_pool_backward", backend, dy.device)
     if dy.shape != y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
     argmax = arrays.expect("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
     channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
-    run, any_shape = backward_kernel_of(window, *_outer_and_inner(window, channels_last), dtype, backend, dy.device)
+    run, any_shape = backward_kernel_of(module, window, *_outer_and_inner(window, channels_last), dtype)
     operands = [arrays.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
     dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
     return Plan(tuple(operands), (dx,), run)
@@ -102,14 +102,14 @@ def _plan_pool(
     inputs, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend
 ) -> Plan:
     (x,) = inputs
-    window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    window = sliding_window(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     return _forward_plan(x, window, return_argmax, backend)
 
 
 def _plan_pool_backward(
     inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
 ) -> Plan:
-    window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    window = sliding_window(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     dy, argmax = inputs
     return _backward_plan(dy, argmax, window, backend)
 
@@ -515,7 +515,7 @@ def _plan_unpool(
     """The result may be `fresh`: then nobody sees it where an index is found invalid."""
     y, indices = inputs
     module = backend_for("max_unpool", backend, y.device)
-    window = Window.unpool(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
+    window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     check_indices(indices, window)
     indices = arrays.expect("indices", indices, window.y_shape, indices.dtype, "y", y)
     by_indices = getattr(module, "max_unpool_by_indices", None)

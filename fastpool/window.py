@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.arguments import check_layout, check_shape, flag, frozen, integer
+from fastpool.arguments import check_layout, flag, frozen, integer
 
 LARGEST_SIZE = 2**62
 
@@ -150,24 +150,7 @@ class Window(_Geometry):
     ) -> Window:
         """Windows that slide over the last `axes` spatial axes of an array of `x_shape`."""
         arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-        return _sliding(axes, x_shape, *arguments)
-
-    @staticmethod
-    def unpool(
-        axes: int,
-        y_shape: tuple[int, ...],
-        output_shape: Any,
-        kernel_size: Any,
-        stride: Any,
-        padding: Any,
-        data_format: str,
-    ) -> Window:
-        """Windows whose winners are `y_shape`, in an array of `output_shape` (all axes, or the spatial ones)."""
-        data_format = check_layout(data_format)
-        if output_shape is not None:
-            output_shape = check_shape("output_shape", output_shape)
-        arguments = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
-        return _spread(axes, y_shape, output_shape, *arguments, data_format)
+        return sliding_window(axes, x_shape, *arguments)
 
     @staticmethod
     def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
@@ -281,7 +264,7 @@ def plan_anew(
     ceil_mode: bool,
     data_format: str,
 ) -> Window:
-    """What `Window.plan` looks up, of arguments that are tuples; the sizes may be a compiler's symbols."""
+    """As `Window.plan`, of arguments that `frozen_window` returned; the sizes may be symbols of torch.compile."""
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     dilation = _per_axis("dilation", dilation, axes, 1)
@@ -304,11 +287,11 @@ def plan_anew(
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
 
 
-_sliding = lru_cache(maxsize=1024, typed=True)(plan_anew)
+sliding_window = lru_cache(maxsize=1024, typed=True)(plan_anew)
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _spread(
+def unpooling_window(
     axes: int,
     y_shape: tuple[int, ...],
     output_shape: tuple[int, ...] | None,
@@ -317,6 +300,10 @@ def _spread(
     padding: Any,
     data_format: str,
 ) -> Window:
+    """The windows that max_unpool inverts, in an array of `output_shape` (all axes, or the spatial ones).
+
+    `kernel_size`, `stride` and `padding` are as `frozen` returns them.
+    """
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     if isinstance(padding, str) and padding != "valid":

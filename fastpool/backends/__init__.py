@@ -207,9 +207,8 @@ def chosen(backend: str | None) -> str | None:
     return backend if type(backend) is str else check_name(backend, "backend")
 
 
-def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
-    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or the number of a GPU."""
-    name = chosen(backend)
+def backend_for(op: str, name: str | None, device: Any = "cpu") -> ModuleType:
+    """The backend that `chosen` names, which must have the op, for arrays on a device: "cpu", or the index of a GPU."""
     if device != "cpu":
         if name not in (None, "cuda"):
             raise ValueError(f"backend {name!r} takes arrays in main memory, got one on CUDA device {device}")
@@ -225,7 +224,7 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
 
 def kernel(op: str, backend: str | None, device: Any = "cpu") -> Any:
     """The function that does `op`, of the chosen backend, for arrays that lie on a device."""
-    return getattr(backend_for(op, backend, device), op)
+    return getattr(backend_for(op, chosen(backend), device), op)
 
 
 class _CallablePackage(ModuleType):
