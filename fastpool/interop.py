@@ -1,7 +1,7 @@
-"""Arrays of other libraries: how to recognise them, where their elements lie, how to make and give back others.
+"""Arrays of other libraries: how they are recognised, read, allocated, and made of results.
 
-A tensor of PyTorch's in main memory is seen as a NumPy array, an array on a GPU as a `DeviceArray`. No library is
-imported here that the caller has not imported.
+A PyTorch tensor in main memory is read as a NumPy array, an array on a GPU as a `DeviceArray`. No library is imported
+here that the caller has not imported.
 """
 
 from __future__ import annotations
@@ -198,10 +198,10 @@ def _check_memory(pointer: int, shape: tuple[int, ...], strides: tuple[int, ...]
 
 
 class CudaArrayInterface(ArrayLibrary):
-    """Whatever has `__cuda_array_interface__`: Numba's device arrays, and what is like them.
+    """Arrays with `__cuda_array_interface__`, such as Numba's device arrays.
 
-    What is made for it is a device array of Numba's, which all such libraries take. Work goes on the stream that the
-    array names, else on Numba's default one, and the results name the stream that the array names.
+    Results are device arrays of Numba's, which all such libraries take. Work goes to the stream that the array names,
+    else to Numba's default one, and results name the stream that the array names.
     """
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
@@ -278,9 +278,9 @@ class _DLTensor(ctypes.Structure):
 
 
 class DLPack(CudaArrayInterface):
-    """Whatever has DLPack and names no stream. Its library orders its work before that of the default stream, ours.
+    """Arrays with DLPack that name no stream: their library finishes its work before that of the default stream starts.
 
-    JAX's arrays come this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
+    JAX's arrays are read this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
     """
 
     _IN_MAIN_MEMORY, _ON_GPU = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
@@ -345,7 +345,7 @@ def _protocol(protocol: type[CudaArrayInterface]) -> CudaArrayInterface:
 
 
 def _protocol_of(x: Any) -> type[CudaArrayInterface] | None:
-    """The protocol by which an array is read: the one that tells which work must be done before."""
+    """The protocol by which an array is read: the one that orders this package's work after that on the array."""
     try:
         interface = getattr(x, "__cuda_array_interface__", None)
         names_a_stream = interface is not None and interface.get("stream") is not None

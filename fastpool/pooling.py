@@ -27,7 +27,7 @@ from fastpool.window import Window, frozen_window, sliding_window, unpooling_win
 
 
 def _nothing(*arrays: Any) -> None:
-    """What empty arrays need."""
+    """The kernel of empty arrays."""
 
 
 def kernel_of(

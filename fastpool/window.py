@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where kernel_size, stride, padding, dilation and shapes are read and checked.
-A plan is frozen and cached by its arguments, so a repeated call pays for it once.
+This is the one place where kernel_size, stride, padding, dilation and shapes are checked. Windows are immutable and
+cached by their arguments.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
 def frozen_window(
     kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, data_format: Any
 ) -> tuple[Any, Any, Any, Any, bool, str]:
-    """The arguments of a pool as `frozen` gives them: plans of every kind are looked up by these alone."""
+    """The arguments of a pool as `frozen` returns them, by which plans and windows are looked up."""
     if not (
         type(kernel_size) is type(padding) is type(dilation) is int
         and (stride is None or type(stride) is int)
         and type(data_format) is str
-    ):  # integers, as they mostly are, pass without a call
+    ):  # one integer for all axes, the usual case, needs no call
         kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
         padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
         data_format = check_layout(data_format)
@@ -158,14 +158,14 @@ class Window(_Geometry):
         return _grouped(x_shape, num_units, axis, grouping)
 
     def of_rows(self, images: int, start: int, stop: int) -> Window | None:
-        """Some rows of these windows of images, over the rows of input that they cover; None if that is padding alone.
+        """The windows of some output rows, over the input rows that they cover; None if they cover padding alone.
 
-        Channels first, whatever the whole is.
+        The channels come first, whatever the data_format of these windows.
         """
         return _of_rows(self, images, start, stop)
 
     def covered_rows(self, start: int, stop: int) -> tuple[int, int]:
-        """The first row of input that the windows of some rows cover, and the one behind the last."""
+        """The first input row that the windows of some output rows cover, and one past the last."""
         first = start * self.stride[1] - self.before[1]
         end = (stop - 1) * self.stride[1] - self.before[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
         top = max(first, 0)
@@ -182,7 +182,7 @@ class Window(_Geometry):
         return prod(self.out)
 
     def volume_behind(self, axis: int) -> int:
-        """Cells of the window in one step along an axis: the weight of that axis in an argmax."""
+        """Cells of the window in one step along an axis: the stride of that axis in an argmax."""
         return prod(self.kernel[axis + 1 :])
 
     @cached_property
@@ -361,7 +361,7 @@ def _user_shape(like: tuple[int, ...], size: tuple[int, ...], channel_axis: int 
 def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis) -> Window:
     """Geometry of one to three spatial axes, filled up to three."""
     axes = len(size)
-    # A single window has nothing to step to; as a step of 1 it needs no special care further down.
+    # The stride of a single window means nothing: 1 saves kernels a special case.
     stride = tuple(1 if o == 1 else s for s, o in zip(stride, out, strict=True))
     ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)
     return Window(

@@ -218,7 +218,7 @@ REFUSED = {
     "padding False": (lambda x: pool(x, 2, 1, 0), lambda x, **out: pool(x, 2, 1, False, **out)),
     "padding a word": (lambda x: pool(x, 2, 1, "same"), lambda x, **out: pool(x, 2, 1, "some", **out)),
     "dilation 1.0": (lambda x: pool(x, 2, 1, 0, 1), lambda x, **out: pool(x, 2, 1, 0, 1.0, **out)),
-    "ceil_mode 1": (lambda x: pool(x, 2, ceil_mode=True), lambda x, **out: pool(x, 2, ceil_mode=1, **out)),
+    "ceil_mode 1.0": (lambda x: pool(x, 2, ceil_mode=True), lambda x, **out: pool(x, 2, ceil_mode=1.0, **out)),
     "data_format": (pool, lambda x, **out: pool(x, 2, data_format="NHWC", **out)),
     "backend": (pool, lambda x, **out: pool(x, 2, backend="torch", **out)),
     "backend a list": (pool, lambda x, **out: pool(x, 2, backend=["numpy"], **out)),
