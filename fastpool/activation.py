@@ -12,6 +12,7 @@ from fastpool import arrays
 from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
+from fastpool.dtypes import native, sum_dtype
 from fastpool.type_hints import A
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -21,9 +22,9 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
     """Of arrays of one shape and dtype, in the memory order of the last of them."""
     names, x = INPUTS[op], inputs[-1]
     module = backend_for(op, backend, x.device)
-    dtype = arrays.native(x.dtype)
+    dtype = native(x.dtype)
     for name, a in zip(names[:-1], inputs[:-1], strict=True):
-        arrays.like(name, a, x.shape, dtype, names[-1], x)
+        arrays.expect(name, a, x.shape, dtype, names[-1], x)
     prepare = getattr(module, f"prepare_{op}", None)
     function = getattr(module, op) if prepare is None else prepare(dtype, x.size)
 
@@ -33,10 +34,10 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
 
     order = arrays.memory_axes(x)
     axes = None if order == tuple(range(x.ndim)) else order
-    flat = None if prepare is not None else (x.size,)
-    operands = [arrays.operand(a, order, flat) for a in inputs]
+    canonical = None if prepare is not None else (x.size,)
+    operands = [arrays.operand(a, order, canonical) for a in inputs]
     run = run_with_beta if op.startswith("swish") else function
-    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, flat),), run, partial(_beta_in, dtype))
+    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical),), run, partial(_beta_in, dtype))
 
 
 INPUTS = {
@@ -62,7 +63,7 @@ def _checked_beta(beta: Any) -> float:
 
 def _beta_in(dtype: np.dtype, beta: float) -> float:
     """A beta that does not overflow where a dtype is computed: infinity times 0 is no number."""
-    if abs(beta) > LARGEST_FLOAT32 and arrays.sum_dtype(dtype).itemsize == 4:
+    if abs(beta) > LARGEST_FLOAT32 and sum_dtype(dtype).itemsize == 4:
         raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
     return beta
 

@@ -26,6 +26,17 @@ def integer(name: str, value: Any) -> int:
     return integer(name, value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as exactly a bool: a bool of Python's or NumPy's, or the integer 0 or 1."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, (int, np.integer)) and operator.index(value) in (0, 1):
+        return operator.index(value) == 1
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def positive(name: str, value: Any) -> int:
     """`value` as exactly an int above 0."""
     value = integer(name, value)

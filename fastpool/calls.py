@@ -1,8 +1,7 @@
-"""One way for every call: the signatures of its arrays, with its arguments, give a plan; a plan runs on arrays.
+"""How every op is called: a plan is made once for the signatures of the arrays and the arguments, kept, and run.
 
-Plans are kept, so that a call like an earlier one only reads the signatures of its arrays. Nothing is checked twice:
-what depends on shapes, strides, dtypes and arguments is checked when the plan is made, and what depends on elements
-when it runs.
+The signature of an array is what a plan depends on: its dtype, shape, strides and alignment. All that follows from the
+signatures and the arguments is checked when the plan is made; what depends on the elements is checked in each run.
 """
 
 from __future__ import annotations
@@ -23,57 +22,59 @@ from fastpool.replay import Recorder, recording
 
 
 class Plan:
-    """How a call runs on arrays of the same signatures as those it was made for.
+    """How a call runs on arrays of the signatures that the plan was made for.
 
-    `run` takes the operands, the arrays to fill and the call's options. It is not called where the results are empty.
-    `checked` takes an option and gives it as `run` takes it, or raises.
+    `operands` say how each input becomes what the kernel takes. `run` takes the inputs in that form, the arrays to fill
+    and the call's options; it is not called where the results are empty. `check_option` converts an option to what
+    `run` takes, or raises.
     """
 
-    __slots__ = ("_checked", "_is_empty", "_operands", "_results", "_run", "_shapes")
+    __slots__ = ("_check_option", "_is_empty", "_operands", "_results", "_run", "_shapes")
 
     def __init__(
         self,
         operands: tuple[Operand | None, ...],
         results: tuple[Result, ...],
         run: Callable[..., None],
-        checked: Callable[[Any], Any] | None = None,
+        check_option: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._checked = checked
+        self._check_option = check_option
         self._operands = operands if any(operands) else None
         self._results, self._run = results, run
         self._is_empty = prod(results[0].shape) == 0
-        # Where kernels fill arrays as the caller has them, all that is to be known of a new one is shape and dtype.
+        # The shapes and dtypes of new results, where kernels fill them in the form that the caller gets.
         plain = all(result.is_plain for result in results)
         self._shapes = [(result.shape, result.dtype) for result in results] if plain else None
 
     def reshaped(self, shape: tuple[int, ...]) -> Plan:
-        """The same with results of another shape, in C order."""
+        """The same plan, with results of another shape in C order."""
         results = [result._replace(shape=shape, axes=None, out_axes=None) for result in self._results]
-        return Plan(self._operands or (None,) * len(results), tuple(results), self._run)
+        return Plan(self._operands or (), tuple(results), self._run, self._check_option)
 
     def __call__(self, inputs: tuple[Any, ...], out: Any, original: Any, options: tuple[Any, ...]) -> Any:
-        """One result or a tuple. `original` is the first input as the caller has it, whose library is that of `out`."""
-        if self._checked is not None:
-            options = tuple(map(self._checked, options))
+        """One result or a tuple. `original` is the first input as the caller passed it: `out` is of its library."""
+        if self._check_option is not None:
+            options = tuple(map(self._check_option, options))
         targets: list[Any]
         if out is not None:
             targets = self._within(out, inputs, original)
-            as_they_are = Target not in map(type, targets)
+            in_place = Target not in map(type, targets)
         elif self._shapes is None or type(inputs[0]) is not ndarray:
-            targets, as_they_are = [result.new(inputs[0]) for result in self._results], False
+            targets, in_place = [result.new(inputs[0]) for result in self._results], False
         else:
-            targets, as_they_are = [np.empty(shape, dtype) for shape, dtype in self._shapes], True
+            targets, in_place = [np.empty(shape, dtype) for shape, dtype in self._shapes], True
         if not self._is_empty:
             if self._operands is not None:
                 inputs = tuple([x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)])
-            self._run(*inputs, *(targets if as_they_are else map(_canonical, targets)), *options)
-        if not as_they_are:
+            self._run(*inputs, *(targets if in_place else map(_canonical, targets)), *options)
+        if not in_place:
             targets = [target.done() if type(target) is Target else target for target in targets]
         return targets[0] if len(targets) == 1 else tuple(targets)
 
     def _within(self, out: Any, inputs: tuple[Any, ...], original: Any) -> list[Any]:
-        """The caller's arrays, checked; new ones for those that are None."""
+        """The caller's arrays, checked, and new ones in the place of None."""
         targets: list[Any] = []
+        earlier: tuple[Any, ...] = ()
         for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
             if one is None:
                 targets.append(result.new(inputs[0]))
@@ -83,13 +84,13 @@ class Plan:
                 and one.dtype is result.dtype
                 and one.shape == result.shape
                 and one.flags.carray
-            ):  # as it mostly is: a kernel can fill it as it is
-                arrays.check_apart(one, inputs)
-                inputs += (one,)
+            ):  # the usual case: a kernel can fill it directly
+                arrays.check_apart(one, inputs, earlier)
+                earlier += (one,)
                 targets.append(one)
             else:
-                view = arrays.check_out(one, result.shape, result.dtype, inputs, original)
-                inputs += (view,)
+                view = arrays.check_out(one, result.shape, result.dtype, inputs, original, earlier)
+                earlier += (view,)
                 targets.append(result.within(view)._replace(user=one))
         return targets
 
@@ -100,9 +101,9 @@ def _canonical(target: Any) -> Any:
 
 
 class Op(NamedTuple):
-    """An op on arrays: what its inputs are called, which of them must be floating, and how it is planned.
+    """An op: the names of its inputs, which of them must be floating, and how it is planned.
 
-    `plan` takes the inputs, as `arrays.read` gives them, the static arguments and the backend.
+    `plan` takes the inputs as `arrays.read` returns them, the static arguments, and the name of the backend or None.
     """
 
     name: str
@@ -136,8 +137,8 @@ def call(
 ) -> Any:
     """Run an op.
 
-    Plans are looked up by `static`, the arguments that they depend on: ints, strings, bools and None of exactly these
-    types, and tuples of them. `options` are what else the op's kernel is told in each call.
+    `static` are the arguments that plans depend on and are looked up by: ints, strings, bools and None of exactly these
+    types, and tuples of them. `options` are further arguments of the kernel, which the plan does not depend on.
     """
     backend = chosen(backend)
     key: tuple[Any, ...] = op.name, static, backend
@@ -152,7 +153,7 @@ def call(
 
 
 def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
-    """Arrays of other libraries, and whatever NumPy makes arrays of."""
+    """A call on arrays of other libraries, subclasses of NumPy's, or sequences."""
     original = inputs[0]
     library = library_of(original)
     if library is not None:
@@ -168,7 +169,7 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         signature = library.signature(x) if same_library else None
         if signature is None:
             return _call_once(op, inputs, static, out, backend, options)
-        # Addresses may differ, but not how well they are aligned.
+        # Addresses may differ between the calls, but not their alignment.
         key += (signature[0], signature[1] % 16)
         pointers.append(signature[1])
     replay = _plans.get(key)
@@ -196,7 +197,7 @@ def _call_once(op, inputs, static, out, backend, options) -> Any:
 
 
 def _signature(x: Any) -> tuple[Any, ...]:
-    """What a plan depends on of an array."""
+    """What a plan depends on in an array."""
     if isinstance(x, DeviceArray):
         return type(x.library), x.device, x.dtype, x.shape, x.strides, x.pointer % 16
     return x.dtype, x.shape, x.strides, x.flags.aligned

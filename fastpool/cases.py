@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 import fastpool
-from fastpool import arrays
 from fastpool.arguments import LAYOUTS, check_layout
+from fastpool.dtypes import is_float
 from fastpool.window import Window
 
 SIZES = ("small", "medium", "full")
@@ -58,7 +58,7 @@ class Case:
     def takes_dtype(self, dtype: Any) -> bool:
         """Whether the op is defined for a dtype."""
         dtype = np.dtype(dtype)
-        return self.takes == "all" or arrays.is_float(dtype) or (self.takes == "numeric" and dtype.kind != "b")
+        return self.takes == "all" or is_float(dtype) or (self.takes == "numeric" and dtype.kind != "b")
 
     def shape(self, size: str) -> Shape:
         """The shape of the forward pass's input at a size, channels first."""

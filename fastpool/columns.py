@@ -11,8 +11,9 @@ from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
+from fastpool.dtypes import is_float, native, supported
 from fastpool.type_hints import A, Padding, Size
-from fastpool.window import Window, frozen_window, spatial_axes
+from fastpool.window import Window, frozen_window, given_stride, sliding_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 
@@ -43,20 +44,20 @@ def _fill(dtype: np.dtype, fill_value: Any) -> Any:
     if type(fill_value) is int and fill_value == 0:
         return dtype.type(0)
     given = np.asarray(fill_value)
-    value = _held(given, dtype, fill_value) if given.ndim == 0 and arrays.supported(given.dtype) else None
+    value = _held(given, dtype, fill_value) if given.ndim == 0 and supported(given.dtype) else None
     if value is None:
-        advice = "; float(fill_value) would be rounded" if arrays.is_float(dtype) else ""
+        advice = "; float(fill_value) would be rounded" if is_float(dtype) else ""
         raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}{advice}")
     return value
 
 
 def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
     """A number as one of this dtype; None if it would overflow, or be rounded without being a Python float."""
-    number = float(given) if arrays.is_float(given.dtype) else int(given)
-    if not arrays.is_float(dtype):
+    number = float(given) if is_float(given.dtype) else int(given)
+    if not is_float(dtype):
         least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         return dtype.type(int(number)) if least <= number <= most and int(number) == number else None
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         value = given.astype(dtype)[()]
     if isinstance(fill_value, float) and not isinstance(fill_value, np.generic):
         return value if np.isfinite(value) or not np.isfinite(number) else None
@@ -66,13 +67,13 @@ def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
 def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     (x,) = inputs
     module = backend_for("im2col", backend, x.device)
-    window = Window.plan(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
-    inside, dtype = arrays.channels_inside(x, window), arrays.native(x.dtype)
+    window = sliding_window(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
+    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
 
     def run(x: Any, cols: Any, fill_value: Any) -> None:
         module.im2col(x, window, fill_value, _indexed(cols, window, order), fresh=fresh)
 
-    operand = arrays.source(x, window, inside, window.size, flat=False)
+    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), (arrays.Result(_shape(window, order), dtype),), run, partial(_fill, dtype))
 
 
@@ -81,15 +82,15 @@ def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
     module = backend_for("col2im", backend, cols.device)
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
-    window = Window.plan(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
+    window = sliding_window(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
     if cols.shape != _shape(window, order):
         raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
-    inside = window.channels > 1 and window.channel_axis == len(x_shape) - 1
+    channels_last = window.channels > 1 and window.channel_axis == len(x_shape) - 1
 
     def run(cols: Any, x: Any) -> None:
         module.col2im(_indexed(cols, window, order), window, x)
 
-    x = arrays.result(window, inside, x_shape, window.size, arrays.native(cols.dtype), cols, flat=False)
+    x = arrays.result(window, channels_last, x_shape, window.size, native(cols.dtype), cols, any_shape=False)
     return Plan((arrays.operand(cols),), (x,), run)
 
 
@@ -146,7 +147,7 @@ def im2col(
            [3, 4, 6, 7],
            [4, 5, 7, 8]])
     """
-    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
     static = window, one_of("order", order, ORDERS), out is None
     return call(_IM2COL, (x,), static, out, backend, (fill_value,))
 
@@ -194,6 +195,6 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    window = frozen_window(kernel_size, stride, padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
     static = check_shape("x_shape", x_shape), window, one_of("order", order, ORDERS)
     return call(_COL2IM, (cols,), static, out, backend)

@@ -12,8 +12,9 @@ from fastpool.arguments import integer
 from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
+from fastpool.dtypes import native, sum_dtype
 from fastpool.type_hints import A, Padding, Size
-from fastpool.window import Window
+from fastpool.window import Window, given_stride
 
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
@@ -56,7 +57,7 @@ def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window,
     if w.ndim != 4 or min(w.shape) < 1:
         raise ValueError(f"w must have shape (O, C / groups, KH, KW) without empty axes, got {w.shape}")
     groups = integer("groups", groups)
-    window = Window.plan(2, x.shape, w.shape[2:], stride, padding, dilation, False, data_format)
+    window = Window.plan(2, x.shape, w.shape[2:], given_stride(stride), padding, dilation, False, data_format)
     if groups < 1 or window.channels % groups or w.shape[0] % groups:
         raise ValueError(
             f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), "
@@ -91,8 +92,8 @@ def _check_multiplies(x: Array) -> None:
 
 def _product_dtype(x: Array) -> np.dtype:
     """In which dtype products are made: libraries for GPUs add those of two-byte floats in float32 by themselves."""
-    dtype = arrays.native(x.dtype)
-    return dtype if isinstance(x, DeviceArray) else arrays.sum_dtype(dtype)
+    dtype = native(x.dtype)
+    return dtype if isinstance(x, DeviceArray) else sum_dtype(dtype)
 
 
 def _converted(a: Array, dtype: np.dtype) -> Array:
@@ -164,11 +165,11 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
     im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
-    dtype, total = arrays.native(x.dtype), _product_dtype(x)
-    w = arrays.like("w", w, w.shape, dtype, "x", x)
+    dtype, total = native(x.dtype), _product_dtype(x)
+    w = arrays.expect("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     if b is not None:
-        b = arrays.like("b", b, (filters,), dtype, "x", x)
+        b = arrays.expect("b", b, (filters,), dtype, "x", x)
     shape = (window.batch, filters, oh, ow)
     if out is None:
         y = arrays.empty(shape, dtype, x)
@@ -197,8 +198,8 @@ def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any)
     else:
         cells = _converted(x[block.images, :, block.rows_in], total)
         cols = arrays.empty((window.channels, window.volume, window.batch, window.positions), total, x)
-        inside = arrays.channels_inside(cells, window)
-        cells = arrays.canonical(cells, window, inside, window.size)
+        channels_last = arrays.channels_last_in_memory(cells, window)
+        cells = arrays.canonical(cells, window, channels_last, window.size)
         im2col(cells, window, total.type(0), cols.transpose((2, 0, 1, 3)))
     return _library_array(cols).reshape(groups, block.taps // groups, -1)
 
@@ -261,12 +262,12 @@ def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
     window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
-    dtype, total = arrays.native(x.dtype), _product_dtype(x)
-    w = arrays.like("w", w, w.shape, dtype, "x", x)
+    dtype, total = native(x.dtype), _product_dtype(x)
+    w = arrays.expect("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
     dy_shape = (window.batch, filters, oh, ow)
     expected = dy_shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-    dy = arrays.like("dy", dy, expected, dtype, "the forward pass", x)
+    dy = arrays.expect("dy", dy, expected, dtype, "the forward pass", x)
     _check_multiplies(x)
 
     x, dy = _channels_first(x, data_format), _channels_first(dy, data_format)

@@ -1,7 +1,7 @@
-"""Arrays on a GPU, seen as this package sees them, and what each array library does for them.
+"""Arrays on a GPU as this package handles them, and the interface to the libraries that own them.
 
-A `DeviceArray` has the part of a NumPy array's interface that needs no elements: shape, strides, views. Nothing here
-waits for a GPU.
+A `DeviceArray` has the part of NumPy's interface that needs no elements: shape, strides, views. Nothing here waits for
+a GPU.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def _packed_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
 
 class DeviceArray:
-    """Where an array on a GPU lies: its address, shape, strides in bytes, dtype, and what keeps its memory alive.
+    """An array on a GPU: its address, shape, strides in bytes, dtype, and `owner`, which keeps its memory alive.
 
-    `named_stream` is the stream that its library names as the one on which the array is written, or None.
+    `named_stream` is the stream on which the array is written, where its library names one, else None.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DeviceArray:
     def flags(self) -> _Flags:
         packed = _packed_strides(self.shape, self.itemsize)
         contiguous = all(n < 2 or s == p for n, s, p in zip(self.shape, self.strides, packed, strict=True))
-        aligned = all(place % self.itemsize == 0 for place in (self.pointer, *self.strides))
+        aligned = all(offset % self.itemsize == 0 for offset in (self.pointer, *self.strides))
         return _Flags(contiguous or self.size == 0, aligned, self._writeable)
 
     def view(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> DeviceArray:
@@ -69,7 +69,7 @@ class DeviceArray:
         return self._like(shape, strides, self.named_stream)
 
     def on(self, stream: int) -> DeviceArray:
-        """The same array for work on a stream."""
+        """The same array, with its work on this stream."""
         return self._like(self.shape, self.strides, stream)
 
     def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None, stream: int | None) -> DeviceArray:
@@ -82,7 +82,7 @@ class DeviceArray:
         return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """Another shape of a contiguous array; of any, one that differs in axes of 1."""
+        """A view of another shape, which must differ in axes of size 1 alone where the array is not contiguous."""
         sizes = tuple(shape[0]) if isinstance(shape[0], Sequence) else shape
         if -1 in sizes:
             known = -prod(sizes)
@@ -95,7 +95,7 @@ class DeviceArray:
         return self.view(sizes, tuple(self.itemsize if n == 1 else next(strides) for n in sizes))
 
     def __getitem__(self, index: tuple[slice, ...]) -> DeviceArray:
-        """A part of it: a slice without a step for each of its first axes."""
+        """A view of a part: a slice without a step for each of the first axes."""
         shape, offset = list(self.shape), 0
         for axis, part in enumerate(index):
             start, stop, _ = part.indices(self.shape[axis])
@@ -106,7 +106,7 @@ class DeviceArray:
         return view
 
     def extent(self) -> tuple[int, int]:
-        """The first address of its memory, and the first behind it."""
+        """The first address of its memory, and the one past the last."""
         if self.size == 0:
             return self.pointer, self.pointer
         reaches = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
@@ -118,7 +118,7 @@ class DeviceArray:
         fresh = self.library.empty(shape, dtype, self)
         recorder = recording.get()
         if recorder is not None:
-            recorder.made(fresh)
+            recorder.record_allocation(fresh)
         return fresh
 
     def compact(self) -> DeviceArray:
@@ -131,28 +131,28 @@ class DeviceArray:
         """Copy the elements of another array of the same library, shape and dtype."""
         recorder = recording.get()
         if recorder is not None:
-            recorder.whole = False
+            recorder.replayable = False
         if self.size:
             self.library.copy(source, self)
 
     def without_memory(self) -> DeviceArray:
-        """An empty array of the same library in the same place."""
+        """An array without elements, of the same library on the same device."""
         return DeviceArray(self.library, None, self.device, 0, (), (), self.dtype)
 
     def to_library(self) -> Any:
-        """The array as its own library has it: a result."""
+        """The array as an array of its library, to be returned to the caller."""
         recorder = recording.get()
         if recorder is not None:
             recorder.results.append(self)
         return self.library.to_library(self)
 
     def stream(self) -> int:
-        """The stream for work on this array, as the driver's handle; 0 where neither it nor its library names one."""
+        """The driver's handle of the stream for work on this array; 0 where neither it nor its library names one."""
         return self.library.stream(self) if self.named_stream is None else self.named_stream
 
 
 class ArrayLibrary:
-    """What is done differently for each array library; `module` is the imported library."""
+    """What depends on the array library; `module` is the imported library."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -166,7 +166,7 @@ class ArrayLibrary:
         raise NotImplementedError
 
     def from_numpy(self, a: np.ndarray, like: Any) -> Any:
-        """A NumPy array as this library has it in main memory, without a copy."""
+        """A NumPy array as an array of this library in main memory, without a copy."""
         raise NotImplementedError
 
     def deferred(self, op: str) -> Callable[..., Any] | None:
@@ -186,18 +186,18 @@ class ArrayLibrary:
         raise NotImplementedError
 
     def written(self, x: Any) -> None:
-        """Tell the library that an array of the caller's, in main memory or on a GPU, has been written to."""
+        """Note that an array of the caller's, in main memory or on a GPU, has been written to."""
 
     def stream(self, a: DeviceArray) -> int:
-        """The stream on which the caller works now, for an array that names none."""
+        """The library's current stream, for an array that names none."""
         raise NotImplementedError
 
     def signature(self, x: Any) -> tuple[Any, int] | None:
-        """All that a call depends on but the address, and the address; None if calls are not to be replayed."""
+        """The signature of an array, which calls depend on, and its address; None if calls must not be replayed."""
         return None
 
     def address(self, x: Any) -> int:
-        """Where an array of the library lies on a GPU."""
+        """The address of an array of the library on a GPU."""
         raise NotImplementedError
 
     def allocator(self, a: DeviceArray) -> Callable[[], Any]:

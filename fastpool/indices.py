@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
 from fastpool.arguments import check_shape, one_of
-from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
 from fastpool.type_hints import Padding, Size
 from fastpool.window import Window, along, spatial_axes
@@ -21,12 +21,12 @@ from fastpool.window import Window, along, spatial_axes
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: Any, window: Window, backend: str | None) -> None:
+def check_argmax(argmax: Any, window: Window, backend: ModuleType) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
     Not one on a GPU: the caller would have to wait for it. Kernels there drop what an invalid offset would send.
     """
-    if not isinstance(argmax, DeviceArray) and argmax.size and not kernel("argmax_fits", backend)(argmax, window):
+    if not isinstance(argmax, DeviceArray) and argmax.size and not backend.argmax_fits(argmax, window):
         raise invalid_argmax(argmax, window)
 
 
@@ -49,17 +49,17 @@ BLOCK = 1 << 15
 Block = tuple[slice, ...]
 
 
-def _ordered(a: np.ndarray, window: Window, inside: bool) -> np.ndarray:
-    """An array of the shape of y as (N, C, OD, OH, OW, 1), or `inside` as (N, 1, OD, OH, OW, C): a view."""
+def _ordered(a: np.ndarray, window: Window, channels_last: bool) -> np.ndarray:
+    """An array of the shape of y as (N, C, OD, OH, OW, 1), or with `channels_last` as (N, 1, OD, OH, OW, C): a view."""
     if window.channel_axis is not None:
-        a = np.moveaxis(a, window.channel_axis, -1 if inside else -1 - window.spatial_axes)
-    channels = (1, *window.out, window.channels) if inside else (window.channels, *window.out, 1)
+        a = np.moveaxis(a, window.channel_axis, -1 if channels_last else -1 - window.spatial_axes)
+    channels = (1, *window.out, window.channels) if channels_last else (window.channels, *window.out, 1)
     return a.reshape(window.batch, *channels)
 
 
-def _blocks(window: Window, inside: bool) -> Iterator[Block]:
+def _blocks(window: Window, channels_last: bool) -> Iterator[Block]:
     """Of windows in their order, and each with all the channels that lie inside."""
-    outer, inner = (1, window.channels) if inside else (window.channels, 1)
+    outer, inner = (1, window.channels) if channels_last else (window.channels, 1)
     for block in arrays.boxes((window.batch, outer, *window.out), max(BLOCK // max(inner, 1), 1)):
         yield (*block, slice(0, inner))
 
@@ -196,25 +196,25 @@ def _positions(indices: np.ndarray, window: Window, convention: str, block: Bloc
     return positions
 
 
-def check_positions(indices: np.ndarray, window: Window, convention: str, inside: bool) -> None:
+def check_positions(indices: np.ndarray, window: Window, convention: str, channels_last: bool) -> None:
     """Refuse indices that `check_range` lets pass, of cells in another plane or in the padding."""
     if convention != "torch":
-        ordered = _ordered(indices, window, inside)
-        for block in _blocks(window, inside):
+        ordered = _ordered(indices, window, channels_last)
+        for block in _blocks(window, channels_last):
             _positions(ordered[block], window, convention, block)
 
 
 def values_with_positions(
-    y: np.ndarray, indices: np.ndarray, window: Window, convention: str, inside: bool
+    y: np.ndarray, indices: np.ndarray, window: Window, convention: str, channels_last: bool
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Parts of canonical values with the positions that indices give them inside planes, and which planes these are."""
-    ordered = _ordered(indices, window, inside)
+    ordered = _ordered(indices, window, channels_last)
     flags = ordered.flags
     if convention == "torch" and ordered.dtype == np.int64 and flags.c_contiguous and flags.aligned:
         yield slice(None), y, ordered.reshape(y.shape)
         return
     values = y.reshape(ordered.shape)
-    for block in _blocks(window, inside):
+    for block in _blocks(window, channels_last):
         images, outer, *_ = block
         positions = _positions(ordered[block], window, convention, block)
         first = images.start * ordered.shape[1] + outer.start
@@ -225,7 +225,9 @@ def values_with_positions(
 
 def _in_main_memory(name: str, a: Any) -> None:
     if isinstance(a, DeviceArray):
-        raise TypeError(f"{name} must lie in main memory to be converted, got one on {arrays.place(a)}; bring it there")
+        raise TypeError(
+            f"{name} must lie in main memory to be converted, got one on {arrays.device_name(a)}; bring it there"
+        )
 
 
 def _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format) -> Window:
@@ -285,14 +287,14 @@ def argmax_to_indices(
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     original = argmax
-    argmax = arrays.like("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
+    argmax = arrays.expect("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
     _in_main_memory("argmax", argmax)
     if check_convention(convention) != "chainer":
         _limit(window, convention)
-    inside = arrays.channels_inside(argmax, window)
+    channels_last = arrays.channels_last_in_memory(argmax, window)
     indices = np.empty(window.y_shape, np.int64)
-    offsets, found = _ordered(argmax, window, inside), _ordered(indices, window, inside)
-    for block in _blocks(window, inside):
+    offsets, found = _ordered(argmax, window, channels_last), _ordered(indices, window, channels_last)
+    for block in _blocks(window, channels_last):
         positions, fits = _positions_of_offsets(offsets[block], window, block)
         if not fits.all():
             raise invalid_argmax(argmax, window)
@@ -349,10 +351,10 @@ def indices_to_argmax(
     check_indices(indices, window)
     convention = check_convention(convention)
     check_range(indices, window, convention)
-    inside = arrays.channels_inside(indices, window)
+    channels_last = arrays.channels_last_in_memory(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)
-    ordered, found = _ordered(indices, window, inside), _ordered(argmax, window, inside)
-    for block in _blocks(window, inside):
+    ordered, found = _ordered(indices, window, channels_last), _ordered(argmax, window, channels_last)
+    for block in _blocks(window, channels_last):
         positions = _positions(ordered[block], window, convention, block)
         found[block] = _offsets_of_positions(positions, window, block)
     return arrays.to_library(argmax, original)

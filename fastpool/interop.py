@@ -1,16 +1,19 @@
-"""Arrays of other libraries: how to recognise them, where their elements lie, how to make and give back others.
+"""Arrays of other libraries: how they are recognised, read, allocated, and made of results.
 
-A tensor of PyTorch's in main memory is seen as a NumPy array, an array on a GPU as a `DeviceArray`. No library is
-imported here that the caller has not imported.
+A PyTorch tensor in main memory is read as a NumPy array, an array on a GPU as a `DeviceArray`. No library is imported
+here that the caller has not imported.
 """
 
 from __future__ import annotations
 
 import ctypes
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from importlib import import_module
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -169,23 +172,53 @@ class Cupy(ArrayLibrary):
         return make
 
 
-class CudaArrayInterface(ArrayLibrary):
-    """Whatever has `__cuda_array_interface__`: Numba's device arrays, and what is like them.
+@contextmanager
+def _read_by(name: str, x: Any, protocol: str) -> Iterator[None]:
+    """Name the argument in what goes wrong where an array of any library is asked for its memory."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        reason = f"{type(error).__name__}: {error}"
+        raise TypeError(f"{name} must be an array that can be read by its {protocol}, got {kind} ({reason})") from error
 
-    What is made for it is a device array of Numba's, which all such libraries take. Work goes on the stream that the
-    array names, else on Numba's default one, and the results name the stream that the array names.
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    return tuple(map(operator.index, values))
+
+
+def _check_memory(pointer: int, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
+    """Refuse what no array has; whether memory lies at an address, nobody can tell."""
+    if min(shape, default=0) < 0 or (strides is not None and len(strides) != len(shape)):
+        raise ValueError(f"shape {shape} with strides {strides}")
+    if pointer == 0 and prod(shape) > 0:
+        raise ValueError("the address of its memory is 0")
+
+
+class CudaArrayInterface(ArrayLibrary):
+    """Arrays with `__cuda_array_interface__`, such as Numba's device arrays.
+
+    Results are device arrays of Numba's, which all such libraries take. Work goes to the stream that the array names,
+    else to Numba's default one, and results name the stream that the array names.
     """
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
-        interface = x.__cuda_array_interface__
-        if interface.get("mask") is not None:
+        with _read_by(name, x, "__cuda_array_interface__"):
+            interface = x.__cuda_array_interface__
+            mask, stream = interface.get("mask"), interface.get("stream")
+            stream = None if stream is None else operator.index(stream)
+            pointer, read_only = interface["data"]
+            shape, strides, dtype = _sizes(interface["shape"]), interface.get("strides"), np.dtype(interface["typestr"])
+            strides = None if strides is None else _sizes(strides)
+            _check_memory(operator.index(pointer), shape, strides)
+            device = self._device_of(pointer)
+        if mask is not None:
             raise TypeError(f"{name} must not be a masked array; fill it first")
-        pointer, read_only = interface["data"]
-        shape, strides, dtype = tuple(interface["shape"]), interface.get("strides"), np.dtype(interface["typestr"])
         if dtype.kind == "V" and str(getattr(x, "dtype", None)) == "bfloat16":  # the interface has no name for it
             dtype = bfloat16()
-        memory = (self, x, self._device_of(pointer), pointer)
-        return DeviceArray(*memory, shape, strides, dtype, not read_only, interface.get("stream"))
+        return DeviceArray(self, x, device, pointer, shape, strides, dtype, not read_only, stream)
 
     def _device_of(self, pointer: int) -> int:
         if len(self.module.gpus) == 1:
@@ -245,26 +278,30 @@ class _DLTensor(ctypes.Structure):
 
 
 class DLPack(CudaArrayInterface):
-    """Whatever has DLPack and names no stream. Its library orders its work before that of the default stream, ours.
+    """Arrays with DLPack that name no stream: their library finishes its work before that of the default stream starts.
 
-    JAX's arrays come this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
+    JAX's arrays are read this way: their `__cuda_array_interface__` neither names a stream nor waits for the array.
     """
 
     _IN_MAIN_MEMORY, _ON_GPU = (1, 3), (2, 13)  # kDLCPU and kDLCUDAHost, kDLCUDA and kDLCUDAManaged
     _CODES = MappingProxyType({0: "i", 1: "u", 2: "f", 6: "b"})
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
-        place = int(x.__dlpack_device__()[0])
-        if place in self._IN_MAIN_MEMORY:
-            return np.from_dlpack(x)
-        if place not in self._ON_GPU:
-            raise TypeError(f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {place}")
-        capsule = x.__dlpack__(stream=LEGACY_STREAM)
-        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
+        with _read_by(name, x, "__dlpack__"):
+            device_type = int(x.__dlpack_device__()[0])
+            if device_type in self._IN_MAIN_MEMORY:
+                return np.from_dlpack(x)
+        if device_type not in self._ON_GPU:
+            raise TypeError(
+                f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {device_type}"
+            )
+        with _read_by(name, x, "__dlpack__"):
+            capsule = x.__dlpack__(stream=LEGACY_STREAM)
+            get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+            get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+            tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
+            shape = tuple(tensor.shape[: tensor.ndim])
         dtype = self._dtype(name, tensor)
-        shape = tuple(tensor.shape[: tensor.ndim])
         strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
         pointer = (tensor.data or 0) + tensor.byte_offset
         # The capsule lets go of the memory when it dies.
@@ -307,6 +344,18 @@ def _protocol(protocol: type[CudaArrayInterface]) -> CudaArrayInterface:
         raise RuntimeError(f'arrays on a GPU need numba-cuda: pip install "fastpool[cuda]" ({error})') from None
 
 
+def _protocol_of(x: Any) -> type[CudaArrayInterface] | None:
+    """The protocol by which an array is read: the one that orders this package's work after that on the array."""
+    try:
+        interface = getattr(x, "__cuda_array_interface__", None)
+        names_a_stream = interface is not None and interface.get("stream") is not None
+        if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and not names_a_stream:
+            return DLPack
+    except Exception:  # reading it raises the same again, with the name of the argument
+        return CudaArrayInterface
+    return None if interface is None else CudaArrayInterface
+
+
 def library_of(x: Any) -> ArrayLibrary | None:
     """The library of an array that is not NumPy's; None for all else. Asks only libraries that are already imported."""
     if isinstance(x, (np.ndarray, np.generic)):
@@ -317,8 +366,5 @@ def library_of(x: Any) -> ArrayLibrary | None:
     for name in tuple(_LIBRARIES):  # another thread may register one
         if name in sys.modules and _library(name).holds(x):
             return _library(name)
-    interface = getattr(x, "__cuda_array_interface__", None)
-    names_a_stream = interface is not None and interface.get("stream") is not None
-    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and not names_a_stream:
-        return _protocol(DLPack)
-    return None if interface is None else _protocol(CudaArrayInterface)
+    protocol = _protocol_of(x)
+    return None if protocol is None else _protocol(protocol)  # type: ignore[arg-type]

@@ -24,10 +24,11 @@ from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
 from fastpool.arguments import check_shape, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
+from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
 from fastpool.type_hints import Padding
-from fastpool.window import Window
+from fastpool.window import Window, given_stride
 
 __all__ = [
     "Conv2D",
@@ -96,7 +97,7 @@ class _WithParams(Layer):
     ) -> None:
         super().__init__(X_dim, out_dim)
         self.dtype = np.dtype(dtype)
-        if not arrays.is_float(self.dtype):
+        if not is_float(self.dtype):
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {self.dtype}")
         W = np.random.default_rng(rng).standard_normal(W_shape) * sqrt(2 / fan_in)
         self.params = [W.astype(self.dtype), np.zeros(b_shape, self.dtype)]
@@ -176,7 +177,7 @@ class Conv2D(_WithParams):
         n_filter, groups = positive("n_filter", n_filter), positive("groups", groups)
         if dims[0] % groups or n_filter % groups:
             raise ValueError(f"groups must divide the channels ({dims[0]}) and n_filter ({n_filter}), got {groups}")
-        window = Window.plan(2, (1, *dims), kernel_size, stride, padding, dilation)
+        window = Window.plan(2, (1, *dims), kernel_size, given_stride(stride), padding, dilation)
         W_shape = (n_filter, dims[0] // groups, *window.kernel[1:])
         super().__init__(dims, (n_filter, *window.out[1:]), W_shape, (n_filter,), prod(W_shape[1:]), dtype, rng)
         self._window = (stride, padding, dilation, groups)
@@ -362,7 +363,7 @@ class Dense(_WithParams):
 
     def backward(self, dout: Any) -> Gradients:
         X = self._last_forward()
-        dout = arrays.like("dout", dout, (len(X), len(self.b)), self.dtype, "the forward pass")
+        dout = arrays.expect("dout", dout, (len(X), len(self.b)), self.dtype, "the forward pass")
         return dout @ self.W.T, [X.T @ dout, dout.sum(axis=0)]
 
 
@@ -432,7 +433,7 @@ class MaxoutDense(_WithParams):
 
     def backward(self, dout: Any) -> Gradients:
         X, argmax = self._last_forward()
-        dout = arrays.like("dout", dout, argmax.shape, self.dtype, "the forward pass")
+        dout = arrays.expect("dout", dout, argmax.shape, self.dtype, "the forward pass")
         dz = maxout_backward(dout, argmax, (len(X), self.b.size), grouping="contiguous", backend=self._backend)
         dW, db = (X.T @ dz).reshape(self.W.shape), dz.sum(axis=0).reshape(self.b.shape)
         return dz @ self.W.reshape(X.shape[1], -1).T, [dW, db]

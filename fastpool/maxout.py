@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, integer, one_of, positive
+from fastpool.arguments import check_shape, flag, integer, one_of, positive
 from fastpool.arrays import Result
+from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
+from fastpool.dtypes import native
 from fastpool.pooling import backward_kernel_of, kernel_of
 from fastpool.type_hints import A, as_maxout
 from fastpool.window import Window
@@ -17,8 +19,11 @@ from fastpool.window import Window
 GROUPINGS = ("strided", "contiguous")
 
 
-def checked_axis(axis: Any, ndim: int) -> int:
-    axis = integer("axis", axis)
+def checked_axis(axis: Any, name: str, shape: tuple[int, ...]) -> int:
+    """`axis` counted from the first of an array of this name and shape."""
+    axis, ndim = integer("axis", axis), len(shape)
+    if ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, got the shape ()")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must be from {-ndim} to {ndim - 1} for an array of {ndim} axes, got {axis}")
     return axis % ndim
@@ -59,16 +64,17 @@ def _result(shape: tuple[int, ...], dtype: np.dtype, order: tuple[int, ...], can
 
 def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> Plan:
     (x,) = inputs
-    axis = checked_axis(axis, x.ndim)
+    axis = checked_axis(axis, "x", x.shape)
     num_units, grouping = checked_units(num_units, x.shape[axis]), check_grouping(grouping)
-    order, dtype = arrays.memory_axes(x), arrays.native(x.dtype)
+    order, dtype = arrays.memory_axes(x), native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, flat = kernel_of(window, window.batch, window.channels, dtype, return_argmax, backend, x.device)
-    planes = None if flat else _canonical(window, window.out)
+    module = backend_for("max_pool", backend, x.device)
+    run, any_shape = kernel_of(module, window, window.batch, window.channels, dtype, return_argmax)
+    planes = None if any_shape else _canonical(window, window.out)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
     return Plan(
-        (arrays.operand(x, order, None if flat else _canonical(window, window.size)),),
+        (arrays.operand(x, order, None if any_shape else _canonical(window, window.size)),),
         tuple(results),
         run,
     )
@@ -76,16 +82,17 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
 
 def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     dy, argmax = inputs
-    axis = checked_axis(axis, len(x_shape))
+    axis = checked_axis(axis, "x_shape", x_shape)
     num_units = units_of(dy.shape, x_shape, axis)
-    order, dtype = arrays.memory_axes(dy), arrays.native(dy.dtype)
+    order, dtype = arrays.memory_axes(dy), native(dy.dtype)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
-    run, flat = backward_kernel_of(window, window.batch, window.channels, dtype, backend, dy.device)
-    argmax = arrays.like("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
-    planes = None if flat else _canonical(window, window.out)
+    module = backend_for("max_pool_backward", backend, dy.device)
+    run, any_shape = backward_kernel_of(module, window, window.batch, window.channels, dtype)
+    argmax = arrays.expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
+    planes = None if any_shape else _canonical(window, window.out)
     return Plan(
         (arrays.operand(dy, order, planes), arrays.operand(argmax, order, planes)),
-        (_result(x_shape, dtype, order, None if flat else _canonical(window, window.size)),),
+        (_result(x_shape, dtype, order, None if any_shape else _canonical(window, window.size)),),
         run,
     )
 
@@ -144,10 +151,10 @@ def maxout(
     >>> fp.maxout(np.array([1, 5, 3, 2, 4, 6]), 2, grouping="contiguous", return_argmax=True)
     (array([5, 6]), array([1, 2], dtype=uint8))
     """
-    if not (type(num_units) is type(axis) is int and type(grouping) is str):  # as they mostly are
+    if not (type(num_units) is type(axis) is int and type(grouping) is str and type(return_argmax) is bool):
         num_units, axis = integer("num_units", num_units), integer("axis", axis)
-        grouping = check_grouping(grouping)
-    return call(_MAXOUT, (x,), (num_units, axis, grouping, bool(return_argmax)), out, backend)
+        grouping, return_argmax = check_grouping(grouping), flag("return_argmax", return_argmax)
+    return call(_MAXOUT, (x,), (num_units, axis, grouping, return_argmax), out, backend)
 
 
 def maxout_backward(

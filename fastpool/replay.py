@@ -1,7 +1,7 @@
-"""Calls on a GPU that replay what an earlier one launched, with other addresses.
+"""Replaying calls on a GPU: the allocations and launches of an earlier call, with other addresses.
 
-Inputs of one signature need the same allocations and launches. Replaying them takes a sixth of the time of planning
-them anew, which for small arrays is most of a call.
+Calls on inputs of the same signatures make the same allocations and launches. Replaying them takes a sixth of the time
+of planning them again, and planning is most of a call on small arrays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """What a call allocates and launches."""
+    """Records what a call allocates and launches.
+
+    Each array has a slot: the inputs first, then the arrays that the call allocates, in their order.
+    """
 
     def __init__(self, inputs: Sequence[int]) -> None:
         self.slots = {pointer: slot for slot, pointer in enumerate(inputs)}
@@ -23,39 +26,39 @@ class Recorder:
         self.arrays: list[DeviceArray] = []
         self.launches: list[tuple[Any, list[int]]] = []
         self.results: list[DeviceArray] = []
-        self.whole = True
+        self.replayable = True
 
-    def made(self, a: DeviceArray) -> None:
+    def record_allocation(self, a: DeviceArray) -> None:
         self.slots[a.pointer] = self.inputs + len(self.arrays)
         self.arrays.append(a)
 
-    def launched(self, launch: Any, addresses: Sequence[int]) -> None:
-        """A launch, which can be called with addresses in place of these and with a stream."""
+    def record_launch(self, launch: Any, addresses: Sequence[int]) -> None:
+        """`launch` can be called again with other addresses in place of these, and with a stream."""
         try:
             self.launches.append((launch, [self.slots[address] for address in addresses]))
-        except KeyError:  # inside an array, not at its beginning
-            self.whole = False
+        except KeyError:  # an address inside an array
+            self.replayable = False
 
     def replay(self) -> Replay | None:
-        """The call as it can be replayed; None if not all that it did is known."""
+        """The recorded call; None if it did something that was not recorded."""
         slots = [self.slots.get(r.pointer, -1) for r in self.results]
-        if not self.whole or not self.launches or min(slots, default=-1) < self.inputs:
+        if not self.replayable or not self.launches or min(slots, default=-1) < self.inputs:
             return None
-        # A result may be seen in another shape than it was made.
-        seen = dict(zip(slots, self.results, strict=True))
-        made = [seen.get(slot, a) for slot, a in enumerate(self.arrays, self.inputs)]
-        return Replay(made, self.launches, slots)
+        # A result may be a view of its allocation, in another shape.
+        views = dict(zip(slots, self.results, strict=True))
+        allocations = [views.get(slot, a) for slot, a in enumerate(self.arrays, self.inputs)]
+        return Replay(allocations, self.launches, slots)
 
 
 class Replay:
-    """A call on arrays of the same signatures as those of a recorded one."""
+    """A recorded call, for inputs of the same signatures. `slots` are those of its results."""
 
-    def __init__(self, made: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
+    def __init__(self, allocations: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
         self._launches, self._slots = launches, slots
-        like = made[0]
+        like = allocations[0]
         self._library = like.library
-        self._allocators = [like.library.allocator(a) for a in made]
-        self._place = like.without_memory()  # enough to ask for a stream
+        self._allocators = [like.library.allocator(a) for a in allocations]
+        self._on_device = like.without_memory()  # enough to ask for the current stream
 
     def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
         address_of = self._library.address
@@ -64,7 +67,7 @@ class Replay:
             a = allocate()
             arrays.append(a)
             addresses.append(address_of(a))
-        stream = self._library.stream(self._place)
+        stream = self._library.stream(self._on_device)
         for launch, slots in self._launches:
             launch([addresses[slot] for slot in slots], stream)
         if len(self._slots) == 1:

@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where kernel_size, stride, padding, dilation and shapes are read and checked.
-A plan is frozen and cached by its arguments, so a repeated call pays for it once.
+This is the one place where kernel_size, stride, padding, dilation and shapes are checked. Windows are immutable and
+cached by their arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.arguments import check_layout, check_shape, frozen, integer
+from fastpool.arguments import check_layout, flag, frozen, integer
 
 LARGEST_SIZE = 2**62
 
@@ -23,13 +23,13 @@ def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     each = value if isinstance(value, tuple) else (value,) * axes
     if len(each) != axes:
         raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
-    numbers = tuple(integer(name, v) for v in each)
-    if min(numbers) < least:
+    sizes = tuple(integer(name, v) for v in each)
+    if min(sizes) < least:
         rule = "positive" if least == 1 else "0 or more"
         raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
-    if max(numbers) > LARGEST_SIZE:
+    if max(sizes) > LARGEST_SIZE:
         raise ValueError(f"{name} is too large for any array, got {value!r}")
-    return numbers
+    return sizes
 
 
 def _pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
@@ -78,18 +78,25 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
 def frozen_window(
     kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, data_format: Any
 ) -> tuple[Any, Any, Any, Any, bool, str]:
-    """The arguments of a pool as `frozen` gives them: plans of every kind are looked up by these alone."""
+    """The arguments of a pool as `frozen` returns them, by which plans and windows are looked up."""
     if not (
         type(kernel_size) is type(padding) is type(dilation) is int
         and (stride is None or type(stride) is int)
         and type(data_format) is str
-    ):  # integers, as they mostly are, pass without a call
+    ):  # one integer for all axes, the usual case, needs no call
         kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
         padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
         data_format = check_layout(data_format)
-    if type(ceil_mode) is not bool:
-        raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
+    if ceil_mode is not True and ceil_mode is not False:
+        ceil_mode = flag("ceil_mode", ceil_mode)
     return kernel_size, stride, padding, dilation, ceil_mode, data_format
+
+
+def given_stride(stride: Any) -> Any:
+    """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
+    if stride is None:
+        raise TypeError("stride must be one integer or one for each axis, got None")
+    return stride
 
 
 def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
@@ -143,24 +150,7 @@ class Window(_Geometry):
     ) -> Window:
         """Windows that slide over the last `axes` spatial axes of an array of `x_shape`."""
         arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-        return _sliding(axes, x_shape, *arguments)
-
-    @staticmethod
-    def unpool(
-        axes: int,
-        y_shape: tuple[int, ...],
-        output_shape: Any,
-        kernel_size: Any,
-        stride: Any,
-        padding: Any,
-        data_format: str,
-    ) -> Window:
-        """Windows whose winners are `y_shape`, in an array of `output_shape` (all axes, or the spatial ones)."""
-        data_format = check_layout(data_format)
-        if output_shape is not None:
-            output_shape = check_shape("output_shape", output_shape)
-        arguments = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
-        return _spread(axes, y_shape, output_shape, *arguments, data_format)
+        return sliding_window(axes, x_shape, *arguments)
 
     @staticmethod
     def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
@@ -168,14 +158,14 @@ class Window(_Geometry):
         return _grouped(x_shape, num_units, axis, grouping)
 
     def of_rows(self, images: int, start: int, stop: int) -> Window | None:
-        """Some rows of these windows of images, over the rows of input that they cover; None if that is padding alone.
+        """The windows of some output rows, over the input rows that they cover; None if they cover padding alone.
 
-        Channels first, whatever the whole is.
+        The channels come first, whatever the data_format of these windows.
         """
         return _of_rows(self, images, start, stop)
 
     def covered_rows(self, start: int, stop: int) -> tuple[int, int]:
-        """The first row of input that the windows of some rows cover, and the one behind the last."""
+        """The first input row that the windows of some output rows cover, and one past the last."""
         first = start * self.stride[1] - self.before[1]
         end = (stop - 1) * self.stride[1] - self.before[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
         top = max(first, 0)
@@ -192,7 +182,7 @@ class Window(_Geometry):
         return prod(self.out)
 
     def volume_behind(self, axis: int) -> int:
-        """Cells of the window in one step along an axis: the weight of that axis in an argmax."""
+        """Cells of the window in one step along an axis: the stride of that axis in an argmax."""
         return prod(self.kernel[axis + 1 :])
 
     @cached_property
@@ -204,7 +194,7 @@ class Window(_Geometry):
         raise ValueError(f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name")
 
     @cached_property
-    def numbers(self) -> tuple[int, ...]:
+    def geometry(self) -> tuple[int, ...]:
         """size, kernel, stride, before, dilation, out in one tuple, for compiled kernels."""
         return self.size + self.kernel + self.stride + self.before + self.dilation + self.out
 
@@ -274,7 +264,7 @@ def plan_anew(
     ceil_mode: bool,
     data_format: str,
 ) -> Window:
-    """What `Window.plan` looks up, of arguments that are tuples; the sizes may be a compiler's symbols."""
+    """As `Window.plan`, of arguments that `frozen_window` returned; the sizes may be symbols of torch.compile."""
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     dilation = _per_axis("dilation", dilation, axes, 1)
@@ -297,11 +287,11 @@ def plan_anew(
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
 
 
-_sliding = lru_cache(maxsize=1024, typed=True)(plan_anew)
+sliding_window = lru_cache(maxsize=1024, typed=True)(plan_anew)
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _spread(
+def unpooling_window(
     axes: int,
     y_shape: tuple[int, ...],
     output_shape: tuple[int, ...] | None,
@@ -310,6 +300,10 @@ def _spread(
     padding: Any,
     data_format: str,
 ) -> Window:
+    """The windows that max_unpool inverts, in an array of `output_shape` (all axes, or the spatial ones).
+
+    `kernel_size`, `stride` and `padding` are as `frozen` returns them.
+    """
     kernel = _per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
     if isinstance(padding, str) and padding != "valid":
@@ -367,7 +361,7 @@ def _user_shape(like: tuple[int, ...], size: tuple[int, ...], channel_axis: int 
 def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis) -> Window:
     """Geometry of one to three spatial axes, filled up to three."""
     axes = len(size)
-    # A single window has nothing to step to; as a step of 1 it needs no special care further down.
+    # The stride of a single window means nothing: 1 saves kernels a special case.
     stride = tuple(1 if o == 1 else s for s, o in zip(stride, out, strict=True))
     ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)
     return Window(

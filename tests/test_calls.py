@@ -12,6 +12,7 @@ from specimens import DTYPES, POOLS, values
 
 import fastpool as fp
 from fastpool import calls
+from fastpool.arrays import Result
 
 X = values((2, 3, 6, 8), np.float32)
 
@@ -121,6 +122,17 @@ def test_options_are_checked_where_there_is_nothing_to_do(backend):
             fp.swish(np.zeros(0, np.float32), 1e300, backend=backend)
 
 
+def test_a_plan_with_results_of_another_shape_keeps_its_operands_and_the_check_of_its_options():
+    """It had one operand for each result instead of each input, and no check."""
+    seen = []
+    result = Result((2, 2), np.dtype(float))
+    for operands in ((None, None), (None, np.negative)):
+        plan = calls.Plan(operands, (result,), lambda a, b, y, *options: seen.append((b[0], *options)), int)
+        y = plan.reshaped((4,))((np.ones(4), np.ones(4)), None, None, ("7",))
+        assert y.shape == (4,)
+    assert seen == [(1, 7), (-1, 7)]
+
+
 def test_a_plan_that_could_not_be_made_is_not_kept(planned):
     for _ in range(2):
         with pytest.raises(ValueError, match="does not fit"):
@@ -206,7 +218,7 @@ REFUSED = {
     "padding False": (lambda x: pool(x, 2, 1, 0), lambda x, **out: pool(x, 2, 1, False, **out)),
     "padding a word": (lambda x: pool(x, 2, 1, "same"), lambda x, **out: pool(x, 2, 1, "some", **out)),
     "dilation 1.0": (lambda x: pool(x, 2, 1, 0, 1), lambda x, **out: pool(x, 2, 1, 0, 1.0, **out)),
-    "ceil_mode 1": (lambda x: pool(x, 2, ceil_mode=True), lambda x, **out: pool(x, 2, ceil_mode=1, **out)),
+    "ceil_mode 1.0": (lambda x: pool(x, 2, ceil_mode=True), lambda x, **out: pool(x, 2, ceil_mode=1.0, **out)),
     "data_format": (pool, lambda x, **out: pool(x, 2, data_format="NHWC", **out)),
     "backend": (pool, lambda x, **out: pool(x, 2, backend="torch", **out)),
     "backend a list": (pool, lambda x, **out: pool(x, 2, backend=["numpy"], **out)),

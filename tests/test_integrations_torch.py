@@ -182,6 +182,13 @@ def test_tensors_of_any_strides_pool():
     [
         (lambda x: ft.max_pool2d(x, 0), ValueError, "kernel_size must be positive"),
         (lambda x: ft.max_pool2d(x, (2, 2, 2)), ValueError, "kernel_size must be one integer or 2"),
+        (lambda x: ft.max_pool2d(x, True), TypeError, "kernel_size must be an integer, got True"),
+        (lambda x: ft.max_pool2d(x, (2, 2.0)), TypeError, "kernel_size must be an integer, got 2.0"),
+        (lambda x: ft.max_pool2d(x, 2, padding=[(0, 1), (0, True)]), TypeError, "padding must be an integer, got True"),
+        (lambda x: ft.max_pool2d(x, 2, ceil_mode="False"), TypeError, "ceil_mode must be True or False, got 'False'"),
+        (lambda x: ft.max_pool2d(x, 2, return_indices=[1]), TypeError, r"return_indices must be .*got \[1\]"),
+        (lambda x: ft.maxout(x, True), TypeError, "num_units must be an integer, got True"),
+        (lambda x: ft.maxout(torch.tensor(3.0), 1), ValueError, "input must have at least one axis"),
         (lambda x: ft.max_pool2d(x, 9), ValueError, "a window of 9 cells does not fit"),
         (lambda x: ft.max_pool2d(x, 2, padding="full"), ValueError, "padding must be 'valid', 'same'"),
         (lambda x: ft.max_pool2d(x, 2, padding=[(1, 1)]), ValueError, r"padding must hold a \(before, after\) pair"),
@@ -196,6 +203,12 @@ def test_tensors_of_any_strides_pool():
 def test_bad_arguments_are_refused_as_fastpool_does(call, error, message):
     with pytest.raises(error, match=message):
         call(draws(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("two", [np.int64(2), np.array([2, 2]), [np.int8(2)]], ids=repr)
+def test_sizes_may_be_integers_of_numpys(two):
+    x = draws(2, 3, 6, 6)
+    assert torch.equal(ft.max_pool2d(x, two, two, np.int64(1)), ft.max_pool2d(x, 2, 2, 1))
 
 
 MAXOUTS = [(3, 1, "strided"), (2, -1, "contiguous"), (6, 1, "strided"), (1, 0, "contiguous")]

@@ -236,7 +236,13 @@ def test_dimensions_that_do_not_fit_are_refused(make, message):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Conv2D(IMAGE, 2, 3, dtype=np.int32), lambda: Dense(2.5, 3), lambda: MaxPool2D("abc", 2)]
+    "make",
+    [
+        lambda: Conv2D(IMAGE, 2, 3, dtype=np.int32),
+        lambda: Dense(2.5, 3),
+        lambda: Conv2D(IMAGE, 2, 3, stride=None),
+        lambda: MaxPool2D("abc", 2),
+    ],
 )
 def test_arguments_of_the_wrong_type_are_refused(make):
     with pytest.raises(TypeError):

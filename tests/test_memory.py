@@ -8,7 +8,7 @@ import pytest
 from specimens import POOLS, POOLS_BACKWARD
 
 import fastpool as fp
-from fastpool.arrays import sum_dtype
+from fastpool.dtypes import sum_dtype
 from fastpool.window import Window
 
 MB = 2**20

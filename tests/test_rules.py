@@ -12,8 +12,8 @@ import pytest
 from specimens import DTYPES, FLOATS, INTEGERS, INTERPRETED, LAYOUTS, POOLS, has, to_layout, values
 
 import fastpool as fp
-from fastpool import calls
-from fastpool.backends import kernel, naive
+from fastpool import calls, interop
+from fastpool.backends import chosen, kernel, naive
 from fastpool.window import Window
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -771,10 +771,12 @@ def test_out_that_shares_memory_with_an_input_is_refused(call):
         call(a)
 
 
-def test_y_and_argmax_may_not_share_memory(backend):
-    out = np.zeros((2, 2), np.uint8)
-    with pytest.raises(ValueError, match="out must not share memory"):
-        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(out, out), backend=backend)
+@pytest.mark.parametrize("second", [lambda y: y, lambda y: y.T], ids=["as it lies", "transposed"])
+def test_y_and_argmax_may_not_share_memory(second, backend):
+    """The message said that they shared it with an input."""
+    y = np.zeros((2, 2), np.uint8)
+    with pytest.raises(ValueError, match="out must be arrays that share no memory with each other"):
+        fp.max_pool2d(np.zeros((4, 4), np.uint8), 2, return_argmax=True, out=(y, second(y)), backend=backend)
 
 
 def test_nothing_is_written_where_the_second_of_two_outs_is_refused(backend):
@@ -843,6 +845,9 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.maxout(IMAGES, 3, 1, grouping="odd"), "grouping must be 'strided' or 'contiguous', got 'odd'"),
         (lambda: fp.maxout(IMAGES, 0), "num_units must be positive, got 0"),
         (lambda: fp.maxout(IMAGES, 2, 4), "axis must be from -4 to 3 .*got 4"),
+        (lambda: fp.maxout(np.array(3.0), 1), r"x must have at least one axis, got the shape \(\)"),
+        (lambda: fp.maxout_backward(EYE, EYE, ()), r"x_shape must have at least one axis, got the shape \(\)"),
+        (lambda: fp.max_pool2d([[1, 2], [3]], 1), "x must be an array, or nested sequences of the same lengths"),
         (lambda: fp.maxout_backward(EYE, np.zeros((4, 4), np.uint8), (4, 6)), r"dy must have the shape .*got \(4, 4\)"),
         (lambda: fp.im2col(IMAGES, 2, order="cols"), "order must be 'unfold', 'gemm' or 'windows', got 'cols'"),
         (lambda: fp.im2col(IMAGES.astype(np.uint8), 2, fill_value=-1), "fill_value must be .*uint8.*got -1"),
@@ -887,7 +892,10 @@ def test_what_makes_no_sense_is_refused_with_the_argument_and_the_value(call, me
     [
         (lambda: fp.max_pool2d(np.ma.zeros((4, 4)), 2), "x must not be a masked array.*filled"),
         (lambda: fp.maxout(np.ma.zeros((4, 4)), 2), "x must not be a masked array"),
+        (lambda: fp.max_pool2d([[1, 2], np.ma.zeros(2)], 2), "x must not hold masked arrays"),
+        (lambda: fp.max_pool1d((1, np.ma.masked), 2), "x must not hold masked arrays"),
         (lambda: fp.max_pool2d(np.zeros((4, 4), object), 2), "x must be bool, .*got object"),
+        (lambda: fp.max_pool2d(np.zeros((4, 4), np.dtypes.StringDType()), 2), "x must be bool, .*got StringDType"),
         (lambda: fp.max_pool2d([[1, None]], 1), "x must be bool, .*got object"),
         (lambda: fp.max_pool2d("image", 2), "x must be a NumPy array, got builtins.str"),
         (lambda: fp.max_pool2d(None, 2), "x must be a NumPy array, got builtins.NoneType"),
@@ -901,7 +909,18 @@ def test_what_makes_no_sense_is_refused_with_the_argument_and_the_value(call, me
         (lambda: fp.max_pool2d(EYE, 2, padding=0.5), "padding must be an integer, got 0.5"),
         (lambda: fp.max_pool2d(EYE, 2, padding=False), "padding must be an integer, got False"),
         (lambda: fp.max_pool2d(EYE, 2, dilation=np.bool_(True)), "dilation must be an integer, got .*True"),
-        (lambda: fp.max_pool2d(EYE, 2, ceil_mode=1), "ceil_mode must be True or False, got 1"),
+        (lambda: fp.max_pool2d(EYE, 2, ceil_mode=2), "ceil_mode must be True or False, got 2"),
+        (lambda: fp.max_pool2d(EYE, 2, ceil_mode=None), "ceil_mode must be True or False, got None"),
+        (lambda: fp.max_pool2d(EYE, 2, return_argmax="False"), "return_argmax must be True or False, got 'False'"),
+        (lambda: fp.max_pool2d(EYE, 2, return_argmax=EYE), r"return_argmax must be True or False, got array\("),
+        (lambda: fp.maxout(EYE, 2, return_argmax=[1]), r"return_argmax must be True or False, got \[1\]"),
+        (lambda: fp.global_max_pool(IMAGES, keepdims="no"), "keepdims must be True or False, got 'no'"),
+        (lambda: fp.global_max_pool(IMAGES, return_argmax=1.0), "return_argmax must be True or False, got 1.0"),
+        (lambda: fp.global_max_pool_backward(EYE, EYE, (4, 4, 1), keepdims=-1), "keepdims must be .*got -1"),
+        (lambda: fp.im2col(IMAGES, 2, None), "stride must be one integer or one for each axis, got None"),
+        (lambda: fp.col2im(IMAGES, (1, 1, 4, 4), 2, None), "stride must be one integer .*got None"),
+        (lambda: fp.conv2d(IMAGES, IMAGES, stride=None), "stride must be one integer .*got None"),
+        (lambda: fp.conv2d_backward(IMAGES, IMAGES, IMAGES, None), "stride must be one integer .*got None"),
         (lambda: fp.maxout(EYE, 2.0), "num_units must be an integer, got 2.0"),
         (lambda: fp.maxout(EYE, 2, 0.0), "axis must be an integer, got 0.0"),
         (lambda: fp.max_pool2d_backward(EYE, EYE, 4, 1), "x_shape must be a tuple of integers, got 4"),
@@ -915,6 +934,74 @@ def test_what_makes_no_sense_is_refused_with_the_argument_and_the_value(call, me
 def test_the_wrong_kind_of_value_is_refused_with_the_argument_and_the_value(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+class WithInterface:
+    """Whatever claims to be an array on a GPU, by an interface that may raise."""
+
+    def __init__(self, interface):
+        self.interface = interface
+
+    @property
+    def __cuda_array_interface__(self):
+        if isinstance(self.interface, Exception):
+            raise self.interface
+        return self.interface
+
+
+class WithDlpack:
+    """Whatever claims to have DLPack, by methods that give these or raise them."""
+
+    def __init__(self, device, capsule=None):
+        self.device, self.capsule = device, capsule
+
+    def __dlpack_device__(self):
+        if isinstance(self.device, Exception):
+            raise self.device
+        return self.device
+
+    def __dlpack__(self, **more):
+        if isinstance(self.capsule, Exception):
+            raise self.capsule
+        return self.capsule
+
+
+@pytest.mark.parametrize(
+    "liar",
+    [
+        WithInterface(3),
+        WithInterface({}),
+        WithInterface(ZeroDivisionError()),
+        WithInterface({"data": (0, False), "shape": (2,), "typestr": "<f4"}),
+        WithInterface({"data": (8, False), "shape": ("2",), "typestr": "<f4"}),
+        WithInterface({"data": (8, False), "shape": (2,), "typestr": "<f4", "strides": ()}),
+        WithInterface({"data": (8, False), "shape": (2,), "typestr": "none"}),
+        WithDlpack(None),
+        WithDlpack(KeyError("device")),
+        WithDlpack((1, 0)),
+        WithDlpack((1, 0), ZeroDivisionError()),
+        WithDlpack((2, 0)),
+        WithDlpack((2, 0), ZeroDivisionError()),
+    ],
+    ids=lambda liar: f"{type(liar).__name__} {vars(liar)}",
+)
+def test_an_object_that_lies_about_its_memory_is_refused_with_the_argument_and_the_cause(liar, monkeypatch):
+    monkeypatch.setattr(interop, "_protocol", lambda protocol: protocol(None))
+    with pytest.raises(TypeError, match=r"x must be an array that can be read by its __.*__, got .*With") as raised:
+        fp.max_pool1d(liar, 1)
+    assert isinstance(raised.value.__cause__, Exception)
+    with pytest.raises(TypeError, match="x must be an array that can be read by its __"):
+        fp.hard_swish_backward(np.ones(2), liar)
+
+
+@pytest.mark.parametrize("true", [True, np.True_, 1, np.int8(1)], ids=repr)
+def test_a_flag_is_a_bool_or_the_integer_0_or_1(true):
+    false = type(true)(0)
+    for name in ("return_argmax", "ceil_mode"):
+        assert repr(fp.max_pool2d(EYE, 3, 2, **{name: true})) == repr(fp.max_pool2d(EYE, 3, 2, **{name: True}))
+        assert repr(fp.max_pool2d(EYE, 3, 2, **{name: false})) == repr(fp.max_pool2d(EYE, 3, 2))
+    assert fp.global_max_pool(IMAGES, keepdims=true).shape == (2, 3, 1, 1)
+    assert fp.global_max_pool(IMAGES, keepdims=false).shape == (2, 3)
 
 
 def test_maxout_refuses_an_axis_that_is_no_multiple_with_both_numbers():
@@ -1115,6 +1202,24 @@ def test_use_backend_ends_with_its_block_even_by_an_exception(only):
         assert only(lambda: fp.max_pool2d(EYE, 2)) == "naive"
 
 
+def test_use_backend_may_be_entered_again_and_within_itself(only):
+    """What it gave could be entered once."""
+    outside = chosen(None)
+    numpy, naive = fp.use_backend("numpy"), fp.use_backend("naive")
+    for _ in range(2):
+        with numpy, naive, numpy:
+            with naive:
+                assert only(lambda: fp.max_pool2d(EYE, 2)) == "naive"
+            assert only(lambda: fp.max_pool2d(EYE, 2)) == "numpy"
+        assert chosen(None) == outside
+
+    @naive
+    def pool(depth):
+        return pool(depth - 1) if depth else fp.max_pool2d(EYE, 2)
+
+    assert only(lambda: pool(2)) == "naive"
+
+
 def test_use_backend_holds_for_its_own_thread_alone(only):
     heard = []
     with fp.use_backend("naive"):
@@ -1300,3 +1405,35 @@ def test_activations_take_arrays_without_axes_and_without_elements(backend):
         assert op(np.array(100.0), backend=backend).shape == ()
         assert op(np.array(100.0), backend=backend) == 100
         assert op(np.zeros((0, 3)), backend=backend).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("op", ["hard_swish", "hard_swish_backward", "swish", "swish_backward"])
+def test_activations_raise_nothing_where_numpy_is_told_to_raise_everything(op, dtype, backend):
+    """Exponentials of large numbers underflow, and so do small results that are rounded to a half."""
+    with np.errstate(all="ignore"):
+        small, large = np.finfo(np.float32).tiny * 2, np.finfo(np.float32).max
+        x = np.array([-large, -1e4, -100, -20, -1e-7, 0, small, 1, 50, large, np.inf, -np.inf, np.nan]).astype(dtype)
+    if not has(backend, op):
+        pytest.skip(f"{backend} has no {op}")
+    inputs = (x[::-1].copy(), x) if op.endswith("backward") else (x,)
+    expected = getattr(fp, op)(*inputs, backend=backend)
+    with np.errstate(all="raise"):
+        found = getattr(fp, op)(*inputs, backend=backend)
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradients_raise_nothing_where_numpy_is_told_to_raise_everything(dtype, backend):
+    with np.errstate(all="ignore"):
+        dy = np.array([6e-8, 1e-45, -6e-8, np.inf, -np.inf, np.nan, 1e-45, 1e38]).astype(dtype).reshape(1, 1, 8)
+    argmax, columns = np.array([[[1, 1, 0, 1, 0, 1, 0, 1]]], np.uint8), np.concatenate([dy, dy[..., ::-1]], 1)
+
+    def gradients():
+        pool = fp.max_pool1d_backward(dy, argmax, (1, 1, 9), 2, 1, backend=backend)
+        return pool, fp.col2im(columns, (1, 1, 9), 2, backend=backend)
+
+    expected = gradients()
+    with np.errstate(all="raise"):
+        found = gradients()
+    assert [a.tobytes() for a in found] == [a.tobytes() for a in expected]

@@ -83,7 +83,7 @@ def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inn
 @given(window=windows(), inner=st.sampled_from([1, 2, 3, 17]), rows=sizes, columns=sizes)
 def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
     """As the kernel packs them, with what vectors read and store past the last row."""
-    g = Geometry(*window.numbers, inner)
+    g = Geometry(*window.geometry, inner)
     rows, columns = min(rows, g.OH), min(columns, g.OW)
     tiles, width = tiling.separable(g, rows, columns, 4, 1), 16
     cell_rows = (rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
@@ -101,7 +101,7 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
 @pytest.mark.parametrize("stride", LOADED_STRIDES)
 def test_every_stride_with_a_strided_load_has_its_code_path(stride):
     kernel, x = stride + 1, np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
-    g = Geometry(*fp.window.Window.plan(1, (200,), kernel, stride).numbers, 1)
+    g = Geometry(*fp.window.Window.plan(1, (200,), kernel, stride).geometry, 1)
     assert row_method(g, 4, 0) == BY_STRIDE
     expected = fp.max_pool1d(x, kernel, stride, backend="numpy")
     np.testing.assert_array_equal(fp.max_pool1d(x, kernel, stride, backend="numba"), expected)
@@ -121,7 +121,7 @@ def test_every_row_of_taps_that_is_scattered_has_its_code_path(kernel):
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (9, 1), (3, 2), (4, 4), (6, 5), (9, 5), (3, 7), (9, 4)])
 def test_only_rows_that_are_gathered_take_scratch_for_it(kernel, stride, with_argmax):
     """Rows at stride 5 took it, too."""
-    g = Geometry(*fp.window.Window.plan(2, (60, 600), (9, kernel), (1, stride)).numbers, 1)
+    g = Geometry(*fp.window.Window.plan(2, (60, 600), (9, kernel), (1, stride)).geometry, 1)
     for tiles in (tiling.separable(g, 4, 8, 4, with_argmax), tiling.van_herk(g, 20, 40, 4, with_argmax)):
         assert (tiles.gathered > 0) == (tiles.row_method == BY_GATHERING)
 

@@ -9,8 +9,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
@@ -34,7 +33,8 @@ _REMEDY = {
 }
 _PREFERRED = ("numba", "cython", "numpy")
 
-_in_context: ContextVar[str | None] = ContextVar("fastpool_backend", default=None)
+# The names of the `use_backend` blocks that this thread or task is in, the innermost first.
+_in_context: ContextVar[tuple[str, ...]] = ContextVar("fastpool_backend", default=())
 
 
 class BackendStatus(NamedTuple):
@@ -142,17 +142,22 @@ def use_backend(name: str) -> AbstractContextManager[None]:
     ...     fp.max_pool1d([1, 3, 2, 5], 2)
     array([3, 5])
     """
-    _named(check_name(name, "backend"))
-    return _using(name)
+    name = check_name(name, "backend")
+    _named(name)
+    return _Using(name)
 
 
-@contextmanager
-def _using(name: str) -> Iterator[None]:
-    token = _in_context.set(name)
-    try:
-        yield
-    finally:
-        _in_context.reset(token)
+class _Using(AbstractContextManager[None], ContextDecorator):
+    """It keeps nothing of its own, so that it may be entered again within itself, and in several threads."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        _in_context.set((self._name, *_in_context.get()))
+
+    def __exit__(self, *_: object) -> None:
+        _in_context.set(_in_context.get()[1:])
 
 
 def _named(name: str) -> ModuleType:
@@ -196,13 +201,14 @@ def _warn_of_numpy(reasons: str) -> None:
 
 def chosen(backend: str | None) -> str | None:
     """The backend named in the call, else in `use_backend`, else in the environment; None for the default."""
-    name = backend if backend is not None else _in_context.get() or _from_environment()
-    return name if name is None or type(name) is str else check_name(name, "backend")
+    if backend is None:
+        in_context = _in_context.get()
+        return in_context[0] if in_context else _from_environment()
+    return backend if type(backend) is str else check_name(backend, "backend")
 
 
-def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType:
-    """The chosen backend, which must have the op, for arrays on a device: NumPy's "cpu", or the number of a GPU."""
-    name = chosen(backend)
+def backend_for(op: str, name: str | None, device: Any = "cpu") -> ModuleType:
+    """The backend that `chosen` names, which must have the op, for arrays on a device: "cpu", or the index of a GPU."""
     if device != "cpu":
         if name not in (None, "cuda"):
             raise ValueError(f"backend {name!r} takes arrays in main memory, got one on CUDA device {device}")
@@ -218,7 +224,7 @@ def backend_for(op: str, backend: str | None, device: Any = "cpu") -> ModuleType
 
 def kernel(op: str, backend: str | None, device: Any = "cpu") -> Any:
     """The function that does `op`, of the chosen backend, for arrays that lie on a device."""
-    return getattr(backend_for(op, backend, device), op)
+    return getattr(backend_for(op, chosen(backend), device), op)
 
 
 class _CallablePackage(ModuleType):

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
 """Compiled loops over columns: gather them, add them up, take their maximum. Serial, and without the GIL.
 
-`geometry` is `Window.numbers`: size, kernel, stride, before, dilation and out, each for depth, height, width.
+`geometry` is `Window.geometry`: size, kernel, stride, before, dilation and out, each for depth, height, width.
 Arrays come as [group, lane, depth, height, width] and columns as [group, lane, tap, depth, height, width]: a row
 of windows of all lanes is one tile, so that channels or images that lie inside the rows are moved row by row.
 """

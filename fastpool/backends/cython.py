@@ -12,9 +12,10 @@ from math import prod
 import numpy as np
 
 from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window
-from fastpool.arrays import boxes, is_bfloat16, is_half, lowest
+from fastpool.arrays import boxes
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
+from fastpool.dtypes import is_bfloat16, is_half, lowest
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
@@ -40,8 +41,8 @@ def _planes(a):
 
 
 def _geometry(window):
-    """The window's numbers as the kernels take them."""
-    return np.array(window.numbers, np.int64)
+    """`Window.geometry` as the kernels take it."""
+    return np.array(window.geometry, np.int64)
 
 
 def _geometry_of(window, positions):
@@ -56,24 +57,24 @@ def _geometry_of(window, positions):
 
 def max_pool(x, window, y, argmax):
     low, half = lowest(x.dtype), is_half(x.dtype)
-    infinity = 0x7F80 if is_bfloat16(x.dtype) else 0x7C00
+    half_format = 0x7F80 if is_bfloat16(x.dtype) else 0x7C00
     low_bits = int(_bits(np.asarray(low)))
-    numbers = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
+    key_dtype = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
     padded = argmax is not None and any(window.leaves_input)
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
-    scratch = np.empty(taps * cells, numbers)
+    scratch = np.empty(taps * cells, key_dtype)
     for box in boxes(y.shape, cells):
-        outer, *positions, lanes = box
+        outer, *positions, inner = box
         geometry = _geometry_of(window, positions)
         best = y[box]
-        shape, best = best.shape, best.view(numbers).reshape(-1)
+        shape, best = best.shape, best.view(key_dtype).reshape(-1)
         y[box] = low
         if half:
-            _columns.half_keys(best, infinity)
+            _columns.half_keys(best, half_format)
         if argmax is not None:
             argmax[box] = window.first_cells(*positions)[..., None] if padded else 0
             winner = argmax[box].reshape(-1)
@@ -82,9 +83,9 @@ def max_pool(x, window, y, argmax):
             count = min(taps, window.volume - tap)
             flat = scratch[: count * best.size]
             cols = flat.reshape(count, *shape)
-            _columns.gather(source[outer, lanes], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
+            _columns.gather(source[outer, inner], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
             if half:
-                _columns.half_keys(flat, infinity)
+                _columns.half_keys(flat, half_format)
             cols = flat.reshape(count, -1)
             if argmax is None:
                 _columns.take_maximum(cols, best)
@@ -102,11 +103,11 @@ def max_pool_backward(dy, argmax, window, dx):
         return
     _, height, width = window.size
     for box in boxes(dx.shape, MOST_SUMS):
-        outer, *cells, lanes = box
+        outer, *cells, inner = box
         total = np.zeros(dx[box].shape, np.float32)
         first_cell = (cells[0].start * height + cells[1].start) * width + cells[2].start
         for windows in _windows_on(cells, window, MOST_SUMS // (total.shape[0] * total.shape[4])):
-            some = (outer, *windows, lanes)
+            some = (outer, *windows, inner)
             _columns.scatter(
                 dy[some].astype(np.float32, order="C"),
                 np.ascontiguousarray(argmax[some]),
@@ -115,7 +116,7 @@ def max_pool_backward(dy, argmax, window, dx):
                 _planes(total),
                 first_cell,
             )
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             dx[box] = total
 
 
@@ -155,14 +156,14 @@ def _grouped(x, cols, window):
     are last in `x`.
     """
     n, c = window.batch, window.channels
-    images_inside = cols.strides[0] < cols.strides[3]
-    channels_inside = x.shape[4] > 1
+    images_last = cols.strides[0] < cols.strides[3]
+    channels_last = x.shape[4] > 1
     merging = cols.strides[0] == c * cols.strides[1]
     cols = cols.reshape(n, c, window.volume, *window.out)
-    x = np.moveaxis(x, 4, 1) if channels_inside else x.reshape(n, c, *window.size)
-    if images_inside:
+    x = np.moveaxis(x, 4, 1) if channels_last else x.reshape(n, c, *window.size)
+    if images_last:
         yield x.swapaxes(0, 1), cols.swapaxes(0, 1)
-    elif channels_inside:
+    elif channels_last:
         yield x, cols
     elif merging:
         yield x.reshape(n * c, 1, *window.size), cols.reshape(n * c, 1, window.volume, *window.out)
@@ -187,7 +188,7 @@ def col2im(cols, window, dx):
             _columns.add_up(its_cols, _geometry(window), x)
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(all="ignore")
 def _add_up_halves(cols, window, x):
     """As `_columns.add_up`, in tiles whose sums are made in float32: tap by tap, or window by window if they are fewer.
 

@@ -8,7 +8,7 @@ from math import exp
 import numpy as np
 
 from fastpool._rules import wins
-from fastpool.arrays import lowest, sum_dtype
+from fastpool.dtypes import lowest, sum_dtype
 
 
 def _cells(window, position):
@@ -36,7 +36,7 @@ def max_pool(x, window, y, argmax):
                 argmax[outer, *position, inner] = winner
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(all="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = np.zeros(dx.shape, sum_dtype(dx.dtype))
     for position in np.ndindex(window.out):
@@ -82,7 +82,7 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
                 cols[n, c, offset, at] = plane[cell]
 
 
-@np.errstate(over="ignore", invalid="ignore")  # integers wrap around, inf - inf is NaN
+@np.errstate(all="ignore")  # integers wrap around, inf - inf is NaN
 def col2im(cols, window, dx):
     cells = [list(_cells(window, position)) for position in np.ndindex(window.out)]
     for n, c, plane in _planes(dx, window):
@@ -95,11 +95,13 @@ def col2im(cols, window, dx):
         plane[...] = total
 
 
+@np.errstate(all="ignore")
 def hard_swish(x, y):
     for i, value in enumerate(x.astype(sum_dtype(x.dtype))):
         y[i] = 0 if value <= -3 else value if value >= 3 else value * (value + 3) / 6
 
 
+@np.errstate(all="ignore")
 def hard_swish_backward(dy, x, dx):
     for i, value in enumerate(x.astype(sum_dtype(x.dtype))):
         slope = 0 if value <= -3 else 1 if value >= 3 else (2 * value + 3) / 6
@@ -110,12 +112,14 @@ def _sigmoid(z):
     return 1 / (1 + exp(-z)) if z >= 0 else exp(z) / (1 + exp(z))
 
 
+@np.errstate(all="ignore")
 def swish(x, beta, y):
     for i, value in enumerate(x.astype(np.float64).tolist()):  # Python's floats overflow without a warning
         s = _sigmoid(beta * value)
         y[i] = value * s if s else 0
 
 
+@np.errstate(all="ignore")
 def swish_backward(dy, x, beta, dx):
     for i, value in enumerate(x.astype(np.float64).tolist()):
         z = beta * value

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastpool.arrays import boxes, lowest, sum_dtype
+from fastpool.arrays import boxes
+from fastpool.dtypes import lowest, sum_dtype
 from fastpool.window import along
 
 # Elements of an argmax that are checked at once.
@@ -27,7 +28,7 @@ def _padded_size(window):
     return tuple(max(int(window.taps(axis)[-1, -1]) + 1, window.size[axis]) + window.before[axis] for axis in range(3))
 
 
-def _inside(window):
+def _real_cells(window):
     return (slice(None), *(slice(b, b + n) for b, n in zip(window.before, window.size, strict=True)))
 
 
@@ -44,7 +45,7 @@ def _take(planes, window, fill_value):
     """Columns (planes, taps, positions) of planes (P, D, H, W)."""
     size = _padded_size(window)
     padded = np.full((planes.shape[0], *size), fill_value, planes.dtype)
-    padded[_inside(window)] = planes
+    padded[_real_cells(window)] = planes
     return padded.reshape(planes.shape[0], size[0] * size[1] * size[2])[:, _cells(window, size)]
 
 
@@ -53,7 +54,7 @@ def _add(cols, window):
     size = _padded_size(window)
     padded = np.zeros((cols.shape[0], size[0] * size[1] * size[2]), cols.dtype)
     np.add.at(padded, (slice(None), _cells(window, size)), cols)
-    return padded.reshape(cols.shape[0], *size)[_inside(window)]
+    return padded.reshape(cols.shape[0], *size)[_real_cells(window)]
 
 
 def max_pool(x, window, y, argmax):
@@ -69,7 +70,7 @@ def max_pool(x, window, y, argmax):
         argmax[...] = _from_planes(winner, argmax)
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(all="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = sum_dtype(dy.dtype)
     grads = _by_plane(dy).reshape(-1, 1, window.positions).astype(total, copy=False)
@@ -120,42 +121,41 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
     cols[...] = _take(_by_plane(x), window, fill_value).reshape(cols.shape)
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(all="ignore")
 def col2im(cols, window, dx):
     planes = cols.reshape(-1, window.volume, window.positions).astype(sum_dtype(dx.dtype), copy=False)
     dx[...] = _from_planes(_add(planes, window), dx)
 
 
+@np.errstate(all="ignore")
 def hard_swish(x, y):
     value = x.astype(sum_dtype(x.dtype), copy=False)
-    with np.errstate(over="ignore"):
-        y[...] = np.where(value <= -3, 0, np.where(value >= 3, value, value * (value + 3) / 6))
+    y[...] = np.where(value <= -3, 0, np.where(value >= 3, value, value * (value + 3) / 6))
 
 
+@np.errstate(all="ignore")
 def hard_swish_backward(dy, x, dx):
     value = x.astype(sum_dtype(x.dtype), copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        slope = np.where(value <= -3, 0, np.where(value >= 3, 1, (2 * value + 3) / 6))
-        dx[...] = dy.astype(slope.dtype, copy=False) * slope
+    slope = np.where(value <= -3, 0, np.where(value >= 3, 1, (2 * value + 3) / 6))
+    dx[...] = dy.astype(slope.dtype, copy=False) * slope
 
 
-@np.errstate(over="ignore")
 def _sigmoid(beta, value):
     """beta * value, and its sigmoid."""
     z = value.dtype.type(beta) * value
     return z, 1 / (1 + np.exp(-z))
 
 
+@np.errstate(all="ignore")
 def swish(x, beta, y):
     value = x.astype(sum_dtype(x.dtype), copy=False)
     _, s = _sigmoid(beta, value)
-    with np.errstate(invalid="ignore"):
-        y[...] = np.where(s == 0, 0, value * s)
+    y[...] = np.where(s == 0, 0, value * s)
 
 
+@np.errstate(all="ignore")
 def swish_backward(dy, x, beta, dx):
     value = x.astype(sum_dtype(x.dtype), copy=False)
     z, s = _sigmoid(beta, value)
-    with np.errstate(invalid="ignore"):
-        slope = np.where((s == 0) | (s == 1), s, s * (1 + z * (1 - s)))
-        dx[...] = dy.astype(slope.dtype, copy=False) * slope
+    slope = np.where((s == 0) | (s == 1), s, s * (1 + z * (1 - s)))
+    dx[...] = dy.astype(slope.dtype, copy=False) * slope

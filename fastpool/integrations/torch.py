@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastpool as fp
+from fastpool.arguments import flag, integer
 from fastpool.window import Window, plan_anew
 
 __all__ = [
@@ -322,8 +323,14 @@ _pool_with_argmax = _differentiable(_max_pool_with_argmax, _kept_argmax, _grad_b
 _pool_grad = _differentiable(_max_pool_backward, _kept_argmax_of_input, _grad_of_dy, _tangent_of_grad)
 
 
-def _each(name: str, value: Size, axes: int) -> list[int]:
-    each = [value] * axes if isinstance(value, int) else list(value)
+def _integer(name: str, value: Any) -> int:
+    return value if type(value) is int else integer(name, value)  # torch.compile takes its symbols for exactly ints
+
+
+def _each(name: str, value: Any, axes: int) -> list[int]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    each = [_integer(name, v) for v in (value if isinstance(value, Sequence) else [value] * axes)]
     if len(each) == 1:  # as PyTorch has it
         each *= axes
     if len(each) != axes:
@@ -332,14 +339,16 @@ def _each(name: str, value: Size, axes: int) -> list[int]:
 
 
 def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices) -> Any:
+    ceil_mode, return_indices = flag("ceil_mode", ceil_mode), flag("return_indices", return_indices)
     kernel = _each("kernel_size", kernel_size, axes)
-    steps = kernel if stride is None or stride == [] else _each("stride", stride, axes)
+    no_stride = stride is None or (isinstance(stride, list) and not stride)
+    steps = kernel if no_stride else _each("stride", stride, axes)
     auto_pad, pads = (padding, []) if isinstance(padding, str) else ("", padding)
-    if isinstance(pads, int) or not all(isinstance(p, Sequence) for p in pads):
+    if not isinstance(pads, Sequence) or not all(isinstance(p, Sequence) for p in pads):
         pads = [(p, p) for p in _each("padding", pads, axes)]
     if not auto_pad and [len(p) for p in pads] != [2] * axes:
         raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
-    pads = [p for pair in pads for p in pair]
+    pads = [_integer("padding", p) for pair in pads for p in pair]
     window = (kernel, steps, pads, auto_pad, _each("dilation", dilation, axes), ceil_mode)
     if not (return_indices or (torch.is_grad_enabled() and x.requires_grad) or _is_transformed(x)):
         return _max_pool(x, *window)
@@ -632,6 +641,9 @@ def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strid
     >>> maxout(torch.tensor([1, 5, 3, 2, 4, 6]), 2)
     tensor([4, 6])
     """
+    num_units, axis = _integer("num_units", num_units), _integer("axis", axis)
+    if input.ndim == 0:
+        raise ValueError("input must have at least one axis, got the shape ()")
     if not -input.ndim <= axis < input.ndim:
         raise ValueError(f"axis must be from {-input.ndim} to {input.ndim - 1} for this tensor, got {axis}")
     axis %= input.ndim

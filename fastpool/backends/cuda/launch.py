@@ -181,7 +181,7 @@ def launch(place: DeviceArray, make, constants: tuple | None, *arguments, wide: 
     prepared = Launch(kernel, grid, arguments)
     recorder = recording.get()
     if recorder is not None:
-        recorder.launched(prepared, prepared.addresses)
+        recorder.record_launch(prepared, prepared.addresses)
     prepared(prepared.addresses, place.stream())
 
 

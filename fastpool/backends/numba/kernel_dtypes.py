@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpool._rules import half_key
-from fastpool.arrays import is_bfloat16, is_half, lowest, sum_dtype
 from fastpool.backends.numba.encoding import Empty
+from fastpool.dtypes import is_bfloat16, is_half, lowest, sum_dtype
 
 # The bits of +inf. See `simd/half.py`.
 FLOAT16_FORMAT, BFLOAT16_FORMAT = np.int16(0x7C00), np.int16(0x7F80)

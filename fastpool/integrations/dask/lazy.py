@@ -27,8 +27,9 @@ from fastpool import arrays
 from fastpool.activation import INPUTS
 from fastpool.arguments import check_shape
 from fastpool.backends import check_name, chosen
+from fastpool.dtypes import native
 from fastpool.maxout import check_grouping, checked_axis, checked_units, units_of
-from fastpool.pooling import whole
+from fastpool.pooling import global_window
 from fastpool.threads import at_most
 from fastpool.window import Window
 
@@ -66,12 +67,12 @@ def _read(name: str, x: Any, floats_only: bool = False) -> Any:
     return x
 
 
-def _beside(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str, other: Any) -> Any:
+def _expect(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str, other: Any) -> Any:
     """A second array, of this shape and dtype, in the chunks of the other."""
     x = _read(name, x)
     if x.shape != shape:
         raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
-    if arrays.native(x.dtype) != dtype:
+    if native(x.dtype) != dtype:
         raise TypeError(f"{name} must have the dtype {dtype} of {of}, got {x.dtype}")
     return x.rechunk(other.chunks)
 
@@ -192,7 +193,7 @@ def _array(name: str, layer: dict[Any, Any], sources: Sequence[Any], chunks: Any
 
 def _meta(like: Any, dtype: np.dtype | None = None, ndim: int | None = None) -> Any:
     """An empty array of the kind of the chunks."""
-    return meta_from_array(like._meta, like.ndim if ndim is None else ndim, arrays.native(dtype or like.dtype))
+    return meta_from_array(like._meta, like.ndim if ndim is None else ndim, native(dtype or like.dtype))
 
 
 def _block(source: Any, name: str, spans: Sequence[Span], layer: dict[Any, Any]) -> Any:
@@ -232,11 +233,11 @@ def _map_spans(
     layer: dict[Any, Any] = {}
     for at in product(*(range(len(axis)) for axis in spans)):
         here = [axis[i] for axis, i in zip(spans, at, strict=True)]
-        alike = arguments(here), tuple((span.begin, span.begin + span.size) for span in here)
-        if alike not in calls:
-            crop = tuple(slice(*ends) for ends in alike[1])
-            calls[alike] = partial(_call, function, alike[0], keywords, crop)
-        layer[name, *at] = (calls[alike], *(_block(s, p, here, layer) for s, p in zip(sources, parts, strict=True)))
+        key = arguments(here), tuple((span.begin, span.begin + span.size) for span in here)
+        if key not in calls:
+            crop = tuple(slice(*ends) for ends in key[1])
+            calls[key] = partial(_call, function, key[0], keywords, crop)
+        layer[name, *at] = (calls[key], *(_block(s, p, here, layer) for s, p in zip(sources, parts, strict=True)))
     made = _array(name, layer, sources, chunks, _meta(sources[0], dtypes[0]))
     return made if len(dtypes) == 1 else _split(made, chunks, dtypes)
 
@@ -296,11 +297,11 @@ def max_pool_backward(
     dy = _read("dy", dy, floats_only=True)
     if dy.shape != window.y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    argmax = _expect("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
     if not window.nonoverlapping:
         # The windows of a block may be where those of the whole are not: there -0.0 would stay, and not be added to 0.
-        dy = dy + arrays.native(dy.dtype).type(0)
+        dy = dy + native(dy.dtype).type(0)
 
     def arguments(spans: Sequence[Span]) -> tuple[Any, ...]:
         return tuple(span.cells for span in spans), *_of_block(window, spans)
@@ -366,7 +367,7 @@ FAN_IN = 16
 def global_max_pool(x, data_format, keepdims, return_argmax, out, backend) -> Any:
     backend = _backend(backend, out)
     x = _read("x", x)
-    window = whole(x.shape, data_format)
+    window = global_window(x.shape, data_format)
     token = tokenize(x.name, data_format, keepdims, return_argmax, backend)
     name = f"global_max_pool-{token}"
     layer: dict[Any, Any] = {}
@@ -411,7 +412,7 @@ def _to_part(dy, argmax, shape, begin, size, data_format, backend) -> Any:
         at = left % whole_size - first
         inside, place = inside & (at >= 0) & (at < n), place + at * weight
         left, weight = left // whole_size, weight * n
-    window = whole(shape, data_format)
+    window = global_window(shape, data_format)
     dy = np.where(inside, dy, dy.dtype.type(0)).reshape(window.y_shape)
     place = np.where(inside, place, 0).astype(window.argmax_dtype).reshape(window.y_shape)
     with at_most(1):
@@ -421,15 +422,15 @@ def _to_part(dy, argmax, shape, begin, size, data_format, backend) -> Any:
 def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, backend) -> Any:
     backend = _backend(backend, out)
     x_shape = check_shape("x_shape", x_shape)
-    window = whole(x_shape, data_format)
+    window = global_window(x_shape, data_format)
     dy = _read("dy", dy, floats_only=True)
     y_shape = window.y_shape if keepdims else (window.batch, window.channels)
     if dy.shape != y_shape:
         raise ValueError(f"dy must have the shape {y_shape} of the pooled array, got {dy.shape}")
-    argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    argmax = _expect("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
     n_chunks, c_chunks = _with_space(dy.chunks, (), data_format) if keepdims else dy.chunks
     size = _space(x_shape, data_format)
-    dtype = arrays.native(dy.dtype)
+    dtype = native(dy.dtype)
     planes = max(n_chunks) or 1, max(c_chunks) or 1  # of a chunk; an empty one tells nothing of its size
     auto = normalize_chunks((*planes, *("auto",) * len(size)), (*planes, *size), dtype=dtype)[2:]
     chunks = _with_space((n_chunks, c_chunks), auto, data_format)
@@ -452,7 +453,7 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
 def maxout(x, num_units, axis, grouping, return_argmax, out, backend) -> Any:
     backend = _backend(backend, out)
     x = _read("x", x)
-    axis = checked_axis(axis, x.ndim)
+    axis = checked_axis(axis, "x", x.shape)
     check_grouping(grouping)
     num_units = checked_units(num_units, x.shape[axis])
     pieces = x.shape[axis] // num_units
@@ -485,13 +486,13 @@ def _of_units(first: int, end: int, num_units: int, pieces: int, grouping: str) 
 def maxout_backward(dy, argmax, x_shape, axis, grouping, out, backend) -> Any:
     backend = _backend(backend, out)
     x_shape = check_shape("x_shape", x_shape)
-    axis = checked_axis(axis, len(x_shape))
+    axis = checked_axis(axis, "x_shape", x_shape)
     check_grouping(grouping)
     dy = _read("dy", dy, floats_only=True)
     units = units_of(dy.shape, x_shape, axis)
     pieces = x_shape[axis] // units
     window = Window.maxout(x_shape, units, axis, grouping)
-    argmax = _beside("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
+    argmax = _expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
     spans = [_as_they_are(chunks) for chunks in dy.chunks]
     spans[axis] = [span._replace(size=span.size * pieces, cells=span.size * pieces) for span in spans[axis]]
 
@@ -530,8 +531,7 @@ def _elementwise(op: str, *arguments: Any) -> Any:
     backend = _backend(backend, out)
     x = _read(names[-1], given[-1], floats_only=True)
     others = [
-        _beside(name, a, x.shape, arrays.native(x.dtype), names[-1], x)
-        for name, a in zip(names[:-1], given[:-1], strict=True)
+        _expect(name, a, x.shape, native(x.dtype), names[-1], x) for name, a in zip(names[:-1], given[:-1], strict=True)
     ]
     axes = tuple(range(x.ndim))
     operands = [part for each in (*others, x) for part in (each, axes)]

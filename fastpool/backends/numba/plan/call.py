@@ -28,7 +28,7 @@ def pooled_bytes(window: Window, outer: int, inner: int, dtype: np.dtype) -> int
 
 
 def geometry_of(window: Window, inner: int) -> Geometry:
-    return Geometry(*window.numbers, inner)
+    return Geometry(*window.geometry, inner)
 
 
 def as_one_plane(window: Window, outer: int, inner: int) -> Geometry:
