@@ -95,35 +95,35 @@ def with_argmax_of(window, dtype):
     return wide
 
 
-def run(made, *arrays):
-    bound_call(made).run(new_scratch(made.scratch_bytes), 0, made.items, *arrays)
+def run(planned, *arrays):
+    bound_call(planned).run(new_scratch(planned.scratch_bytes), 0, planned.items, *arrays)
 
 
 def pooled(name, dtype, index):
     """The name of a pooling kernel, what it gives, and what NumPy does."""
     window = POOLS[name]
-    made = plan.max_pool(window, 1, 1, dtype, index, 1)
-    assert made.kernel == name
+    planned = plan.max_pool(window, 1, 1, dtype, index, 1)
+    assert planned.kernel == name
     x = values((1, *window.size, 1), dtype)
     got, expected = ([np.empty((1, *window.out, 1), d) for d in (dtype, index) if d] for _ in range(2))
-    run(made, x, *got)
+    run(planned, x, *got)
     judge.max_pool(x, window, *expected, *[None] * (index is None))
-    return kernel_name(made), got, expected
+    return kernel_name(planned), got, expected
 
 
 def backpropagated(name, dtype, index):
     """The name of a kernel for gradients, what it gives, and what NumPy does."""
     window = with_argmax_of(POOLS_BACKWARD[name], index)
-    made = plan.max_pool_backward(window, 1, 1, dtype)
-    assert made.kernel == name
+    planned = plan.max_pool_backward(window, 1, 1, dtype)
+    assert planned.kernel == name
     rng = np.random.default_rng(0)
     dy = rng.integers(-3, 4, (1, *window.out, 1)).astype(dtype)
     argmax = np.empty(dy.shape, index)
     judge.max_pool(values((1, *window.size, 1), dtype), window, np.empty_like(dy), argmax)
     got, expected = np.empty((1, *window.size, 1), dtype), np.empty((1, *window.size, 1), dtype)
-    run(made, dy, argmax, got)
+    run(planned, dy, argmax, got)
     judge.max_pool_backward(dy, argmax, window, expected)
-    return kernel_name(made), [got], [expected]
+    return kernel_name(planned), [got], [expected]
 
 
 @of_the_library
