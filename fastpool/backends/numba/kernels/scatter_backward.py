@@ -22,6 +22,7 @@ from fastpool.backends.numba.kernels.windows import (
 )
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
+from fastpool.backends.numba.tiling import PLANES_TOGETHER
 
 
 class Tile(NamedTuple):
@@ -117,41 +118,44 @@ def add_windows(sums, windows, tile, g, t, half_format):
 
 @inlined
 def add_row(sums, windows, row, first, tile, g, t, half_format):
-    """Let a row of windows add to a tile. Their first row of taps is at the tile's row `first`."""
+    """Add a row of windows to a tile; their first row of cells is the tile's row `first`."""
     first_ow, end_ow = 0, g.OW
     if t.column_blocks > 1:
         first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
         end_ow = after_last_window(tile.right - 1, g.sw, g.pw, g.OW)
     source = (tile.plane * g.OD * g.OH + row) * g.OW * g.inner + tile.channel
+    grads, argmax = tail_view(windows.grads, source), tail_view(windows.argmax, source)
     for ow in range(first_ow, end_ow):
         w = ow * g.sw - g.pw
         if 0 <= w < g.W or has_cell(w, g.KW, g.dw, g.W):
-            origin = (first * g.W + w - tile.left) * g.inner
-            grads = tail_view(windows.grads, source + ow * g.inner)
-            argmax = tail_view(windows.argmax, source + ow * g.inner)
-            if g.inner == 1:
-                add_planes(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
+            at, origin = ow * g.inner, (first * g.W + w - tile.left) * g.inner
+            if g.inner > 1:
+                for channel in range(tile.channels):
+                    add(sums, grads, argmax, at + channel, windows.lookup, origin, channel, tile, g, t, half_format)
+            elif tile.planes == PLANES_TOGETHER:
+                for plane in range(PLANES_TOGETHER):
+                    add_plane(sums, grads, argmax, at, windows.lookup, origin, plane, tile, g, t, half_format)
             else:
-                add_channels(sums, grads, argmax, windows.lookup, origin, tile, g, t, half_format)
+                for plane in range(tile.planes):
+                    add_plane(sums, grads, argmax, at, windows.lookup, origin, plane, tile, g, t, half_format)
 
 
 @inlined
-def add_channels(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
-    """Let all channels of a window add to a tile. Its first tap is at the tile's element `origin`."""
-    for channel in range(tile.channels):
-        cell = origin + elements_from_start(argmax[np.uint64(channel)], lookup, g, t)
-        if np.uint64(cell) < np.uint64(tile.size):
-            sums[np.uint64(cell + channel)] += widen(grads[np.uint64(channel)], half_format)
+def add_plane(sums, grads, argmax, at, lookup, origin, plane, tile, g, t, half_format):
+    """Add one gradient to one plane of a tile."""
+    at += plane * t.windows
+    add(sums, grads, argmax, at, lookup, origin, plane * tile.size, tile, g, t, half_format)
 
 
 @inlined
-def add_planes(sums, grads, argmax, lookup, origin, tile, g, t, half_format):
-    """Let the same window of several planes add to the tile of each."""
-    for plane in range(tile.planes):
-        source = np.uint64(plane * t.windows)
-        cell = origin + elements_from_start(argmax[source], lookup, g, t)
-        if np.uint64(cell) < np.uint64(tile.size):
-            sums[np.uint64(cell + plane * tile.size)] += widen(grads[source], half_format)
+def add(sums, grads, argmax, at, lookup, origin, offset, tile, g, t, half_format):
+    """Add one gradient to the cell that its offset names, if the tile has that cell.
+
+    The first tap of its window is element `origin` of the tile, of the plane or channel that begins at `offset`.
+    """
+    cell = origin + elements_from_start(argmax[np.uint64(at)], lookup, g, t)
+    if np.uint64(cell) < np.uint64(tile.size):
+        sums[np.uint64(cell + offset)] += widen(grads[np.uint64(at)], half_format)
 
 
 @inlined

@@ -84,7 +84,7 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
         columns, channels = min(max(most // inner, 1), g.W), min(inner, most)
     blocks = ceil_div(rows, most_rows)
     if blocks == inner == 1 and columns == g.W:
-        planes = tuning.PLANES_TOGETHER
+        planes = tiling.PLANES_TOGETHER
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
     sums_itemsize = 4 if half else 0

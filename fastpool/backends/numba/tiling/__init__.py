@@ -5,6 +5,7 @@ Sizes are in elements; where a part of scratch begins (`..._begin`), in bytes.
 """
 
 from fastpool.backends.numba.tiling.backward import (
+    PLANES_TOGETHER,
     SCATTERED_KW,
     Axis,
     GatherTiling,
@@ -30,6 +31,7 @@ from fastpool.backends.numba.tiling.forward import (
 )
 
 __all__ = [
+    "PLANES_TOGETHER",
     "SCATTERED_KW",
     "Axis",
     "Col2imTiling",

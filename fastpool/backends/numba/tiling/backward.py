@@ -77,6 +77,11 @@ def gather(
     )
 
 
+# Planes whose windows `kernels/scatter_backward.py` adds in turn, in a loop that is unrolled: additions to one plane would
+# wait for each other.
+PLANES_TOGETHER = 4
+
+
 class ScatterTiling(NamedTuple):
     """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or all of several planes."""
 
