@@ -59,6 +59,15 @@ def leaves_input(start, kernel, dilation, size):
     return start < 0 or start + (kernel - 1) * dilation >= size
 
 
+def all_have_a_cell(size, kernel, stride, padding, dilation, out):
+    """Whether each window along an axis has a tap inside it; a window of padding alone has none.
+
+    Where windows begin further before the axis than dilation allows to tell at once, the answer is False.
+    """
+    before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
+    return before and (out - 1) * stride - padding < size
+
+
 def last_vector(count, width, spill_end, limit):
     """Where the last vector of a row of `count` elements may begin, counted from the start of the row.
 

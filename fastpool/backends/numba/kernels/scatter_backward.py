@@ -22,11 +22,10 @@ from fastpool.backends.numba.kernels.windows import (
 )
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
-from fastpool.backends.numba.tiling import PLANES_TOGETHER
 
 
 class Tile(NamedTuple):
-    """Cells of a plane, or all cells of several planes."""
+    """Cells of a plane, or all cells of two planes."""
 
     plane: int
     planes: int
@@ -51,8 +50,7 @@ class Windows(NamedTuple):
 def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start, stop):
     """Work items are tiles of dx. Each is set to zero, and then every window that can reach it adds to it, in order.
 
-    Neighbouring windows often add to one cell, and each addition would wait for the one before. So the innermost loop
-    is over channels, or over several planes, whose cells differ.
+    A tile without channels is of two planes where it can be: see `add_two_planes`.
     """
     lookup = scratch_view(scratch, 0, t.lookup, np.int64)
     for offset in range(t.lookup):
@@ -123,39 +121,61 @@ def add_row(sums, windows, row, first, tile, g, t, half_format):
     if t.column_blocks > 1:
         first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
         end_ow = after_last_window(tile.right - 1, g.sw, g.pw, g.OW)
-    source = (tile.plane * g.OD * g.OH + row) * g.OW * g.inner + tile.channel
-    grads, argmax = tail_view(windows.grads, source), tail_view(windows.argmax, source)
-    for ow in range(first_ow, end_ow):
-        w = ow * g.sw - g.pw
-        if 0 <= w < g.W or has_cell(w, g.KW, g.dw, g.W):
-            at, origin = ow * g.inner, (first * g.W + w - tile.left) * g.inner
-            if g.inner > 1:
-                for channel in range(tile.channels):
-                    add(sums, grads, argmax, at + channel, windows.lookup, origin, channel, tile, g, t, half_format)
-            elif tile.planes == PLANES_TOGETHER:
-                for plane in range(PLANES_TOGETHER):
-                    add_plane(sums, grads, argmax, at, windows.lookup, origin, plane, tile, g, t, half_format)
-            else:
-                for plane in range(tile.planes):
-                    add_plane(sums, grads, argmax, at, windows.lookup, origin, plane, tile, g, t, half_format)
+    source = ((tile.plane * g.OD * g.OH + row) * g.OW + first_ow) * g.inner + tile.channel
+    grads = slice_view(windows.grads, source, (end_ow - first_ow) * g.inner)
+    argmax = tail_view(windows.argmax, source)
+    origin = (first * g.W + first_ow * g.sw - g.pw - tile.left) * g.inner
+    if g.inner > 1:
+        add_channels(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
+    elif tile.planes == 2:
+        add_two_planes(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
+    else:
+        add_plane(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
 
 
 @inlined
-def add_plane(sums, grads, argmax, at, lookup, origin, plane, tile, g, t, half_format):
-    """Add one gradient to one plane of a tile."""
-    at += plane * t.windows
-    add(sums, grads, argmax, at, lookup, origin, plane * tile.size, tile, g, t, half_format)
+def add_channels(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
+    """Add a row of windows with channels last. The first tap of the first window is the tile's element `origin`."""
+    for ow in range(len(grads) // g.inner):
+        if has_column(first_ow + ow, g, t):
+            at, start = ow * g.inner, origin + ow * g.sw * g.inner
+            for channel in range(tile.channels):
+                add(sums, channel, grads, argmax, at + channel, lookup, start, tile, t, g, half_format)
 
 
 @inlined
-def add(sums, grads, argmax, at, lookup, origin, offset, tile, g, t, half_format):
-    """Add one gradient to the cell that its offset names, if the tile has that cell.
+def add_plane(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
+    for ow in range(len(grads)):
+        if has_column(first_ow + ow, g, t):
+            add(sums, 0, grads, argmax, ow, lookup, origin + ow * g.sw, tile, t, g, half_format)
 
-    The first tap of its window is element `origin` of the tile, of the plane or channel that begins at `offset`.
+
+@inlined
+def add_two_planes(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
+    """Additions to one plane often wait for each other; those to another do not."""
+    other_grads, other_argmax = tail_view(grads, t.windows), tail_view(argmax, t.windows)
+    for ow in range(len(grads)):
+        if has_column(first_ow + ow, g, t):
+            start = origin + ow * g.sw
+            add(sums, 0, grads, argmax, ow, lookup, start, tile, t, g, half_format)
+            add(sums, tile.size, other_grads, other_argmax, ow, lookup, start, tile, t, g, half_format)
+
+
+@inlined
+def has_column(ow, g, t):
+    """Whether a window has a tap in a column of the input."""
+    return not t.some_without_column or has_cell(ow * g.sw - g.pw, g.KW, g.dw, g.W)
+
+
+@inlined
+def add(sums, begin, grads, argmax, at, lookup, start, tile, t, g, half_format):
+    """Add the gradient of a window to the cell that its offset names, if the tile has that cell.
+
+    The window's first tap is element `start` of the tile, whose sums of this channel or plane begin at `begin`.
     """
-    cell = origin + elements_from_start(argmax[np.uint64(at)], lookup, g, t)
+    cell = start + elements_from_start(argmax[np.uint64(at)], lookup, g, t)
     if np.uint64(cell) < np.uint64(tile.size):
-        sums[np.uint64(cell + offset)] += widen(grads[np.uint64(at)], half_format)
+        sums[np.uint64(cell + begin)] += widen(grads[np.uint64(at)], half_format)
 
 
 @inlined

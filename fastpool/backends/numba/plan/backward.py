@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tiling, tuning
-from fastpool.backends.numba.geometry import Geometry, ceil_div
+from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
 from fastpool.backends.numba.tiling import SCATTERED_KW, GatherTiling, ScatterTiling
@@ -65,9 +65,8 @@ def _gather_tile(g, in_place):
 
 
 def _fills(size, kernel, stride, padding, dilation, out):
-    """Whether windows along an axis start up to its end, a stride from it at most, and each has a cell."""
-    some_before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
-    return size <= out * stride and (out - 1) * stride - padding < size and some_before
+    """Whether windows along an axis start up to its end, and each has a cell."""
+    return size <= out * stride and all_have_a_cell(size, kernel, stride, padding, dilation, out)
 
 
 def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, ScatterTiling, int]:
@@ -84,7 +83,7 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
         columns, channels = min(max(most // inner, 1), g.W), min(inner, most)
     blocks = ceil_div(rows, most_rows)
     if blocks == inner == 1 and columns == g.W:
-        planes = tiling.PLANES_TOGETHER
+        planes = 2
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
     sums_itemsize = 4 if half else 0

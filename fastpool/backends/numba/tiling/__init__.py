@@ -5,7 +5,6 @@ Sizes are in elements; where a part of scratch begins (`..._begin`), in bytes.
 """
 
 from fastpool.backends.numba.tiling.backward import (
-    PLANES_TOGETHER,
     SCATTERED_KW,
     Axis,
     GatherTiling,
@@ -31,7 +30,6 @@ from fastpool.backends.numba.tiling.forward import (
 )
 
 __all__ = [
-    "PLANES_TOGETHER",
     "SCATTERED_KW",
     "Axis",
     "Col2imTiling",

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import Geometry, ceil_div, windows_at_edges
+from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div, windows_at_edges
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
@@ -77,22 +77,18 @@ def gather(
     )
 
 
-# Planes whose windows `kernels/scatter_backward.py` adds in turn, in a loop that is unrolled: additions to one plane would
-# wait for each other.
-PLANES_TOGETHER = 4
-
-
 class ScatterTiling(NamedTuple):
     """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or all of several planes."""
 
     block_rows: int  # counted through all slices of a plane
     block_columns: int
-    most_planes: int  # planes whose windows are added in turn
+    most_planes: int  # 2 where a tile is of all cells of a plane, else 1
     block_channels: int
     row_blocks: int
     column_blocks: int
     channel_blocks: int
     windows: int  # of a plane
+    some_without_column: bool  # there may be windows that have no tap in any column of the input
     next_kw: int  # elements of dx from one tap to the next in its row
     wrap_kw: int  # what is added to them where the next tap is in the next row of taps
     wrap_kh: int  # and where it is in the next slice of taps
@@ -122,6 +118,7 @@ def scatter(
         column_blocks=ceil_div(g.W, columns),
         channel_blocks=ceil_div(g.inner, channels),
         windows=g.OD * g.OH * g.OW,
+        some_without_column=not all_have_a_cell(*g[2:18:3]),
         next_kw=g.dw * g.inner,
         wrap_kw=(g.dh * g.W - g.KW * g.dw) * g.inner,
         wrap_kh=(g.dd * g.H - g.KH * g.dh) * g.W * g.inner,
