@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from fastpool import arrays
+from fastpool.arguments import shown
 from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
@@ -51,20 +52,20 @@ _OPS = {name: Op(name, inputs, inputs, partial(_plan, name)) for name, inputs in
 
 def _checked_beta(beta: Any) -> float:
     if isinstance(beta, (bool, np.bool_)) or not isinstance(beta, (int, float, np.integer, np.floating)):
-        raise TypeError(f"beta must be a number, got {beta!r}")
+        raise TypeError(f"beta must be a number, got {shown(beta)}")
     try:
         number = float(beta)
     except OverflowError:
         number = inf
     if not isfinite(number):
-        raise ValueError(f"beta must be finite, got {beta!r}")
+        raise ValueError(f"beta must be finite, got {shown(beta)}")
     return number
 
 
 def _beta_in(dtype: np.dtype, beta: float) -> float:
     """A beta that does not overflow where a dtype is computed: infinity times 0 is no number."""
     if abs(beta) > LARGEST_FLOAT32 and sum_dtype(dtype).itemsize == 4:
-        raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {beta!r}")
+        raise ValueError(f"beta must be finite in float32, in which {dtype} is computed, got {shown(beta)}")
     return beta
 
 

@@ -11,6 +11,14 @@ import numpy as np
 LAYOUTS = ("channels_first", "channels_last")
 
 
+def shown(value: Any) -> str:
+    """`repr(value)` for a message, or its type where it has none: Python refuses to write integers of many digits."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+
+
 def integer(name: str, value: Any) -> int:
     """`value` as exactly an int of at most 64 bits, or an error that names it."""
     if type(value) is int:
@@ -18,11 +26,11 @@ def integer(name: str, value: Any) -> int:
             raise ValueError(f"{name} is too large: an integer of {value.bit_length()} bits")
         return value
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     return integer(name, value)
 
 
@@ -34,7 +42,7 @@ def flag(name: str, value: Any) -> bool:
         return bool(value)
     if isinstance(value, (int, np.integer)) and operator.index(value) in (0, 1):
         return operator.index(value) == 1
-    raise TypeError(f"{name} must be True or False, got {value!r}")
+    raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def positive(name: str, value: Any) -> int:
@@ -79,7 +87,7 @@ def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
         if word in words:
             return word
     *others, last = map(repr, words)
-    raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+    raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {shown(value)}")
 
 
 def check_layout(data_format: Any) -> str:
@@ -94,10 +102,10 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
         if {*map(type, shape)} == {int} and min(shape) >= 0 and max(shape) < 1 << 63:
             return shape
     elif not isinstance(shape, (Sequence, np.ndarray)):
-        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
+        raise TypeError(f"{name} must be a tuple of integers, got {shown(shape)}")
     shape = frozen(name, shape)
     if not isinstance(shape, tuple):
-        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
+        raise TypeError(f"{name} must be a tuple of integers, got {shown(shape)}")
     sizes = tuple(integer(name, n) for n in shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"{name} must not be negative in any axis, got {sizes}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, one_of
+from fastpool.arguments import check_shape, one_of, shown
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import is_float, native, supported
@@ -47,7 +47,7 @@ def _fill(dtype: np.dtype, fill_value: Any) -> Any:
     value = _held(given, dtype, fill_value) if given.ndim == 0 and supported(given.dtype) else None
     if value is None:
         advice = "; float(fill_value) would be rounded" if is_float(dtype) else ""
-        raise ValueError(f"fill_value must be a number that {dtype} holds, got {fill_value!r}{advice}")
+        raise ValueError(f"fill_value must be a number that {dtype} holds, got {shown(fill_value)}{advice}")
     return value
 
 

@@ -1,12 +1,13 @@
 """The modules of backends implement `fastpool.backends.interface`."""
 
 import inspect
+import pickle
 from importlib import import_module
 
 import pytest
 
 import fastpool as fp
-from fastpool.backends import interface
+from fastpool.backends import chosen, interface
 
 OPS = (interface.Pooling, interface.Columns, interface.Activations)
 OPTIONAL = (interface.UnpoolsByIndices, interface.Planned, interface.Compiled, interface.Conditional)
@@ -52,3 +53,42 @@ def test_a_backend_has_all_functions_of_a_part_of_the_interface_or_none(name, pr
 
 def test_every_backend_is_expected():
     assert set(EXPECTED) == set(fp.backends())
+
+
+def test_blocks_of_generators_may_end_in_any_order():
+    def block(name):
+        with fp.use_backend(name):
+            yield
+
+    first, second = block("numpy"), block("naive")
+    next(first)
+    next(second)
+    first.close()
+    assert chosen(None) == "naive"
+    second.close()
+    assert chosen(None) is None
+
+
+def coroutine():
+    async def function():
+        pass
+
+    return function
+
+
+def generator():
+    def function():
+        yield
+
+    return function
+
+
+@pytest.mark.parametrize("make", [coroutine, generator])
+def test_use_backend_decorates_no_function_that_pauses(make):
+    """Its body would run after the block has ended."""
+    with pytest.raises(TypeError, match="use_backend decorates no coroutine or generator"):
+        fp.use_backend("numpy")(make())
+
+
+def test_backends_can_be_pickled():
+    assert pickle.loads(pickle.dumps(fp.backends)) is fp.backends

@@ -1004,6 +1004,12 @@ def test_a_flag_is_a_bool_or_the_integer_0_or_1(true):
     assert fp.global_max_pool(IMAGES, keepdims=false).shape == (2, 3)
 
 
+@pytest.mark.parametrize("argument", ["return_argmax", "ceil_mode", "data_format", "backend"])
+def test_an_integer_that_python_refuses_to_write_is_refused_by_the_name_of_its_argument(argument):
+    with pytest.raises((TypeError, ValueError), match=f"{argument} must be .*, got an object of type int"):
+        fp.max_pool2d(EYE, 3, 2, **{argument: 10**5000})
+
+
 def test_maxout_refuses_an_axis_that_is_no_multiple_with_both_numbers():
     with pytest.raises(ValueError, match=r"number of features \(7\) is not a multiple of num_units \(3\)"):
         fp.maxout(np.zeros((2, 7)), 3)
@@ -1421,6 +1427,15 @@ def test_activations_raise_nothing_where_numpy_is_told_to_raise_everything(op, d
     with np.errstate(all="raise"):
         found = getattr(fp, op)(*inputs, backend=backend)
     assert found.tobytes() == expected.tobytes()
+
+
+def test_the_slope_of_swish_is_not_lost_where_the_sigmoid_is_subnormal(backend):
+    """In the numpy backend it was 0: the exponential of its argument's negative is infinite in float32."""
+    if not has(backend, "swish_backward"):
+        pytest.skip(f"{backend} has no swish_backward")
+    dx = fp.swish_backward(np.float32([-1e38]), np.float32([-100]), backend=backend)
+    np.testing.assert_allclose(dx, [3.6829e-4], rtol=0.02)
+    assert fp.swish_backward(np.float16([-np.inf]), np.float16([-100]), backend=backend) == np.inf
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

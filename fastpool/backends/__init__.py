@@ -17,6 +17,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from fastpool.arguments import shown
 from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
 
 _MODULES = {
@@ -102,7 +103,7 @@ def check_name(name: Any, source: str) -> str:
     if isinstance(name, str):
         name = str.__str__(name)  # plans are looked up by it, and a subclass may equal anything
     if type(name) is not str or name not in _MODULES:
-        raise ValueError(f"{source} must be one of {', '.join(map(repr, _MODULES))}, got {name!r}")
+        raise ValueError(f"{source} must be one of {', '.join(map(repr, _MODULES))}, got {shown(name)}")
     return name
 
 
@@ -147,6 +148,9 @@ def use_backend(name: str) -> AbstractContextManager[None]:
     return _Using(name)
 
 
+_PAUSES = 0x20 | 0x80 | 0x200  # of code objects: generators, coroutines and asynchronous generators
+
+
 class _Using(AbstractContextManager[None], ContextDecorator):
     """It keeps nothing of its own, so that it may be entered again within itself, and in several threads."""
 
@@ -157,7 +161,17 @@ class _Using(AbstractContextManager[None], ContextDecorator):
         _in_context.set((self._name, *_in_context.get()))
 
     def __exit__(self, *_: object) -> None:
-        _in_context.set(_in_context.get()[1:])
+        entered = list(_in_context.get())
+        if self._name in entered:  # blocks of generators may end in any order
+            entered.remove(self._name)
+            _in_context.set(tuple(entered))
+
+    def __call__(self, function: Any) -> Any:
+        """The decorator of a function."""
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_flags & _PAUSES:
+            raise TypeError("use_backend decorates no coroutine or generator; use a with block inside of it")
+        return super().__call__(function)
 
 
 def _named(name: str) -> ModuleType:
@@ -232,6 +246,9 @@ class _CallablePackage(ModuleType):
 
     def __call__(self) -> dict[str, BackendStatus]:
         return backends()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

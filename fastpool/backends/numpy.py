@@ -143,7 +143,8 @@ def hard_swish_backward(dy, x, dx):
 def _sigmoid(beta, value):
     """beta * value, and its sigmoid."""
     z = value.dtype.type(beta) * value
-    return z, 1 / (1 + np.exp(-z))
+    small = np.exp(-np.abs(z))  # of -z it may be infinite where the sigmoid is still above 0
+    return z, np.where(z < 0, small, 1) / (1 + small)
 
 
 @np.errstate(all="ignore")
