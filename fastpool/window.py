@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where kernel_size, stride, padding, dilation and shapes are checked. Windows are immutable and
-cached by their arguments.
+This is the one place where kernel_size, stride, padding and dilation are checked, and the shapes of inputs. Windows are
+immutable and cached by their arguments.
 """
 
 from __future__ import annotations
@@ -283,6 +283,9 @@ def plan_anew(
     )
     if prod(out) * max(prod(kernel), 1) * max(batch, 1) * max(channels, 1) > LARGEST_SIZE:
         raise ValueError(f"kernel_size {kernel_size!r} with padding {padding!r} overflows: the windows are too many")
+    for axis, (d, k) in enumerate(zip(dilation, kernel, strict=True)):
+        if k > 1 and d * prod(size[axis + 1 :]) * max(channels, 1) > LARGEST_SIZE:
+            raise ValueError(f"dilation {dilation!r} overflows: taps are further apart than any array is long")
 
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
 
@@ -361,8 +364,9 @@ def _user_shape(like: tuple[int, ...], size: tuple[int, ...], channel_axis: int 
 def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis) -> Window:
     """Geometry of one to three spatial axes, filled up to three."""
     axes = len(size)
-    # The stride of a single window means nothing: 1 saves kernels a special case.
+    # The stride of a single window and the dilation of a single tap mean nothing: 1 saves kernels a special case.
     stride = tuple(1 if o == 1 else s for s, o in zip(stride, out, strict=True))
+    dilation = tuple(1 if k == 1 else d for d, k in zip(dilation, kernel, strict=True))
     ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)
     return Window(
         batch=batch,

@@ -144,6 +144,26 @@ def test_padding_behind_the_only_slice_of_a_volume_makes_windows_of_padding_alon
     np.testing.assert_array_equal(dx, expected)
 
 
+def test_padding_before_the_only_slice_of_a_volume_makes_a_window_of_padding_alone(backend):
+    """Tall windows in wide rows pooled the slice, as if it had no padding."""
+    x, window = np.ones((1, 1, 1, 20, 520), np.float32), ((1, 9, 3), (2, 1, 1), ((1, 0), (4, 4), (1, 1)))
+    y, argmax = fp.max_pool3d(x, *window, return_argmax=True, backend=backend)
+    assert y.shape == x.shape
+    assert (y == -np.inf).all()
+    assert not argmax.any()
+    assert not fp.max_pool3d_backward(np.ones_like(y), argmax, x.shape, *window, backend=backend).any()
+
+
+def test_taps_further_apart_than_any_array_are_refused_and_the_dilation_of_one_tap_means_nothing(backend):
+    """Gradients raised an OverflowError that named nothing."""
+    x = np.arange(256.0, dtype=np.float32).reshape(8, 32)
+    y, argmax = fp.max_pool2d(x, (1, 13), 1, dilation=(2**62, 1), return_argmax=True, backend=backend)
+    dx = fp.max_pool2d_backward(y, argmax, x.shape, (1, 13), 1, dilation=(2**62, 1), backend=backend)
+    assert dx.sum() == y.sum()
+    with pytest.raises(ValueError, match=r"dilation .* overflows: taps are further apart than any array is long"):
+        fp.max_pool2d(x, (2, 13), 1, (2**60, 0), (2**61, 1), backend=backend)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_a_window_of_padding_alone_sends_no_gradient(dtype, backend):
     dx = fp.max_pool1d_backward(
@@ -1006,7 +1026,7 @@ def test_a_flag_is_a_bool_or_the_integer_0_or_1(true):
 
 @pytest.mark.parametrize("argument", ["return_argmax", "ceil_mode", "data_format", "backend"])
 def test_an_integer_that_python_refuses_to_write_is_refused_by_the_name_of_its_argument(argument):
-    with pytest.raises((TypeError, ValueError), match=f"{argument} must be .*, got an object of type int"):
+    with pytest.raises((TypeError, ValueError), match=rf"{argument} must be .*, got an object of type int"):
         fp.max_pool2d(EYE, 3, 2, **{argument: 10**5000})
 
 

@@ -1,8 +1,8 @@
 """How a call of a kernel is shared between threads, and where its scratch comes from.
 
 The threads are those of `team.h`. Numba's own threading layers may end, or stall, the process: two threads that enter
-workqueue at once end it, so does a forked child that enters omp, and every launch waits for all of its threads, even
-for one that gets no core.
+workqueue at once end it, so does a forked child that enters omp, and every launch of Numba's waits for all of its
+threads, even for one that gets no core.
 """
 
 from __future__ import annotations

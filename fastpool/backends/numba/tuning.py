@@ -129,7 +129,10 @@ def forget_plans() -> None:
 
 @contextmanager
 def override(**values: Any) -> Iterator[None]:
-    """For tests: plan with other values of the constants above."""
+    """For tests: plan with other values of the constants above.
+
+    Plans that are kept elsewhere, those of `fastpool.calls` and of `prepare_max_pool`, stay as they are.
+    """
     before = {name: globals()[name] for name in values}
     globals().update(values)
     forget_plans()

@@ -23,7 +23,7 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)
         return KernelCall("max_pool_backward_nonoverlapping", dtypes, constants, items, cost_bytes, 0)
     g, scattered, blocks = scatter(window, inner, dtype)
-    neighbours_differ = inner > 3 or (outer > 3 and blocks == 1)
+    neighbours_differ = inner > 3 or (outer > 3 and scattered.most_planes > 1)
     if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and neighbours_differ):
         gathered = gather(window, outer, inner, dtype)
         if gathered is not None:
@@ -72,7 +72,7 @@ def _fills(size, kernel, stride, padding, dilation, out):
 def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, ScatterTiling, int]:
     """The geometry, the tiles, and how many of them a plane has. Few windows shall reach into two tiles.
 
-    Tiles whose sums are in scratch, those of two-byte floats, are bounded: one of a cell may be of some channels.
+    Two-byte floats have their sums in scratch. Their tiles are cut by rows, then columns, then channels of one cell.
     """
     g, half = geometry_of(window, inner), is_half(dtype)
     rows, columns, channels, planes = g.D * g.H, g.W, inner, 1

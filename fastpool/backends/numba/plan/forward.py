@@ -104,7 +104,13 @@ def depends_on_threads(window: Window, inner: int) -> bool:
     """Whether `max_pool` looks at the number of threads: where many tall windows lie one row apart."""
     KH, (_, OH, OW) = window.kernel[1], window.out
     row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
-    return row_by_row and KH >= tuning.LEAST_TALL and OH >= 2 * KH and OW * inner >= tuning.LEAST_WIDE
+    return (
+        row_by_row
+        and window.before[0] == 0
+        and KH >= tuning.LEAST_TALL
+        and OH >= 2 * KH
+        and OW * inner >= tuning.LEAST_WIDE
+    )
 
 
 def van_herk(
