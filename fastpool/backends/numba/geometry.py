@@ -1,6 +1,6 @@
 """The geometry of one call, and where windows leave the input.
 
-Every function is plain Python on integers, for plans. `kernels/windows.py` compiles those that kernels call.
+Every function is plain Python on integers. Plans call some, kernels others: those that `kernels/windows.py` compiles.
 """
 
 from typing import NamedTuple
@@ -62,7 +62,7 @@ def leaves_input(start, kernel, dilation, size):
 def all_have_a_cell(size, kernel, stride, padding, dilation, out):
     """Whether each window along an axis has a tap inside it; a window of padding alone has none.
 
-    Where windows begin further before the axis than dilation allows to tell at once, the answer is False.
+    The answer is False also, without a look at each window, where there is padding and the dilation exceeds the axis.
     """
     before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
     return before and (out - 1) * stride - padding < size

@@ -2,8 +2,8 @@
 
 The cells of one phase of the stride are covered by the same taps. So vectors of them compare one tap after the other
 with the argmax of the windows that it belongs to, and add their gradients where it is the winner. The plan chooses this
-kernel for windows of few taps, other than nonoverlapping ones. Gradients and offsets are read from memory about once,
-and from the caches once for each tap; dx is written once.
+kernel for windows of few taps that `nonoverlapping_backward.py` does not take. Gradients and offsets are read from
+memory about once, and from the caches once for each tap; dx is written once.
 """
 
 from typing import Any, NamedTuple

@@ -48,9 +48,9 @@ class Windows(NamedTuple):
 
 @kernel
 def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start, stop):
-    """Work items are tiles of dx. Each is set to zero, and then every window that can reach it adds to it, in order.
+    """Work items are tiles of one plane of dx. Each is set to zero, and then every window that can reach it adds to it.
 
-    A tile without channels is of two planes where it can be: see `add_two_planes`.
+    Two whole planes of one channel that follow each other are taken together: see `add_two_planes`.
     """
     lookup = scratch_view(scratch, 0, t.lookup, np.int64)
     for offset in range(t.lookup):

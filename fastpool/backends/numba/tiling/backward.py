@@ -78,11 +78,11 @@ def gather(
 
 
 class ScatterTiling(NamedTuple):
-    """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or all of several planes."""
+    """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or two whole planes."""
 
     block_rows: int  # counted through all slices of a plane
     block_columns: int
-    most_planes: int  # 2 where a tile is of all cells of a plane, else 1
+    most_planes: int  # 2 where a tile may be two whole planes of one channel, else 1
     block_channels: int
     row_blocks: int
     column_blocks: int
