@@ -1,4 +1,4 @@
-"""Calls beside each other: whether they agree, their least times in turn, and the copies that they are held against."""
+"""Timing calls in turn: whether their results agree, their least times, and copies of as many bytes to compare with."""
 
 from __future__ import annotations
 
