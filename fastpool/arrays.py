@@ -51,7 +51,7 @@ def _as_numpy(name: str, x: Any) -> Array:
         raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
     if isinstance(x, (list, tuple)):
         return _array_of(name, x)
-    if not isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
+    if not isinstance(x, (np.ndarray, np.generic, int, float)):
         library = library_of(x)
         if library is not None:
             return library.read(name, x)

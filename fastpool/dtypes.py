@@ -1,4 +1,4 @@
-"""Which dtypes are supported, and what depends on the dtype: the lowest value, and the dtype of sums."""
+"""Which dtypes are supported, and what depends on the dtype: the lowest value, the dtype of sums, the format."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def is_float(dtype: np.dtype) -> bool:
 def is_half(dtype: np.dtype) -> bool:
     """A two-byte float, whose sums are made in float32."""
     return is_float(dtype) and dtype.itemsize == 2
+
+
+def half_format(dtype: np.dtype) -> int | None:
+    """The bits of +inf of a two-byte float, which tell kernels the format; None for all else. See `_rules.half_key`."""
+    if not is_half(dtype):
+        return None
+    return 0x7F80 if is_bfloat16(dtype) else 0x7C00
 
 
 def sum_dtype(dtype: np.dtype) -> np.dtype:

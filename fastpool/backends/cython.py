@@ -15,7 +15,7 @@ from fastpool._rules import after_last_tap, after_last_window, first_tap, first_
 from fastpool.arrays import boxes
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
-from fastpool.dtypes import is_bfloat16, is_half, lowest
+from fastpool.dtypes import half_format, is_half, lowest
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
@@ -56,8 +56,8 @@ def _geometry_of(window, positions):
 
 
 def max_pool(x, window, y, argmax):
-    low, half = lowest(x.dtype), is_half(x.dtype)
-    half_format = 0x7F80 if is_bfloat16(x.dtype) else 0x7C00
+    low, bits_of_infinity = lowest(x.dtype), half_format(x.dtype)
+    half = bits_of_infinity is not None
     low_bits = int(_bits(np.asarray(low)))
     key_dtype = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
@@ -74,7 +74,7 @@ def max_pool(x, window, y, argmax):
         shape, best = best.shape, best.view(key_dtype).reshape(-1)
         y[box] = low
         if half:
-            _columns.half_keys(best, half_format)
+            _columns.half_keys(best, bits_of_infinity)
         if argmax is not None:
             argmax[box] = window.first_cells(*positions)[..., None] if padded else 0
             winner = argmax[box].reshape(-1)
@@ -85,7 +85,7 @@ def max_pool(x, window, y, argmax):
             cols = flat.reshape(count, *shape)
             _columns.gather(source[outer, inner], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
             if half:
-                _columns.half_keys(flat, half_format)
+                _columns.half_keys(flat, bits_of_infinity)
             cols = flat.reshape(count, -1)
             if argmax is None:
                 _columns.take_maximum(cols, best)

@@ -9,10 +9,7 @@ import numpy as np
 
 from fastpool._rules import half_key
 from fastpool.backends.numba.encoding import Empty
-from fastpool.dtypes import is_bfloat16, is_half, lowest, sum_dtype
-
-# The bits of +inf. See `simd/half.py`.
-FLOAT16_FORMAT, BFLOAT16_FORMAT = np.int16(0x7C00), np.int16(0x7F80)
+from fastpool.dtypes import half_format, lowest, sum_dtype
 
 
 class KernelDtype(NamedTuple):
@@ -26,7 +23,7 @@ def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
     value, sums = np.array([lowest(dtype)], dtype), Empty(np.dtype(sum_dtype(dtype)))
     if dtype.kind == "b":
         return KernelDtype(None, np.uint8(0), sums)
-    if not is_half(dtype):
+    bits = half_format(dtype)
+    if bits is None:
         return KernelDtype(None, value[0], sums)
-    half_format = BFLOAT16_FORMAT if is_bfloat16(dtype) else FLOAT16_FORMAT
-    return KernelDtype(half_format, np.int16(half_key(value.view(np.int16)[0], half_format)), sums)
+    return KernelDtype(np.int16(bits), np.int16(half_key(value.view(np.int16)[0], np.int16(bits))), sums)

@@ -86,7 +86,7 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
         planes = 2
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
-    sums_itemsize = 4 if half else 0
+    sums_itemsize = seen_by_kernels(dtype).sums.dtype.itemsize if half else 0
     block_rows, argmax_itemsize = ceil_div(rows, blocks), window.argmax_dtype.itemsize
     tiles = tiling.scatter(g, block_rows, columns, planes, channels, argmax_itemsize, sums_itemsize)
     return g, tiles, tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
