@@ -110,3 +110,27 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     if any(n < 0 for n in sizes):
         raise ValueError(f"{name} must not be negative in any axis, got {sizes}")
     return sizes
+
+
+def frozen_window(
+    kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, data_format: Any
+) -> tuple[Any, Any, Any, Any, bool, str]:
+    """The arguments of a pool as `frozen` returns them, by which plans and windows are looked up."""
+    if not (
+        type(kernel_size) is type(padding) is type(dilation) is int
+        and (stride is None or type(stride) is int)
+        and type(data_format) is str
+    ):  # one integer for all axes, the usual case, needs no call
+        kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
+        padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
+        data_format = check_layout(data_format)
+    if ceil_mode is not True and ceil_mode is not False:
+        ceil_mode = flag("ceil_mode", ceil_mode)
+    return kernel_size, stride, padding, dilation, ceil_mode, data_format
+
+
+def given_stride(stride: Any) -> Any:
+    """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
+    if stride is None:
+        raise TypeError("stride must be one integer or one for each axis, got None")
+    return stride

@@ -158,11 +158,15 @@ def _strides_of_channels_last(x: Any, window: Window) -> bool:
     return x.strides[axis] > 0
 
 
+def outer_and_inner(window: Window, channels_last: bool) -> tuple[int, int]:
+    """The first and the last size of the canonical shape."""
+    return (window.batch, window.channels) if channels_last else (window.batch * window.channels, 1)
+
+
 def planes(window: Window, channels_last: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
     """The canonical shape of an array with these spatial sizes."""
-    if channels_last:
-        return (window.batch, *size, window.channels)
-    return (window.batch * window.channels, *size, 1)
+    outer, inner = outer_and_inner(window, channels_last)
+    return (outer, *size, inner)
 
 
 def _order(window: Window, ndim: int, channels_last: bool) -> tuple[int, ...]:

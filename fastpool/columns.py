@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, one_of, shown
+from fastpool.arguments import check_shape, frozen_window, given_stride, one_of, shown
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import is_float, native, supported
 from fastpool.type_hints import A, Padding, Size
-from fastpool.window import Window, frozen_window, given_stride, sliding_window, spatial_axes
+from fastpool.window import Window, sliding_window, spatial_axes
 
 ORDERS = ("unfold", "gemm", "windows")
 

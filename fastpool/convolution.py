@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import integer
+from fastpool.arguments import given_stride, integer
 from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import native, sum_dtype
 from fastpool.type_hints import A, Padding, Size
-from fastpool.window import Window, given_stride
+from fastpool.window import Window
 
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20

@@ -22,13 +22,13 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.arguments import check_shape, integer, positive
+from fastpool.arguments import check_shape, given_stride, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward
 from fastpool.pooling import max_pool2d, max_pool2d_backward
 from fastpool.type_hints import Padding
-from fastpool.window import Window, given_stride
+from fastpool.window import Window
 
 __all__ = [
     "Conv2D",

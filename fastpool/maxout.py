@@ -12,7 +12,7 @@ from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import native
-from fastpool.pooling import backward_kernel_of, kernel_of
+from fastpool.pool_plans import backward_kernel_of, kernel_of
 from fastpool.type_hints import A, as_maxout
 from fastpool.window import Window
 

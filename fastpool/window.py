@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.arguments import check_layout, flag, frozen, integer
+from fastpool.arguments import check_layout, frozen_window, integer
 
 LARGEST_SIZE = 2**62
 
@@ -73,30 +73,6 @@ def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: i
             "use a smaller kernel_size or dilation, or more padding"
         )
     return out
-
-
-def frozen_window(
-    kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, data_format: Any
-) -> tuple[Any, Any, Any, Any, bool, str]:
-    """The arguments of a pool as `frozen` returns them, by which plans and windows are looked up."""
-    if not (
-        type(kernel_size) is type(padding) is type(dilation) is int
-        and (stride is None or type(stride) is int)
-        and type(data_format) is str
-    ):  # one integer for all axes, the usual case, needs no call
-        kernel_size, stride = frozen("kernel_size", kernel_size), frozen("stride", stride)
-        padding, dilation = frozen("padding", padding), frozen("dilation", dilation)
-        data_format = check_layout(data_format)
-    if ceil_mode is not True and ceil_mode is not False:
-        ceil_mode = flag("ceil_mode", ceil_mode)
-    return kernel_size, stride, padding, dilation, ceil_mode, data_format
-
-
-def given_stride(stride: Any) -> Any:
-    """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
-    if stride is None:
-        raise TypeError("stride must be one integer or one for each axis, got None")
-    return stride
 
 
 def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
@@ -291,6 +267,19 @@ def plan_anew(
 
 
 sliding_window = lru_cache(maxsize=1024, typed=True)(plan_anew)
+
+
+def global_window(x_shape: tuple[int, ...], data_format: str) -> Window:
+    """The one window that covers all spatial axes of a batch."""
+    data_format = check_layout(data_format)
+    if not 3 <= len(x_shape) <= 5:
+        raise ValueError(
+            f"x must have a batch, a channel and one to three spatial axes, as (N, C, H, W), got shape {x_shape}"
+        )
+    space = x_shape[2:] if data_format == "channels_first" else x_shape[1:-1]
+    if min(space) < 1:
+        raise ValueError(f"every spatial axis of x must hold at least one cell, got shape {x_shape}")
+    return Window.plan(len(space), x_shape, space, None, 0, 1, False, data_format)
 
 
 @lru_cache(maxsize=1024, typed=True)

@@ -29,9 +29,8 @@ from fastpool.arguments import check_shape
 from fastpool.backends import check_name, chosen
 from fastpool.dtypes import native
 from fastpool.maxout import check_grouping, checked_axis, checked_units, units_of
-from fastpool.pooling import global_window
 from fastpool.threads import at_most
-from fastpool.window import Window
+from fastpool.window import Window, global_window
 
 if getattr(da, "array_expr_enabled", bool)():
     raise NotImplementedError(

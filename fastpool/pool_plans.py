@@ -1,0 +1,173 @@
+"""How pools, their gradients and their inverses are planned: which kernel runs, on arrays of which form.
+
+The ops of `fastpool.pooling`, which `calls.call` plans by these functions. `kernel_of` and `backward_kernel_of` serve
+maxout, too, which is pooling along the channels.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan
+from fastpool.device_arrays import DeviceArray
+from fastpool.dtypes import native
+from fastpool.indices import (
+    check_argmax,
+    check_indices,
+    check_positions,
+    check_range,
+    invalid_argmax,
+    values_with_positions,
+)
+from fastpool.window import Window, global_window, sliding_window, unpooling_window
+
+
+def _nothing(*arrays: Any) -> None:
+    """The kernel of empty arrays."""
+
+
+def kernel_of(
+    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
+) -> tuple[Any, bool]:
+    """What pools (x, y) or (x, y, argmax), and whether it takes contiguous arrays of any shape."""
+    prepare = getattr(backend, "prepare_max_pool", None)
+    if prepare is not None:
+        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else _nothing), True
+
+    def run(x: Any, y: Any, argmax: Any = None) -> None:
+        backend.max_pool(x, window, y, argmax)
+
+    return run, False
+
+
+def backward_kernel_of(
+    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype
+) -> tuple[Any, bool]:
+    """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape."""
+    prepare = getattr(backend, "prepare_max_pool_backward", None)
+    if prepare is not None:
+        if outer * inner == 0:
+            return _nothing, True
+        prepared = prepare(window, outer, inner, dtype)
+
+        def run_if_valid(dy: np.ndarray, argmax: np.ndarray, dx: np.ndarray) -> None:
+            if not prepared(dy, argmax, dx):
+                raise invalid_argmax(argmax, window)
+
+        return run_if_valid, True
+
+    def run(dy: Any, argmax: Any, dx: Any) -> None:
+        check_argmax(argmax, window, backend)
+        backend.max_pool_backward(dy, argmax, window, dx)
+
+    return run, False
+
+
+def _forward_plan(x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
+    module = backend_for("max_pool", backend, x.device)
+    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
+    run, any_shape = kernel_of(module, window, *arrays.outer_and_inner(window, channels_last), dtype, return_argmax)
+    dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
+    results = [arrays.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
+    return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
+
+
+def _backward_plan(
+    dy: Any, argmax: Any, window: Window, backend: str | None, reshaped_to: tuple[int, ...] | None = None
+) -> Plan:
+    """With `reshaped_to`, dy and argmax have that shape once they are reshaped."""
+    y_shape = window.y_shape if reshaped_to is None else dy.shape
+    module = backend_for("max_pool_backward", backend, dy.device)
+    if dy.shape != y_shape:
+        raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
+    argmax = arrays.expect("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
+    like = dy if reshaped_to is None else dy.reshape(reshaped_to)
+    channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
+    run, any_shape = backward_kernel_of(module, window, *arrays.outer_and_inner(window, channels_last), dtype)
+    operands = [arrays.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
+    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
+    return Plan(tuple(operands), (dx,), run)
+
+
+def _plan_pool(
+    inputs, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend
+) -> Plan:
+    (x,) = inputs
+    window = sliding_window(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    return _forward_plan(x, window, return_argmax, backend)
+
+
+def _plan_pool_backward(
+    inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
+) -> Plan:
+    window = sliding_window(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    dy, argmax = inputs
+    return _backward_plan(dy, argmax, window, backend)
+
+
+MAX_POOL = Op("max_pool", ("x",), (), _plan_pool)
+MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_pool_backward)
+
+
+def _plan_global(inputs, data_format, keepdims, return_argmax, backend) -> Plan:
+    (x,) = inputs
+    window = global_window(x.shape, data_format)
+    plan = _forward_plan(x, window, return_argmax, backend)
+    return plan if keepdims else plan.reshaped((window.batch, window.channels))
+
+
+def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
+    dy, argmax = inputs
+    window = global_window(x_shape, data_format)
+    without_space = (window.batch, window.channels)
+    if keepdims:
+        return _backward_plan(dy, argmax, window, backend)
+    for name, a in (("dy", dy), ("argmax", argmax)):
+        if a.shape != without_space:
+            raise ValueError(f"{name} must have the shape {without_space} of the pooled array, got {a.shape}")
+    return _backward_plan(dy, argmax, window, backend, window.y_shape)
+
+
+GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global)
+GLOBAL_MAX_POOL_BACKWARD = Op("global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward)
+
+
+def _plan_unpool(
+    inputs, axes, kernel_size, stride, padding, output_shape, convention, data_format, fresh, backend
+) -> Plan:
+    """The result may be `fresh`: then nobody sees it where an index is found invalid."""
+    y, indices = inputs
+    module = backend_for("max_unpool", backend, y.device)
+    window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
+    check_indices(indices, window)
+    indices = arrays.expect("indices", indices, window.y_shape, indices.dtype, "y", y)
+    by_indices = getattr(module, "max_unpool_by_indices", None)
+    channels_last, dtype = arrays.channels_last_in_memory(y, window), native(y.dtype)
+    on_gpu = isinstance(y, DeviceArray)
+
+    def check(indices: Any) -> None:
+        check_range(indices, window, convention)
+        if not fresh or by_indices is not None:
+            check_positions(indices, window, convention, channels_last)
+
+    def run(y: Any, indices: Any, x: Any) -> None:
+        if not on_gpu:
+            check(indices)
+        if by_indices is not None:
+            by_indices(y, arrays.canonical(indices, window, channels_last, window.out), window, convention, x)
+            return
+        x[...] = 0
+        for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
+            module.max_unpool(some, positions, x[planes])
+
+    operands = arrays.source(y, window, channels_last, window.out, any_shape=False), None
+    x = arrays.result(window, channels_last, window.x_shape, window.size, dtype, y, any_shape=False)
+    return Plan(operands, (x,), run)
+
+
+MAX_UNPOOL = Op("max_unpool", ("y", "indices"), (), _plan_unpool)
