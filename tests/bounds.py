@@ -15,9 +15,10 @@ import numpy as np
 from specimens import POOLS, POOLS_BACKWARD, values
 
 import fastpool as fp
+from fastpool import calls
 from fastpool.backends import numba as numba_backend
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.launching import launch
+from fastpool.backends.numba.launching import runner
 
 PAGE = mmap.PAGESIZE
 DTYPES = tuple(map(np.dtype, ("f4", "u1", "f2", "f8")))
@@ -45,12 +46,15 @@ def flush(shape, dtype, end, content=None):
 
 
 def last_piece_first(rng):
-    def run(call, *arrays):
-        cuts = sorted({0, call.items, *rng.integers(0, call.items + 1, 3).tolist()})
-        for start, stop in reversed(list(pairwise(cuts))):
-            call.run(flush(call.scratch_bytes, "u1", True), start, stop, *arrays)
+    def runner(call):
+        def run(*arrays):
+            cuts = sorted({0, call.items, *rng.integers(0, call.items + 1, 3).tolist()})
+            for start, stop in reversed(list(pairwise(cuts))):
+                call.run(flush(call.scratch_bytes, "u1", True), start, stop, *arrays)
 
-    return run
+        return run
+
+    return runner
 
 
 def small_integers(rng, shape, dtype):
@@ -203,10 +207,11 @@ CERTAIN = [
 ]
 
 
-def run_by(run):
-    """Let all calls be run by this function, also those that are planned already."""
-    numba_backend.launch = run
-    numba_backend.runner = lambda call: lambda *arrays: numba_backend.launch(call, *arrays)
+def run_by(runner):
+    """Let calls be run by what this makes of them, and forget those that are planned already."""
+    numba_backend.runner = runner
+    calls._plans.clear()
+    tuning.forget_plans()
 
 
 def problems(rng, count):
@@ -224,7 +229,7 @@ def main(seed=0, count=400):
     faulthandler.enable()
     rng, done = np.random.default_rng(seed), 0
     for end, dtype, problem in problems(rng, count):
-        run_by(last_piece_first(rng) if done % 2 else launch)
+        run_by(last_piece_first(rng) if done % 2 else runner)
         where = "end" if end else "start"
         print(done, next(problem), dtype, f"at the {where}", "in pieces" if done % 2 else "", flush=True)
         for _ in problem:

@@ -608,17 +608,18 @@ class Machine:
             self.numba = import_module("fastpool.backends.numba")
             self.launching = import_module("fastpool.backends.numba.launching")
             self.tuning = import_module("fastpool.backends.numba.tuning")
-            self.launch = self.launching.launch
+            self.runner = self.launching.runner
             if os.environ.get("NUMBA_BOUNDSCHECK"):  # a kernel cannot raise: Numba reports what it would
                 sys.unraisablehook = _end
             self.parallel = {name: getattr(self.tuning, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
-            _replace(self.launching, "new_scratch", memory.scratch)
-            _replace(self.numba, "runner", lambda call: lambda *arrays: self.numba.launch(call, *arrays))
+            _replace(self.launching, "thread_scratch", memory.scratch)
+            _replace(self.tuning, "SMALL_SCRATCH", -1)  # all scratch is from `thread_scratch`
+            _replace(self.numba, "runner", lambda call: lambda *arrays: self.run(call, *arrays))
 
     def set_way(self, rng, way):
         if self.launching is None:
             return
-        _replace(self.numba, "launch", self._pieces(rng) if way == "pieces" else self.launch)
+        self.run = self._pieces(rng) if way == "pieces" else lambda call, *arrays: self.runner(call)(*arrays)
         shared = {"PARALLEL_BYTES": 0, "CHUNK_BYTES": 64}
         for name, value in (shared if way == "shared" else self.parallel).items():
             _replace(self.tuning, name, value)

@@ -18,7 +18,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import bound_call, kernel_name, library, plan, tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
-from fastpool.backends.numba.launching import new_scratch
+from fastpool.backends.numba.launching import thread_scratch
 from fastpool.window import Window
 
 BUILT = [path for path in map(Path, map(library.library_path, library.levels_here())) if path.exists()]
@@ -96,7 +96,7 @@ def with_argmax_of(window, dtype):
 
 
 def run(planned, *arrays):
-    bound_call(planned).run(new_scratch(planned.scratch_bytes), 0, planned.items, *arrays)
+    bound_call(planned).run(thread_scratch(planned.scratch_bytes), 0, planned.items, *arrays)
 
 
 def pooled(name, dtype, index):

@@ -29,7 +29,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 from fastpool.backends.numba._launch import Call
 
 from fastpool.backends.numba import _launch, encoding, launching, tuning
-from fastpool.backends.numba.launching import launch
+from fastpool.backends.numba.launching import runner
 
 COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="there is no C compiler")
@@ -157,6 +157,10 @@ def _four_threads():
     fp.set_num_threads(4)
     yield
     fp.set_num_threads(None)
+
+
+def launch(call, *arrays):
+    runner(call)(*arrays)
 
 
 def new_flag():
@@ -353,21 +357,21 @@ def test_each_thread_has_scratch_of_its_own(nbytes):
 
 def test_scratch_begins_a_line_of_the_caches_and_is_kept_while_it_is_small():
     for nbytes in (1, 1000, tuning.KEPT_SCRATCH, tuning.KEPT_SCRATCH + 1, 10_000_000):
-        scratch = launching.new_scratch(nbytes)
+        scratch = launching.thread_scratch(nbytes)
         assert scratch.ctypes.data % 64 == 0
         assert scratch.nbytes >= nbytes
-        assert (launching.new_scratch(nbytes) is scratch) == (nbytes <= tuning.KEPT_SCRATCH)
+        assert (launching.thread_scratch(nbytes) is scratch) == (nbytes <= tuning.KEPT_SCRATCH)
 
 
 def test_a_call_that_finds_no_memory_for_all_threads_runs_in_one(monkeypatch):
-    allocate = launching.new_scratch
+    allocate = launching.thread_scratch
 
     def refuse(nbytes):
         if nbytes > 4096:
             raise MemoryError
         return allocate(nbytes)
 
-    monkeypatch.setattr(launching, "new_scratch", refuse)
+    monkeypatch.setattr(launching, "thread_scratch", refuse)
     counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
     assert (counts == 1).all()
@@ -378,7 +382,7 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
     def refuse(nbytes):
         raise MemoryError("refused")
 
-    monkeypatch.setattr(launching, "new_scratch", refuse)
+    monkeypatch.setattr(launching, "thread_scratch", refuse)
     counts, ids = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     with pytest.raises(MemoryError, match="refused"):
         launch(call("note_threads", 1000, MUCH, 2, scratch_bytes=4096), counts, ids)
@@ -386,12 +390,12 @@ def test_a_call_that_finds_no_memory_raises_before_anything_is_written(monkeypat
 
 
 AT_THE_END = """
-from fastpool.backends.numba.launching import new_scratch
+from fastpool.backends.numba.launching import thread_scratch
 from fastpool.threads import in_a_thread_of_its_own, usable_cpus
 
 class Last:
     def __del__(self):
-        print(new_scratch(1000).nbytes >= 1000, usable_cpus() >= 1, in_a_thread_of_its_own(lambda: "ran"))
+        print(thread_scratch(1000).nbytes >= 1000, usable_cpus() >= 1, in_a_thread_of_its_own(lambda: "ran"))
 
 last = Last()
 last.itself = last  # it is collected when nothing can be imported any more

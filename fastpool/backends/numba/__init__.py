@@ -9,7 +9,7 @@ import numpy as np
 from fastpool.backends.numba import library, plan, tuning
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.encoding import encode, join_name
-from fastpool.backends.numba.launching import launch, runner
+from fastpool.backends.numba.launching import runner
 from fastpool.backends.numba.plan import KernelCall
 from fastpool.threads import get_num_threads
 
@@ -60,15 +60,15 @@ def bound_call(planned: KernelCall) -> Call:
     return Call(address, itemsizes, words, planned.items, planned.cost_bytes, planned.scratch_bytes, keep)
 
 
-def _bound_calls(plan_call):
-    """Make a function that plans and binds calls, and keeps the last of them."""
-    return tuning.cached(lambda *arguments: bound_call(plan_call(*arguments)))
+def _runners(plan_call):
+    """Make a function that gives runners of the calls that `plan_call` plans, and keeps the last of them."""
+    return tuning.cached(lambda *arguments: runner(bound_call(plan_call(*arguments))))
 
 
-_max_unpool = _bound_calls(plan.max_unpool)
-_im2col = _bound_calls(plan.im2col)
-_col2im = _bound_calls(plan.col2im)
-_activation = _bound_calls(plan.activation)
+_max_unpool = _runners(plan.max_unpool)
+_im2col = _runners(plan.im2col)
+_col2im = _runners(plan.col2im)
+_activation = _runners(plan.activation)
 
 
 # Each `prepare_...` returns a function of the op's arrays: see `Planned` in `backends/interface.py`.
@@ -78,14 +78,14 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
     index = window.argmax_dtype if with_argmax else None
 
     @lru_cache(maxsize=8)
-    def call_for(threads):
-        return bound_call(plan.max_pool(window, outer, inner, dtype, index, threads))
+    def runner_for(threads):
+        return runner(bound_call(plan.max_pool(window, outer, inner, dtype, index, threads)))
 
     if not plan.depends_on_threads(window, inner):
-        return runner(call_for(1))
+        return runner_for(1)
 
     def run(*arrays):
-        launch(call_for(get_num_threads()), *arrays)
+        runner_for(get_num_threads())(*arrays)
 
     return run
 
@@ -116,7 +116,7 @@ def prepare_max_pool_backward(window, outer, inner, dtype):
 
 def max_unpool(y, indices, x):
     (outer, *windows, inner), cells = y.shape, x.shape[1:4]
-    launch(_max_unpool(outer, int(np.prod(windows)), int(np.prod(cells)), inner, x.dtype), y, indices, x)
+    _max_unpool(outer, int(np.prod(windows)), int(np.prod(cells)), inner, x.dtype)(y, indices, x)
 
 
 def _column_steps(cols):
@@ -134,12 +134,12 @@ def im2col(x, window, fill_value, cols, *, fresh=True):
     bits = int(np.array([fill_value], cols.dtype).view(f"u{cols.itemsize}")[0])
     flat, steps = _column_steps(cols)
     nontemporal = cols.nbytes > tuning.LARGE_COLUMNS and not fresh
-    launch(_im2col(window, x.shape[4] > 1, steps, cols.itemsize, bits, nontemporal), x, flat)
+    _im2col(window, x.shape[4] > 1, steps, cols.itemsize, bits, nontemporal)(x, flat)
 
 
 def col2im(cols, window, dx):
     flat, steps = _column_steps(cols)
-    launch(_col2im(window, dx.shape[4] > 1, steps, dx.dtype), flat, dx)
+    _col2im(window, dx.shape[4] > 1, steps, dx.dtype)(flat, dx)
 
 
 def _prepare_activation(op, dtype, size):
@@ -149,7 +149,7 @@ def _prepare_activation(op, dtype, size):
 def _prepare_activation_with_beta(op, dtype, size):
     def run(*arguments):
         *arrays, beta, result = arguments
-        launch(_activation(op, dtype, size, beta), *arrays, result)
+        _activation(op, dtype, size, beta)(*arrays, result)
 
     return run
 

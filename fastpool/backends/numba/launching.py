@@ -32,8 +32,8 @@ class _Kept(local):
 _kept = _Kept()
 
 
-def new_scratch(nbytes: int) -> np.ndarray:
-    """Scratch of at least so many bytes, which begins a cache line."""
+def thread_scratch(nbytes: int) -> np.ndarray:
+    """Scratch of at least so many bytes, which begins a cache line: what this thread has kept, or more."""
     scratch = _kept.scratch
     if nbytes <= scratch.nbytes:
         return scratch
@@ -45,25 +45,31 @@ def new_scratch(nbytes: int) -> np.ndarray:
     return scratch
 
 
+def _most_threads(call: Call) -> int:
+    """How many threads a call is worth."""
+    if call.cost_bytes < tuning.PARALLEL_BYTES:
+        return 1
+    return min(call.items, call.cost_bytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
+
+
 def runner(call: Call) -> Callable[..., None]:
-    """A function that runs a call on arrays."""
-    small = call.cost_bytes < tuning.PARALLEL_BYTES and call.scratch_bytes <= tuning.SMALL_SCRATCH
-    return call.run_alone if small else partial(launch, call)
+    """A function that runs a call on arrays, on as many threads as it is worth."""
+    most_threads = _most_threads(call)
+    if most_threads <= 1 and call.scratch_bytes <= tuning.SMALL_SCRATCH:
+        return call.run_alone
+    return partial(_run, call, most_threads)
 
 
-def launch(call: Call, *arrays: np.ndarray | None) -> None:
-    """Run a call on arrays, on as many threads as its cost is worth."""
-    if call.cost_bytes >= tuning.PARALLEL_BYTES:
-        threads = min(get_num_threads(), call.items, call.cost_bytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
-        if threads > 1 and _run_shared(call, threads, arrays):
-            return
-    call.run(new_scratch(call.scratch_bytes), 0, call.items, *arrays)
+def _run(call: Call, most_threads: int, *arrays: np.ndarray | None) -> None:
+    threads = min(get_num_threads(), most_threads)
+    if threads <= 1 or not _run_shared(call, threads, arrays):
+        call.run(thread_scratch(call.scratch_bytes), 0, call.items, *arrays)
 
 
 def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
     """Run a call with the helpers; False if they are busy with another call, or if there is no scratch for all."""
     try:
-        scratch = new_scratch(threads * call.scratch_bytes)
+        scratch = thread_scratch(threads * call.scratch_bytes)
     except MemoryError:
         return False
     chunks = max(threads, min(tuning.CHUNKS_PER_THREAD * threads, call.cost_bytes // tuning.CHUNK_BYTES))
