@@ -20,6 +20,10 @@ TILE = 4096
 # smaller part of each tile is then the halo that it shares with the next.
 OVERLAPPING_TILES = 8
 
+# A tile is at least so many times as long as its halo, down the columns and along the rows; or just as long, where
+# otherwise more than LESS_PACKED would be packed.
+HALOS_DOWN, HALOS_ALONG = 3, 2
+
 # Elements that are packed for a tile. Above MOST_PACKED, windows are read in place. Above LESS_PACKED, tiles are made
 # smaller. Above MUCH_PACKED, windows that share few cells are read in place.
 MOST_PACKED, LESS_PACKED, MUCH_PACKED = 1 << 22, 1 << 20, 1 << 17
@@ -59,6 +63,10 @@ LEAST_TALL, LEAST_WIDE = 9, 512
 # Elements of row maxima that a thread of `max_pool_van_herk` keeps: 2 MB of float32.
 MOST_KEPT = 1 << 19
 
+# Windows that its tiles are tall, one below the other: each begins with the rows of a whole window, which yield nothing
+# yet. They are less tall, down to one window, where threads would have no tile.
+WINDOWS_DOWN = 8
+
 # How many rows ahead of the current one are prefetched.
 ROWS_PREFETCHED = 4
 
@@ -70,6 +78,10 @@ ROWS_PREFETCHED = 4
 # 5x5 s2 2.1 and 1.4, 3x3x3 s2 2.4 and 0.9; with channels last 4x4 1.4 and 0.8, 5x5 1.8 and 0.8.
 MOST_GATHERED = 12
 
+# Gradients of two-byte floats are scattered in any case if there are more channels than this, or more planes that are
+# taken in pairs: additions to one channel or plane do not wait for those to another.
+MOST_CHANNELS_GATHERED = 3
+
 # Elements of scratch of a tile that is gathered, at most. More are needed only where strides are far longer than
 # windows, or rows very long.
 MOST_GATHER_SCRATCH = 1 << 18
@@ -77,6 +89,12 @@ MOST_GATHER_SCRATCH = 1 << 18
 # Sums of a tile into which gradients are scattered: 512 KB of float32, in the L2 cache. They are more where windows
 # reach further, but at most MOST_SUMS_IN_SCRATCH where the sums are in scratch instead of dx.
 MOST_SUMS, MOST_SUMS_IN_SCRATCH = 1 << 17, 1 << 20
+
+# Such a tile is at least so many times as tall as its halo: few windows then reach into two tiles.
+HALOS_SCATTERED = 4
+
+# Validating a byte of an argmax takes as long as moving so many bytes.
+VALIDATION_COST = 8
 
 # Along an axis, all of an argmax is compared with a pattern of bounds if one window in PATTERN_EDGES or more leaves the
 # input, if fewer than PATTERN_RUN neighbouring elements share their bounds, and if the pattern has at most MOST_PATTERN
@@ -89,12 +107,24 @@ PATTERN_EDGES, PATTERN_RUN, MOST_PATTERN = 8, 32, 1 << 15
 # cache.
 MOST_COLUMNS_PACKED = 1 << 15
 
+# A block is at least so many times as long as its halo, down and along.
+HALOS_OF_COLUMNS = 2
+
+# With its halo a block may be so many times MOST_COLUMNS_PACKED. Where it would be more, taps are packed row by row;
+# where a single row of windows would be more, tap by tap.
+MOST_GROWTH = 4
+
 # Strides up to which `col2im` keeps the sums of each phase of the stride in a row of their own.
 MOST_PHASES = 8
 
 # Columns of more bytes do not fit into the last-level cache. They are written by nontemporal stores, unless their pages
 # are new: the system has just zeroed those, so that they are in the cache.
 LARGE_COLUMNS = 1 << 25
+
+# Activations
+
+# An element of swish, with its exponential, takes as long as moving so many elements.
+SWISH_COST = 8
 
 # Threads
 

@@ -23,8 +23,8 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)
         return KernelCall("max_pool_backward_nonoverlapping", dtypes, constants, items, cost_bytes, 0)
     g, scattered, blocks = scatter(window, inner, dtype)
-    neighbours_differ = inner > 3 or (outer > 3 and scattered.most_planes > 1)
-    if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and neighbours_differ):
+    independent = max(inner, outer if scattered.most_planes > 1 else 1)  # channels, or planes
+    if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and independent > tuning.MOST_CHANNELS_GATHERED):
         gathered = gather(window, outer, inner, dtype)
         if gathered is not None:
             g, tiles, items = gathered
@@ -40,28 +40,26 @@ def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geo
     """The geometry, the tiles and how many of them; None where these would take too much scratch."""
     g = as_one_plane(window, outer, inner)
     in_place = not is_half(dtype) and all(map(_fills, *(g[axes : axes + 3] for axes in range(0, 18, 3))))
-    rows, columns, elements = _gather_tile(g, in_place)
-    sums = seen_by_kernels(dtype).sums.dtype
-    tiles = tiling.gather(g, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
+    strides, sums = tiling.strides_of(g), seen_by_kernels(dtype).sums.dtype
+    rows, columns = _gather_tile(g, strides, in_place)
+    tiles = tiling.gather(g, strides, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
+    elements = max(strides.slices * tiles.slice_step, rows * tiles.phases * tiles.pitch * g.inner)
     if elements > tuning.MOST_GATHER_SCRATCH or tiles.scratch_bytes > tuning.MOST_SCRATCH:
         return None
     slices = outer * window.size[1] // g.H * g.D
     return g, tiles, slices * tiles.row_blocks * tiles.column_blocks
 
 
-def _gather_tile(g, in_place):
-    """Rows and columns of strides in a tile, and the elements of scratch that it takes."""
-    back_h, back_w = (g.KH - 1) * g.dh // g.sh, (g.KW - 1) * g.dw // g.sw
-    all_rows, all_columns = ceil_div(g.H + g.ph, g.sh), ceil_div(g.W + g.pw, g.sw)
+def _gather_tile(g, strides, in_place):
+    """Rows and columns of strides in a tile."""
     stride = g.inner * g.sw * g.sh
     if in_place:  # a tile costs no more than its cells
-        columns = min(max(tuning.TILE // stride, 1), all_columns)
-        rows = tuning.TILE // (columns * stride) if columns == all_columns else 1
+        columns = min(max(tuning.TILE // stride, 1), strides.columns)
+        rows = tuning.TILE // (columns * stride) if columns == strides.columns else 1
     else:
-        columns = min(max(tuning.TILE // (g.inner * g.sw), back_w, 1), all_columns)
-        rows = max(tuning.TILE // ((columns + back_w) * stride), back_h)
-    rows, slices = min(max(rows, 1), all_rows), (g.KD - 1) * g.dd // g.sd + 1
-    return rows, columns, max(slices * (rows + back_h), rows * g.sh * g.sw) * (columns + back_w) * g.inner
+        columns = min(max(tuning.TILE // (g.inner * g.sw), strides.back_w, 1), strides.columns)
+        rows = max(tuning.TILE // ((columns + strides.back_w) * stride), strides.back_h)
+    return min(max(rows, 1), strides.rows), columns
 
 
 def _fills(size, kernel, stride, padding, dilation, out):
@@ -76,7 +74,8 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
     """
     g, half = geometry_of(window, inner), is_half(dtype)
     rows, columns, channels, planes = g.D * g.H, g.W, inner, 1
-    most_rows = max(tuning.MOST_SUMS // (g.W * inner), 4 * ((g.KD - 1) * g.dd * g.H + (g.KH - 1) * g.dh), 1)
+    halo = (g.KD - 1) * g.dd * g.H + (g.KH - 1) * g.dh
+    most_rows = max(tuning.MOST_SUMS // (g.W * inner), tuning.HALOS_SCATTERED * halo, 1)
     if half:
         most = tuning.MOST_SUMS_IN_SCRATCH
         most_rows = max(min(most_rows, most // (g.W * inner)), 1)
@@ -97,6 +96,5 @@ def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> 
     g = geometry_of(window, inner)
     tiles = tiling.validation(g, index.itemsize)
     constants = g, tiles, *tiling.axes_to_validate(g)
-    # What is calculated for a byte of an argmax takes as long as moving eight bytes.
-    cost_bytes = 8 * index.itemsize * outer * inner * window.positions
+    cost_bytes = tuning.VALIDATION_COST * index.itemsize * outer * inner * window.positions
     return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)

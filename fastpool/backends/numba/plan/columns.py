@@ -11,7 +11,6 @@ from fastpool.backends.numba.geometry import Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of
 from fastpool.backends.numba.tiling import Col2imTiling, Im2colTiling
-from fastpool.backends.numba.tiling.scratch import vector_width
 from fastpool.window import Window
 
 
@@ -69,14 +68,15 @@ def im2col_tiles(
         return tiling.im2col(g, x_steps, tuple(steps), window.channels, block, itemsize, nontemporal)
 
     most, along, reach_w = tuning.MOST_COLUMNS_PACKED, g.KW, (g.KW - 1) * g.dw
-    columns = min(max(most // (inner * max(g.KW, g.sw)), 2 * reach_w // g.sw, 1), g.OW)
+    most_with_halo = tuning.MOST_GROWTH * most
+    columns = min(max(most // (inner * max(g.KW, g.sw)), tuning.HALOS_OF_COLUMNS * reach_w // g.sw, 1), g.OW)
     too_large = tiles_of(1, columns, 1, along, inner).scratch_bytes > tuning.MOST_SCRATCH
-    if (columns * g.sw + reach_w) * inner > 4 * most or too_large:
+    if (columns * g.sw + reach_w) * inner > most_with_halo or too_large:
         along, reach_w, columns = 1, 0, min(max(most // (inner * g.sw), 1), g.OW)
     packed = max(columns * along, columns * g.sw + reach_w) * inner  # elements for a row of windows
     down, below = g.KH if along == g.KW else 1, (g.KH - 1) * g.dh // g.sh
-    rows = min(max(most // packed, 2 * below, 1), g.OH)
-    if (rows + below) * packed > 4 * most:
+    rows = min(max(most // packed, tuning.HALOS_OF_COLUMNS * below, 1), g.OH)
+    if (rows + below) * packed > most_with_halo:
         down, rows = 1, min(max(most // packed, 1), g.OH)
     tiles = tiles_of(rows, columns, down, along, inner)
     while tiles.block_images > 1 and tiles.scratch_bytes > tuning.MOST_SCRATCH:
@@ -100,6 +100,6 @@ def col2im_tiles(
         phases, images = 1, images if phases > 1 else ceil_div(images, 2)
     most, all_columns = tuning.MOST_COLUMNS_PACKED, tiles_of(1, 1, phases, images).all_columns
     columns = min(max(most // (inner * phases), 1), all_columns) if images == inner else 1
-    rows = min(max(most // ((inner * columns + vector_width(4)) * phases), 1), g.H)
+    rows = min(max(most // (phases * tiles_of(1, columns, phases, images).pitch), 1), g.H)
     tiles = tiles_of(rows, columns, phases, images)
     return g, tiles, _planes(window, inner) * tiles.image_blocks * g.D * tiles.row_blocks * tiles.column_blocks

@@ -65,7 +65,7 @@ def _first_tile(g):
     Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
     """
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
-    for halos_h, halos_w in ((3, 2), (1, 1)):
+    for halos_h, halos_w in ((tuning.HALOS_DOWN, tuning.HALOS_ALONG), (1, 1)):
         columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
         row = tiling.packed_row(g, columns)
         elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
@@ -121,8 +121,8 @@ def van_herk(
         return None
     g = geometry_of(window, inner)
     reach_w = (g.KW - 1) * g.dw
-    halo = min(2 * reach_w // g.sw, tuning.MOST_PACKED // ((g.KH + 1) * inner))
-    columns = min(max(tuning.MOST_KEPT // (g.KH * inner), halo, tuning.LEAST_WIDE // inner + 1), g.OW)
+    halos = min(tuning.HALOS_ALONG * reach_w // g.sw, tuning.MOST_PACKED // ((g.KH + 1) * inner))
+    columns = min(max(tuning.MOST_KEPT // (g.KH * inner), halos, tuning.LEAST_WIDE // inner + 1), g.OW)
     columns = _with_whole_vectors(columns, g)
     while tiling.van_herk(g, g.OH, columns, *itemsizes).scratch_bytes > tuning.MOST_SCRATCH:
         half = columns // 2
@@ -130,7 +130,7 @@ def van_herk(
         if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:  # as few cells are read in place
             return None
         columns = fewer
-    blocks = max(g.OH // (8 * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))
+    blocks = max(g.OH // (tuning.WINDOWS_DOWN * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))
     tiles = tiling.van_herk(g, ceil_div(g.OH, blocks), columns, *itemsizes)
     return g, tiles, outer * tiles.row_blocks * tiles.column_blocks
 

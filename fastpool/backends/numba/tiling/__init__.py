@@ -15,6 +15,7 @@ from fastpool.backends.numba.tiling.backward import (
     gather,
     nonoverlapping,
     scatter,
+    strides_of,
     validation,
 )
 from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, col2im, im2col
@@ -51,6 +52,7 @@ __all__ = [
     "packed_rows",
     "scatter",
     "separable",
+    "strides_of",
     "validation",
     "van_herk",
 ]

@@ -7,22 +7,44 @@ from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
+class Strides(NamedTuple):
+    """The strides that `max_pool_backward_gather` divides the padded input into, and the windows that reach into them.
+
+    A stride is `sh` by `sw` cells, which begin where a window does, or would.
+    """
+
+    rows: int  # of strides, from the leading padding to the end of an axis
+    columns: int
+    back_h: int  # rows of windows that begin above a row of strides and reach into it
+    back_w: int
+    slices: int  # of windows that cover a slice of cells, at most
+
+
+def strides_of(g: Geometry) -> Strides:
+    return Strides(
+        rows=ceil_div(g.H + g.ph, g.sh),
+        columns=ceil_div(g.W + g.pw, g.sw),
+        back_h=(g.KH - 1) * g.dh // g.sh,
+        back_w=(g.KW - 1) * g.dw // g.sw,
+        slices=(g.KD - 1) * g.dd // g.sd + 1,
+    )
+
+
 class GatherTiling(NamedTuple):
     """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` strides of them.
 
-    The padded input is divided into strides: `sh` by `sw` cells, which begin where a window does, or would. A phase is
-    a position in a stride. The cells of one phase are covered by the same taps.
+    A phase is a position in a stride. The cells of one phase are covered by the same taps.
     """
 
     block_rows: int
     block_columns: int
-    all_rows: int  # strides from the leading padding to the end of an axis
+    all_rows: int  # `rows`, `columns`, `back_h` and `back_w` of the strides
     all_columns: int
     row_blocks: int
     column_blocks: int
     in_place: bool  # windows begin throughout the input, up to the end of each axis: dy may be read without packing it
     same_pitch: bool  # and a row of sums is as long as one of dx: a tile is written as one row
-    back_h: int  # rows of windows that begin above a row of strides and reach into it
+    back_h: int
     back_w: int
     pitch: int  # windows of a packed row
     slice_step: int  # elements from one slice of packed windows to the next
@@ -38,16 +60,21 @@ class GatherTiling(NamedTuple):
 
 
 def gather(
-    g: Geometry, block_rows: int, block_columns: int, in_place: bool, itemsize: int, argmax_itemsize: int
+    g: Geometry,
+    strides: Strides,
+    block_rows: int,
+    block_columns: int,
+    in_place: bool,
+    itemsize: int,
+    argmax_itemsize: int,
 ) -> GatherTiling:
     """`itemsize` is that of the sums."""
-    width, back_h, back_w = vector_width(itemsize), (g.KH - 1) * g.dh // g.sh, (g.KW - 1) * g.dw // g.sw
-    pitch, phases, taps = block_columns + back_w, g.sh * g.sw, g.KD * g.KH * g.KW * width
-    slice_step, most_slices = (block_rows + back_h) * pitch * g.inner, (g.KD - 1) * g.dd // g.sd + 1
+    all_rows, all_columns, back_h, back_w, slices = strides
+    width, pitch, phases = vector_width(itemsize), block_columns + back_w, g.sh * g.sw
+    slice_step, taps = (block_rows + back_h) * pitch * g.inner, g.KD * g.KH * g.KW * width
     phase_step = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
-    grads = most_slices * slice_step + back_w * g.inner + 4 * width
+    grads = slices * slice_step + back_w * g.inner + 4 * width
     sums = grads + phases * phase_step + 2 * width
-    all_rows, all_columns = ceil_div(g.H + g.ph, g.sh), ceil_div(g.W + g.pw, g.sw)
     column_blocks = ceil_div(all_columns, block_columns)
     argmax_begin = in_cache_lines(sums, itemsize)
     sources_begin = argmax_begin + in_cache_lines(grads + taps, argmax_itemsize)
