@@ -19,11 +19,15 @@ def precedes(value, offset, best, winner):
     return offset < winner if tie else (value <= best) != (best == best)
 
 
+# The bit patterns of +inf of the two-byte floats, which tell them apart.
+FLOAT16_FORMAT, BFLOAT16_FORMAT = 0x7C00, 0x7F80
+
+
 def half_key(bits, half_format):
     """The key of a two-byte float: an int16 that sorts like the float with these bits.
 
-    Every NaN has the largest key. Both zeros have the key 0, since they are equal. `half_format` is the bit pattern of
-    +inf: 0x7C00 for float16, 0x7F80 for bfloat16.
+    Every NaN has the largest key. Both zeros have the key 0, since they are equal. `half_format` is FLOAT16_FORMAT or
+    BFLOAT16_FORMAT.
     """
     sorted_bits = bits ^ ((bits >> 15) & 0x7FFF)
     return 0x7FFF if (bits & 0x7FFF) > half_format else sorted_bits + (sorted_bits == -1)
@@ -43,6 +47,15 @@ def first_window(cell, extent, stride, padding):
 def after_last_window(cell, stride, padding, out):
     """One past the last window along one axis that begins at a cell or before it."""
     return min((cell + padding) // stride + 1, out)
+
+
+def windows_with_tap(tap, begin, end, stride, out):
+    """The windows along one axis, from the first up to the end, that have a tap in the cells from `begin` up to `end`.
+
+    `tap` counts cells from the start of the window; `begin` and `end` count from the leading padding.
+    """
+    first = (max(begin - tap, 0) + stride - 1) // stride
+    return first, max(min((max(end - tap, 0) + stride - 1) // stride, out), first)
 
 
 def first_tap(start, dilation):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastpool._rules import BFLOAT16_FORMAT, FLOAT16_FORMAT
+
 _NATIVE = {np.dtype(t) for t in "?bBhHiIlLqQefd"}
 
 
@@ -31,10 +33,10 @@ def is_half(dtype: np.dtype) -> bool:
 
 
 def half_format(dtype: np.dtype) -> int | None:
-    """The bits of +inf of a two-byte float, which tell kernels the format; None for all else. See `_rules.half_key`."""
+    """The bits of +inf of a two-byte float, which tell kernels the format; None for all else. See `_rules.py`."""
     if not is_half(dtype):
         return None
-    return 0x7F80 if is_bfloat16(dtype) else 0x7C00
+    return BFLOAT16_FORMAT if is_bfloat16(dtype) else FLOAT16_FORMAT
 
 
 def sum_dtype(dtype: np.dtype) -> np.dtype:

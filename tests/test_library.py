@@ -16,7 +16,10 @@ from fastpool.backends import numpy as judge
 
 pytest.importorskip("fastpool.backends.numba._launch")
 
+from fastpool.backends.numba._launch import Call
+
 from fastpool.backends.numba import bound_call, kernel_name, library, plan, tuning
+from fastpool.backends.numba.encoding import encode
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.launching import thread_scratch
 from fastpool.window import Window
@@ -35,6 +38,13 @@ def test_every_kernel_is_built_with_the_package(object_code):
     from fastpool.backends.numba import kernels  # noqa: F401  each of its modules registers its kernels
 
     assert {call.kernel for call in plan.built_calls()} == set(object_code.KERNELS)
+
+
+def test_the_arguments_of_every_kernel_fit_into_the_words_of_a_call():
+    """Raise MOST_WORDS of _launch.pyx where they no longer do."""
+    for call in plan.built_calls():
+        itemsizes = tuple(0 if dtype is None else dtype.itemsize for dtype in call.dtypes)
+        assert Call(0, itemsizes, encode(call.constants)[1], 1, 0, 0, None)
 
 
 @of_each_library

@@ -6,15 +6,16 @@ import pytest
 numba = pytest.importorskip("numba")
 pytest.importorskip("fastpool.backends.numba._launch")
 
+from fastpool._rules import BFLOAT16_FORMAT, FLOAT16_FORMAT  # noqa: E402
 from fastpool.backends.numba import geometry  # noqa: E402
 from fastpool.backends.numba.kernels import rows  # noqa: E402
 from fastpool.backends.numba.simd import compare, half, math, offsets, vectors, views  # noqa: E402
-from fastpool.backends.numba.tiling import SCATTERED_KW  # noqa: E402
+from fastpool.backends.numba.tiling import INTERLEAVED_KW  # noqa: E402
 from fastpool.backends.numba.tiling.forward import LOADED_STRIDES  # noqa: E402
 
 DTYPES = list(map(np.dtype, ("u1", "i1", "i2", "u4", "i8", "f4", "f8")))
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-FLOAT16, BFLOAT16 = np.int16(0x7C00), np.int16(0x7F80)
+FLOAT16, BFLOAT16 = np.int16(FLOAT16_FORMAT), np.int16(BFLOAT16_FORMAT)
 HALVES = np.arange(1 << 16).astype(np.uint16).view(np.int16)
 
 
@@ -145,7 +146,7 @@ def test_interleaving_undoes_deinterleaving(dtype):
         np.testing.assert_array_equal(of_vectors(operation, first, second, out=out), expected)
 
 
-@pytest.mark.parametrize("taps", sorted({*SCATTERED_KW} - {1}))
+@pytest.mark.parametrize("taps", sorted({*INTERLEAVED_KW} - {1}))
 @pytest.mark.parametrize("index", ["u1", "u2", "u4"])
 @pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
 def test_each_gradient_is_scattered_to_its_tap(dtype, index, taps):

@@ -67,11 +67,14 @@ def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inn
     dtype = np.dtype(dtype)
     calls = [plan.max_pool(window, 2, inner, dtype, index, 2) for index in (None, window.argmax_dtype)]
     calls.append(plan.validate_argmax(window, 2, inner, window.argmax_dtype))
+    calls.append(plan.im2col(window, inner > 1, (1, 1, 1, inner), dtype.itemsize, 0, False))
+    calls.append(plan.col2im(window, inner > 1, (1, 1, 1, inner), dtype))
     if dtype.kind == "f":
         calls.append(plan.max_pool_backward(window, 2, inner, dtype))
     for made in calls:
         assert made.items >= 1
         assert made.scratch_bytes <= tuning.MOST_SCRATCH
+        assert made.scratch_bytes % VECTOR_BYTES == 0  # that of all threads is one array
         for tiles in made.constants:
             if hasattr(tiles, "scratch_bytes"):
                 edges = [0, *begins(tiles), tiles.scratch_bytes]
@@ -107,8 +110,8 @@ def test_every_stride_with_a_strided_load_has_its_code_path(stride):
     np.testing.assert_array_equal(fp.max_pool1d(x, kernel, stride, backend="numba"), expected)
 
 
-@pytest.mark.parametrize("kernel", tiling.SCATTERED_KW)
-def test_every_row_of_taps_that_is_scattered_has_its_code_path(kernel):
+@pytest.mark.parametrize("kernel", tiling.INTERLEAVED_KW)
+def test_every_row_of_taps_that_is_interleaved_has_its_code_path(kernel):
     x = np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
     made = plan.max_pool_backward(fp.window.Window.plan(1, x.shape, kernel), 1, 1, x.dtype)
     assert made.kernel == "max_pool_backward_nonoverlapping"

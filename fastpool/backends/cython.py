@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window
+from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window, windows_with_tap
 from fastpool.arrays import boxes
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
@@ -228,8 +228,7 @@ def _windows_with_tap(offsets, cells, window):
     windows, covered = [], []
     axes = zip(offsets, cells, window.stride, window.before, window.dilation, window.out, strict=True)
     for tap, at, s, before, d, out in axes:
-        first = first_window(at.start, tap * d + 1, s, before)
-        end = max(min(first_window(at.stop, tap * d + 1, s, before), out), first)
+        first, end = windows_with_tap(tap * d, at.start + before, at.stop + before, s, out)
         start = first * s - before + tap * d - at.start
         windows.append(slice(first, end))
         covered.append(slice(start, start + (end - first - 1) * s + 1, s) if end > first else slice(0, 0))

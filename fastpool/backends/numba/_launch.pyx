@@ -40,7 +40,7 @@ def watch_for(int pauses):
 cdef enum:
     MOST_ARRAYS = 4
     WORDS_OF_ARRAY = 3  # its address, its number of elements, the bytes of one
-    MOST_WORDS = 64
+    MOST_WORDS = 96
     SCRATCH_ALIGNMENT = 64  # a cache line
 
 
@@ -61,7 +61,7 @@ cdef class Call:
     cost_bytes : int
         The bytes that it moves, or that take as long to move: they decide how many threads share it.
     scratch_bytes : int
-        Bytes of scratch that each thread needs.
+        Bytes of scratch that each thread needs, in whole cache lines: that of all threads is one array.
     """
 
     cdef team_kernel kernel
@@ -75,6 +75,8 @@ cdef class Call:
         cdef int i
         self.kernel = <team_kernel><uintptr_t>address
         self.arrays, self.used, self.needed = len(itemsizes), 0, 0
+        if scratch_bytes % SCRATCH_ALIGNMENT:
+            raise ValueError(f"scratch of each thread must end with a cache line, got {scratch_bytes} bytes")
         if self.arrays > MOST_ARRAYS or len(constants) % 8:
             raise ValueError(f"at most {MOST_ARRAYS} arrays and whole words, got {itemsizes!r}, {len(constants)} bytes")
         for i in range(self.arrays):

@@ -10,7 +10,7 @@ An array is three words: its address, its elements, and the bytes of one; None i
     e<dtype>    a dtype alone, of an empty array: no word
     <Tuple>     a named tuple of TUPLES: a word for each of its integers
     <dtype>     a NumPy scalar: its bytes, and then zeros
-    b, i, d     a bool, an int, a float: a word
+    i, d        an int, a float: a word
 """
 
 from __future__ import annotations
@@ -63,9 +63,6 @@ def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
         elif isinstance(constant, np.generic):
             codes.append(dtype_code(constant.dtype))
             words += constant.tobytes().ljust(8, b"\0")
-        elif isinstance(constant, bool):
-            codes.append("b")
-            words += _words_of(constant, np.int64)
         elif isinstance(constant, float):
             codes.append("d")
             words += _words_of(constant, np.float64)

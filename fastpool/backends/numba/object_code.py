@@ -83,7 +83,7 @@ def _type(code):
         return types.Array(_dtype(code[1:]), 1, "C")
     if code in TUPLES:
         return types.NamedUniTuple(types.int64, len(TUPLES[code]._fields), TUPLES[code])
-    return {"i": types.int64, "d": types.float64, "b": types.boolean}.get(code) or _dtype(code)
+    return {"i": types.int64, "d": types.float64}.get(code) or _dtype(code)
 
 
 class _Words:
@@ -119,9 +119,6 @@ class _Words:
             return self._array(constant_type, ir.Constant(data.as_pointer(), None), itemsize.type(0), itemsize)
         if isinstance(constant_type, types.BaseTuple):
             return self.context.make_tuple(self.builder, constant_type, [self._next() for _ in constant_type.types])
-        if isinstance(constant_type, types.Boolean):
-            word = self._next()
-            return self.builder.icmp_signed("!=", word, word.type(0))
         return self._next(self.context.get_data_type(constant_type))
 
 

@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
-from fastpool.backends.numba.kernels.windows import first_window
+from fastpool.backends.numba.kernels.windows import windows_with_tap
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
@@ -58,12 +58,6 @@ def block_at(item, g, t):
     h0, q0 = row_block * t.block_rows, t.first_column + column_block * t.block_columns
     h1, q1 = min(h0 + t.block_rows, g.H), min(q0 + t.block_columns, t.first_column + t.all_columns)
     return Block(rest * t.block_images, images, channel, d, h0, h1, q0, q1)
-
-
-@inlined
-def windows_with_tap(tap, begin, end, stride, out):
-    """The windows whose tap is at a coordinate from `begin` up to `end`. All count from the leading padding."""
-    return first_window(begin, tap + 1, stride, 0), min(first_window(end, tap + 1, stride, 0), out)
 
 
 @inlined

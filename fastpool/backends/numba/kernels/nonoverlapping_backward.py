@@ -1,7 +1,7 @@
 """The gradient of a max pool of nonoverlapping windows: each winner has the gradient of its window, all other cells 0.
 
 The plan chooses this kernel where windows neither overlap nor leave cells between them nor leave the input, and where
-channels come last or KW is one of `SCATTERED_KW`. dy and the argmax are read in vectors, once for each row of cells
+channels come last or KW is one of `INTERLEAVED_KW`. dy and the argmax are read in vectors, once for each row of cells
 under a row of windows; each element of dx is written once.
 """
 
@@ -94,21 +94,21 @@ def write_tap(dx, dy, argmax, source, tap, count, last):
 
 @inlined
 def write_interleaved(dx, dy, argmax, row, g, t):
-    """For `SCATTERED_KW`: write each gradient to one of `KW` neighbouring cells, and 0 to the others."""
+    """For `INTERLEAVED_KW`: write each gradient to one of `KW` neighbouring cells, and 0 to the others."""
     if g.KW == 2:
-        scatter_row(scatter_to_2, dx, dy, argmax, row, 2, t)
+        interleave_row(scatter_to_2, dx, dy, argmax, row, 2, t)
     elif g.KW == 3:
-        scatter_row(scatter_to_3, dx, dy, argmax, row, 3, t)
+        interleave_row(scatter_to_3, dx, dy, argmax, row, 3, t)
     elif g.KW == 4:
-        scatter_row(scatter_to_4, dx, dy, argmax, row, 4, t)
+        interleave_row(scatter_to_4, dx, dy, argmax, row, 4, t)
     elif g.KW == 5:
-        scatter_row(scatter_to_5, dx, dy, argmax, row, 5, t)
+        interleave_row(scatter_to_5, dx, dy, argmax, row, 5, t)
     elif g.KW == 8:
-        scatter_row(scatter_to_8, dx, dy, argmax, row, 8, t)
+        interleave_row(scatter_to_8, dx, dy, argmax, row, 8, t)
 
 
 @inlined
-def scatter_row(scatter_to_taps, dx, dy, argmax, row, taps, t):
+def interleave_row(scatter_to_taps, dx, dy, argmax, row, taps, t):
     i, width, first_tap = 0, width_of(dy), argmax.dtype.type(row.tap)
     while i < t.run:
         i = min(i, row.last)

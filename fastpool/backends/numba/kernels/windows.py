@@ -8,6 +8,7 @@ from fastpool.backends.numba.decorators import inlined
 
 first_window = inlined(_rules.first_window)
 after_last_window = inlined(_rules.after_last_window)
+windows_with_tap = inlined(_rules.windows_with_tap)
 first_tap = inlined(_rules.first_tap)
 after_last_tap = inlined(_rules.after_last_tap)
 ceil_div = inlined(geometry.ceil_div)

@@ -8,7 +8,7 @@ from fastpool.backends.numba import tiling, tuning
 from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
-from fastpool.backends.numba.tiling import SCATTERED_KW, GatherTiling, ScatterTiling
+from fastpool.backends.numba.tiling import INTERLEAVED_KW, GatherTiling, ScatterTiling
 from fastpool.dtypes import is_half
 from fastpool.window import Window
 
@@ -17,7 +17,7 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
     """Of arrays (dy, argmax, dx)."""
     seen, index = seen_by_kernels(dtype), window.argmax_dtype
     dtypes, cost_bytes = (dtype, index, dtype), pooled_bytes(window, outer, inner, dtype)
-    if window.nonoverlapping and (inner > 1 or window.kernel[2] in SCATTERED_KW):
+    if window.nonoverlapping and (inner > 1 or window.kernel[2] in INTERLEAVED_KW):
         g = as_one_plane(window, outer, inner)
         items = outer * window.out[0] * window.out[1]
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)

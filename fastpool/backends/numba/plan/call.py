@@ -19,7 +19,7 @@ class KernelCall(NamedTuple):
     constants: tuple[Any, ...]  # what it is given after the arrays
     items: int  # work items: any of them may run on any thread
     cost_bytes: int  # bytes that the call moves, or that take as long: they decide how many threads it is worth
-    scratch_bytes: int  # for each thread
+    scratch_bytes: int  # for each thread, in whole cache lines: see `in_cache_lines`
 
 
 def pooled_bytes(window: Window, outer: int, inner: int, dtype: np.dtype) -> int:

@@ -1,7 +1,7 @@
 """Two-byte floats, which Numba has no type for on the CPU: kernels see them as int16.
 
-`half_format` tells which they are, by the bit pattern of +inf: 0x7C00 for float16, 0x7F80 for bfloat16. It is None for
-elements of any other dtype.
+`half_format` tells which they are: FLOAT16_FORMAT or BFLOAT16_FORMAT of `_rules.py`. It is None for elements of any
+other dtype.
 """
 
 import numpy as np
@@ -9,11 +9,10 @@ from numba import types
 from numba.extending import overload
 
 from fastpool import _rules
+from fastpool._rules import BFLOAT16_FORMAT
 from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.simd.math import float32_bits, float32_from_bits
 from fastpool.backends.numba.simd.vectors import half_keys
-
-BFLOAT16_FORMAT = 0x7F80
 
 half_key = inlined(_rules.half_key)
 half_bits = inlined(_rules.half_bits)

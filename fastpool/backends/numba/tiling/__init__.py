@@ -5,7 +5,7 @@ Sizes are in elements; where a part of scratch begins (`..._begin`), in bytes.
 """
 
 from fastpool.backends.numba.tiling.backward import (
-    SCATTERED_KW,
+    INTERLEAVED_KW,
     Axis,
     GatherTiling,
     NonoverlappingTiling,
@@ -31,7 +31,7 @@ from fastpool.backends.numba.tiling.forward import (
 )
 
 __all__ = [
-    "SCATTERED_KW",
+    "INTERLEAVED_KW",
     "Axis",
     "Col2imTiling",
     "DirectTiling",

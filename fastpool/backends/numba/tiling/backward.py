@@ -159,7 +159,7 @@ def scatter(
 
 # Taps along a row of nonoverlapping windows for which `kernels/nonoverlapping_backward.py` has a store of vectors. Rows
 # with channels last need none: vectors are of channels there.
-SCATTERED_KW = 1, 2, 3, 4, 5, 8
+INTERLEAVED_KW = 1, 2, 3, 4, 5, 8
 
 
 class NonoverlappingTiling(NamedTuple):

@@ -1,4 +1,7 @@
-"""Sizes of the parts of scratch, each of which begins a cache line."""
+"""Sizes of the parts of scratch, each of which begins a cache line.
+
+So does the scratch of each thread, since that of all threads is one array: `Call` refuses any that would end elsewhere.
+"""
 
 from fastpool.backends.numba.geometry import VECTOR_BYTES, ceil_div
 
