@@ -154,7 +154,7 @@ def draw(photos: dict[str, np.ndarray], path: str) -> None:
         top, left = corners[name]
         detail = photo[top : top + 96, left : left + 144]
         brightest, winner = brightest_colour(photo)
-        won = np.eye(3, dtype=np.uint8)[winner[..., 0]] * photo.max(axis=-1, keepdims=True)
+        colour = np.eye(3, dtype=np.uint8)[winner[..., 0]] * photo.max(axis=-1, keepdims=True)
         panels = (
             (photo, f"{name}: {photo.shape[0]}x{photo.shape[1]}"),
             (detail, f"detail, {detail.shape[0]}x{detail.shape[1]}"),
@@ -162,7 +162,7 @@ def draw(photos: dict[str, np.ndarray], path: str) -> None:
             (pool_3x3(detail)[0], "max_pool2d(3, stride=2, padding=1): 48x72"),
             (dilate(photo), "dilated: max_pool2d(15, stride=1, padding=7)"),
             (brightest[..., 0], "maxout(num_units=1): the strongest colour"),
-            (won, "its argmax: which colour that was"),
+            (colour, "its argmax: which colour that was"),
             (lighter_of_mirror_images(photo), "maxout(num_units=3) with the mirror image"),
         )
         for axis, (picture, title) in zip(rows.ravel(), panels, strict=True):

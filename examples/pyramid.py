@@ -3,7 +3,7 @@
     python examples/pyramid.py [--size 20480] [--folder FOLDER]
 
 Needs the extras `dask` and `demo`: pip install "fastpool[dask,demo]". Without --folder the pyramids are deleted in the
-end. Ends with 1 if a level is not what pooling in memory gives (of the slide a part is looked at).
+end. Ends with 1 if a level is not what pooling in memory gives (of the slide, a part is checked).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def generated_slide(size: int) -> da.Array:
 
 
 def tiled_photograph(size: int) -> da.Array:
-    """A photograph of 427x640 in three colours, laid side by side until it is about half as wide as `size`."""
+    """A photograph of 427x640 in three colours, tiled until it is about half as wide as `size`."""
     photo = np.moveaxis(load_sample_image("china.jpg"), -1, 0)
     times = max(size // 2 // photo.shape[2], 1)
     return da.tile(da.from_array(photo), (1, times, times)).rechunk((1, CHUNK, CHUNK))
@@ -104,15 +104,15 @@ def is_right(levels: list[da.Array], image: da.Array, side: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=20480, help="of the slide's side, in pixels (default 20480)")
-    parser.add_argument("--folder", type=Path, help="where the pyramids are to stay, and to be gone on with")
+    parser.add_argument("--folder", type=Path, help="where the pyramids are kept, for a later run to go on with")
     args = parser.parse_args()
     images = {"slide": generated_slide(args.size), "photograph": tiled_photograph(args.size)}
-    table = Table("image", "shape", "MB", "levels", "s", "MB/s", "on disk, MB", "again, s")
+    table = Table("image", "shape", "MB", "levels", "s", "MB/s", "on disk, MB", "second run, s")
     right = True
     with tempfile.TemporaryDirectory() as temporary, dask.config.set(scheduler="threads"):
         for name, image in images.items():
             levels = max(int(np.log2(min(image.shape[1:]) / 128)), 1) + 1
-            plan = {
+            options = {
                 "levels": levels,
                 "store": (args.folder or Path(temporary)) / f"{name}.zarr",
                 "axes": "cyx",
@@ -121,14 +121,14 @@ def main() -> int:
                 "name": name,
             }
             start = perf_counter()
-            made = pyramid(image, **plan, progress=True)
+            made = pyramid(image, **options, progress=True)
             seconds = perf_counter() - start
-            pyramid(image, **plan)
-            again = perf_counter() - start - seconds
+            pyramid(image, **options)
+            second_run = perf_counter() - start - seconds
             right &= is_right(made, image, 4096)
-            stored = sum(file.stat().st_size for file in Path(plan["store"]).rglob("*") if file.is_file())
-            numbers = (f"{n:.1f}" for n in (seconds, image.nbytes / 1e6 / seconds, stored / 1e6, again))
-            table.add_row(name, str(image.shape), f"{image.nbytes / 1e6:.0f}", str(levels), *numbers)
+            stored = sum(file.stat().st_size for file in Path(options["store"]).rglob("*") if file.is_file())
+            measured = (f"{n:.1f}" for n in (seconds, image.nbytes / 1e6 / seconds, stored / 1e6, second_run))
+            table.add_row(name, str(image.shape), f"{image.nbytes / 1e6:.0f}", str(levels), *measured)
     console.print(table)
     peak = peak_megabytes()
     if peak is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_SIZE = 2**62  # of an axis, or of anything that is counted
 LAYOUTS = ("channels_first", "channels_last")
 
 
@@ -134,3 +135,32 @@ def given_stride(stride: Any) -> Any:
     if stride is None:
         raise TypeError("stride must be one integer or one for each axis, got None")
     return stride
+
+
+def per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One int for all axes or one for each, none below `least`."""
+    each = value if isinstance(value, tuple) else (value,) * axes
+    if len(each) != axes:
+        raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
+    sizes = tuple(integer(name, v) for v in each)
+    if min(sizes) < least:
+        rule = "positive" if least == 1 else "0 or more"
+        raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
+    if max(sizes) > LARGEST_SIZE:
+        raise ValueError(f"{name} is too large for any array, got {value!r}")
+    return sizes
+
+
+def pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """Padding (before, after) for each axis, from everything but the strings."""
+    if isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):
+        if len(padding) != axes or not all(isinstance(p, tuple) and len(p) == 2 for p in padding):
+            raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
+        flat = per_axis("padding", sum(padding, ()), 2 * axes, 0)
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+    return tuple((p, p) for p in per_axis("padding", padding, axes, 0))
+
+
+def check_padding_word(padding: str) -> None:
+    if padding not in ("valid", "same", "same_lower"):
+        raise ValueError(f"padding must be 'valid', 'same', 'same_lower' or integers, got {padding!r}")

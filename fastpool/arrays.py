@@ -1,4 +1,4 @@
-"""What comes in and goes out: array libraries, memory order, `out=`.
+"""What comes in and goes out: array libraries, memory order.
 
 Kernels take arrays in canonical form: of shape `(outer, D, H, W, inner)`, C-contiguous, in native byte order. An array
 whose channels lie before its spatial axes in memory has outer = N * C and inner = 1; one whose channels lie last has
@@ -267,7 +267,7 @@ class Result(NamedTuple):
         return Target(user, fresh if self.canonical is None else fresh.reshape(self.canonical))
 
     def within(self, out: Array) -> Target:
-        """The caller's array, which `check_out` has checked."""
+        """The caller's array, which `fastpool.out` has checked."""
         view = out if self.out_axes is None else out.transpose(self.out_axes)
         ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
         shape = view.shape if self.canonical is None else self.canonical
@@ -317,96 +317,6 @@ def result(
         None if out_axes == identity else out_axes,
         None if any_shape else planes(window, channels_last, size),
     )
-
-
-def check_out(
-    out: Any,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    inputs: tuple[Any, ...],
-    original: Any = None,
-    earlier: tuple[Any, ...] = (),
-) -> Any:
-    """`out` as a plain array, or an error that says why a result of this shape and dtype cannot be written there.
-
-    It must be of the library of `original`, the first input as the caller passed it. `earlier` are the arrays that
-    other results of the call are written to.
-    """
-    library = None if type(original) is np.ndarray else library_of(original)
-    if library is not None and library_of(out) is library:
-        out = library.read("out", out)
-        if out.device != inputs[0].device:
-            raise ValueError(f"out must lie where x does, on {device_name(inputs[0])}, got one on {device_name(out)}")
-    elif library is not None:
-        raise TypeError(f"out must be of the library of the input, got {type(out).__module__}.{type(out).__qualname__}")
-    elif not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    elif type(out) is not np.ndarray:  # a subclass may change its shape in each step, or report a wrong one
-        out = np.ndarray.view(out, np.ndarray)
-    if out.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {out.shape}")
-    if out.dtype != dtype and native(out.dtype) != dtype:
-        raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
-    if not (out.flags.c_contiguous or out.flags.f_contiguous) and _overlaps_itself(out):
-        raise ValueError(
-            f"out must not have elements that share memory, got strides {out.strides} for shape {out.shape}"
-        )
-    check_apart(out, inputs, earlier)
-    return out
-
-
-def _overlaps_itself(a: Any) -> bool:
-    """Whether two elements of an array share memory."""
-    if not a.size:
-        return False
-    axes = sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1)
-    reach = a.dtype.itemsize  # bytes from the start of the first element to the end of the last, along the axes so far
-    for stride, size in axes:
-        if stride < reach:
-            break
-        reach += stride * (size - 1)
-    else:
-        return False
-    if axes[0][0] == 0:
-        return True
-    # The axes interleave, which is rare: only the addresses of all elements tell whether two of them overlap.
-    addresses = np.zeros(1, np.int64)
-    for stride, size in axes:
-        addresses = np.add.outer(addresses, np.arange(size) * stride).ravel()
-    addresses.sort()
-    return bool((np.diff(addresses) < a.dtype.itemsize).any())
-
-
-def check_apart(out: Any, inputs: tuple[Any, ...], earlier: tuple[Any, ...]) -> None:
-    """Raise ValueError where `out` shares memory with an input, or with what another result is written to."""
-    for x in inputs:
-        if overlap(out, x):
-            raise ValueError("out must not share memory with an input; give an array of its own")
-    for other in earlier:
-        if overlap(out, other):
-            raise ValueError("out must be arrays that share no memory with each other, got y and argmax that do")
-
-
-def overlap(a: Any, b: Any) -> bool:
-    """Whether two arrays share memory; True also where it would take too long to find out."""
-    if isinstance(a, DeviceArray):
-        (low, high), (start, end) = a.extent(), b.extent()
-        return low < end and start < high
-    try:  # the first and last addresses decide for most arrays, and are compared first
-        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True
-
-
-def split_out(out: Any, results: int) -> tuple[Any, ...]:
-    """`out`, one array for the first result or a tuple of one for each, as a tuple; None stands for a new array."""
-    if not isinstance(out, tuple):
-        return (out,) + (None,) * (results - 1)
-    if results == 1 or len(out) != results:
-        raise ValueError("out must be one array, or (y, argmax) with return_argmax=True, got a tuple")
-    return out
 
 
 def memory_axes(x: Any) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from fastpool.arrays import Operand, Result, Target
 from fastpool.backends import chosen
 from fastpool.device_arrays import DeviceArray
 from fastpool.interop import library_of
+from fastpool.out import check_apart, check_out, split_out
 from fastpool.replay import Recorder, recording
 
 
@@ -75,7 +76,7 @@ class Plan:
         """The caller's arrays, checked, and new ones in the place of None."""
         targets: list[Any] = []
         earlier: tuple[Any, ...] = ()
-        for result, one in zip(self._results, arrays.split_out(out, len(self._results)), strict=True):
+        for result, one in zip(self._results, split_out(out, len(self._results)), strict=True):
             if one is None:
                 targets.append(result.new(inputs[0]))
             elif (
@@ -85,11 +86,11 @@ class Plan:
                 and one.shape == result.shape
                 and one.flags.carray
             ):  # the usual case: a kernel can fill it directly
-                arrays.check_apart(one, inputs, earlier)
+                check_apart(one, inputs, earlier)
                 earlier += (one,)
                 targets.append(one)
             else:
-                view = arrays.check_out(one, result.shape, result.dtype, inputs, original, earlier)
+                view = check_out(one, result.shape, result.dtype, inputs, original, earlier)
                 earlier += (view,)
                 targets.append(result.within(view)._replace(user=one))
         return targets

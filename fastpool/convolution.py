@@ -13,6 +13,7 @@ from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import native, sum_dtype
+from fastpool.out import check_out
 from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window
 
@@ -51,7 +52,7 @@ def _blocks(window: Window, x: Array) -> Iterator[_Block]:
             yield _Block(window, slice(n, n + 1), slice(r, min(r + rows, window.out[1])))
 
 
-def _plan(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window, int]:
+def _window_and_groups(x, w, stride, padding, dilation, groups, data_format) -> tuple[Window, int]:
     if x.ndim != 4:
         raise ValueError(f"x must have shape (N, C, H, W), or (N, H, W, C) with channels_last, got {x.shape}")
     if w.ndim != 4 or min(w.shape) < 1:
@@ -164,7 +165,7 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
     original, x = x, arrays.read("x", x, floats_only=True)
     im2col = kernel("im2col", backend, x.device)
     w = arrays.read("w", w, floats_only=True)
-    window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
+    window, groups = _window_and_groups(x, w, stride, padding, dilation, groups, data_format)
     dtype, total = native(x.dtype), _product_dtype(x)
     w = arrays.expect("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]
@@ -175,7 +176,7 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
         y = arrays.empty(shape, dtype, x)
     else:
         shape = shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
-        y = arrays.check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), original)
+        y = check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), original)
         y = _channels_first(y, data_format)
     _check_multiplies(x)
 
@@ -261,7 +262,7 @@ def _gradients(dy, x, w, stride, padding, dilation, groups, data_format, backend
     im2col, col2im = (kernel(op, backend, x.device) for op in ("im2col", "col2im"))
     w = arrays.read("w", w, floats_only=True)
     dy = arrays.read("dy", dy, floats_only=True)
-    window, groups = _plan(x, w, stride, padding, dilation, groups, data_format)
+    window, groups = _window_and_groups(x, w, stride, padding, dilation, groups, data_format)
     dtype, total = native(x.dtype), _product_dtype(x)
     w = arrays.expect("w", w, w.shape, dtype, "x", x)
     filters, (oh, ow) = w.shape[0], window.out[1:]

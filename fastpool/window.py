@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where kernel_size, stride, padding and dilation are checked, and the shapes of inputs. Windows are
-immutable and cached by their arguments.
+This is the one place where shapes are checked, and whether kernel_size, stride, padding and dilation fit them. Windows
+are immutable and cached by their arguments.
 """
 
 from __future__ import annotations
@@ -13,38 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool.arguments import check_layout, frozen_window, integer
+from fastpool.arguments import LARGEST_SIZE, check_layout, check_padding_word, frozen_window, pad_pairs, per_axis
 
-LARGEST_SIZE = 2**62
-
-
-def _per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
-    """One int for all axes or one for each, none below `least`."""
-    each = value if isinstance(value, tuple) else (value,) * axes
-    if len(each) != axes:
-        raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
-    sizes = tuple(integer(name, v) for v in each)
-    if min(sizes) < least:
-        rule = "positive" if least == 1 else "0 or more"
-        raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
-    if max(sizes) > LARGEST_SIZE:
-        raise ValueError(f"{name} is too large for any array, got {value!r}")
-    return sizes
-
-
-def _pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
-    """Padding (before, after) for each axis, from everything but the strings."""
-    if isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):
-        if len(padding) != axes or not all(isinstance(p, tuple) and len(p) == 2 for p in padding):
-            raise ValueError(f"padding must hold a (before, after) pair for each of the {axes} axes, got {padding!r}")
-        flat = _per_axis("padding", sum(padding, ()), 2 * axes, 0)
-        return tuple(zip(flat[::2], flat[1::2], strict=True))
-    return tuple((p, p) for p in _per_axis("padding", padding, axes, 0))
-
-
-def _check_padding_word(padding: str) -> None:
-    if padding not in ("valid", "same", "same_lower"):
-        raise ValueError(f"padding must be 'valid', 'same', 'same_lower' or integers, got {padding!r}")
+# Of maxout: from so many neighbouring elements on that belong to the same piece, they are rows of a plane.
+LEAST_ROW = 32
 
 
 def _same_pairs(
@@ -230,7 +202,7 @@ class Window(_Geometry):
         return np.where(alive, offsets, 0)
 
 
-def plan_anew(
+def uncached_window(
     axes: int,
     x_shape: tuple[int, ...],
     kernel_size: Any,
@@ -241,18 +213,18 @@ def plan_anew(
     data_format: str,
 ) -> Window:
     """As `Window.plan`, of arguments that `frozen_window` returned; the sizes may be symbols of torch.compile."""
-    kernel = _per_axis("kernel_size", kernel_size, axes, 1)
-    stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
-    dilation = _per_axis("dilation", dilation, axes, 1)
+    kernel = per_axis("kernel_size", kernel_size, axes, 1)
+    stride = kernel if stride is None else per_axis("stride", stride, axes, 1)
+    dilation = per_axis("dilation", dilation, axes, 1)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
     batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, check_layout(data_format))
 
     if isinstance(padding, str):
-        _check_padding_word(padding)
+        check_padding_word(padding)
         pads = ((0, 0),) * axes if padding == "valid" else _same_pairs(padding, size, extent, stride)
         ceil_mode = ceil_mode and padding == "valid"
     else:
-        pads = _pad_pairs(padding, axes)
+        pads = pad_pairs(padding, axes)
     out = tuple(
         _output_size("kernel_size", n, p, e, s, ceil_mode)
         for n, p, e, s in zip(size, pads, extent, stride, strict=True)
@@ -266,7 +238,7 @@ def plan_anew(
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)
 
 
-sliding_window = lru_cache(maxsize=1024, typed=True)(plan_anew)
+sliding_window = lru_cache(maxsize=1024, typed=True)(uncached_window)
 
 
 def global_window(x_shape: tuple[int, ...], data_format: str) -> Window:
@@ -296,14 +268,14 @@ def unpooling_window(
 
     `kernel_size`, `stride` and `padding` are as `frozen` returns them.
     """
-    kernel = _per_axis("kernel_size", kernel_size, axes, 1)
-    stride = kernel if stride is None else _per_axis("stride", stride, axes, 1)
+    kernel = per_axis("kernel_size", kernel_size, axes, 1)
+    stride = kernel if stride is None else per_axis("stride", stride, axes, 1)
     if isinstance(padding, str) and padding != "valid":
-        _check_padding_word(padding)
+        check_padding_word(padding)
         if output_shape is None:
             raise ValueError(f"output_shape must be given with padding {padding!r}, which fits several shapes")
         padding = "valid"
-    pads = ((0, 0),) * axes if padding == "valid" else _pad_pairs(padding, axes)
+    pads = ((0, 0),) * axes if padding == "valid" else pad_pairs(padding, axes)
     batch, channels, out, channel_axis = _read_shape("y", axes, y_shape, data_format)
     if output_shape is None:
         size = tuple((o - 1) * s + k - sum(p) for o, s, k, p in zip(out, stride, kernel, pads, strict=True))
@@ -393,7 +365,7 @@ def _grouped(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str)
     # A contiguous array is (outer, pieces, inner) in both groupings; they differ in where the units belong.
     outer, inner = (outer * num_units, inner) if grouping == "contiguous" else (outer, num_units * inner)
     # Long runs of inner are rows, pooled along the height; short ones are cells, pooled along one long row.
-    high = inner >= 32 or outer == 0
+    high = inner >= LEAST_ROW or outer == 0
     size, kernel, out = (1, pieces, inner), (1, pieces, 1), (1, 1, inner)
     if not high:
         size, kernel, out = (1, 1, outer * pieces), (1, 1, pieces), (1, 1, outer)

@@ -274,7 +274,7 @@ class Pair(NamedTuple):
 
 
 def test_constants_of_all_kinds_reach_the_kernel():
-    dtype = encoding.Empty(np.dtype("f4"))  # which, as None does, takes no word
+    dtype = encoding.DtypeOnly(np.dtype("f4"))  # which, as None does, takes no word
     constants = -(2**40), np.float32(0.1), np.int16(-7), None, dtype, Pair(3, -4), 2.5, np.uint8(200)
     codes, words = encoding.encode(constants)
     assert "_".join(codes) == "i_f4_i2_n_ef4_Pair_d_u1"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import fastpool as fp
 from fastpool.arguments import flag, integer
-from fastpool.window import Window, plan_anew
+from fastpool.window import Window, uncached_window
 
 __all__ = [
     "MaxPool1d",
@@ -217,12 +217,12 @@ def _one_or_each(values: Sequence[int], each: tuple[Any, ...] | None = None) -> 
     return first if all(value == first for value in values) else each or tuple(values)
 
 
-def _plan(x_shape: Sequence[int], window: tuple[Any, ...]) -> Window:
-    return plan_anew(len(window[0]), tuple(x_shape), **_arguments(*window), data_format="channels_first")
+def _window_of(x_shape: Sequence[int], window: tuple[Any, ...]) -> Window:
+    return uncached_window(len(window[0]), tuple(x_shape), **_arguments(*window), data_format="channels_first")
 
 
 def _fake_max_pool(x: Tensor, *window: Any) -> Tensor:
-    return _empty(x, _plan(x.shape, window).y_shape, len(window[0]))
+    return _empty(x, _window_of(x.shape, window).y_shape, len(window[0]))
 
 
 @_operator("max_pool", f"(Tensor x, {_WINDOW}) -> Tensor", _fake_max_pool)
@@ -232,9 +232,9 @@ def _max_pool(x: Tensor, *window: Any) -> Tensor:
 
 
 def _fake_max_pool_with_argmax(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-    plan = _plan(x.shape, window)
-    argmax_dtype = getattr(torch, plan.argmax_dtype.name)
-    return _empty(x, plan.y_shape, len(window[0])), _empty(x, plan.y_shape, len(window[0]), argmax_dtype)
+    windows = _window_of(x.shape, window)
+    argmax_dtype = getattr(torch, windows.argmax_dtype.name)
+    return _empty(x, windows.y_shape, len(window[0])), _empty(x, windows.y_shape, len(window[0]), argmax_dtype)
 
 
 @_operator("max_pool_with_argmax", f"(Tensor x, {_WINDOW}) -> (Tensor, Tensor)", _fake_max_pool_with_argmax)

@@ -7,7 +7,7 @@ arguments in words of eight bytes, the scratch, and the range of its work items.
 An array is three words: its address, its elements, and the bytes of one; None is no word. The codes of constants are:
 
     n           None: no word
-    e<dtype>    a dtype alone, of an empty array: no word
+    e<dtype>    a dtype alone, which the kernel reads from an empty array: no word
     <Tuple>     a named tuple of TUPLES: a word for each of its integers
     <dtype>     a NumPy scalar: its bytes, and then zeros
     i, d        an int, a float: a word
@@ -30,7 +30,7 @@ TUPLES = {
 }
 
 
-class Empty(NamedTuple):
+class DtypeOnly(NamedTuple):
     """A constant that tells a kernel a dtype, and nothing else."""
 
     dtype: np.dtype
@@ -55,7 +55,7 @@ def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
     for constant in constants:
         if constant is None:
             codes.append("n")
-        elif isinstance(constant, Empty):
+        elif isinstance(constant, DtypeOnly):
             codes.append(f"e{dtype_code(constant.dtype)}")
         elif isinstance(constant, tuple):
             codes.append(type(constant).__name__)

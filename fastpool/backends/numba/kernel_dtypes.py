@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpool._rules import half_key
-from fastpool.backends.numba.encoding import Empty
+from fastpool.backends.numba.encoding import DtypeOnly
 from fastpool.dtypes import half_format, lowest, sum_dtype
 
 
 class KernelDtype(NamedTuple):
     half_format: np.int16 | None  # of a two-byte float
     lowest: np.generic  # the lowest value, as kernels compare it
-    sums: Empty  # of the dtype that gradients are added up in
+    sums: DtypeOnly  # of the dtype that gradients are added up in
 
 
 @cache
 def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
-    value, sums = np.array([lowest(dtype)], dtype), Empty(np.dtype(sum_dtype(dtype)))
+    value, sums = np.array([lowest(dtype)], dtype), DtypeOnly(np.dtype(sum_dtype(dtype)))
     if dtype.kind == "b":
         return KernelDtype(None, np.uint8(0), sums)
     bits = half_format(dtype)
