@@ -26,10 +26,12 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "max_unpool",
+    "min_pool",
     "prepare_hard_swish",
     "prepare_hard_swish_backward",
     "prepare_max_pool",
     "prepare_max_pool_backward",
+    "prepare_min_pool",
     "prepare_swish",
     "prepare_swish_backward",
     "swish",
@@ -74,12 +76,12 @@ _activation = _runners(plan.activation)
 # Each `prepare_...` returns a function of the op's arrays: see `Planned` in `backends/interface.py`.
 
 
-def prepare_max_pool(window, outer, inner, dtype, with_argmax):
+def _prepare_pool(plan_pool, window, outer, inner, dtype, with_argmax):
     index = window.argmax_dtype if with_argmax else None
 
     @lru_cache(maxsize=8)
     def runner_for(threads):
-        return runner(bound_call(plan.max_pool(window, outer, inner, dtype, index, threads)))
+        return runner(bound_call(plan_pool(window, outer, inner, dtype, index, threads)))
 
     if not plan.depends_on_threads(window, inner):
         return runner_for(1)
@@ -88,6 +90,10 @@ def prepare_max_pool(window, outer, inner, dtype, with_argmax):
         runner_for(get_num_threads())(*arrays)
 
     return run
+
+
+prepare_max_pool = partial(_prepare_pool, plan.max_pool)
+prepare_min_pool = partial(_prepare_pool, plan.min_pool)
 
 
 def prepare_argmax_fits(window, outer, inner, dtype):
@@ -162,6 +168,10 @@ prepare_swish_backward = partial(_prepare_activation_with_beta, "swish_backward"
 
 def max_pool(x, window, y, argmax):
     prepare_max_pool(window, x.shape[0], x.shape[4], x.dtype, argmax is not None)(x, y, argmax)
+
+
+def min_pool(x, window, y, argmin):
+    prepare_min_pool(window, x.shape[0], x.shape[4], x.dtype, argmin is not None)(x, y, argmin)
 
 
 def max_pool_backward(dy, argmax, window, dx):

@@ -9,21 +9,25 @@ import numpy as np
 
 from fastpool._rules import half_key
 from fastpool.backends.numba.encoding import DtypeOnly
-from fastpool.dtypes import half_format, lowest, sum_dtype
+from fastpool.dtypes import half_format, is_float, lowest, sum_dtype
 
 
 class KernelDtype(NamedTuple):
     half_format: np.int16 | None  # of a two-byte float
     lowest: np.generic  # the lowest value, as kernels compare it
+    order_bits: np.generic  # the bits of a value to flip to reverse the order of all values: see `simd/keys.py`
     sums: DtypeOnly  # of the dtype that gradients are added up in
 
 
 @cache
 def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
     value, sums = np.array([lowest(dtype)], dtype), DtypeOnly(np.dtype(sum_dtype(dtype)))
+    unsigned = np.dtype(f"u{dtype.itemsize}").type
     if dtype.kind == "b":
-        return KernelDtype(None, np.uint8(0), sums)
-    bits = half_format(dtype)
+        return KernelDtype(None, np.uint8(0), unsigned(1), sums)
+    bits, all_bits = half_format(dtype), np.iinfo(unsigned).max
+    order_bits = unsigned(all_bits // 2 + 1 if is_float(dtype) else all_bits)
     if bits is None:
-        return KernelDtype(None, value[0], sums)
-    return KernelDtype(np.int16(bits), np.int16(half_key(value.view(np.int16)[0], np.int16(bits))), sums)
+        return KernelDtype(None, value[0], order_bits, sums)
+    key = np.int16(half_key(value.view(np.int16)[0], np.int16(bits)))
+    return KernelDtype(np.int16(bits), key, order_bits, sums)

@@ -10,10 +10,9 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.reduction import Maxima
-from fastpool.backends.numba.kernels.rows import keys_to_halves
 from fastpool.backends.numba.kernels.windows import first_real_offset, last_vector, move_along_row, real_taps
 from fastpool.backends.numba.simd.compare import maximum, precedes, wins
-from fastpool.backends.numba.simd.half import to_key, to_keys
+from fastpool.backends.numba.simd.keys import Keys, from_keys, to_key, to_keys, without_flip
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
     arange_offsets,
@@ -35,8 +34,17 @@ class DirectWindow(NamedTuple):
 
 
 @kernel
-def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
     """Work items are `block_columns` windows of a row, or what is left of it."""
+    keys = Keys(half_format, flip, lowest)
+    if flip == 0:
+        pool_items(x, y, argmax, g, t, scratch, start, stop, without_flip(keys))
+    else:
+        pool_items(x, y, argmax, g, t, scratch, start, stop, keys)
+
+
+@inlined
+def pool_items(x, y, argmax, g, t, scratch, start, stop, keys):
     out = Maxima(y, argmax)
     vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
     for item in range(start, stop):
@@ -50,49 +58,49 @@ def max_pool_direct(x, y, argmax, half_format, lowest, g, t, scratch, start, sto
             taps = move_along_row(row_taps, w, g)
             origin, to = (((plane * g.D + d) * g.H + h) * g.W + w) * g.inner, (row * g.OW + ow) * g.inner
             window = DirectWindow(origin, to, first_real_offset(taps, g))
-            pool_window(out, vector, x, window, taps, g, lowest, half_format)
+            pool_window(out, vector, x, window, taps, g, keys)
 
 
 @inlined
-def pool_window(out, vector, x, window, taps, g, lowest, half_format):
+def pool_window(out, vector, x, window, taps, g, keys):
     """All channels of a window: in vectors of channels where there are enough, else channel by channel."""
     width, channel = width_of(x), 0
     last = last_vector(g.inner, width, g.inner + width, g.inner)  # the next window may belong to another work item
     while last >= 0 and channel < g.inner:
         channel = min(channel, last)
-        pool_channels(out, x, window, channel, taps, g, lowest, half_format)
+        pool_channels(out, x, window, channel, taps, g, keys)
         channel += width
     while channel < g.inner:
         if g.inner == g.dw == 1 and taps.end_kw - taps.first_kw >= width:
-            best, winner = pool_rows(vector, x, window, taps, g, lowest, half_format)
+            best, winner = pool_rows(vector, x, window, taps, g, keys)
         else:
-            best, winner = pool_cells(x, window.origin + channel, window.first, taps, g, lowest, half_format)
+            best, winner = pool_cells(x, window.origin + channel, window.first, taps, g, keys)
         out.values[window.to + channel] = best
         set_offset(out.argmax, window.to + channel, winner)
         channel += 1
-    keys_to_halves(slice_view(out.values, window.to, g.inner), half_format)
+    from_keys(slice_view(out.values, window.to, g.inner), keys)
 
 
 @inlined
-def pool_channels(out, x, window, channel, taps, g, lowest, half_format):
+def pool_channels(out, x, window, channel, taps, g, keys):
     """As many channels of a window as a vector holds."""
-    best = splat(load(x, 0), lowest)
+    best = splat(load(x, 0), keys.lowest)
     winner = splat_offset(best, out.argmax, window.first)
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):
             for kw in range(taps.first_kw, taps.end_kw):
                 at = window.origin + ((kd * g.dd * g.H + kh * g.dh) * g.W + kw * g.dw) * g.inner + channel
                 offset = splat_offset(best, out.argmax, (kd * g.KH + kh) * g.KW + kw)
-                best, winner = larger(best, winner, to_keys(load(x, at), half_format), offset)
+                best, winner = larger(best, winner, to_keys(load(x, at), keys), offset)
     store(out.values, window.to + channel, best)
     store_offsets(out.argmax, window.to + channel, winner)
 
 
 @inlined
-def pool_rows(vector, x, window, taps, g, lowest, half_format):
+def pool_rows(vector, x, window, taps, g, keys):
     """A window without dilation, in vectors of neighbouring cells: the maximum of each element, and then of these."""
     width, count = width_of(x), taps.end_kw - taps.first_kw
-    best = splat(load(x, 0), lowest)
+    best = splat(load(x, 0), keys.lowest)
     winner, steps = splat_offset(best, vector.argmax, window.first), arange_offsets(best, vector.argmax)
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):
@@ -101,11 +109,11 @@ def pool_rows(vector, x, window, taps, g, lowest, half_format):
             while i < count:
                 i = min(i, count - width)  # the last vector overlaps the one before
                 offset = add_offsets(steps, splat_offset(best, vector.argmax, tap + i))
-                best, winner = larger(best, winner, to_keys(load(x, row + i), half_format), offset)
+                best, winner = larger(best, winner, to_keys(load(x, row + i), keys), offset)
                 i += width
     store(vector.values, 0, best)
     store_offsets(vector.argmax, 0, winner)
-    return best_of_vector(vector.values, vector.argmax, window.first, lowest)
+    return best_of_vector(vector.values, vector.argmax, window.first, keys.lowest)
 
 
 @inlined
@@ -121,14 +129,14 @@ def best_of_vector(values, argmax, first, lowest):
 
 
 @inlined
-def pool_cells(x, origin, first, taps, g, lowest, half_format):
+def pool_cells(x, origin, first, taps, g, keys):
     """One window, cell by cell."""
-    best, winner = lowest, first
+    best, winner = keys.lowest, first
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):
             for kw in range(taps.first_kw, taps.end_kw):
                 at = origin + ((kd * g.dd * g.H + kh * g.dh) * g.W + kw * g.dw) * g.inner
-                value = to_key(x[at], half_format)
+                value = to_key(x[at], keys)
                 if wins(value, best):
                     best, winner = value, (kd * g.KH + kh) * g.KW + kw
     return best, winner

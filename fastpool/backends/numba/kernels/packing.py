@@ -20,12 +20,12 @@ class Rectangle(NamedTuple):
 
 
 @inlined
-def pack_cells(packed, x, cells, g, lowest, half_format, prefetch_distance):
-    """Pack a rectangle of cells. `x` begins at the first of them; `lowest` is written where they are padding.
+def pack_cells(packed, x, cells, g, keys, prefetch_distance):
+    """Pack the keys of a rectangle of cells. `x` begins at the first of them; padding has the key `keys.lowest`.
 
     The elements of x that lie `prefetch_distance` further are prefetched, for the next tile.
     """
-    padding = splat(load(packed, 0), lowest)
+    padding = splat(load(packed, 0), keys.lowest)
     first_column, end_column = inside_input(cells.w, cells.columns, g.W)
     begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(padding, (end - begin) % width_of(x))
@@ -34,5 +34,5 @@ def pack_cells(packed, x, cells, g, lowest, half_format, prefetch_distance):
         if 0 <= cells.h + row < g.H:
             fill_vectors(to, 0, begin, padding)
             x_row = tail_view(x, row * g.W * g.inner)
-            written = pack_row(to, x_row, begin, end, last_mask, padding, half_format, prefetch_distance)
+            written = pack_row(to, x_row, begin, end, last_mask, padding, keys, prefetch_distance)
         fill_vectors(to, written, cells.columns * g.inner, padding)

@@ -10,7 +10,8 @@ from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.kernels.windows import last_vector
-from fastpool.backends.numba.simd.half import from_key, narrow, to_key, to_keys, widen
+from fastpool.backends.numba.simd.half import narrow, widen
+from fastpool.backends.numba.simd.keys import to_key, to_keys
 from fastpool.backends.numba.simd.vectors import (
     interleave_high,
     interleave_low,
@@ -40,14 +41,6 @@ def fill_vectors(array, begin, end, vector):
 
 
 @inlined
-def keys_to_halves(row, half_format):
-    """Two-byte floats were compared as keys: replace each key by its float. Rows of other dtypes stay as they are."""
-    if half_format is not None:
-        for i in range(len(row)):
-            row[i] = from_key(row[i], half_format)
-
-
-@inlined
 def any_equal(row, value):
     found = False
     for i in range(len(row)):
@@ -56,23 +49,23 @@ def any_equal(row, value):
 
 
 @inlined
-def pack_row(packed, x, begin, end, last_mask, padding, half_format, prefetch_distance):
-    """Copy x[begin:end] to packed[begin:end], two-byte floats as keys, and return where what is written ends.
+def pack_row(packed, x, begin, end, last_mask, padding, keys, prefetch_distance):
+    """Copy x[begin:end] to packed[begin:end], as keys unless `keys` is None, and return where what is written ends.
 
     The last vector may spill past `end`. `last_mask` tells which of its elements are in the row: the others become
     `padding`.
     """
     i, width = begin, width_of(x)
     while i + width <= end:
-        store(packed, i, to_keys(load(x, i), half_format))
+        store(packed, i, to_keys(load(x, i), keys))
         prefetch(x, i + prefetch_distance)
         i += width
     if i < end and i + width <= len(x):
-        store(packed, i, where(last_mask, to_keys(load(x, i), half_format), padding))
+        store(packed, i, where(last_mask, to_keys(load(x, i), keys), padding))
         prefetch(x, i + prefetch_distance)
         i += width
     while i < end:
-        packed[np.uint64(i)] = to_key(x[np.uint64(i)], half_format)
+        packed[np.uint64(i)] = to_key(x[np.uint64(i)], keys)
         i += 1
     return i
 

@@ -23,7 +23,7 @@ from fastpool.backends.numba.kernels.reduction import (
     two_overlapping,
 )
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
-from fastpool.backends.numba.kernels.rows import any_equal, fill, fill_vectors, keys_to_halves
+from fastpool.backends.numba.kernels.rows import any_equal, fill, fill_vectors
 from fastpool.backends.numba.kernels.windows import (
     after_last_tap,
     ceil_div,
@@ -33,7 +33,7 @@ from fastpool.backends.numba.kernels.windows import (
     leaves_input,
     windows_at_edges,
 )
-from fastpool.backends.numba.simd.half import to_keys
+from fastpool.backends.numba.simd.keys import Keys, are_elements, from_keys, to_keys, without_flip
 from fastpool.backends.numba.simd.offsets import (
     add_offsets,
     copy_offsets,
@@ -104,12 +104,13 @@ class Buffers(NamedTuple):
 
 
 @kernel
-def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+def max_pool_separable(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
     """Work items are tiles of windows.
 
     Each pass visits its taps in increasing offset: along rows, then down columns, then slices. So the first of equal
     cells wins without comparing offsets.
     """
+    keys = Keys(half_format, flip, lowest)
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     mark_real_taps(buffers.tap_bits, g)
     fill_offsets(buffers.rows.argmax, 0)
@@ -117,20 +118,20 @@ def max_pool_separable(x, y, argmax, half_format, lowest, g, t, scratch, start, 
     limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
     for item in range(start, stop):
         tile = tile_at(item, g, t)
-        source = source_of(x, tile, g, t, half_format)
+        source = source_of(x, tile, g, t, keys)
         if source.masked:
-            pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format)
+            pool_masked_rows(buffers, x, tile, source, g, t, keys)
         elif not source.vertical:
-            pool_rows(buffers, x, tile, source, g, t, lowest, half_format)
+            pool_rows(buffers, x, tile, source, g, t, keys)
         if source.vertical:
             pool_down_input(out, buffers.tail, x, tile, source, g, t, limit)
         else:
             pool_down_rows(out, buffers, tile, source, g, t, limit)
         if tile.slices == 0:
-            fill_with_padding(out, tile, g, lowest)
-        fix_padding(y, argmax, tile, g, t, lowest)
+            fill_with_padding(out, tile, g, keys)
+        fix_padding(y, argmax, tile, g, t, keys.lowest)
         for row in range(tile.rows):
-            keys_to_halves(slice_view(y, output_origin(tile, row, g), tile.columns * g.inner), half_format)
+            from_keys(slice_view(y, output_origin(tile, row, g), tile.columns * g.inner), keys)
 
 
 @inlined
@@ -160,7 +161,7 @@ def tile_at(item, g, t):
 
 
 @inlined
-def source_of(x, tile, g, t, half_format):
+def source_of(x, tile, g, t, keys):
     """Choose how the rows under a tile are read.
 
     They are read in place if packed rows would be the same elements in the same order, and if all that vectors read
@@ -175,7 +176,7 @@ def source_of(x, tile, g, t, half_format):
     end = origin + (tile.slices - 1) * g.dd * g.H * row_step + end_row * row_step
     readable = first >= 0 and end + t.read_past <= len(x)
     unpadded = tile.w >= 0 and tile.w + columns <= g.W and end_row - first_row == rows
-    in_place = readable and half_format is None and unpadded
+    in_place = readable and are_elements(keys) and unpadded
     vertical = in_place and g.KW == 1 and g.sw == 1
     in_place = in_place and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
     masked = t.same_pitch and readable and not in_place
@@ -185,7 +186,7 @@ def source_of(x, tile, g, t, half_format):
 
 
 @inlined
-def pool_rows(buffers, x, tile, source, g, t, lowest, half_format):
+def pool_rows(buffers, x, tile, source, g, t, keys):
     """The first pass: maxima along the rows of each slice."""
     cells = Rectangle(tile.h, tile.w, source.rows, source.columns, source.pitch // g.inner * g.sw)
     for one in range(tile.slices):
@@ -195,17 +196,17 @@ def pool_rows(buffers, x, tile, source, g, t, lowest, half_format):
         if source.in_place:
             row_cells = x_slice
         else:
-            pack_cells(row_cells, x_slice, cells, g, lowest, half_format, t.prefetch_distance)
+            pack_cells(row_cells, x_slice, cells, g, keys, t.prefetch_distance)
         pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.gathered, t.row_method, g)
 
 
 @inlined
-def pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format):
+def pool_masked_rows(buffers, x, tile, source, g, t, keys):
     """The first pass where the pitch of x is that of row maxima, times the stride: x is read under a mask.
 
-    A window has a bit for each tap along its row that is real. The other taps are compared as the lowest value.
+    A window has a bit for each tap along its row that is real. The other taps are compared as padding.
     """
-    padding = splat(load(buffers.rows.values, 0), lowest)
+    padding = splat(load(buffers.rows.values, 0), keys.lowest)
     above = source.first_row * source.pitch
     below, end = source.end_row * source.pitch, source.rows * source.pitch
     first_row = source.origin + source.first_row * g.W * g.inner
@@ -214,29 +215,37 @@ def pool_masked_rows(buffers, x, tile, source, g, t, lowest, half_format):
         cells = tail_view(x, first_row + one * g.dd * g.H * g.W * g.inner)
         fill_vectors(out.values, 0, above, padding)
         inside = tail_of(out, above)
-        if g.sw == 1:
-            pool_masked(load, inside, below - above, cells, buffers.tap_bits, padding, 1, g, t, half_format)
-        elif g.sw == 2:
-            pool_masked(load_stride_2, inside, below - above, cells, buffers.tap_bits, padding, 2, g, t, half_format)
+        if are_elements(keys):
+            pool_masked_slice(inside, below - above, cells, buffers.tap_bits, padding, g, t, without_flip(keys))
+        else:
+            pool_masked_slice(inside, below - above, cells, buffers.tap_bits, padding, g, t, keys)
         fill_vectors(out.values, below, end, padding)
         fill_offsets(slice_view(out.argmax, 0, above), 0)
         fill_offsets(slice_view(out.argmax, below, end - below), 0)
 
 
 @inlined
-def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, half_format):
+def pool_masked_slice(out, count, cells, tap_bits, padding, g, t, keys):
+    if g.sw == 1:
+        pool_masked(load, out, count, cells, tap_bits, padding, 1, g, t, keys)
+    elif g.sw == 2:
+        pool_masked(load_stride_2, out, count, cells, tap_bits, padding, 2, g, t, keys)
+
+
+@inlined
+def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, keys):
     """The maxima of `count` windows over the real taps along their rows."""
     width, step, none = width_of(out.values), g.dw * g.inner, splat(padding, np.uint8(0))
     for i in range(0, count, positive(width)):
         source, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
-        best = where((bits & bit) != none, to_keys(load_at(cells, source), half_format), padding)
+        best = where((bits & bit) != none, to_keys(load_at(cells, source), keys), padding)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
         next_tap = splat_offset(best, out.argmax, 1)
         for vector in range(stride):
             prefetch(cells, source + vector * width + t.prefetch_distance)
         for tap in range(1, g.KW):
             bit, offset = bit + bit, add_offsets(offset, next_tap)
-            value = to_keys(load_at(cells, source + tap * step), half_format)
+            value = to_keys(load_at(cells, source + tap * step), keys)
             best, winner = larger(best, winner, where((bits & bit) != none, value, padding), offset)
         store_offsets(out.argmax, i, winner)
         store(out.values, i, best)
@@ -317,11 +326,11 @@ def copy_row(out, to, tail, count):
 
 
 @inlined
-def fill_with_padding(out, tile, g, lowest):
+def fill_with_padding(out, tile, g, keys):
     """Where all taps along the depth are padding, no pass writes the output."""
     for row in range(tile.rows):
         target = slice_of(out, output_origin(tile, row, g), tile.columns * g.inner)
-        fill(target.values, lowest)
+        fill(target.values, keys.lowest)
         fill_offsets(target.argmax, 0)
 
 

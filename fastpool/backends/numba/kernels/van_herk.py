@@ -13,8 +13,8 @@ from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
 from fastpool.backends.numba.kernels.padding import fix_padding_winners
 from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
-from fastpool.backends.numba.kernels.rows import keys_to_halves
 from fastpool.backends.numba.kernels.windows import ceil_div, last_vector, windows_at_edges
+from fastpool.backends.numba.simd.keys import Keys, from_keys
 from fastpool.backends.numba.simd.offsets import add_offsets, larger, load_offsets, splat_offset, store_offsets
 from fastpool.backends.numba.simd.vectors import load, store, width_of
 from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
@@ -42,20 +42,21 @@ class Buffers(NamedTuple):
 
 
 @kernel
-def max_pool_van_herk(x, y, argmax, half_format, lowest, g, t, scratch, start, stop):
+def max_pool_van_herk(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
     """Work items are tiles of windows. Each row of cells under a tile is read once, from the top down.
 
     Offsets are counted from the top of the tile and wrap around in their dtype. Their differences, the offsets in a
     window, do not.
     """
+    keys = Keys(half_format, flip, lowest)
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         for row in range(tile.rows + g.KH - 1):
-            pool_row(buffers, x, tile, row, g, t, lowest, half_format)
+            pool_row(buffers, x, tile, row, g, t, keys)
             add_to_group(buffers, tile, row, g, t)
             if row >= g.KH - 1:
-                finish_windows(out, buffers, tile, row, g, t, lowest, half_format)
+                finish_windows(out, buffers, tile, row, g, t, keys)
             if row % g.KH == g.KH - 1:
                 end_group(buffers, tile, g, t)
 
@@ -79,13 +80,13 @@ def tile_at(item, g, t):
 
 
 @inlined
-def pool_row(buffers, x, tile, row, g, t, lowest, half_format):
+def pool_row(buffers, x, tile, row, g, t, keys):
     """Pack a row of cells under a tile, and take the maxima along it."""
     h, columns = tile.h + row, (tile.columns - 1) * g.sw + (g.KW - 1) * g.dw + 1
     packed = tail_view(buffers.row.values, width_of(x))
     source = tail_view(x, ((tile.plane * g.H + h) * g.W + tile.w) * g.inner)
     cells = Rectangle(h, tile.w, 1, columns, columns)
-    pack_cells(packed, source, cells, g, lowest, half_format, t.prefetch_distance)
+    pack_cells(packed, source, cells, g, keys, t.prefetch_distance)
     pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.gathered, t.row_method, g)
 
 
@@ -111,7 +112,7 @@ def end_group(buffers, tile, g, t):
 
 
 @inlined
-def finish_windows(out, buffers, tile, row, g, t, lowest, half_format):
+def finish_windows(out, buffers, tile, row, g, t, keys):
     """Write the row of windows that ends at a row of cells."""
     first, at, count = row - g.KH + 1, row % g.KH, tile.columns * g.inner
     target = slice_of(out, ((tile.plane * g.OH + tile.oh + first) * g.OW + tile.ow) * g.inner, count)
@@ -122,8 +123,8 @@ def finish_windows(out, buffers, tile, row, g, t, lowest, half_format):
     last = last_vector(count, width, count + width, count)  # what follows in the row belongs to another tile
     larger_row(target, count, last, upper, buffers.beginning, -first * g.KW)
     edges = windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
-    fix_padding_winners(target.values, target.argmax, 0, tile.h + first, tile.w, edges, g, lowest)
-    keys_to_halves(target.values, half_format)
+    fix_padding_winners(target.values, target.argmax, 0, tile.h + first, tile.w, edges, g, keys.lowest)
+    from_keys(target.values, keys)
 
 
 @inlined

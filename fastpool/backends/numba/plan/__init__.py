@@ -5,7 +5,7 @@ from fastpool.backends.numba.plan.built import BUILT_DTYPES, WARMUP_DTYPES, WARM
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
 from fastpool.backends.numba.plan.elementwise import activation, max_unpool
-from fastpool.backends.numba.plan.forward import depends_on_threads, max_pool
+from fastpool.backends.numba.plan.forward import depends_on_threads, max_pool, min_pool
 
 __all__ = [
     "BUILT_DTYPES",
@@ -20,5 +20,6 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "max_unpool",
+    "min_pool",
     "validate_argmax",
 ]

@@ -19,6 +19,19 @@ def max_pool(
     window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
 ) -> KernelCall:
     """Of arrays (x, y, argmax); `index` is the dtype of the argmax, or None."""
+    return _pool(window, outer, inner, dtype, index, threads, reverse_order=False)
+
+
+def min_pool(
+    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
+) -> KernelCall:
+    """Of arrays (x, y, argmin)."""
+    return _pool(window, outer, inner, dtype, index, threads, reverse_order=True)
+
+
+def _pool(
+    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int, reverse_order: bool
+) -> KernelCall:
     itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
     kernel = "max_pool_van_herk"
     planned = van_herk(window, outer, inner, itemsizes, threads)
@@ -29,7 +42,8 @@ def max_pool(
     g, tiles, items = planned
     seen = seen_by_kernels(dtype)
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
-    constants = seen.half_format, seen.lowest, g, tiles
+    flip = seen.order_bits if reverse_order else type(seen.order_bits)(0)
+    constants = seen.half_format, flip, seen.lowest, g, tiles
     return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
 
 

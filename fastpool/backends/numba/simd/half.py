@@ -5,44 +5,14 @@ other dtype.
 """
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from fastpool import _rules
 from fastpool._rules import BFLOAT16_FORMAT
-from fastpool.backends.numba.decorators import INLINED, inlined
+from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.simd.math import float32_bits, float32_from_bits
-from fastpool.backends.numba.simd.vectors import half_keys
 
 half_key = inlined(_rules.half_key)
 half_bits = inlined(_rules.half_bits)
-
-
-@inlined
-def to_key(value, half_format):
-    """The key of a two-byte float; any other value as it is."""
-    if half_format is None:
-        return value
-    return np.int16(half_key(value, half_format))
-
-
-@inlined
-def from_key(key, half_format):
-    """The two-byte float that has this key; any other value as it is."""
-    if half_format is None:
-        return key
-    return np.int16(half_bits(key))
-
-
-def to_keys(vector, half_format):
-    """`to_key` of each element of a vector."""
-
-
-@overload(to_keys, jit_options=INLINED)
-def _to_keys(vector, half_format):
-    if isinstance(half_format, types.NoneType):
-        return lambda vector, half_format: vector
-    return lambda vector, half_format: half_keys(vector, half_format)
 
 
 @inlined
