@@ -8,6 +8,16 @@ from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.indices import argmax_to_indices, indices_to_argmax
 from fastpool.maxout import maxout, maxout_backward
+from fastpool.min_pooling import (
+    global_min_pool,
+    global_min_pool_backward,
+    min_pool1d,
+    min_pool1d_backward,
+    min_pool2d,
+    min_pool2d_backward,
+    min_pool3d,
+    min_pool3d_backward,
+)
 from fastpool.pooling import (
     global_max_pool,
     global_max_pool_backward,
@@ -37,6 +47,8 @@ __all__ = [
     "get_num_threads",
     "global_max_pool",
     "global_max_pool_backward",
+    "global_min_pool",
+    "global_min_pool_backward",
     "hard_swish",
     "hard_swish_backward",
     "im2col",
@@ -52,6 +64,12 @@ __all__ = [
     "max_unpool3d",
     "maxout",
     "maxout_backward",
+    "min_pool1d",
+    "min_pool1d_backward",
+    "min_pool2d",
+    "min_pool2d_backward",
+    "min_pool3d",
+    "min_pool3d_backward",
     "set_num_threads",
     "swish",
     "swish_backward",

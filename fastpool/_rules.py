@@ -13,6 +13,11 @@ def wins(value, best):
     return (value <= best) != (best == best)
 
 
+def wins_minimum(value, best):
+    """As `wins`, for the minimum: it is less, or the first NaN."""
+    return (value >= best) != (best == best)
+
+
 def precedes(value, offset, best, winner):
     """Whether a cell takes the maximum from another cell, visited in any order: of equals, the smaller offset wins."""
     tie = (value == best) | ((value != value) & (best != best))

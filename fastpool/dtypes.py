@@ -51,6 +51,13 @@ def lowest(dtype: np.dtype) -> Any:
     return np.False_ if dtype.kind == "b" else dtype.type(np.iinfo(dtype).min)
 
 
+def highest(dtype: np.dtype) -> Any:
+    """The highest value of a dtype, which is the minimum of a window of padding alone."""
+    if is_float(dtype):
+        return dtype.type(np.inf)
+    return np.True_ if dtype.kind == "b" else dtype.type(np.iinfo(dtype).max)
+
+
 def native(dtype: np.dtype) -> np.dtype:
     """NumPy's own dtype of this type: in native byte order, and without the metadata that somebody may have added."""
     return np.dtype(dtype.type)

@@ -21,23 +21,23 @@ from fastpool.window import Window, along, spatial_axes
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
-def check_argmax(argmax: Any, window: Window, backend: ModuleType) -> None:
+def check_argmax(argmax: Any, window: Window, backend: ModuleType, name: str) -> None:
     """Refuse an argmax (in canonical form) that names a cell outside its window or a cell of padding.
 
     Not one on a GPU: the caller would have to wait for it. Kernels there drop what an invalid offset would send.
     """
     if not isinstance(argmax, DeviceArray) and argmax.size and not backend.argmax_fits(argmax, window):
-        raise invalid_argmax(argmax, window)
+        raise invalid_argmax(argmax, window, name)
 
 
-def invalid_argmax(argmax: np.ndarray, window: Window) -> ValueError:
+def invalid_argmax(argmax: np.ndarray, window: Window, name: str) -> ValueError:
     if argmax.max() >= window.volume:
         return ValueError(
-            f"argmax must be below {window.volume}, the cells of a window of {window.kernel}, got {argmax.max()}; "
+            f"{name} must be below {window.volume}, the cells of a window of {window.kernel}, got {argmax.max()}; "
             "for another framework's indices see indices_to_argmax"
         )
     return ValueError(
-        "argmax names a cell of padding; it must come from the same kernel_size, stride, padding, "
+        f"{name} names a cell of padding; it must come from the same kernel_size, stride, padding, "
         "dilation and ceil_mode as are given here"
     )
 
@@ -297,7 +297,7 @@ def argmax_to_indices(
     for block in _blocks(window, channels_last):
         positions, fits = _positions_of_offsets(offsets[block], window, block)
         if not fits.all():
-            raise invalid_argmax(argmax, window)
+            raise invalid_argmax(argmax, window, "argmax")
         if convention == "chainer":
             found[block] = offsets[block]
             continue

@@ -69,7 +69,7 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     order, dtype = arrays.memory_axes(x), native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
     module = backend_for("max_pool", backend, x.device)
-    run, any_shape = kernel_of(module, window, window.batch, window.channels, dtype, return_argmax)
+    run, any_shape = kernel_of("max_pool", module, window, window.batch, window.channels, dtype, return_argmax)
     planes = None if any_shape else _canonical(window, window.out)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]

@@ -6,6 +6,7 @@ maxout, too, which is pooling along the channels.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -32,23 +33,30 @@ def _nothing(*arrays: Any) -> None:
 
 
 def kernel_of(
-    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
+    op: str, backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
 ) -> tuple[Any, bool]:
-    """What pools (x, y) or (x, y, argmax), and whether it takes contiguous arrays of any shape."""
-    prepare = getattr(backend, "prepare_max_pool", None)
+    """What pools (x, y) or (x, y, argmax), and whether it takes contiguous arrays of any shape.
+
+    `op` is "max_pool" or "min_pool".
+    """
+    prepare = getattr(backend, f"prepare_{op}", None)
     if prepare is not None:
         return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else _nothing), True
+    pool = getattr(backend, op)
 
     def run(x: Any, y: Any, argmax: Any = None) -> None:
-        backend.max_pool(x, window, y, argmax)
+        pool(x, window, y, argmax)
 
     return run, False
 
 
 def backward_kernel_of(
-    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype
+    backend: ModuleType, window: Window, outer: int, inner: int, dtype: np.dtype, argmax_name: str = "argmax"
 ) -> tuple[Any, bool]:
-    """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape."""
+    """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape.
+
+    `argmax_name` is what error messages call the argmax: "argmin" in the gradient of a minimum, which is no other.
+    """
     prepare = getattr(backend, "prepare_max_pool_backward", None)
     if prepare is not None:
         if outer * inner == 0:
@@ -57,84 +65,110 @@ def backward_kernel_of(
 
         def run_if_valid(dy: np.ndarray, argmax: np.ndarray, dx: np.ndarray) -> None:
             if not prepared(dy, argmax, dx):
-                raise invalid_argmax(argmax, window)
+                raise invalid_argmax(argmax, window, argmax_name)
 
         return run_if_valid, True
 
     def run(dy: Any, argmax: Any, dx: Any) -> None:
-        check_argmax(argmax, window, backend)
+        check_argmax(argmax, window, backend, argmax_name)
         backend.max_pool_backward(dy, argmax, window, dx)
 
     return run, False
 
 
-def _forward_plan(x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
-    module = backend_for("max_pool", backend, x.device)
+def _forward_plan(op: str, x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
+    module = backend_for(op, backend, x.device)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
-    run, any_shape = kernel_of(module, window, *arrays.outer_and_inner(window, channels_last), dtype, return_argmax)
+    outer, inner = arrays.outer_and_inner(window, channels_last)
+    run, any_shape = kernel_of(op, module, window, outer, inner, dtype, return_argmax)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [arrays.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
     return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
 
 
 def _backward_plan(
-    dy: Any, argmax: Any, window: Window, backend: str | None, reshaped_to: tuple[int, ...] | None = None
+    argmax_name: str,
+    dy: Any,
+    argmax: Any,
+    window: Window,
+    backend: str | None,
+    reshaped_to: tuple[int, ...] | None = None,
 ) -> Plan:
     """With `reshaped_to`, dy and argmax have that shape once they are reshaped."""
     y_shape = window.y_shape if reshaped_to is None else dy.shape
     module = backend_for("max_pool_backward", backend, dy.device)
     if dy.shape != y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = arrays.expect("argmax", argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
+    argmax = arrays.expect(argmax_name, argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
     channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
-    run, any_shape = backward_kernel_of(module, window, *arrays.outer_and_inner(window, channels_last), dtype)
+    outer, inner = arrays.outer_and_inner(window, channels_last)
+    run, any_shape = backward_kernel_of(module, window, outer, inner, dtype, argmax_name)
     operands = [arrays.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
     dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
     return Plan(tuple(operands), (dx,), run)
 
 
 def _plan_pool(
-    inputs, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend
+    op, inputs, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, backend
 ) -> Plan:
     (x,) = inputs
     window = sliding_window(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return _forward_plan(x, window, return_argmax, backend)
+    return _forward_plan(op, x, window, return_argmax, backend)
 
 
 def _plan_pool_backward(
-    inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
+    argmax_name, inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
 ) -> Plan:
     window = sliding_window(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     dy, argmax = inputs
-    return _backward_plan(dy, argmax, window, backend)
+    return _backward_plan(argmax_name, dy, argmax, window, backend)
 
 
-MAX_POOL = Op("max_pool", ("x",), (), _plan_pool)
-MAX_POOL_BACKWARD = Op("max_pool_backward", ("dy", "argmax"), ("dy",), _plan_pool_backward)
+def _pool(op: str) -> Op:
+    return Op(op, ("x",), (), partial(_plan_pool, op))
 
 
-def _plan_global(inputs, data_format, keepdims, return_argmax, backend) -> Plan:
+def _pool_backward(op: str, argmax_name: str) -> Op:
+    return Op(op, ("dy", argmax_name), ("dy",), partial(_plan_pool_backward, argmax_name))
+
+
+MAX_POOL, MIN_POOL = _pool("max_pool"), _pool("min_pool")
+MAX_POOL_BACKWARD = _pool_backward("max_pool_backward", "argmax")
+MIN_POOL_BACKWARD = _pool_backward("min_pool_backward", "argmin")
+
+
+def _plan_global(op, inputs, data_format, keepdims, return_argmax, backend) -> Plan:
     (x,) = inputs
     window = global_window(x.shape, data_format)
-    plan = _forward_plan(x, window, return_argmax, backend)
+    plan = _forward_plan(op, x, window, return_argmax, backend)
     return plan if keepdims else plan.reshaped((window.batch, window.channels))
 
 
-def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
+def _plan_global_backward(argmax_name, inputs, x_shape, data_format, keepdims, backend) -> Plan:
     dy, argmax = inputs
     window = global_window(x_shape, data_format)
     without_space = (window.batch, window.channels)
     if keepdims:
-        return _backward_plan(dy, argmax, window, backend)
-    for name, a in (("dy", dy), ("argmax", argmax)):
+        return _backward_plan(argmax_name, dy, argmax, window, backend)
+    for name, a in (("dy", dy), (argmax_name, argmax)):
         if a.shape != without_space:
             raise ValueError(f"{name} must have the shape {without_space} of the pooled array, got {a.shape}")
-    return _backward_plan(dy, argmax, window, backend, window.y_shape)
+    return _backward_plan(argmax_name, dy, argmax, window, backend, window.y_shape)
 
 
-GLOBAL_MAX_POOL = Op("global_max_pool", ("x",), (), _plan_global)
-GLOBAL_MAX_POOL_BACKWARD = Op("global_max_pool_backward", ("dy", "argmax"), ("dy",), _plan_global_backward)
+def _global_pool(op: str, pool: str) -> Op:
+    return Op(op, ("x",), (), partial(_plan_global, pool))
+
+
+def _global_pool_backward(op: str, argmax_name: str) -> Op:
+    return Op(op, ("dy", argmax_name), ("dy",), partial(_plan_global_backward, argmax_name))
+
+
+GLOBAL_MAX_POOL = _global_pool("global_max_pool", "max_pool")
+GLOBAL_MIN_POOL = _global_pool("global_min_pool", "min_pool")
+GLOBAL_MAX_POOL_BACKWARD = _global_pool_backward("global_max_pool_backward", "argmax")
+GLOBAL_MIN_POOL_BACKWARD = _global_pool_backward("global_min_pool_backward", "argmin")
 
 
 def _plan_unpool(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window
@@ -11,18 +12,23 @@ from fastpool.pool_plans import GLOBAL_MAX_POOL, GLOBAL_MAX_POOL_BACKWARD, MAX_P
 from fastpool.type_hints import A, Padding, Size, as_global_pool, as_pool
 
 
-def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend) -> Any:
+def call_pool(
+    op, axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     if return_argmax is not True and return_argmax is not False:
         return_argmax = flag("return_argmax", return_argmax)
-    return call(MAX_POOL, (x,), (axes, *window, return_argmax), out, backend)
+    return call(op, (x,), (axes, *window, return_argmax), out, backend)
 
 
-def _pool_backward(
-    axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
+def call_pool_backward(
+    op, axes, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
-    return call(MAX_POOL_BACKWARD, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
+    return call(op, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
+
+
+_pool, _pool_backward = partial(call_pool, MAX_POOL), partial(call_pool_backward, MAX_POOL_BACKWARD)
 
 
 @as_pool

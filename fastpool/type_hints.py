@@ -148,6 +148,126 @@ class GlobalPool(Protocol):
     ) -> Any: ...
 
 
+class MinPool(Protocol):
+    """`min_pool1d`, `min_pool2d` and `min_pool3d`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmin: Literal[False] = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: np.ndarray[Any, Any],
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmin: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmin: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[A, A]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        dilation: Size = ...,
+        ceil_mode: bool = ...,
+        *,
+        data_format: str = ...,
+        return_argmin: bool = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
+class GlobalMinPool(Protocol):
+    """`global_min_pool`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmin: Literal[False] = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: np.ndarray[Any, Any],
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmin: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmin: Literal[True],
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> tuple[A, A]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        *,
+        data_format: str = ...,
+        keepdims: bool = ...,
+        return_argmin: bool = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
 class Maxout(Protocol):
     """`maxout`."""
 
@@ -210,6 +330,14 @@ def as_pool(function: Any) -> Pool:
 
 def as_global_pool(function: Any) -> GlobalPool:
     return cast(GlobalPool, function)
+
+
+def as_min_pool(function: Any) -> MinPool:
+    return cast(MinPool, function)
+
+
+def as_global_min_pool(function: Any) -> GlobalMinPool:
+    return cast(GlobalMinPool, function)
 
 
 def as_maxout(function: Any) -> Maxout:

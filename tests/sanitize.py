@@ -20,7 +20,7 @@ FLAGS = "-fsanitize={} -fno-omit-frame-pointer -g1"
 # The sanitizer of data races keeps its shadow of memory where random addresses may lead.
 AT_FIXED_ADDRESSES = "setarch", "--addr-no-randomize"
 ONE_RACE = {"TSAN_OPTIONS": "halt_on_error=1"}
-BEYOND_AN_ARRAY = "c.take_maximum(np.zeros((1, 4096), 'f4'), np.zeros(8, 'f4'))"
+BEYOND_AN_ARRAY = "c.take_best(np.zeros((1, 4096), 'f4'), np.zeros(8, 'f4'), False)"
 OVERFLOW = "c.gather(np.zeros((1,) * 5, 'u1'), np.full(18, -(2**63)), 0, np.zeros((1,) * 6, 'u1'))"
 BOUNDS = "compiled or (changes and cython)"
 CONFORMANCE = "cython and float32 and channels_last and not tall"

@@ -224,51 +224,79 @@ def add_up(const addable[:, :, :, :, :, :] cols, const int64_t[::1] geometry, ad
                                 )
 
 
-cdef inline bint wins(ordered value, ordered best) noexcept nogil:
-    """As `fastpool._rules.wins`; the integers have no NaN."""
+cdef inline bint wins(ordered value, ordered best, bint minimum) noexcept nogil:
+    """As `fastpool._rules.wins`, or `wins_minimum`; the integers have no NaN."""
     if ordered is float or ordered is double:
-        return (not value <= best) & (best == best)
+        return (not (value >= best if minimum else value <= best)) & (best == best)
     else:
-        return value > best
+        return value < best if minimum else value > best
 
 
-def take_maximum(const ordered[:, ::1] cols, ordered[::1] best):
-    """Let the taps of columns (taps, cells) take over the best of each cell."""
+cdef inline void take(
+    const ordered* cols, ordered* best, Py_ssize_t taps, Py_ssize_t cells, bint minimum
+) noexcept nogil:
     cdef Py_ssize_t tap, i
     cdef ordered value, held
-    with nogil:
-        for tap in range(cols.shape[0]):
-            for i in range(cols.shape[1]):
-                value, held = cols[tap, i], best[i]
-                best[i] = value if wins(value, held) else held
+    for tap in range(taps):
+        for i in range(cells):
+            value, held = cols[tap * cells + i], best[i]
+            best[i] = value if wins(value, held, minimum) else held
 
 
-def take_maximum_and_offset(const ordered[:, ::1] cols, Py_ssize_t first_tap, ordered[::1] best, offset[::1] winner):
-    """As `take_maximum`, with the offset of the winner."""
+cdef inline void take_with_offset(
+    const ordered* cols, ordered* best, offset* winner, Py_ssize_t taps, Py_ssize_t cells, Py_ssize_t first_tap,
+    bint minimum,
+) noexcept nogil:
     cdef Py_ssize_t tap, i
     cdef ordered value, held
     cdef offset name, kept
     cdef bint taken
     # No branches, and nothing loaded after the first store: so the loop vectorises.
+    for tap in range(taps):
+        name = <offset>(first_tap + tap)
+        for i in range(cells):
+            value, held, kept = cols[tap * cells + i], best[i], winner[i]
+            taken = wins(value, held, minimum)
+            best[i] = value if taken else held
+            winner[i] = name if taken else kept
+
+
+def take_best(const ordered[:, ::1] cols, ordered[::1] best, bint minimum):
+    """Let the taps of columns (taps, cells) take over the best of each cell: the maximum or the minimum."""
+    if cols.size == 0:
+        return
+    with nogil:  # the two loops are compiled apart
+        if minimum:
+            take(&cols[0, 0], &best[0], cols.shape[0], cols.shape[1], True)
+        else:
+            take(&cols[0, 0], &best[0], cols.shape[0], cols.shape[1], False)
+
+
+def take_best_and_offset(
+    const ordered[:, ::1] cols, Py_ssize_t first_tap, ordered[::1] best, offset[::1] winner, bint minimum
+):
+    """As `take_best`, with the offset of the winner."""
+    if cols.size == 0:
+        return
     with nogil:
-        for tap in range(cols.shape[0]):
-            name = <offset>(first_tap + tap)
-            for i in range(cols.shape[1]):
-                value, held, kept = cols[tap, i], best[i], winner[i]
-                taken = wins(value, held)
-                best[i] = value if taken else held
-                winner[i] = name if taken else kept
+        if minimum:
+            take_with_offset(&cols[0, 0], &best[0], &winner[0], cols.shape[0], cols.shape[1], first_tap, True)
+        else:
+            take_with_offset(&cols[0, 0], &best[0], &winner[0], cols.shape[0], cols.shape[1], first_tap, False)
 
 
-def half_keys(int16_t[::1] a, int infinity):
-    """Bits of two-byte floats to keys in their order, in place; as `fastpool._rules.half_key`."""
+def half_keys(int16_t[::1] a, int infinity, int nan_key):
+    """Bits of two-byte floats to keys in their order, in place; as `fastpool._rules.half_key`.
+
+    The key of NaN is the largest, 0x7FFF, so that it wins a maximum, or the smallest, -0x8000, for a minimum.
+    """
     cdef Py_ssize_t i
     cdef int b
     with nogil:
         for i in range(a.shape[0]):
             b = a[i]
             if (b & 0x7FFF) > infinity:
-                b = 0x7FFF
+                b = nan_key
             else:
                 b ^= (b >> 15) & 0x7FFF
                 b += b == -1

@@ -15,7 +15,7 @@ from fastpool._rules import after_last_tap, after_last_window, first_tap, first_
 from fastpool.arrays import boxes
 from fastpool.backends import _columns
 from fastpool.backends.numpy import argmax_fits as argmax_fits
-from fastpool.dtypes import half_format, is_half, lowest
+from fastpool.dtypes import half_format, highest, is_half, lowest
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs
@@ -56,13 +56,21 @@ def _geometry_of(window, positions):
 
 
 def max_pool(x, window, y, argmax):
-    low, bits_of_infinity = lowest(x.dtype), half_format(x.dtype)
+    _pool(x, window, y, argmax, lowest(x.dtype), minimum=False)
+
+
+def min_pool(x, window, y, argmin):
+    _pool(x, window, y, argmin, highest(x.dtype), minimum=True)
+
+
+def _pool(x, window, y, winners, padding, minimum):
+    bits_of_infinity, nan_key = half_format(x.dtype), -0x8000 if minimum else 0x7FFF
     half = bits_of_infinity is not None
-    low_bits = int(_bits(np.asarray(low)))
+    padding_bits = int(_bits(np.asarray(padding)))
     key_dtype = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
-    padded = argmax is not None and any(window.leaves_input)
+    padded = winners is not None and any(window.leaves_input)
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
@@ -72,25 +80,25 @@ def max_pool(x, window, y, argmax):
         geometry = _geometry_of(window, positions)
         best = y[box]
         shape, best = best.shape, best.view(key_dtype).reshape(-1)
-        y[box] = low
+        y[box] = padding
         if half:
-            _columns.half_keys(best, bits_of_infinity)
-        if argmax is not None:
-            argmax[box] = window.first_cells(*positions)[..., None] if padded else 0
-            winner = argmax[box].reshape(-1)
+            _columns.half_keys(best, bits_of_infinity, nan_key)
+        if winners is not None:
+            winners[box] = window.first_cells(*positions)[..., None] if padded else 0
+            winner = winners[box].reshape(-1)
 
         for tap in range(0, window.volume, taps):
             count = min(taps, window.volume - tap)
             flat = scratch[: count * best.size]
             cols = flat.reshape(count, *shape)
-            _columns.gather(source[outer, inner], geometry, low_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
+            _columns.gather(source[outer, inner], geometry, padding_bits, _bits(cols).transpose(1, 5, 0, 2, 3, 4), tap)
             if half:
-                _columns.half_keys(flat, bits_of_infinity)
+                _columns.half_keys(flat, bits_of_infinity, nan_key)
             cols = flat.reshape(count, -1)
-            if argmax is None:
-                _columns.take_maximum(cols, best)
+            if winners is None:
+                _columns.take_best(cols, best, minimum)
             else:
-                _columns.take_maximum_and_offset(cols, tap, best, winner)
+                _columns.take_best_and_offset(cols, tap, best, winner, minimum)
         if half:
             _columns.half_bits(best)
 

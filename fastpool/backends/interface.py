@@ -16,12 +16,15 @@ from fastpool.window import Window
 
 
 class Pooling(Protocol):
-    """Max pooling of (outer, D, H, W, inner), its gradient and its inverse."""
+    """Pooling of (outer, D, H, W, inner), the gradient of either pool, and the inverse."""
 
     def max_pool(self, x: Array, window: Window, y: Array, argmax: Array | None) -> None:
         """`argmax` is None where it is not asked for."""
 
-    def max_pool_backward(self, dy: Array, argmax: Array, window: Window, dx: Array) -> None: ...
+    def min_pool(self, x: Array, window: Window, y: Array, argmin: Array | None) -> None: ...
+
+    def max_pool_backward(self, dy: Array, argmax: Array, window: Window, dx: Array) -> None:
+        """Of an argmin, too."""
 
     def argmax_fits(self, argmax: Array, window: Window) -> bool:
         """Whether every offset is that of a cell of the input, or 0 in a window of padding alone."""
@@ -72,6 +75,10 @@ class Planned(Protocol):
         self, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
     ) -> Callable[..., None]:
         """Of (x, y) or (x, y, argmax)."""
+
+    def prepare_min_pool(
+        self, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmin: bool
+    ) -> Callable[..., None]: ...
 
     def prepare_max_pool_backward(
         self, window: Window, outer: int, inner: int, dtype: np.dtype

@@ -7,8 +7,8 @@ from math import exp
 
 import numpy as np
 
-from fastpool._rules import wins
-from fastpool.dtypes import lowest, sum_dtype
+from fastpool._rules import wins, wins_minimum
+from fastpool.dtypes import highest, lowest, sum_dtype
 
 
 def _cells(window, position):
@@ -23,17 +23,25 @@ def _cells(window, position):
 
 
 def max_pool(x, window, y, argmax):
+    _pool(x, window, y, argmax, wins, lowest(x.dtype))
+
+
+def min_pool(x, window, y, argmin):
+    _pool(x, window, y, argmin, wins_minimum, highest(x.dtype))
+
+
+def _pool(x, window, y, winners, wins, padding):
     for position in np.ndindex(window.out):
         cells = list(_cells(window, position))
         for outer, inner in product(range(x.shape[0]), range(x.shape[4])):
-            best, winner = lowest(x.dtype), 0
+            best, winner = padding, 0
             for i, (offset, cell) in enumerate(cells):
                 value = x[outer, *cell, inner]
                 if i == 0 or wins(value, best):
                     best, winner = value, offset
             y[outer, *position, inner] = best
-            if argmax is not None:
-                argmax[outer, *position, inner] = winner
+            if winners is not None:
+                winners[outer, *position, inner] = winner
 
 
 @np.errstate(all="ignore")

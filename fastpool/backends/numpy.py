@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.arrays import boxes
-from fastpool.dtypes import lowest, sum_dtype
+from fastpool.dtypes import highest, lowest, sum_dtype
 from fastpool.window import along
 
 # Elements of an argmax that are checked at once.
@@ -58,16 +58,24 @@ def _add(cols, window):
 
 
 def max_pool(x, window, y, argmax):
-    cols = _take(_by_plane(x), window, lowest(x.dtype))
-    winner = cols.argmax(axis=1)
+    _pool(x, window, y, argmax, np.argmax, lowest(x.dtype))
+
+
+def min_pool(x, window, y, argmin):
+    _pool(x, window, y, argmin, np.argmin, highest(x.dtype))
+
+
+def _pool(x, window, y, winners, choose, padding):
+    cols = _take(_by_plane(x), window, padding)
+    winner = choose(cols, axis=1)
     if any(window.leaves_input):
         real = _take(np.ones((1, *window.size), bool), window, False)[0]
         won_by_padding = ~np.take_along_axis(real, winner, axis=0)
         winner = np.where(won_by_padding, window.first_cells(*window.all_windows).reshape(-1), winner)
     best = np.take_along_axis(cols, winner[:, None], axis=1)
     y[...] = _from_planes(best, y)
-    if argmax is not None:
-        argmax[...] = _from_planes(winner, argmax)
+    if winners is not None:
+        winners[...] = _from_planes(winner, winners)
 
 
 @np.errstate(all="ignore")
