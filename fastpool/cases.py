@@ -115,45 +115,48 @@ def _pool(
     stride: int | None = None,
     padding: int = 0,
     quick: bool = False,
+    extreme: str = "max",
 ) -> Iterator[Case]:
-    """Max pooling forward, forward with argmax, and backward."""
-    op = f"max_pool{axes}d"
+    """Max or min pooling forward, forward with argmax or argmin, and backward."""
+    op, arg = f"{extreme}_pool{axes}d", f"arg{extreme}"
     window = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
 
     def forward(rng, dtype, shape, layout):
         return {"x": random_array(rng, dtype, in_layout(shape, layout)), **window, "data_format": layout}
 
     def with_argmax(rng, dtype, shape, layout):
-        return {**forward(rng, dtype, shape, layout), "return_argmax": True}
+        return {**forward(rng, dtype, shape, layout), f"return_{arg}": True}
 
     def backward(rng, dtype, shape, layout):
-        x = random_array(rng, dtype, in_layout(shape, layout))
-        y, argmax = getattr(fastpool, op)(x, **window, data_format=layout, return_argmax=True, backend="numpy")
-        dy = random_array(rng, dtype, y.shape)
-        return {"dy": dy, "argmax": np.ascontiguousarray(argmax), "x_shape": x.shape, **window, "data_format": layout}
+        arguments = with_argmax(rng, dtype, shape, layout)
+        y, argmax = getattr(fastpool, op)(**arguments, backend="numpy")
+        dy, x_shape = random_array(rng, dtype, y.shape), arguments["x"].shape
+        return {"dy": dy, arg: np.ascontiguousarray(argmax), "x_shape": x_shape, **window, "data_format": layout}
 
     yield Case(f"{op} {label}", op, forward, small, full, quick=quick)
-    yield Case(f"{op} {label} argmax", op, with_argmax, small, full, quick=quick)
+    yield Case(f"{op} {label} {arg}", op, with_argmax, small, full, quick=quick)
     yield Case(f"{op}_backward {label}", f"{op}_backward", backward, small, full, "floats", exact=False, quick=quick)
 
 
-def _global_pool(small: Shape, full: Shape) -> Iterator[Case]:
+def _global_pool(extreme: str, small: Shape, full: Shape) -> Iterator[Case]:
+    op, arg = f"global_{extreme}_pool", f"arg{extreme}"
+
     def forward(rng, dtype, shape, layout):
         return {"x": random_array(rng, dtype, in_layout(shape, layout)), "data_format": layout}
 
     def with_argmax(rng, dtype, shape, layout):
-        return {**forward(rng, dtype, shape, layout), "return_argmax": True}
+        return {**forward(rng, dtype, shape, layout), f"return_{arg}": True}
 
     def backward(rng, dtype, shape, layout):
         elements = int(np.prod(shape[2:]))
         argmax_dtype = Window.plan(len(shape) - 2, shape, shape[2:]).argmax_dtype
         argmax = rng.integers(0, elements, shape[:2]).astype(argmax_dtype)
         dy = random_array(rng, dtype, shape[:2])
-        return {"dy": dy, "argmax": argmax, "x_shape": in_layout(shape, layout), "data_format": layout}
+        return {"dy": dy, arg: argmax, "x_shape": in_layout(shape, layout), "data_format": layout}
 
-    yield Case("global_max_pool", "global_max_pool", forward, small, full)
-    yield Case("global_max_pool argmax", "global_max_pool", with_argmax, small, full)
-    yield Case("global_max_pool_backward", "global_max_pool_backward", backward, small, full, "floats")
+    yield Case(op, op, forward, small, full)
+    yield Case(f"{op} {arg}", op, with_argmax, small, full)
+    yield Case(f"{op}_backward", f"{op}_backward", backward, small, full, "floats")
 
 
 def _unpool(small: Shape, full: Shape) -> Iterator[Case]:
@@ -259,7 +262,12 @@ CASES: dict[str, Case] = {
         _pool(2, "3x3 s1 p1", _IMAGE, (8, 192, 28, 28), 3, 1, 1),
         _pool(2, "13x13 s1 p6", (1, 2, 9, 8), (8, 64, 20, 20), 13, 1, 6),
         _pool(3, "2x2x2 s2", _VOLUME, _LARGE_VOLUME, 2),
-        _global_pool(_IMAGE, _LARGE_IMAGE),
+        _pool(1, "3 s2", _LINE, _LONG_LINE, 3, 2, extreme="min"),
+        _pool(2, "2x2 s2", _IMAGE, _LARGE_IMAGE, 2, extreme="min"),
+        _pool(2, "3x3 s2 p1", _IMAGE, _LARGE_IMAGE, 3, 2, 1, extreme="min"),
+        _pool(3, "2x2x2 s2", _VOLUME, _LARGE_VOLUME, 2, extreme="min"),
+        _global_pool("max", _IMAGE, _LARGE_IMAGE),
+        _global_pool("min", _IMAGE, _LARGE_IMAGE),
         _unpool((2, 3, 8, 6), _LARGE_IMAGE),
         _maxout("strided, 2 pieces", "strided", 2, (2, 6, 5, 4), (8, 96, 112, 112), quick=True),
         _maxout("contiguous, 2 pieces", "contiguous", 2, (2, 6, 5, 4), (8, 96, 112, 112)),

@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from itertools import pairwise, product
 from math import prod
@@ -234,15 +235,16 @@ def a_pool(rng, case, backend, small):
     return axes, shape, options, values(rng, shape, dtype), other
 
 
-def pool(rng, case, backend, small):
+def pool(rng, case, backend, small, extreme="max"):
     axes, _, options, x, other = a_pool(rng, case, backend, small)
-    wants = bool(rng.random() < 0.6)
+    wants, op, returns = bool(rng.random() < 0.6), f"{extreme}_pool{axes}d", f"return_arg{extreme}"
+    function = getattr(fp, op)
 
     def expected(x):
-        found = POOLS[axes](x, **options, return_argmax=True, backend=other)
+        found = function(x, **options, **{returns: True}, backend=other)
         return found if wants else found[:1]
 
-    return Call(POOLS[axes], (x,), options | {"return_argmax": wants}, expected, f"max_pool{axes}d")
+    return Call(function, (x,), options | {returns: wants}, expected, op)
 
 
 def pool_backward(rng, case, backend, small):
@@ -267,15 +269,17 @@ def a_plane(rng, case, small):
     return shape, values(rng, shape, a_dtype(rng, case)), {"data_format": layout, "keepdims": bool(rng.random() < 0.5)}
 
 
-def global_pool(rng, case, backend, small):
+def global_pool(rng, case, backend, small, extreme="max"):
     _, x, options = a_plane(rng, case, small)
     other, wants = reference(backend, small), bool(rng.random() < 0.6)
+    op, returns = f"global_{extreme}_pool", f"return_arg{extreme}"
+    function = getattr(fp, op)
 
     def expected(x):
-        found = fp.global_max_pool(x, **options, return_argmax=True, backend=other)
+        found = function(x, **options, **{returns: True}, backend=other)
         return found if wants else found[:1]
 
-    return Call(fp.global_max_pool, (x,), options | {"return_argmax": wants}, expected, "global_max_pool")
+    return Call(function, (x,), options | {returns: wants}, expected, op)
 
 
 def global_pool_backward(rng, case, backend, small):
@@ -553,7 +557,9 @@ OPS = {
     # name: how to draw it, what a backend must export, how often
     "pool": (pool, "max_pool", 12),
     "pool_backward": (pool_backward, "max_pool_backward", 8),
+    "min_pool": (partial(pool, extreme="min"), "min_pool", 6),
     "global": (global_pool, "max_pool", 2),
+    "global_min": (partial(global_pool, extreme="min"), "min_pool", 1),
     "global_backward": (global_pool_backward, "max_pool_backward", 2),
     "maxout": (maxout, "max_pool", 4),
     "maxout_backward": (maxout_backward, "max_pool_backward", 3),

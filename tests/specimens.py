@@ -41,6 +41,11 @@ def values(shape, dtype, seed=0):
     return x
 
 
+def reverse_order(x):
+    """-x of floats, ~x of integers and bools: what is lowest becomes highest, and NaN stays."""
+    return -x if x.dtype in FLOATS else ~x
+
+
 def grads(shape, dtype, seed=1):
     """Gradients without zeros, a few of them not finite."""
     rng = np.random.default_rng([seed, *shape])
@@ -179,6 +184,11 @@ IN_EVERY_DTYPE = {
     "3-D 3 s2 p1",
     "3 p1", "(2,3) s(2,1) d(1,2) p(0,1) (3,0)", "dense", "images",
 }  # fmt: skip
+# Of these minima, too: a window for each way in which a backend pools.
+MINIMA = (
+    "2 s2", "3 s2 p1", "3 s1 p1", "3 s3 p1 ceil", "(5,1) s(1,3)", "windows of padding alone", "13 s1 p6", "9 s4 p4",
+    "large window", "the whole plane", "batch 0", "channels 67", "1-D", "3-D 3 s2 p1",
+)  # fmt: skip
 LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     # large enough to cross the borders of any tile, in few dtypes
     "a wide row": ((1, 1, 3, 5003), {"kernel_size": 3, "stride": 2, "padding": 1}),
@@ -193,29 +203,32 @@ LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-def pool_cases(axes, name, shape, window, dtypes):
+def pool_cases(axes, name, shape, window, dtypes, extreme="max"):
+    pool, pool_backward = (getattr(fp, f"{extreme}_pool{axes}d{backward}") for backward in ("", "_backward"))
+    returning = {f"return_arg{extreme}": True}
+
     def arrays(dtype, layout):
-        return (to_layout(values(shape, dtype, zlib.crc32(name.encode())), layout),)
+        x = to_layout(values(shape, dtype, zlib.crc32(name.encode())), layout)
+        return (x if extreme == "max" else reverse_order(x),)
 
     def backward_arrays(dtype, layout):
-        x = arrays(dtype, layout)[0]
-        y, argmax = POOLS[axes](x, **window, data_format=layout, return_argmax=True, backend="naive")
+        y, argmax = forward(*arrays(dtype, layout), layout, backend="naive")
         return grads(y.shape, dtype), argmax
 
     def forward(x, layout, **more):
-        return POOLS[axes](x, **window, data_format=layout, return_argmax=True, **more)
+        return pool(x, **window, data_format=layout, **returning, **more)
 
     def alone(x, layout, **more):
-        return POOLS[axes](x, **window, data_format=layout, **more)
+        return pool(x, **window, data_format=layout, **more)
 
     def backward(dy, argmax, layout, **more):
-        return POOLS_BACKWARD[axes](dy, argmax, shaped(shape, layout), **window, data_format=layout, **more)
+        return pool_backward(dy, argmax, shaped(shape, layout), **window, data_format=layout, **more)
 
-    floats = tuple(d for d in dtypes if d in FLOATS)
+    floats, op = tuple(d for d in dtypes if d in FLOATS), f"{extreme}_pool{axes}d"
     return [
-        Case(f"max_pool{axes}d {name}", "max_pool", dtypes, arrays, forward),
-        Case(f"max_pool{axes}d {name}, no argmax", "max_pool", FEW[::2], arrays, alone),
-        Case(f"max_pool{axes}d_backward {name}", "max_pool_backward", floats, backward_arrays, backward),
+        Case(f"{op} {name}", f"{extreme}_pool", dtypes, arrays, forward),
+        Case(f"{op} {name}, no arg{extreme}", f"{extreme}_pool", FEW[::2], arrays, alone),
+        Case(f"{op}_backward {name}", "max_pool_backward", floats, backward_arrays, backward),
     ]
 
 
@@ -360,6 +373,9 @@ def conv_cases():
 def _all_cases():
     for name, (shape, window) in WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name))
+    for name in MINIMA:
+        shape, window = WINDOWS[name]
+        yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name), "min")
     for name, (shape, window) in () if INTERPRETED else LONG_WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, FEW)
     for grouping in ("strided", "contiguous"):

@@ -30,7 +30,7 @@ class FakeKernel:
 
 
 def memory(address):
-    return launch.Memory("float32", 4, "float32", 16, False, address, 64)
+    return launch.Memory("float32", 4, "float32", 16, False, False, address, 64)
 
 
 def test_each_parameter_is_read_in_its_own_width():

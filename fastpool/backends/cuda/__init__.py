@@ -39,6 +39,7 @@ __all__ = [
     "max_pool_backward",
     "max_unpool",
     "max_unpool_by_indices",
+    "min_pool",
     "swish",
     "swish_backward",
 ]
@@ -98,18 +99,28 @@ def _fold_columns(geometry, sizes, inner):
 
 @with_transfers(2)
 def max_pool(x, window, y, argmax):
+    _pool(x, window, y, argmax, reverses=False)
+
+
+@with_transfers(2)
+def min_pool(x, window, y, argmin):
+    _pool(x, window, y, argmin, reverses=True)
+
+
+def _pool(x, window, y, argmax, reverses):
+    """Pool for the maximum of elements, or in reversed order: for the minimum."""
     geometry, sizes = _geometry(window)
     wide = is_wide(x.size, y.size, *geometry, *sizes, *_extents(window), window.volume)
     taps, positions = window.volume, window.positions
     if taps >= LARGE and taps * positions <= 4 * prod(window.size):
-        _pool_by_blocks(x, geometry, sizes, y, argmax, wide)
+        _pool_by_blocks(x, geometry, sizes, y, argmax, wide, reverses)
     elif taps >= LARGE and sum(k > 1 for k in window.kernel) > 1 and _every_window_has_a_cell(window):
-        _pool_axis_by_axis(x, window, y, argmax, wide)
+        _pool_axis_by_axis(x, window, y, argmax, wide, reverses)
     else:
-        _pool(x, geometry, sizes, y, argmax, wide)
+        _pool_in_one_pass(x, geometry, sizes, y, argmax, wide, reverses)
 
 
-def _pool(x, geometry, sizes, y, argmax, wide, carried=None, weight=1):
+def _pool_in_one_pass(x, geometry, sizes, y, argmax, wide, reverses, carried=None, weight=1):
     """Pool in one pass over all taps."""
     inner = x.shape[4]
     KW, sw, pw, dw = geometry[2], geometry[5], geometry[8], geometry[11]
@@ -127,7 +138,10 @@ def _pool(x, geometry, sizes, y, argmax, wide, carried=None, weight=1):
         width = _row_width(x.itemsize, OW)
         vectors = -(-OW // width)
         items = y.size // OW * vectors
-        arguments = memory(x, width * sw, W, vectors, compared), memory(y, width, OW, vectors, compared)
+        arguments = (
+            memory(x, width * sw, W, vectors, compared, reverses),
+            memory(y, width, OW, vectors, compared, reverses),
+        )
         if with_argmax:
             arguments = *arguments, memory(argmax, width, OW, vectors, "index")
         make = pool.argmax_by_rows if with_argmax else pool.maximum_by_rows
@@ -140,9 +154,9 @@ def _pool(x, geometry, sizes, y, argmax, wide, carried=None, weight=1):
     items = y.size // inner * vectors
     constant, geometry_argument = _as_constant(geometry)
     arguments = (
-        memory(x, width, inner, vectors, compared),
+        memory(x, width, inner, vectors, compared, reverses),
         NOTHING if carried is None else memory(carried, width, inner, vectors, "index"),
-        memory(y, width, inner, vectors, compared),
+        memory(y, width, inner, vectors, compared, reverses),
         memory(argmax, width, inner, vectors, "index") if with_argmax else NOTHING,
     )
     constants = width, constant, with_argmax, carried is not None
@@ -160,7 +174,7 @@ def _every_window_has_a_cell(window):
     return True
 
 
-def _pool_axis_by_axis(x, window, y, argmax, wide):
+def _pool_axis_by_axis(x, window, y, argmax, wide, reverses):
     """Pool along the rows, then take the maxima of these along the columns, then along the depth.
 
     In a tie the first along the last axis wins, and it carries the argmax of the first along the earlier axes: together
@@ -176,11 +190,12 @@ def _pool_axis_by_axis(x, window, y, argmax, wide):
         shape = (x.shape[0], *after, x.shape[4])
         out = y if last else x.empty(shape, x.dtype)
         argmax_out = argmax if last or argmax is None else x.empty(shape, argmax.dtype)
-        _pool(x, tuple(along_axis), (*size, *after), out, argmax_out, wide, carried, weight)
+        sizes = *size, *after
+        _pool_in_one_pass(x, tuple(along_axis), sizes, out, argmax_out, wide, reverses, carried, weight)
         x, size, carried, weight = out, after, argmax_out, weight * window.kernel[axis]
 
 
-def _pool_by_blocks(x, geometry, sizes, y, argmax, wide):
+def _pool_by_blocks(x, geometry, sizes, y, argmax, wide, reverses):
     inner, threads = x.shape[4], threads_per_block()
     channels_last = inner > 1
     if channels_last:
@@ -192,8 +207,8 @@ def _pool_by_blocks(x, geometry, sizes, y, argmax, wide):
     names = compute_dtype_of(x.dtype), "int64" if wide else "int32"
     dtypes = [getattr(types, name) for name in names]
     arguments = (
-        memory(x),
-        memory(y),
+        memory(x, reverses=reverses),
+        memory(y, reverses=reverses),
         NOTHING if argmax is None else memory(argmax, compute_dtype="index"),
     )
     constants = threads, *dtypes, argmax is not None, channels_last
@@ -369,7 +384,7 @@ def _flat_memory(a, size):
     low, high = a.extent()
     name = f"uint{8 * size}"
     steps = tuple(s // size for s in a.strides) + ((1,) if size < a.itemsize else ())
-    return Memory(name, 1, name, size, False, low, high - low), (a.pointer - low) // size, steps
+    return Memory(name, 1, name, size, False, False, low, high - low), (a.pointer - low) // size, steps
 
 
 @with_transfers(1)

@@ -27,7 +27,8 @@ _WORD_MASK = 2**64 - 1
 class Memory(NamedTuple):
     """An argument that is a pointer: the fields of its type in the kernel, its address, and the size of its memory.
 
-    `whole` tells that all vectors which the kernel accesses lie within their rows.
+    `whole` tells that all vectors which the kernel accesses lie within their rows, `reverses` that it compares elements in
+    reversed order.
 
     The compute dtype "index" stands for the dtype of the kernel's indices. "half" is that of two-byte floats which are
     only compared: in pairs where the GPU has such instructions, else as float32.
@@ -38,6 +39,7 @@ class Memory(NamedTuple):
     compute_dtype: str
     align: int
     whole: bool
+    reverses: bool
     address: int
     nbytes: int
 
@@ -51,7 +53,12 @@ def compute_dtype_of(dtype: np.dtype) -> str:
 
 
 def memory(
-    a: DeviceArray, width: int = 1, row: int = 0, vectors: int | None = None, compute_dtype: str | None = None
+    a: DeviceArray,
+    width: int = 1,
+    row: int = 0,
+    vectors: int | None = None,
+    compute_dtype: str | None = None,
+    reverses: bool = False,
 ) -> Memory:
     """An array as the argument of a kernel that accesses vectors of `width` elements, within rows of `row` elements,
     or of a flat array if `row` is 0.
@@ -62,10 +69,11 @@ def memory(
     if width > 1:
         align = gcd(a.pointer, width * a.itemsize, VECTOR_BYTES, row * a.itemsize)
     whole = vectors is not None and vectors * width <= row
-    return Memory(a.dtype.name, width, compute_dtype or compute_dtype_of(a.dtype), align, whole, a.pointer, a.nbytes)
+    compute_dtype = compute_dtype or compute_dtype_of(a.dtype)
+    return Memory(a.dtype.name, width, compute_dtype, align, whole, reverses, a.pointer, a.nbytes)
 
 
-NOTHING = Memory("uint8", 1, "uint8", 1, False, 0, 0)
+NOTHING = Memory("uint8", 1, "uint8", 1, False, False, 0, 0)
 
 
 def divisor(n: int) -> tuple[int, int, int]:
@@ -99,11 +107,11 @@ def _kernel(make, constants, signature, index, device):
 def _numba_type(description, index, capability):
     """The Numba type of an argument, from its description in a signature."""
     if isinstance(description, tuple):
-        stored, width, compute_dtype, align, whole = description
+        stored, width, compute_dtype, align, *flags = description
         if compute_dtype == "half" and capability >= (8, 0):
-            return Pointer(stored, width, Half(stored), align, whole)
+            return Pointer(stored, width, Half(stored), align, *flags)
         compute_dtype = {"index": index, "half": "float32"}.get(compute_dtype, compute_dtype)
-        return Pointer(stored, width, getattr(types, compute_dtype), align, whole)
+        return Pointer(stored, width, getattr(types, compute_dtype), align, *flags)
     if isinstance(description, int):
         return types.UniTuple(getattr(types, index), description)
     return getattr(types, index if description == "index" else description)
@@ -112,7 +120,7 @@ def _numba_type(description, index, capability):
 def _describe(argument):
     """An argument in the signature of a kernel: hashable, and without the dtype of indices."""
     if isinstance(argument, Memory):
-        return argument[:5]
+        return argument[:-2]
     if isinstance(argument, tuple):
         return len(argument)
     if isinstance(argument, np.generic):

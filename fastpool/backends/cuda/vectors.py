@@ -77,15 +77,16 @@ class Pointer(types.CPointer):
 
     `stored` is the name of the array's dtype, `width` the number of elements of a vector, `compute_dtype` the Numba
     type that they are computed in, `align` the bytes to which each vector is aligned. `whole` tells that every vector
-    which is loaded or stored lies within its row, so that nothing has to be compared.
+    which is loaded or stored lies within its row, so that nothing has to be compared. `reverses` tells that a load
+    reverses the order of values, and a store restores it: a kernel of maxima then takes minima.
     """
 
-    def __init__(self, stored, width, compute_dtype, align, whole=False):
+    def __init__(self, stored, width, compute_dtype, align, whole=False, reverses=False):
         unsigned = {"float16": types.uint16, "bfloat16": types.uint16, "bool": types.uint8}
         self.stored, self.width, self.compute_dtype = stored, width, compute_dtype
-        self.align, self.whole = align, whole
+        self.align, self.whole, self.reverses = align, whole, reverses
         super().__init__(unsigned.get(stored) or getattr(types, stored))
-        self.name = f"Pointer({stored}, {width}, {compute_dtype}, {align}, {whole})"
+        self.name = f"Pointer({stored}, {width}, {compute_dtype}, {align}, {whole}, {reverses})"
 
     @property
     def key(self):
@@ -110,8 +111,22 @@ def _broadcast(builder, value, count):
     return builder.shuffle_vector(first, undefined, _constant(ir.VectorType(WORD, count), 0))
 
 
+def _reversed(builder, vector, pointer):
+    """A vector of the compute dtype in reversed order, if the pointer asks for it: NaN stays NaN. Its own inverse."""
+    if not pointer.reverses:
+        return vector
+    if isinstance(pointer.compute_dtype, types.Float):
+        return builder.fneg(vector)
+    bits = 0x8000 if isinstance(pointer.compute_dtype, Half) else 1 if pointer.stored == "bool" else -1
+    return builder.xor(vector, _constant(vector.type, bits))
+
+
 def _to_compute_dtype(builder, value, pointer, to):
     """A vector of elements as they are stored, converted to the vector type `to` of the compute dtype."""
+    return _reversed(builder, _converted(builder, value, pointer, to), pointer)
+
+
+def _converted(builder, value, pointer, to):
     count = value.type.count
     if isinstance(pointer.compute_dtype, Half):
         return value
@@ -134,7 +149,7 @@ def _to_compute_dtype(builder, value, pointer, to):
 
 def _to_stored_dtype(builder, vector, pointer, stored):
     """The inverse of `_to_compute_dtype`. Floats are rounded to nearest, ties to even."""
-    count = vector.type.count
+    count, vector = vector.type.count, _reversed(builder, vector, pointer)
     if isinstance(pointer.compute_dtype, Half):
         return vector
     if pointer.stored in ("float16", "bfloat16") and count % 2 == 0 and compiling_for.get() >= (8, 0):

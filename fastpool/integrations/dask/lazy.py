@@ -276,19 +276,32 @@ def _of_block(window: Window, spans: Sequence[Span]) -> tuple[Any, ...]:
     return kernel, strides, tuple(spans[axis].padding for axis in space), dilation
 
 
-def max_pool(
-    x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+class _Pool(NamedTuple):
+    """The words of a pool: those of `fastpool.pooling` or of `fastpool.min_pooling`."""
+
+    name: str
+    argmax: str
+
+    def returning(self, argmax: bool) -> dict[str, bool]:
+        return {f"return_{self.argmax}": argmax}
+
+
+_MAX, _MIN = _Pool("max_pool", "argmax"), _Pool("min_pool", "argmin")
+
+
+def _pool(
+    pool, x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
 ) -> Any:
-    keywords = {"data_format": data_format, "return_argmax": return_argmax, "backend": _backend(backend, out)}
+    keywords = {"data_format": data_format, **pool.returning(return_argmax), "backend": _backend(backend, out)}
     x = _read("x", x)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     spans = _over_space(_pooled, window, x)
     dtypes = (x.dtype, window.argmax_dtype) if return_argmax else (x.dtype,)
-    return _map_spans(getattr(fp, f"max_pool{axes}d"), [x], spans, partial(_of_block, window), keywords, dtypes)
+    return _map_spans(getattr(fp, f"{pool.name}{axes}d"), [x], spans, partial(_of_block, window), keywords, dtypes)
 
 
-def max_pool_backward(
-    dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
+def _pool_backward(
+    pool, dy, argmax, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend
 ) -> Any:
     keywords = {"data_format": data_format, "backend": _backend(backend, out)}
     x_shape = check_shape("x_shape", x_shape)
@@ -296,7 +309,7 @@ def max_pool_backward(
     dy = _read("dy", dy, floats_only=True)
     if dy.shape != window.y_shape:
         raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = _expect("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    argmax = _expect(pool.argmax, argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
     if not window.nonoverlapping:
         # The windows of a block may be where those of the whole are not: there -0.0 would stay, and not be added to 0.
@@ -306,8 +319,12 @@ def max_pool_backward(
         return tuple(span.cells for span in spans), *_of_block(window, spans)
 
     spans = _over_space(_spread, window, dy)
-    function = getattr(fp, f"max_pool{axes}d_backward")
+    function = getattr(fp, f"{pool.name}{axes}d_backward")
     return _map_spans(function, [dy, argmax], spans, arguments, keywords, (dy.dtype,))
+
+
+max_pool, min_pool = partial(_pool, _MAX), partial(_pool, _MIN)
+max_pool_backward, min_pool_backward = partial(_pool_backward, _MAX), partial(_pool_backward, _MIN)
 
 
 # Pooling of whole planes
@@ -323,12 +340,11 @@ def _with_space(of_axes: Sequence[Any], space: Sequence[Any], data_format: str) 
     return (batch, channels, *space) if data_format == "channels_first" else (batch, *space, channels)
 
 
-def _of_part(chunk, begin, size, data_format, return_argmax, backend) -> tuple[Any, ...]:
+def _of_part(pool, chunk, begin, size, data_format, return_argmax, backend) -> tuple[Any, ...]:
     """The maxima of a chunk's planes, and their places in the whole planes, which are of `size`."""
+    keywords = {"data_format": data_format, **pool.returning(return_argmax), "backend": backend}
     with at_most(1):
-        found = fp.global_max_pool(
-            chunk, data_format=data_format, keepdims=True, return_argmax=return_argmax, backend=backend
-        )
+        found = getattr(fp, f"global_{pool.name}")(chunk, keepdims=True, **keywords)
     if not return_argmax:
         return (found,)
     y, argmax = found
@@ -339,13 +355,14 @@ def _of_part(chunk, begin, size, data_format, return_argmax, backend) -> tuple[A
     return y, place
 
 
-def _largest(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+def _best(pool, parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     """Of the maxima of parts the largest, NaN above all; of equal ones the one whose place comes first."""
+    beats = np.greater if pool == _MAX else np.less
     best, *places = parts[0]
     for y, *others in parts[1:]:
         nan, had_nan = y != y, best != best
         with np.errstate(invalid="ignore"):  # ml_dtypes warns where a NaN is compared
-            better = ((y > best) | nan) & ~had_nan
+            better = (beats(y, best) | nan) & ~had_nan
         if places:
             better |= ((y == best) | (nan & had_nan)) & (others[0] < places[0])
             places = [np.where(better, others[0], places[0])]
@@ -353,8 +370,8 @@ def _largest(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return best, *places
 
 
-def _finished(parts, shape, argmax_dtype) -> Any:
-    y, *places = _largest(parts)
+def _finished(pool, parts, shape, argmax_dtype) -> Any:
+    y, *places = _best(pool, parts)
     if not places:
         return y.reshape(shape)
     return y.reshape(shape), places[0].astype(argmax_dtype).reshape(shape)
@@ -363,12 +380,12 @@ def _finished(parts, shape, argmax_dtype) -> Any:
 FAN_IN = 16
 
 
-def global_max_pool(x, data_format, keepdims, return_argmax, out, backend) -> Any:
+def _global_pool(pool, x, data_format, keepdims, return_argmax, out, backend) -> Any:
     backend = _backend(backend, out)
     x = _read("x", x)
     window = global_window(x.shape, data_format)
     token = tokenize(x.name, data_format, keepdims, return_argmax, backend)
-    name = f"global_max_pool-{token}"
+    name = f"global_{pool.name}-{token}"
     layer: dict[Any, Any] = {}
     space = _space(x.chunks, data_format)
     starts = [_bounds(chunks) for chunks in space]
@@ -382,27 +399,27 @@ def global_max_pool(x, data_format, keepdims, return_argmax, out, backend) -> An
             begin = tuple(each[k] for each, k in zip(starts, at, strict=True))
             size = _space(x.shape, data_format)
             source = (x.name, *_with_space((i, j), at, data_format))
-            layer[keys[-1]] = (_of_part, source, begin, size, data_format, return_argmax, backend)
+            layer[keys[-1]] = (partial(_of_part, pool), source, begin, size, data_format, return_argmax, backend)
         step = 0
         while len(keys) > FAN_IN:
             groups = [keys[k : k + FAN_IN] for k in range(0, len(keys), FAN_IN)]
-            keys = [(f"{name}-largest", i, j, step, k) for k in range(len(groups))]
-            layer.update((key, (_largest, group)) for key, group in zip(keys, groups, strict=True))
+            keys = [(f"{name}-best", i, j, step, k) for k in range(len(groups))]
+            layer.update((key, (partial(_best, pool), group)) for key, group in zip(keys, groups, strict=True))
             step += 1
         shape = (n_chunks[i], c_chunks[j])
         at = (i, j)
         if keepdims:
             shape = _with_space(shape, (1,) * len(space), data_format)
             at = _with_space(at, (0,) * len(space), data_format)
-        layer[name, *at] = (_finished, keys, shape, window.argmax_dtype)
+        layer[name, *at] = (partial(_finished, pool), keys, shape, window.argmax_dtype)
     made = _array(name, layer, [x], chunks, _meta(x, ndim=len(chunks)))
     return _split(made, chunks, (x.dtype, window.argmax_dtype)) if return_argmax else made
 
 
-def _to_part(dy, argmax, shape, begin, size, data_format, backend) -> Any:
+def _to_part(pool, dy, argmax, shape, begin, size, data_format, backend) -> Any:
     """The gradient of one part of the planes, which has this shape."""
     if isinstance(argmax, np.ndarray) and argmax.size and argmax.max() >= prod(size):
-        raise ValueError(f"argmax must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}")
+        raise ValueError(f"{pool.argmax} must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}")
     part = _space(shape, data_format)
     place: Any = 0
     inside: Any = True
@@ -415,10 +432,11 @@ def _to_part(dy, argmax, shape, begin, size, data_format, backend) -> Any:
     dy = np.where(inside, dy, dy.dtype.type(0)).reshape(window.y_shape)
     place = np.where(inside, place, 0).astype(window.argmax_dtype).reshape(window.y_shape)
     with at_most(1):
-        return fp.global_max_pool_backward(dy, place, shape, data_format=data_format, keepdims=True, backend=backend)
+        backward = getattr(fp, f"global_{pool.name}_backward")
+        return backward(dy, place, shape, data_format=data_format, keepdims=True, backend=backend)
 
 
-def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, backend) -> Any:
+def _global_pool_backward(pool, dy, argmax, x_shape, data_format, keepdims, out, backend) -> Any:
     backend = _backend(backend, out)
     x_shape = check_shape("x_shape", x_shape)
     window = global_window(x_shape, data_format)
@@ -426,14 +444,14 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
     y_shape = window.y_shape if keepdims else (window.batch, window.channels)
     if dy.shape != y_shape:
         raise ValueError(f"dy must have the shape {y_shape} of the pooled array, got {dy.shape}")
-    argmax = _expect("argmax", argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    argmax = _expect(pool.argmax, argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
     n_chunks, c_chunks = _with_space(dy.chunks, (), data_format) if keepdims else dy.chunks
     size = _space(x_shape, data_format)
     dtype = native(dy.dtype)
     planes = max(n_chunks) or 1, max(c_chunks) or 1  # of a chunk; an empty one tells nothing of its size
     auto = normalize_chunks((*planes, *("auto",) * len(size)), (*planes, *size), dtype=dtype)[2:]
     chunks = _with_space((n_chunks, c_chunks), auto, data_format)
-    name = f"global_max_pool_backward-{tokenize(dy.name, argmax.name, x_shape, data_format, backend)}"
+    name = f"global_{pool.name}_backward-{tokenize(dy.name, argmax.name, x_shape, data_format, backend)}"
     layer = {}
     starts = [_bounds(each) for each in _space(chunks, data_format)]
     for at in product(*(range(len(each)) for each in chunks)):
@@ -442,8 +460,12 @@ def global_max_pool_backward(dy, argmax, x_shape, data_format, keepdims, out, ba
         begin = tuple(each[i] for each, i in zip(starts, space, strict=True))
         source = _with_space(at, (0,) * len(space) if keepdims else (), data_format)
         of_source = (dy.name, *source), (argmax.name, *source)
-        layer[name, *at] = (_to_part, *of_source, shape, begin, size, data_format, backend)
+        layer[name, *at] = (partial(_to_part, pool), *of_source, shape, begin, size, data_format, backend)
     return _array(name, layer, [dy, argmax], chunks, _meta(dy, ndim=len(chunks)))
+
+
+global_max_pool, global_min_pool = partial(_global_pool, _MAX), partial(_global_pool, _MIN)
+global_max_pool_backward, global_min_pool_backward = (partial(_global_pool_backward, pool) for pool in (_MAX, _MIN))
 
 
 # Maxout
