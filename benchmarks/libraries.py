@@ -86,6 +86,12 @@ class Torch:
             call = partial(pool, tensor(p.x), *p.task.window)
             yield name, call, (lambda r: (r[0].numpy(), p.at(r[1].numpy()))) if p.task.argmax else self._alone
 
+    def min_pool(self, p: Problem) -> Candidates:
+        pool = getattr(self.torch, f"max_pool{p.task.axes}d")
+        for name, tensor in self._formats(p):
+            x = tensor(p.x)
+            yield name, (lambda x=x: -pool(-x, *p.task.window)), self._alone
+
     def max_pool_backward(self, p: Problem) -> Candidates:
         axes = max(p.task.axes, 2)  # PyTorch's gradient in one dimension is that of an image of one row
         kernel, stride, padding = (

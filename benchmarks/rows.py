@@ -63,7 +63,7 @@ class Task:
     @property
     def exact(self) -> bool:
         """Whether all must give the same bits; sums may be rounded differently."""
-        return self.family in ("max_pool", "maxout", "im2col", "maxout_backward")
+        return self.family in ("max_pool", "min_pool", "maxout", "im2col", "maxout_backward")
 
     @property
     def axes(self) -> int:
@@ -143,7 +143,7 @@ class Problem:
             keywords["return_argmax"] = True
 
         x, window = self.to_layout(self.x), task.window
-        if task.family in ("max_pool", "im2col"):
+        if task.family in ("max_pool", "min_pool", "im2col"):
             inputs, others = [x], list(window)
         elif task.family == "maxout":
             inputs, others = [x], [self.units]
@@ -347,6 +347,13 @@ def _pooling() -> Iterator[Row]:
             yield Row("volumes and signals", task.label + suffix, change(task), (faster(5, "torch NCHW"),))
 
 
+def _minima() -> Iterator[Row]:
+    """Compared with maxima of the same windows; other libraries negate the input and the maxima."""
+    for task in (*POOLS[:4], POOLS[5]):
+        targets = (faster(1.5, BEST), within(1.5, "maximum"))
+        yield Row("minimum", task.label, replace(task, op="min_pool2d"), targets, {"maximum": task})
+
+
 def _dtypes() -> Iterator[Row]:
     """Time in proportion to bytes, and a third more: float16 two thirds of float32's time, uint8 a third."""
     for task in POOLS[:2]:
@@ -456,6 +463,7 @@ def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
     """All rows, in the order of the table."""
     return [
         *_pooling(),
+        *_minima(),
         *_dtypes(),
         *_maxout(),
         *_columns_and_activations(),

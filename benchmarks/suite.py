@@ -152,8 +152,9 @@ def _families(cases: Iterable[Any]) -> dict[str, dict[str, Any]]:
     for case in cases:
         label = case.name.removeprefix(case.op).strip()
         name = case.op
-        if label.endswith("argmax"):
-            name, label = f"{case.op}_argmax", label.removesuffix("argmax").strip()
+        for arg in ("argmax", "argmin"):
+            if label.endswith(arg):
+                name, label = f"{case.op}_{arg}", label.removesuffix(arg).strip()
         shape = f"({','.join(map(str, case.shape(MEDIUM)))})"
         found.setdefault(name, {})[f"{label} {shape}".strip()] = case
     return found

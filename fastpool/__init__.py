@@ -1,4 +1,4 @@
-"""Max pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
+"""Max and min pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
 from typing import TYPE_CHECKING
 

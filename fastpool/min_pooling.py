@@ -1,4 +1,4 @@
-"""Min pooling over one, two or three spatial axes, and its gradient: the rules of `fastpool.pooling`, for the minimum."""
+"""Min pooling over one, two or three spatial axes, and its gradient: as `fastpool.pooling`, for the minimum."""
 
 from __future__ import annotations
 
@@ -71,8 +71,7 @@ def min_pool2d(
 ) -> Any:
     """Min pooling over the height and width of images: as `max_pool2d`, for the minimum.
 
-    With an odd kernel_size, a stride of 1 and padding="same" it is grey erosion by a rectangle. No negated copy of `x` is
-    made, and integers have their whole range, the lowest value too.
+    With a stride of 1 and padding="same" it is grey erosion by a rectangle. No negated copy of `x` is made.
 
     Padding never wins: a window of padding alone gives the highest value of the dtype (inf, the largest integer, True).
     Of equal values the first in row-major order wins; a NaN beats every number, the first NaN wins.

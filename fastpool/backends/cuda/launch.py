@@ -27,8 +27,8 @@ _WORD_MASK = 2**64 - 1
 class Memory(NamedTuple):
     """An argument that is a pointer: the fields of its type in the kernel, its address, and the size of its memory.
 
-    `whole` tells that all vectors which the kernel accesses lie within their rows, `reverses` that it compares elements in
-    reversed order.
+    `whole` tells that all vectors which the kernel accesses lie within their rows, `reverses` that it compares elements
+    in reversed order.
 
     The compute dtype "index" stands for the dtype of the kernel's indices. "half" is that of two-byte floats which are
     only compared: in pairs where the GPU has such instructions, else as float32.

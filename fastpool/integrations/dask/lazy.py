@@ -419,7 +419,9 @@ def _global_pool(pool, x, data_format, keepdims, return_argmax, out, backend) ->
 def _to_part(pool, dy, argmax, shape, begin, size, data_format, backend) -> Any:
     """The gradient of one part of the planes, which has this shape."""
     if isinstance(argmax, np.ndarray) and argmax.size and argmax.max() >= prod(size):
-        raise ValueError(f"{pool.argmax} must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}")
+        raise ValueError(
+            f"{pool.argmax} must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}"
+        )
     part = _space(shape, data_format)
     place: Any = 0
     inside: Any = True

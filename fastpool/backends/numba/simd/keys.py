@@ -1,4 +1,4 @@
-"""Keys: what the kernels of a pool compare in place of elements, so that one kernel takes maxima and minima of any dtype.
+"""Keys: what the kernels of a pool compare in place of elements, so that one kernel takes maxima and minima.
 
 A minimum is a maximum of elements whose order is reversed, by flipping bits: the sign of a float, all bits of an
 integer. A NaN stays a NaN, which beats every number either way. Two-byte floats are then made integers that sort like
