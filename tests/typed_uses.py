@@ -34,6 +34,10 @@ def pools(images: Images, tensor: Tensor, flag: bool) -> None:
     assert_type(fp.global_max_pool(tensor), Tensor)
     assert_type(fp.global_max_pool(tensor, return_argmax=True), tuple[Tensor, Tensor])
     assert_type(fp.global_max_pool_backward(tensor, tensor, (1, 2, 3)), Tensor)
+    assert_type(fp.min_pool2d(images, 3, 2, 1, return_argmin=True), tuple[np.ndarray[Any, Any], Argmax])
+    assert_type(fp.min_pool3d(tensor, 2), Tensor)
+    assert_type(fp.min_pool1d_backward(images, argmax, images.shape, 2), Images)
+    assert_type(fp.global_min_pool(tensor, return_argmin=True), tuple[Tensor, Tensor])
 
 
 def other_ops(images: Images, tensor: Tensor) -> None:

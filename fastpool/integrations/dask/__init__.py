@@ -1,7 +1,7 @@
 """fastpool on Dask arrays, larger than memory and larger than one machine.
 
-Max and min pooling, `maxout`, `hard_swish` and `swish`, and the gradient of each, take Dask arrays and give lazy ones, of
-the same bits as in memory. `pyramid` writes multiscale pyramids.
+Max and min pooling, `maxout`, `hard_swish` and `swish`, and the gradient of each, take Dask arrays and give lazy ones,
+of the same bits as in memory. `pyramid` writes multiscale pyramids.
 """
 
 from typing import Any

@@ -12,7 +12,8 @@ width: the number of elements of a vector
 work item: a part of the output that one thread computes; a kernel computes those from `start` up to `stop`
 tile, block: the windows or cells of a work item
 phase: a position in a stride: a coordinate of the padded input modulo the stride
-key: an int16 that stands for a two-byte float and sorts like it: see `_rules.half_key`
+key: what is compared in place of an element: see `simd/keys.py`
+maximum: that of keys; in a min pool, the minimum of elements
 packed: copied to scratch, with padding or without the elements in between, so that vectors can read it
 spill: to store past the end of a row, where a later store overwrites what was stored
 """

@@ -215,7 +215,7 @@ def pool_masked_rows(buffers, x, tile, source, g, t, keys):
         cells = tail_view(x, first_row + one * g.dd * g.H * g.W * g.inner)
         fill_vectors(out.values, 0, above, padding)
         inside = tail_of(out, above)
-        if are_elements(keys):
+        if keys.flip == 0:
             pool_masked_slice(inside, below - above, cells, buffers.tap_bits, padding, g, t, without_flip(keys))
         else:
             pool_masked_slice(inside, below - above, cells, buffers.tap_bits, padding, g, t, keys)
