@@ -177,9 +177,10 @@ def test_a_processor_is_asked_for_no_more_than_the_system_says_it_can():
 def test_names_tell_kernels_apart():
     window = fp.window.Window.plan(2, (8, 8), 3, 1, 1)
     pooled = plan.max_pool(window, 1, 1, np.dtype("f4"), np.dtype("u1"), 1)
-    assert kernel_name(pooled) == "max_pool_separable__f4_f4_u1__n_f4_Geometry_SeparableTiling"
+    assert kernel_name(pooled) == "max_pool_separable__f4_f4_u1__n_u4_f4_Geometry_SeparableTiling"
     half = plan.max_pool(window, 1, 1, np.dtype("f2"), None, 1)
-    assert kernel_name(half) == "max_pool_separable__i2_i2_none__i2_i2_Geometry_SeparableTiling"
+    assert kernel_name(half) == "max_pool_separable__i2_i2_none__i2_u2_i2_Geometry_SeparableTiling"
+    assert kernel_name(plan.min_pool(window, 1, 1, np.dtype("f2"), None, 1)) == kernel_name(half)
     assert kernel_name(plan.activation("swish", np.dtype("f8"), 3, 1.5)) == "swish__f8_f8__d_n"
 
 

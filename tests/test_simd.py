@@ -8,8 +8,9 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool._rules import BFLOAT16_FORMAT, FLOAT16_FORMAT  # noqa: E402
 from fastpool.backends.numba import geometry  # noqa: E402
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels  # noqa: E402
 from fastpool.backends.numba.kernels import rows  # noqa: E402
-from fastpool.backends.numba.simd import compare, half, math, offsets, vectors, views  # noqa: E402
+from fastpool.backends.numba.simd import compare, half, keys, math, offsets, vectors, views  # noqa: E402
 from fastpool.backends.numba.tiling import INTERLEAVED_KW  # noqa: E402
 from fastpool.backends.numba.tiling.forward import LOADED_STRIDES  # noqa: E402
 
@@ -273,31 +274,52 @@ def test_every_nth_offset_is_copied_also_within_one_array():
     np.testing.assert_array_equal(argmax, [0, 3, 6, 9, 4, 5, 6, 7, 8, 9])
 
 
+def keys_and_back(elements, kind):
+    """The keys of elements, computed one by one and in vectors, and the elements of these keys."""
+
+    @numba.njit
+    def of_scalars(elements, made):
+        for i in range(len(elements)):
+            made[i] = keys.to_key(elements[i], kind)
+
+    @numba.njit
+    def of_vectors(elements, made):
+        for i in range(0, len(elements), vectors.width_of(elements)):
+            vectors.store(made, i, keys.to_keys(vectors.load(elements, i), kind))
+
+    @numba.njit
+    def back(made):
+        keys.from_keys(made, kind)
+
+    made, in_vectors = np.empty_like(elements), np.empty_like(elements)
+    of_scalars(elements, made)
+    of_vectors(elements, in_vectors)
+    np.testing.assert_array_equal(in_vectors, made)
+    back(in_vectors)
+    return made, in_vectors
+
+
+@pytest.mark.parametrize("reverses", [False, True])
 @pytest.mark.parametrize("half_format", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])
-def test_keys_of_all_two_byte_floats_sort_like_them(half_format):
-    @numba.njit
-    def of_scalars(bits, half_format, keys, back):
-        for i in range(len(bits)):
-            keys[i] = half.to_key(bits[i], half_format)
-            back[i] = half.from_key(keys[i], half_format)
-
-    @numba.njit
-    def of_vectors(bits, half_format, keys):
-        for i in range(0, len(bits), vectors.width_of(bits)):
-            vectors.store(keys, i, half.to_keys(vectors.load(bits, i), half_format))
-
-    keys, back, in_vectors = (np.empty_like(HALVES) for _ in range(3))
-    of_scalars(HALVES, half_format, keys, back)
-    of_vectors(HALVES, half_format, in_vectors)
-    np.testing.assert_array_equal(in_vectors, keys)
+def test_keys_of_all_two_byte_floats_sort_like_them(half_format, reverses):
+    made, back = keys_and_back(HALVES, keys.Keys(half_format, np.uint16(0x8000 * reverses), np.int16(0)))
     values = in_float32(HALVES, half_format)
-    nan = np.isnan(values)
-    assert (keys[nan] == 0x7FFF).all()
-    assert (keys[~nan] < 0x7FFF).all()
-    order = np.argsort(values[~nan], kind="stable")
-    ordered, ordered_keys = values[~nan][order], keys[~nan][order].astype(int)
-    np.testing.assert_array_equal(np.sign(np.diff(ordered_keys)), ordered[1:] > ordered[:-1])
     np.testing.assert_array_equal(in_float32(back, half_format), values)  # 0 of -0, which is equal
+    nan = np.isnan(values)
+    assert (made[nan] == 0x7FFF).all()
+    assert (made[~nan] < 0x7FFF).all()
+    values = -values if reverses else values
+    order = np.argsort(values[~nan], kind="stable")
+    ordered, ordered_keys = values[~nan][order], made[~nan][order].astype(int)
+    np.testing.assert_array_equal(np.sign(np.diff(ordered_keys)), ordered[1:] > ordered[:-1])
+
+
+@each_dtype
+def test_keys_reverse_the_order_of_other_dtypes(dtype):
+    elements, order_bits = some(dtype, 8 * width(dtype)), seen_by_kernels(dtype).order_bits
+    made, back = keys_and_back(elements, keys.Keys(None, order_bits, dtype.type(0)))
+    np.testing.assert_array_equal(made, -elements if dtype.kind == "f" else ~elements)
+    np.testing.assert_array_equal(back, elements)
 
 
 @pytest.mark.parametrize("half_format", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])
@@ -340,12 +362,13 @@ def test_floats_are_rounded_to_the_nearest_two_byte_float(half_format):
     np.testing.assert_array_equal(in_float32(out, half_format), expected)
 
 
-def test_values_of_other_dtypes_are_their_own_keys():
+def test_values_of_other_dtypes_stay_as_they_are():
     @numba.njit
-    def run(a, half_format):
-        return half.to_key(a, half_format), half.from_key(a, half_format), half.widen(a, None), half.narrow(a, None)
+    def run(a):
+        maximum = keys.Keys(None, np.uint32(0), a)
+        return keys.to_key(a, maximum), keys.to_key(a, None), half.widen(a, None), half.narrow(a, None)
 
-    assert run(np.float32(1.5), None) == (1.5,) * 4
+    assert run(np.float32(1.5)) == (1.5,) * 4
 
 
 @pytest.mark.parametrize(("dtype", "lowest"), [(np.float32, -110), (np.float64, -760)])
@@ -392,19 +415,19 @@ def test_a_view_of_none_is_none():
     assert run(np.zeros(64, np.uint8)) == ((None, None, None), 3, 4)
 
 
-@pytest.mark.parametrize("half_format", [None, FLOAT16])
+@pytest.mark.parametrize("made_keys", [None, keys.Keys(FLOAT16, np.uint16(0), np.int16(0))], ids=["values", "keys"])
 @pytest.mark.parametrize("available", [0, 64])
 @pytest.mark.parametrize(("begin", "end"), [(0, 5), (3, 40), (0, 32), (7, 7)])
-def test_a_row_is_packed_between_padding(begin, end, available, half_format):
+def test_a_row_is_packed_between_padding(begin, end, available, made_keys):
     @numba.njit
-    def run(packed, x, begin, end, padding, half_format):
+    def run(packed, x, begin, end, padding, made_keys):
         vector = vectors.splat(vectors.load(packed, 0), padding)
         mask = vectors.mask_first(vector, (end - begin) % vectors.width_of(x))
-        return rows.pack_row(packed, x, begin, end, mask, vector, half_format, 10_000)
+        return rows.pack_row(packed, x, begin, end, mask, vector, made_keys, 10_000)
 
     x = np.random.default_rng(0).integers(0, 0x7C00, end + available, np.int16)
     packed, padding = np.full(128, -1, np.int16), np.int16(-9)
-    written = run(packed, x, begin, end, padding, half_format)
+    written = run(packed, x, begin, end, padding, made_keys)
     np.testing.assert_array_equal(packed[begin:end], x[begin:end])
     assert end <= written < end + 32
     assert (packed[end:written] == padding).all()

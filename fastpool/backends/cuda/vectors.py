@@ -116,7 +116,7 @@ def _reversed(builder, vector, pointer):
     if not pointer.reverses:
         return vector
     if isinstance(pointer.compute_dtype, types.Float):
-        return builder.fneg(vector)
+        return builder.fsub(_constant(vector.type, -0.0), vector)  # NVVM has no fneg
     bits = 0x8000 if isinstance(pointer.compute_dtype, Half) else 1 if pointer.stored == "bool" else -1
     return builder.xor(vector, _constant(vector.type, bits))
 
