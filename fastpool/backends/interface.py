@@ -77,7 +77,7 @@ class Planned(Protocol):
         """Of (x, y) or (x, y, argmax)."""
 
     def prepare_min_pool(
-        self, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmin: bool
+        self, window: Window, outer: int, inner: int, dtype: np.dtype, with_argmax: bool
     ) -> Callable[..., None]: ...
 
     def prepare_max_pool_backward(
