@@ -47,6 +47,7 @@ TARGETS = {
     "aarch64": Target("aarch64-unknown-linux-gnu", "generic"),
 }
 OBJECTS = Path("build/kernels")
+FUNCTIONS_OF_C = "memcpy", "memmove", "memset"  # which LLVM may call
 
 
 def _compile(task: tuple[str, str, str]) -> Path:
@@ -112,8 +113,10 @@ def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
             f'const char *fastpool_sources = "{sources()}";\n'
             f"const unsigned fastpool_calling_checksum = {library.calling_checksum()}u;\n"
         )
-        # Undefined symbols are an error, so that nothing of Python's or Numba's is asked for.
-        flags = ["-shared", "-fPIC", "-s", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
+        # No C library is linked, so that glibc and musl both load the library: the process has these functions. Any
+        # other undefined symbol, of Python's or Numba's, is an error.
+        flags = ["-shared", "-fPIC", "-s", "-nostdlib", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
+        flags += [f"-Wl,--ignore-unresolved-symbol={name}" for name in FUNCTIONS_OF_C]
         subprocess.run([*linker(level), *flags, "-o", str(linked), str(origin), *objects], check=True)
         linked.replace(to)
     return to
