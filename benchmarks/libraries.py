@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from itertools import product
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,38 @@ class Torch:
 
     def swish_backward(self, p: Problem) -> Candidates:
         yield "", partial(self.aten.silu_backward, self._tensor(p.dy), self._tensor(p.x)), self._alone
+
+
+class TorchCompile:
+    """PyTorch's operators compiled by torch.compile for the shapes of each row; it needs a C++ compiler."""
+
+    name, package = "torch.compile", "torch"
+
+    def __init__(self, threads: int) -> None:
+        self.eager = Torch(threads)
+
+    def _compiled(self, candidates: Candidates) -> Candidates:
+        if which(os.environ.get("CXX", "g++")) is None:
+            return
+        torch = self.eager.torch
+        torch.compiler.reset()  # of the shapes of the row before
+        for variant, call, read in candidates:
+            function, (x, *others), options = call.func, call.args, call.keywords
+            compiled = torch.compile(lambda x, f=function, a=others, k=options: f(x, *a, **k), dynamic=False)
+            yield variant, partial(compiled, x), read
+
+    def max_pool(self, p: Problem) -> Candidates:
+        return self._compiled(self.eager.max_pool(p))
+
+    def maxout(self, p: Problem) -> Candidates:
+        candidates = (c for c in self.eager.maxout(p) if isinstance(c[1], partial))
+        return self._compiled(candidates)
+
+    def hard_swish(self, p: Problem) -> Candidates:
+        return self._compiled(self.eager.hard_swish(p))
+
+    def swish(self, p: Problem) -> Candidates:
+        return self._compiled(self.eager.swish(p))
 
 
 class OnnxRuntime:
@@ -446,4 +479,4 @@ class NumPy:
         yield "", lambda: p.x / (1 + np.exp(-p.x)), _alone
 
 
-LIBRARIES = (Torch, OnnxRuntime, OpenVino, Jax, Thinc, OpenCv, SciPy, ScikitImage, NumPy)
+LIBRARIES = (Torch, TorchCompile, OnnxRuntime, OpenVino, Jax, Thinc, OpenCv, SciPy, ScikitImage, NumPy)

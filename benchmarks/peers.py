@@ -2,7 +2,8 @@
 
 All installed peers get the same arrays in one process, with the same number of threads. Results are compared before
 anything is timed. The calls of a row run in turn, warm, in a new random order each round; the minimum time of each call
-is reported.
+is reported, and its quartiles are in the JSON, with the CPU time over the elapsed time: how many threads worked. In the
+rows of "noise" each call is timed as two.
 
 A call must move at least its inputs once and its outputs once. Copies of that many bytes run in turn with the calls, on
 one thread and on all. The "share of copy bandwidth" is the time of the faster copy over that of fastpool with `out=`.
@@ -30,10 +31,10 @@ import numpy as np
 import fastpool
 from benchmarks.libraries import LIBRARIES
 from benchmarks.processes import PROBES
-from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER, Problem, Row, Target, rows
+from benchmarks.rows import AGAIN, BEST, COPY_SHARE, FASTPOOL, NOISE, OUT, OVER, Problem, Row, Target, rows
 from fastpool.__main__ import environment
 from fastpool.cases import results
-from fastpool.timing import COPY, agree, copies, least_times
+from fastpool.timing import COPY, agree, copies, times_in_turn
 
 try:
     from rich.console import Console
@@ -58,7 +59,8 @@ def figures(seconds: Mapping[str, float], peers: Iterable[str], moved: int) -> d
     """The figures of a timed row by name, which its targets limit.
 
     `x ÷ fastpool` for each peer, for each of its variants, and for the best of all; `fastpool ÷ x` for them and for
-    every other call; the share of copy bandwidth; the time of a call in microseconds; GB/s.
+    every other call; the share of copy bandwidth; the time of a call in microseconds; GB/s; where calls are timed as
+    two, the largest ratio of one to the other.
 
     >>> seconds = {"fastpool": 2e-6, "fastpool out=": 1e-6, "torch NCHW": 4e-6, "copy, 1 thread": 9e-7}
     >>> found = figures(seconds, ["torch NCHW"], 10)
@@ -68,13 +70,17 @@ def figures(seconds: Mapping[str, float], peers: Iterable[str], moved: int) -> d
     0.9
     """
     ours = seconds[FASTPOOL]
-    others = {name: t for name, t in seconds.items() if not name.startswith((FASTPOOL, COPY))}
+    twice = {name: t for name, t in seconds.items() if name.endswith(AGAIN)}
+    others = {name: t for name, t in seconds.items() if not name.startswith((FASTPOOL, COPY)) and name not in twice}
     for variant in peers:
         for name in (variant.partition(" ")[0], BEST):
             others[name] = min(others.get(name, float("inf")), seconds[variant])
     copy = min(t for name, t in seconds.items() if name.startswith(COPY))
     found = {f"{name}{OVER}{FASTPOOL}": t / ours for name, t in others.items()}
     found |= {f"{FASTPOOL}{OVER}{name}": ours / t for name, t in others.items()}
+    if twice:
+        ratios = [t / seconds[name.removesuffix(AGAIN)] for name, t in twice.items()]
+        found[NOISE] = max(max(ratio, 1 / ratio) for ratio in ratios)
     return {
         **found,
         COPY_SHARE: copy / seconds[OUT],
@@ -127,16 +133,21 @@ def timed(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -> d
                 peers.append(name)
             else:
                 wrong.append(name)
+    if row.twice:
+        calls |= {f"{name}{AGAIN}": call for name, call in calls.items()}
     calls |= copies(moved, threads)
 
-    times = least_times(calls, seconds)
-    found = figures(times, peers, moved)
+    times = times_in_turn(calls, seconds)
+    least = {name: own.least for name, own in times.items()}
+    found = figures(least, peers, moved)
     return {
         "elements": p.x.size,
         "bytes": moved,
-        "seconds": times,
+        "seconds": least,
+        "quartiles": {name: own.quartiles for name, own in times.items()},
+        "cpu_share": {name: round(own.cpu_share, 2) for name, own in times.items()},
         "peers": peers,
-        "best": min(peers, key=times.__getitem__, default=None),
+        "best": min(peers, key=least.__getitem__, default=None),
         "wrong": wrong,
         "figures": found,
         "targets": judged(row.targets, found, moved),
@@ -207,7 +218,7 @@ def table(group: str, rows_of_group: Sequence[Mapping[str, Any]]) -> Table:
     shown = Table(title=group, title_justify="left", title_style="bold")
     shown.add_column("row", no_wrap=True)
     timed_rows = [row for row in rows_of_group if "seconds" in row]
-    names = list(dict.fromkeys(name for row in timed_rows for name in row["seconds"]))
+    names = list(dict.fromkeys(n for row in timed_rows for n in row["seconds"] if not n.endswith(AGAIN)))
     names.sort(key=lambda name: (not name.startswith(FASTPOOL), name.startswith(COPY)))
     if timed_rows:
         shown.add_column("MB\nmoved", justify="right")
@@ -227,6 +238,8 @@ def table(group: str, rows_of_group: Sequence[Mapping[str, Any]]) -> Table:
             ratio = f"{found[f'{BEST}{OVER}{FASTPOOL}']:.2f}" if best else ""
             line += [f"{row['bytes'] / 1e6:.3g}", *times.values(), ratio, f"{found[COPY_SHARE]:.2f}"]
         judgements = [_judgement(target) for target in row["targets"]]
+        if NOISE in row["figures"]:
+            judgements.append(f"{NOISE}: {row['figures'][NOISE]:.2f}")
         line.append("\n".join([*judgements, *(f"[red]✗ wrong: {name}[/red]" for name in row["wrong"])]))
         shown.add_row(*line)
     return shown

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER
+from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, NOISE, OUT, OVER
 from fastpool.timing import COPY
 
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
@@ -69,8 +69,9 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def compared(report: Mapping[str, Any]) -> Rows:
-    """The rows in which a peer was timed."""
-    return [row for row in report["rows"] if row.get("best") and not row["group"].startswith("growth")]
+    """The rows in which a peer was timed, but for those of curves and of noise."""
+    others = "growth", "noise"
+    return [row for row in report["rows"] if row.get("best") and not row["group"].startswith(others)]
 
 
 def shown_in_readme(report: Mapping[str, Any]) -> list[str]:
@@ -323,11 +324,14 @@ def _timed_table(rows: Rows, with_targets: bool, with_group: bool) -> list[str]:
 
 def _judgements(row: Mapping[str, Any]) -> str:
     marks = {True: "✓", False: "✗", None: "·"}
-    return "; ".join(
+    judgements = [
         f"{marks[target['reached']]} {target['target']}"
         + ("" if target["value"] is None else f": {number(target['value'])}")
         for target in row["targets"]
-    )
+    ]
+    if NOISE in row["figures"]:
+        judgements.append(f"{NOISE}: {number(row['figures'][NOISE])}")
+    return "; ".join(judgements)
 
 
 def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) -> str:

@@ -69,6 +69,11 @@ def bars_of(rows: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, list[Ba
     }
 
 
+def _median_ms(row: Mapping[str, Any], name: str | None) -> float | None:
+    quartiles = row.get("quartiles", {}).get(name)
+    return None if quartiles is None else quartiles[1] * 1e3
+
+
 def _table(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The timed rows, each by heading. Numeric columns stay numeric, so that they sort."""
     for row in report["rows"]:
@@ -86,6 +91,9 @@ def _table(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "best peer ms": seconds[best] * 1e3 if best else None,
                 "best peer ÷ fastpool": found.get(f"{BEST}{OVER}{FASTPOOL}"),
                 "PyTorch (NCHW) ÷ fastpool": torch_ratio(row),
+                "fastpool median ms": _median_ms(row, FASTPOOL),
+                "best peer median ms": _median_ms(row, best),
+                "best peer CPU ÷ elapsed": row.get("cpu_share", {}).get(best),
             }
 
 

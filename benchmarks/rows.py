@@ -22,6 +22,8 @@ Shape = tuple[int, ...]
 
 # How calls and figures are named, in the rows and in the JSON.
 FASTPOOL, OUT, BEST = "fastpool", "fastpool out=", "best peer"
+AGAIN = " again"  # how the name of a call ends that a row of noise times twice
+NOISE = "largest ratio of a call to itself"
 OVER = " ÷ "
 COPY_SHARE = "share of copy bandwidth"
 BEYOND_OUTPUTS = f"memory beyond the outputs{OVER}(8 MB + 2 % of them)"
@@ -259,6 +261,7 @@ class Row:
     references : other calls of fastpool, by name, that are timed in turn with it
     peers : the names of the peers that may take part; None for all
     probe : a function of `benchmarks.processes`, called instead of timing
+    twice : whether every call is timed as two, whose ratio shows the noise
     """
 
     group: str
@@ -268,6 +271,7 @@ class Row:
     references: Mapping[str, Task] = field(default_factory=dict)
     peers: tuple[str, ...] | None = None
     probe: str | None = None
+    twice: bool = False
 
     @property
     def key(self) -> str:
@@ -352,6 +356,12 @@ def _minima() -> Iterator[Row]:
     for task in (*POOLS[:4], POOLS[5]):
         targets = (faster(1.5, BEST), within(1.5, "maximum"))
         yield Row("minimum", task.label, replace(task, op="min_pool2d"), targets, {"maximum": task})
+
+
+def _noise() -> Iterator[Row]:
+    """Each library against itself: ratios of other rows that are as close to 1 tell nothing."""
+    for task in (POOLS[0], POOLS[2], _backward(POOLS[4]), MAXOUTS[0]):
+        yield Row("noise", f"{task.op} {task.label}", task, twice=True)
 
 
 def _dtypes() -> Iterator[Row]:
@@ -469,6 +479,7 @@ def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
         *_columns_and_activations(),
         *_large_windows(),
         *_tiny_and_single(threads),
+        *_noise(),
         *_growth(threads, up_to_gib),
         *_processes(),
     ]

@@ -1,4 +1,4 @@
-"""Timing calls in turn: whether their results agree, their least times, and copies of as many bytes to compare with."""
+"""Timing calls in turn: whether their results agree, their times, and copies of as many bytes to compare with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from time import perf_counter, sleep
+from statistics import quantiles
+from time import perf_counter, process_time, sleep
 from timeit import Timer
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,28 @@ def agree(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], exact: bool
     return True
 
 
-def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """The least seconds of each call: all in turn, until each has had its time."""
+class Times(NamedTuple):
+    """The times of one call."""
+
+    samples: tuple[float, ...]  # seconds of a call
+    cpu_share: float  # CPU seconds of the process over the elapsed ones: how many threads worked
+
+    @property
+    def least(self) -> float:
+        return min(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, ...]:
+        """The lower quartile, the median and the upper quartile of the samples.
+
+        >>> Times((4.0, 1.0, 3.0, 2.0, 5.0), 1.0).quartiles
+        (2.0, 3.0, 4.0)
+        """
+        return tuple(quantiles(self.samples, method="inclusive"))
+
+
+def times_in_turn(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Times]:
+    """Time each call: all in turn, in a new order each round, until each has had its seconds."""
     timers = {name: Timer(call) for name, call in calls.items()}
     loops = {}
     for name, timer in timers.items():
@@ -49,7 +70,8 @@ def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[
         if once < WARM:
             once = min(timer.repeat(3, 1))
         loops[name] = max(int(SAMPLE / once), 1)
-    least = dict.fromkeys(calls, float("inf"))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    cpu = dict.fromkeys(calls, 0.0)
     left = dict.fromkeys(calls, seconds)
     rng = random.Random(0)
     rounds = 0
@@ -58,12 +80,20 @@ def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[
         for name in due:
             begin = perf_counter()
             sleep(PAUSE)
-            if least[name] < WARM:
+            if min(samples[name], default=float("inf")) < WARM:
                 calls[name]()
-            least[name] = min(least[name], timers[name].timeit(loops[name]) / loops[name])
+            cpu_before = process_time()
+            elapsed = timers[name].timeit(loops[name])
+            cpu[name] += process_time() - cpu_before
+            samples[name].append(elapsed / loops[name])
             left[name] -= perf_counter() - begin
         rounds += 1
-    return least
+    return {name: Times(tuple(own), cpu[name] / (loops[name] * sum(own))) for name, own in samples.items()}
+
+
+def least_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The least seconds of each call, timed in turn."""
+    return {name: times.least for name, times in times_in_turn(calls, seconds).items()}
 
 
 @cache

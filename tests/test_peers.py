@@ -4,7 +4,10 @@ import doctest
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ pytest.importorskip("rich")
 
 from benchmarks import peers, plots
 from benchmarks import report as page
-from benchmarks.rows import COPY_SHARE, Problem, Row, Target, Task, copy_share, faster, rows, within
+from benchmarks.rows import COPY_SHARE, NOISE, Problem, Row, Target, Task, copy_share, faster, rows, within
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {row.key: row for row in rows()}
@@ -114,6 +117,28 @@ def test_a_target_is_compared_with_its_figure(target, value, reached):
 def test_reference_calls_of_fastpool_are_no_peers():
     found = peers.figures(SECONDS | {"one thread": 1e-9}, ["numpy"], moved=8000)
     assert found["best peer ÷ fastpool"] == pytest.approx(1.5)
+
+
+def test_calls_that_are_timed_as_two_show_the_noise():
+    again = {"torch NCHW again": 8.8e-6, "numpy again": 2.4e-6}
+    found = peers.figures(SECONDS | again, ["torch NCHW", "numpy"], moved=8000)
+    assert found[NOISE] == pytest.approx(1.25)
+    assert not [figure for figure in found if "again" in figure]
+
+
+def test_a_row_of_noise_times_each_call_as_two():
+    measurements = peers.timed(replace(POOL, twice=True), [Peer()], threads=1, seconds=0)
+    calls = {"fastpool", "fastpool out=", "peer its variant"}
+    assert set(measurements["seconds"]) == calls | {f"{name} again" for name in calls} | {"copy, 1 thread"}
+    assert measurements["figures"][NOISE] >= 1
+    for name in measurements["seconds"]:
+        lower, middle, upper = measurements["quartiles"][name]
+        assert measurements["seconds"][name] <= lower <= middle <= upper
+
+
+def test_the_cpu_time_of_a_call_shows_how_many_threads_work():
+    times = timing.times_in_turn({"asleep": partial(sleep, 0.02), "busy": partial(sum, range(300_000))}, seconds=0)
+    assert times["asleep"].cpu_share < 0.5 < times["busy"].cpu_share
 
 
 def test_a_target_applies_only_to_its_sizes():
