@@ -11,7 +11,7 @@ from fastpool.backends.numba import geometry  # noqa: E402
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels  # noqa: E402
 from fastpool.backends.numba.kernels import rows  # noqa: E402
 from fastpool.backends.numba.simd import compare, half, keys, math, offsets, vectors, views  # noqa: E402
-from fastpool.backends.numba.tiling import INTERLEAVED_KW  # noqa: E402
+from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW  # noqa: E402
 from fastpool.backends.numba.tiling.forward import LOADED_STRIDES  # noqa: E402
 
 DTYPES = list(map(np.dtype, ("u1", "i1", "i2", "u4", "i8", "f4", "f8")))

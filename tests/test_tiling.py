@@ -11,9 +11,10 @@ import fastpool as fp
 
 pytest.importorskip("fastpool.backends.numba._launch")
 
-from fastpool.backends.numba import plan, tiling, tuning
+from fastpool.backends.numba import plan, tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, inside_input, last_vector
-from fastpool.backends.numba.tiling.backward import reciprocal
+from fastpool.backends.numba.tiling import forward as tiling
+from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, reciprocal
 from fastpool.backends.numba.tiling.forward import BY_GATHERING, BY_STRIDE, LOADED_STRIDES, row_method
 
 sizes = st.integers(1, 200)
@@ -110,7 +111,7 @@ def test_every_stride_with_a_strided_load_has_its_code_path(stride):
     np.testing.assert_array_equal(fp.max_pool1d(x, kernel, stride, backend="numba"), expected)
 
 
-@pytest.mark.parametrize("kernel", tiling.INTERLEAVED_KW)
+@pytest.mark.parametrize("kernel", INTERLEAVED_KW)
 def test_every_row_of_taps_that_is_interleaved_has_its_code_path(kernel):
     x = np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
     made = plan.max_pool_backward(fp.window.Window.plan(1, x.shape, kernel), 1, 1, x.dtype)

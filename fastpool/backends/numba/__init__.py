@@ -10,7 +10,7 @@ from fastpool.backends.numba import library, plan, tuning
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.encoding import encode, join_name
 from fastpool.backends.numba.launching import runner
-from fastpool.backends.numba.plan import KernelCall
+from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.threads import get_num_threads
 
 __all__ = [
@@ -62,26 +62,26 @@ def bound_call(planned: KernelCall) -> Call:
     return Call(address, itemsizes, words, planned.items, planned.cost_bytes, planned.scratch_bytes, keep)
 
 
-def _runners(plan_call):
-    """Make a function that gives runners of the calls that `plan_call` plans, and keeps the last of them."""
-    return tuning.cached(lambda *arguments: runner(bound_call(plan_call(*arguments))))
+def _runners(planner):
+    """Make a function that gives runners of the calls that a function of `plan` plans, and keeps the last of them."""
+    return tuning.cached(lambda *arguments: runner(bound_call(getattr(plan, planner)(*arguments))))
 
 
-_max_unpool = _runners(plan.max_unpool)
-_im2col = _runners(plan.im2col)
-_col2im = _runners(plan.col2im)
-_activation = _runners(plan.activation)
+_max_unpool = _runners("max_unpool")
+_im2col = _runners("im2col")
+_col2im = _runners("col2im")
+_activation = _runners("activation")
 
 
 # Each `prepare_...` returns a function of the op's arrays: see `Planned` in `backends/interface.py`.
 
 
-def _prepare_pool(plan_pool, window, outer, inner, dtype, with_argmax):
+def _prepare_pool(planner, window, outer, inner, dtype, with_argmax):
     index = window.argmax_dtype if with_argmax else None
 
     @lru_cache(maxsize=8)
     def runner_for(threads):
-        return runner(bound_call(plan_pool(window, outer, inner, dtype, index, threads)))
+        return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, index, threads)))
 
     if not plan.depends_on_threads(window, inner):
         return runner_for(1)
@@ -92,8 +92,8 @@ def _prepare_pool(plan_pool, window, outer, inner, dtype, with_argmax):
     return run
 
 
-prepare_max_pool = partial(_prepare_pool, plan.max_pool)
-prepare_min_pool = partial(_prepare_pool, plan.min_pool)
+prepare_max_pool = partial(_prepare_pool, "max_pool")
+prepare_min_pool = partial(_prepare_pool, "min_pool")
 
 
 def prepare_argmax_fits(window, outer, inner, dtype):

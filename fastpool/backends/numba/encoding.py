@@ -1,14 +1,14 @@
 """The names and arguments of kernels: what a plan writes, and the compiler reads.
 
 A kernel's name tells its signature: `max_pool_direct__f4_f4_u1__n_u4_f4_Geometry_DirectTiling` takes arrays of float32,
-float32 and uint8, and then the constants None, a uint32, a float32, and two named tuples of integers. It is a C function of these
-arguments in words of eight bytes, the scratch, and the range of its work items.
+float32 and uint8, and then the constants None, a uint32, a float32, and two named tuples of integers. It is a C function
+of these arguments in words of eight bytes, the scratch, and the range of its work items.
 
 An array is three words: its address, its elements, and the bytes of one; None is no word. The codes of constants are:
 
     n           None: no word
     e<dtype>    a dtype alone, which the kernel reads from an empty array: no word
-    <Tuple>     a named tuple of TUPLES: a word for each of its integers
+    <Tuple>     a named tuple of integers, by its name: a word for each of its integers
     <dtype>     a NumPy scalar: its bytes, and then zeros
     i, d        an int, a float: a word
 """
@@ -19,15 +19,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from fastpool.backends.numba import tiling
-from fastpool.backends.numba.geometry import Geometry
-
-TUPLES = {
-    each.__name__: each
-    for each in (Geometry, *(getattr(tiling, name) for name in tiling.__all__))
-    if isinstance(each, type)
-}
 
 
 class DtypeOnly(NamedTuple):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -22,8 +24,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from fastpool.backends.numba import geometry, tiling
 from fastpool.backends.numba.decorators import KERNELS, NUMBA_VERSION
-from fastpool.backends.numba.encoding import TUPLES, split_name
+from fastpool.backends.numba.encoding import split_name
 from fastpool.threads import hold_across_forks
 
 DIGEST = hashlib.sha256
@@ -75,14 +78,23 @@ def _dtype(code):
     return getattr(types, {"i": "int", "u": "uint", "f": "float"}[code[0]] + str(8 * int(code[1:])))
 
 
+@cache
+def _named_tuples():
+    """Those that a kernel may be given, by name."""
+    modules = [geometry, *(import_module(f"{tiling.__name__}.{each.name}") for each in iter_modules(tiling.__path__))]
+    classes = (each for module in modules for each in vars(module).values() if isinstance(each, type))
+    return {each.__name__: each for each in classes if issubclass(each, tuple)}
+
+
 def _type(code):
     """The type of a constant by its code."""
     if code == "n":
         return types.none
     if code[0] == "e":
         return types.Array(_dtype(code[1:]), 1, "C")
-    if code in TUPLES:
-        return types.NamedUniTuple(types.int64, len(TUPLES[code]._fields), TUPLES[code])
+    if code in _named_tuples():
+        named_tuple = _named_tuples()[code]
+        return types.NamedUniTuple(types.int64, len(named_tuple._fields), named_tuple)
     return {"i": types.int64, "d": types.float64}.get(code) or _dtype(code)
 
 

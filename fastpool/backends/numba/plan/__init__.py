@@ -1,25 +1,32 @@
-"""How a call is cut into work items, and what its kernel is given: pure functions of the window, layout and dtypes."""
+"""How a call is cut into work items, and what its kernel is given: pure functions of the window, layout and dtypes.
 
-from fastpool.backends.numba.plan.backward import max_pool_backward, validate_argmax
-from fastpool.backends.numba.plan.built import BUILT_DTYPES, WARMUP_DTYPES, WARMUP_INDICES, built_calls
-from fastpool.backends.numba.plan.call import KernelCall
-from fastpool.backends.numba.plan.columns import col2im, im2col
-from fastpool.backends.numba.plan.elementwise import activation, max_unpool
-from fastpool.backends.numba.plan.forward import depends_on_threads, max_pool, min_pool
+A module is imported when the first of its names is asked for: half of a process's first call would be spent on named
+tuples that it does not use.
+"""
 
-__all__ = [
-    "BUILT_DTYPES",
-    "WARMUP_DTYPES",
-    "WARMUP_INDICES",
-    "KernelCall",
-    "activation",
-    "built_calls",
-    "col2im",
-    "depends_on_threads",
-    "im2col",
-    "max_pool",
-    "max_pool_backward",
-    "max_unpool",
-    "min_pool",
-    "validate_argmax",
-]
+from importlib import import_module
+from typing import Any
+
+MODULES = {
+    "BUILT_DTYPES": "built",
+    "WARMUP_DTYPES": "built",
+    "WARMUP_INDICES": "built",
+    "KernelCall": "call",
+    "activation": "elementwise",
+    "built_calls": "built",
+    "col2im": "columns",
+    "depends_on_threads": "forward",
+    "im2col": "columns",
+    "max_pool": "forward",
+    "max_pool_backward": "backward",
+    "max_unpool": "elementwise",
+    "min_pool": "forward",
+    "validate_argmax": "backward",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    return found

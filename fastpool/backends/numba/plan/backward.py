@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastpool.backends.numba import tiling, tuning
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
-from fastpool.backends.numba.tiling import INTERLEAVED_KW, GatherTiling, ScatterTiling
+from fastpool.backends.numba.tiling import backward as tiling
+from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, GatherTiling, ScatterTiling
 from fastpool.dtypes import is_half
 from fastpool.window import Window
 

@@ -6,11 +6,12 @@ from math import prod
 
 import numpy as np
 
-from fastpool.backends.numba import tiling, tuning
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of
-from fastpool.backends.numba.tiling import Col2imTiling, Im2colTiling
+from fastpool.backends.numba.tiling import columns as tiling
+from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling
 from fastpool.window import Window
 
 

@@ -6,11 +6,12 @@ from math import prod
 
 import numpy as np
 
-from fastpool.backends.numba import tiling, tuning
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
-from fastpool.backends.numba.tiling import DirectTiling, SeparableTiling, VanHerkTiling
+from fastpool.backends.numba.tiling import forward as tiling
+from fastpool.backends.numba.tiling.forward import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.dtypes import is_half
 from fastpool.window import Window
 
