@@ -1,4 +1,4 @@
-# make demo | test | kernels | wheel | fuzz | torture | sanitize | arm64 | interpret | gpu | check | docs | bench | peers | report | asv |
+# make demo | test | test-slow | test-all | kernels | wheel | fuzz | torture | sanitize | arm64 | interpret | gpu | check | docs | bench | peers | report | asv |
 # asv-compare | dashboard | clean.
 # Everything goes into .venv; PYTHON is the interpreter that makes it.
 # `make TORCH= FRAMEWORKS= test` and `make TORCH= peers` leave out the largest downloads.
@@ -26,14 +26,20 @@ KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
 	$(wildcard $(patsubst %,fastpool/backends/numba/%/*.py,kernels plan simd tiling))
 LEVELS ?=
 
-.PHONY: demo test kernels wheel fuzz torture sanitize sanitize-numba arm64 interpret gpu check docs bench peers report asv asv-compare dashboard clean
+.PHONY: demo test test-slow test-all kernels wheel fuzz torture sanitize sanitize-numba arm64 interpret gpu check docs bench peers report asv asv-compare dashboard clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks $(VENV)/.kernels
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# The tests that take seconds each. They must pass, too, before a change goes in.
+test-slow: $(VENV)/.cuda-test $(VENV)/.dask $(VENV)/.torch $(VENV)/.frameworks $(VENV)/.kernels
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+test-all: test test-slow
 
 # Compile the kernels for this machine: some ten minutes the first time and after a change of a kernel or of Numba,
 # otherwise seconds. `make kernels LEVELS="x86-64-v3 x86-64-v4"` compiles for these processors.

@@ -172,6 +172,7 @@ ATOMIC = re.compile(r"\b(atom|red)\.")
 @pytest.mark.parametrize("code", CAPABILITIES, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.slow
 def test_pooling_keeps_to_registers(window, layout, code, tmp_path):
     for dtype in ("float32", "uint8"):
         pool(dtype_of(dtype), layout, window)
@@ -179,6 +180,7 @@ def test_pooling_keeps_to_registers(window, layout, code, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.slow
 def test_pooling_keeps_to_registers_in_every_dtype(dtype, code, tmp_path):
     for layout in LAYOUTS:
         pool(dtype_of(dtype), layout, "3 s2 p1")
@@ -187,6 +189,7 @@ def test_pooling_keeps_to_registers_in_every_dtype(dtype, code, tmp_path):
 
 
 @pytest.mark.parametrize("code", CAPABILITIES, indirect=True, ids=["sm_75", "sm_80", "sm_90"])
+@pytest.mark.slow
 def test_all_other_kernels_keep_to_registers(code, tmp_path):
     for dtype in map(dtype_of, ("float32", "bfloat16", "int8")):
         for layout in LAYOUTS:
@@ -215,6 +218,7 @@ def test_gradients_are_gathered_without_atomics(window, layout, code):
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "bool"])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_elements_are_loaded_and_stored_sixteen_bytes_at_once(layout, dtype, code):
     pool(dtype_of(dtype), layout, "2 s2")
     wide = r"\.global\.v(?:4\.[a-z]32|2\.[a-z]64)"
@@ -233,6 +237,7 @@ def test_activations_load_and_store_sixteen_bytes_at_once(code):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.slow
 def test_no_maximum_drops_a_nan(window, dtype, code):
     for argmax in (True, False):
         pool(dtype_of(dtype), "channels_first", window, argmax)
@@ -364,6 +369,7 @@ def test_a_missing_compiler_is_reported(library, monkeypatch):
 
 
 @pytest.mark.parametrize("tests", ["tests/test_gpu.py", "tests/test_rules.py", "tests/test_conformance.py"])
+@pytest.mark.slow
 def test_where_a_gpu_is_demanded_a_missing_one_is_a_failure(tests, python):
     pytest_here = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=", "-k", "zero", tests)
     output = python(*pytest_here, fails=True, FASTPOOL_TEST_CUDA="1", NUMBA_DISABLE_CUDA="1")

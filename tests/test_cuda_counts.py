@@ -16,6 +16,7 @@ def test_the_table_has_all_rows():
 
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.name)
+@pytest.mark.slow
 def test_a_kernel_executes_no_more_than_the_table_says(row):
     """A tolerance of 5 %. For a deliberate change, `python tests/cuda_counts.py` writes a new table."""
     held, counted = HELD[row.name], measure(row)

@@ -118,6 +118,7 @@ def slow_and_once_deadly(block, flag, block_info=None):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.slow
 def test_a_worker_that_dies_in_the_middle_changes_nothing(cluster, tmp_path):
     flag = tmp_path / "died"
     x = np.random.default_rng(0).integers(-50, 50, (148, 130)).astype(np.float32)
@@ -149,6 +150,7 @@ LIMIT = 512 << 20
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak")
 @pytest.mark.parametrize("cluster", [LIMIT], indirect=True)
+@pytest.mark.slow
 def test_an_array_larger_than_the_memory_of_all_workers(cluster):
     n = 17 * 1024
     x = da.map_blocks(ramp, chunks=((1024,) * 17,) * 2, meta=np.empty((0, 0), np.float32))
@@ -171,6 +173,7 @@ def slow(block):
 
 
 @pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.slow
 def test_a_pyramid_by_worker_processes(progress, cluster, tmp_path, capsys):
     pytest.importorskip("zarr", "3.1.3")
     pytest.importorskip("rich")
@@ -192,6 +195,7 @@ def broken(block, block_info=None):
 
 
 @pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.slow
 def test_a_chunk_that_fails_on_a_worker_fails_the_pyramid(progress, cluster, tmp_path):
     pytest.importorskip("zarr", "3.1.3")
     pytest.importorskip("rich")

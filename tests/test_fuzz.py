@@ -34,6 +34,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_a_fault_is_one_failed_case_with_the_command_that_repeats_it(fault, python, tmp_path):
     statement, message = FAULTS[fault]
     script = tmp_path / "faulty.py"

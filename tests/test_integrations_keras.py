@@ -8,6 +8,7 @@ NEEDS = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow", "numpy": "j
 
 
 @pytest.mark.parametrize("keras_backend", NEEDS)
+@pytest.mark.slow
 def test_the_layers_work_on(keras_backend, python):
     for package in ("keras", NEEDS[keras_backend]):
         if find_spec(package) is None:

@@ -405,6 +405,7 @@ def network():
 @needs_compiler
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of itself
+@pytest.mark.slow
 def test_a_compiled_network_gives_what_it_gives_uncompiled(dynamic):
     torch._dynamo.reset()
     torch.manual_seed(0)

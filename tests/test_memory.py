@@ -58,6 +58,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.slow
 def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     shape, window = WINDOWS[name]
     x = random(shape, dtype)
@@ -77,6 +78,7 @@ def test_pools_and_their_gradients_take_some_megabytes(name, dtype, backend):
     ],
     ids=["many first elements", "a long signal", "parts of rows", "large windows"],
 )
+@pytest.mark.slow
 def test_pools_of_cython_and_their_gradients_take_4_megabytes(shape, window, dtype):
     axes, window = len(shape) - 2, {**window, "backend": "cython"}
     x = np.ones(shape, dtype)
@@ -107,6 +109,7 @@ EXTREME = {
 
 @of_numba
 @pytest.mark.parametrize("name", EXTREME)
+@pytest.mark.slow
 def test_extreme_windows_take_8_megabytes_a_thread(name):
     shape, window, dtype = EXTREME[name]
     axes, window = len(shape) - 2, {**window, "backend": "numba"}
@@ -128,6 +131,7 @@ def test_extreme_windows_take_8_megabytes_a_thread(name):
     [((1, 1, 120_000), 100, 400), ((1_500_000, 1, 2), 1, 1)],
     ids=["taps", "images"],
 )
+@pytest.mark.slow
 def test_columns_of_many_taps_or_images_take_8_megabytes_a_thread(shape, kernel_size, dilation, order):
     x = random(shape)
     window = {"kernel_size": kernel_size, "stride": 1, "dilation": dilation, "order": order, "backend": "numba"}
@@ -194,6 +198,7 @@ def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.slow
 def test_global_pooling_packs_no_plane(dtype, backend):
     x = random(PLANE, dtype)
     y, argmax = fp.global_max_pool(x, return_argmax=True, backend=backend)
@@ -203,6 +208,7 @@ def test_global_pooling_packs_no_plane(dtype, backend):
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.slow
 def test_indices_are_converted_in_blocks(convention, layout):
     shape = IMAGE if layout == "channels_first" else (1, 1024, 1024, 3)
     window = {"kernel_size": 3, "stride": 2, "padding": 1, "data_format": layout}
@@ -214,6 +220,7 @@ def test_indices_are_converted_in_blocks(convention, layout):
 
 
 @pytest.mark.parametrize("convention", ["torch", "chainer"])
+@pytest.mark.slow
 def test_indices_of_long_signals_are_converted_in_blocks(convention):
     """Data about the windows along one axis are as long as a block there."""
     shape, window = (1, 2, 1_500_000), {"kernel_size": 3, "stride": 1, "padding": 1, "convention": convention}
@@ -227,6 +234,7 @@ def test_indices_of_long_signals_are_converted_in_blocks(convention):
 
 @pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.slow
 def test_unpooling_takes_blocks(convention, layout, backend):
     shape = (1, 3, 1536, 1536) if layout == "channels_first" else (1, 1536, 1536, 3)
     y, argmax = fp.max_pool2d(random(shape), 2, data_format=layout, return_argmax=True)
@@ -255,6 +263,7 @@ def test_no_plan_keeps_an_array_of_the_size_of_a_plane():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.slow
 def test_columns_take_blocks(order, dtype, backend):
     x = random(IMAGE, dtype)
     columns = fp.im2col(x, 3, 1, 1, order=order, backend=backend)
@@ -262,6 +271,7 @@ def test_columns_take_blocks(order, dtype, backend):
     assert extra_memory(lambda: fp.col2im(columns, x.shape, 3, 1, 1, order=order, backend=backend)) < 6 * MB
 
 
+@pytest.mark.slow
 def test_maxout_and_convolution_take_blocks(backend):
     x = random((1024, 3072))
     assert extra_memory(lambda: fp.maxout(x, 1024, return_argmax=True, backend=backend)) < 6 * MB

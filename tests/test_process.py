@@ -241,6 +241,7 @@ class TestFirstCallsThatCompile:
     def test_32_threads_may_be_the_first_to_call(self, jit):
         assert jit("print(all(in_threads(32, right)))") == "True\n"
 
+    @pytest.mark.slow
     def test_children_forked_meanwhile_compute_and_exit(self, jit):
         """The child of a process whose other thread compiles compiles, too."""
         code = """
@@ -255,6 +256,7 @@ print([in_a_fork(lambda: fork_after(moment / 4), 120) for moment in range(6)])
 """
         assert jit(code) == f"{[0] * 6}\n"
 
+    @pytest.mark.slow
     def test_a_call_that_is_interrupted_while_it_compiles_does_no_harm(self, jit):
         code = """
 import signal
@@ -321,6 +323,7 @@ class TestFirstCallsThatFail:
         return run
 
     @pytest.mark.parametrize("depth", [20, 60, 80, 100, 120, 140, 160, 250])
+    @pytest.mark.slow
     def test_near_the_limit_of_recursion(self, depth, first_call):
         code = """
 def deep(n):
@@ -330,6 +333,7 @@ print(first_call(lambda: deep(sys.getrecursionlimit() - int(sys.argv[1]))))
         assert first_call(code, depth) == "True\n"
 
     @pytest.mark.parametrize("files", [0, 30, 100, 200])
+    @pytest.mark.slow
     def test_with_too_many_open_files(self, files, first_call):
         code = """
 import errno
@@ -346,6 +350,7 @@ print(first_call(right))
         assert first_call(code, files) == "True\n"
 
     @pytest.mark.parametrize("moment", range(6))
+    @pytest.mark.slow
     def test_interrupted_by_a_signal_handler_that_raises(self, moment, first_call):
         code = """
 import signal
@@ -365,6 +370,7 @@ print(first_call(interrupted))
 
 @needs_numba
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.slow
 def test_torture(python):
     """`make torture` goes on for minutes."""
     seconds = os.environ.get("FASTPOOL_TORTURE_SECONDS", "10")
@@ -614,6 +620,7 @@ class TestCache:
         assert {p: p.stat().st_mtime_ns for p in files_under(cached)} == before
 
     @pytest.mark.parametrize("damage", ["emptied", "cut in half", "garbled", "one byte changed", "swapped"])
+    @pytest.mark.slow
     def test_damaged_files_do_no_harm(self, damage, python, cached):
         files = files_under(cached)
         contents = [p.read_bytes() for p in files]
@@ -648,6 +655,7 @@ class TestCache:
         (cached / "fastpool-kernels" / f"{'0' * 40}.kernel.{'0' * 16}.tmp").write_bytes(b"half a kern")
         assert python("-c", CACHED, NUMBA_CACHE_DIR=cached, FASTPOOL_BACKEND=None).startswith("True")
 
+    @pytest.mark.slow
     def test_kernels_with_checks_of_bounds_are_not_kept(self, python, tmp_path):
         """They refer to functions of Numba's that only a process has which compiles: another one crashed."""
         code = """
@@ -665,6 +673,7 @@ print(x[1])
         for _ in range(2):
             assert python("-c", code, **settings) == "index is out of bounds\n0.0\n"
 
+    @pytest.mark.slow
     def test_it_works_where_nothing_can_be_written(self, python, tmp_path):
         """Neither the home, nor the install, nor the folder asked for: files stand where folders would be made."""
         nowhere = tmp_path / "a file"
@@ -771,6 +780,7 @@ class TestWhoseKernelsAreRead:
         monkeypatch.setattr(numba.config, setting, 77)
         assert object_name("hard_swish__f4_f4__n", this_processor()) != before
 
+    @pytest.mark.slow
     def test_a_call_whose_kernel_cannot_be_kept_warns_and_works_where_warnings_are_errors(self, python, tmp_path):
         (tmp_path / "file").touch()
         once = "import sys; sys.stderr = sys.stdout\n" + CACHED
@@ -796,6 +806,7 @@ just_in_time._keep = lambda *_: print("compiled")
             out = python("-c", code + CACHED, NUMBA_CACHE_DIR=folder, FASTPOOL_BACKEND=None, HOME=folder)
             assert out.startswith("True"), out
 
+    @pytest.mark.slow
     def test_kernels_of_other_settings_stand_beside_the_usual_ones(self, python, filled, tmp_path):
         cached = Path(shutil.copytree(filled, tmp_path / "cache"))
         before = files_under(cached)

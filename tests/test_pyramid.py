@@ -58,6 +58,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.slow
 def test_each_level_is_pooled_from_the_one_before(name, version, tmp_path):
     window = WINDOWS[name]
     x = image((207, 330))
@@ -159,6 +160,7 @@ print("finished")
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize(("version", "scheduler", "puts"), [("0.5", "synchronous", 9), ("0.4", "threads", 11)])
+@pytest.mark.slow
 def test_killed_repeatedly_it_finishes_with_the_same_result(version, scheduler, puts, tmp_path):
     store = tmp_path / "x"
     x = np.random.default_rng(0).integers(1, 200, (100, 90)).astype(np.uint8)
@@ -298,6 +300,7 @@ INCOMPLETE = ("0 levels", "1 levels")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("way", ["exchanged", "renamed", "deleted", "half deleted"])
+@pytest.mark.slow
 def test_overwriting_is_killed_at_any_moment_and_no_old_data_pass_for_new(way, tmp_path, python):
     # Every third write is one to be killed at; the call after it overwrites in every other case.
     outcomes = [json.loads(line) for line in python("-c", KILLED, str(tmp_path), way, "3").splitlines()]

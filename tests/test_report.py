@@ -73,6 +73,7 @@ def test_every_row_and_peer_is_in_the_page(written):
     assert "forward: &lt;a row&gt;" in text
 
 
+@pytest.mark.slow
 def test_the_table_of_pytest_benchmark_is_shown_only_with_its_figures():
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     assert "by pytest-benchmark" not in report.page(figures)

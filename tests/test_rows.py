@@ -79,6 +79,7 @@ def test_gradients_of_volumes_with_elements_that_no_window_covers(window, size):
     ("kernel", "stride", "padding"),
     [(3, 1, 1), (3, 2, 1), (5, 1, 2), (13, 1, 6), ((3, 1), 1, (1, 0)), ((85, 1), 1, (42, 0))],
 )
+@pytest.mark.slow
 def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride, padding, index):
     sizes = ((9, 10), 1), ((9, 10), 2), ((40, 37), 1), ((20, 300), 1), ((10, 12), 40), ((70, 80), 1), ((300, 20), 1)
     for size, inner in sizes:
@@ -108,6 +109,7 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
     ("kernel", "stride", "padding"),
     [((9, 3), 1, (4, 1)), ((12, 4), (1, 2), 0), ((9, 5), (1, 5), (9, 2)), ((9, 4), (1, 7), (8, 1)), (17, 1, 8)],
 )
+@pytest.mark.slow
 def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, dtype, tuned):
     tuned(LEAST_WIDE=64, MOST_KEPT=1)
     for windows in (194, 195, 255, 259, 383):
@@ -166,6 +168,7 @@ def test_windows_whose_tiles_are_too_large_give_what_numpy_gives(most, layout, d
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.slow
 def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
     _, tiles, items = van_herk(window, 1, 1, (4, 2), threads)

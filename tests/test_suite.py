@@ -91,6 +91,7 @@ def test_a_benchmark_runs(name):
 
 
 @pytest.mark.parametrize("name", IN_A_PROCESS)
+@pytest.mark.slow
 def test_a_benchmark_of_a_process_runs(name):
     assert any(result is not None and figure(result) > 0 for result in run_once(name).values())
 
@@ -164,6 +165,7 @@ def test_a_call_on_a_gpu_is_over_when_it_is_timed(monkeypatch):
     assert gpu.waiting == 0
 
 
+@pytest.mark.slow
 def test_the_cases_of_pytest_benchmark_run(python):
     """Once each, at a small size, with the one peer that is always installed."""
     chosen = ("-k", "test_backend or numpy")

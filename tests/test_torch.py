@@ -261,6 +261,7 @@ def test_tensors_without_memory_and_negated_views_are_refused():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo tells what it cannot trace
+@pytest.mark.slow
 def test_a_compiled_function_can_make_a_call_that_is_not_yet_planned():
     """Dynamo recursed for ever where constants of kernels were written with `struct.pack`."""
     x = torch.randn(1, 3, 10, 47)  # a shape that no other test has
