@@ -35,18 +35,24 @@ class DirectWindow(NamedTuple):
 
 @kernel
 def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
-    """Work items are `block_columns` windows of a row, or what is left of it."""
+    """Work items are `block_columns` windows of a row, or what is left of it.
+
+    Each of the three loops has its own code, since one for all would be slower for each.
+    """
+    out = Maxima(y, argmax)
+    vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
     keys = Keys(half_format, flip, lowest)
-    if flip == 0:
-        pool_items(x, y, argmax, g, t, scratch, start, stop, without_flip(keys))
+    if flip != 0:
+        pool_windows(pool_one_by_one, out, vector, x, g, t, start, stop, keys)
+    elif t.vectors == 4:
+        pool_windows(pool_in_fours, out, vector, x, g, t, start, stop, without_flip(keys))
     else:
-        pool_items(x, y, argmax, g, t, scratch, start, stop, keys)
+        pool_windows(pool_one_by_one, out, vector, x, g, t, start, stop, without_flip(keys))
 
 
 @inlined
-def pool_items(x, y, argmax, g, t, scratch, start, stop, keys):
-    out = Maxima(y, argmax)
-    vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
+def pool_windows(pool, out, vector, x, g, t, start, stop, keys):
+    """Call `pool` for each window of some work items."""
     for item in range(start, stop):
         row, column_block = divmod(item, t.column_blocks)
         rest, oh = divmod(row, g.OH)
@@ -58,11 +64,22 @@ def pool_items(x, y, argmax, g, t, scratch, start, stop, keys):
             taps = move_along_row(row_taps, w, g)
             origin, to = (((plane * g.D + d) * g.H + h) * g.W + w) * g.inner, (row * g.OW + ow) * g.inner
             window = DirectWindow(origin, to, first_real_offset(taps, g))
-            pool_window(out, vector, x, window, taps, g, keys)
+            pool(out, vector, x, window, taps, g, keys)
+            from_keys(slice_view(out.values, window.to, g.inner), keys)
 
 
 @inlined
-def pool_window(out, vector, x, window, taps, g, keys):
+def pool_in_fours(out, vector, x, window, taps, g, keys):
+    """All channels of a window, four vectors at a time; the last four overlap the four before."""
+    width, channel = width_of(x), 0
+    while channel < g.inner:
+        channel = min(channel, g.inner - 4 * width)
+        pool_four_vectors(out, x, window, channel, taps, g, keys)
+        channel += 4 * width
+
+
+@inlined
+def pool_one_by_one(out, vector, x, window, taps, g, keys):
     """All channels of a window: in vectors of channels where there are enough, else channel by channel."""
     width, channel = width_of(x), 0
     last = last_vector(g.inner, width, g.inner + width, g.inner)  # the next window may belong to another work item
@@ -78,7 +95,6 @@ def pool_window(out, vector, x, window, taps, g, keys):
         out.values[window.to + channel] = best
         set_offset(out.argmax, window.to + channel, winner)
         channel += 1
-    from_keys(slice_view(out.values, window.to, g.inner), keys)
 
 
 @inlined
@@ -94,6 +110,26 @@ def pool_channels(out, x, window, channel, taps, g, keys):
                 best, winner = larger(best, winner, to_keys(load(x, at), keys), offset)
     store(out.values, window.to + channel, best)
     store_offsets(out.argmax, window.to + channel, winner)
+
+
+@inlined
+def pool_four_vectors(out, x, window, channel, taps, g, keys):
+    """As `pool_channels`, for four neighbouring vectors, whose maxima do not wait for each other."""
+    width, lowest = width_of(x), splat(load(x, 0), keys.lowest)
+    a = b = c = d = lowest
+    winner_a = winner_b = winner_c = winner_d = splat_offset(lowest, out.argmax, window.first)
+    for kd in range(taps.first_kd, taps.end_kd):
+        for kh in range(taps.first_kh, taps.end_kh):
+            for kw in range(taps.first_kw, taps.end_kw):
+                at = window.origin + ((kd * g.dd * g.H + kh * g.dh) * g.W + kw * g.dw) * g.inner + channel
+                offset = splat_offset(lowest, out.argmax, (kd * g.KH + kh) * g.KW + kw)
+                a, winner_a = larger(a, winner_a, to_keys(load(x, at), keys), offset)
+                b, winner_b = larger(b, winner_b, to_keys(load(x, at + width), keys), offset)
+                c, winner_c = larger(c, winner_c, to_keys(load(x, at + 2 * width), keys), offset)
+                d, winner_d = larger(d, winner_d, to_keys(load(x, at + 3 * width), keys), offset)
+    for i, best, winner in ((0, a, winner_a), (1, b, winner_b), (2, c, winner_c), (3, d, winner_d)):
+        store(out.values, window.to + channel + i * width, best)
+        store_offsets(out.argmax, window.to + channel + i * width, winner)
 
 
 @inlined

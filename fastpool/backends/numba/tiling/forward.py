@@ -146,6 +146,7 @@ class DirectTiling(NamedTuple):
 
     block_columns: int
     column_blocks: int
+    vectors: int  # of channels that are computed at once: 4, or 1 where there are few
     width: int  # elements of a vector; scratch holds one of values and one of offsets
     argmax_begin: int
     scratch_bytes: int
@@ -154,9 +155,11 @@ class DirectTiling(NamedTuple):
 def direct(g: Geometry, block_columns: int, itemsize: int, argmax_itemsize: int) -> DirectTiling:
     width = vector_width(itemsize)
     argmax_begin = in_cache_lines(width, itemsize)
+    in_fours = ceil_div(g.inner, 4 * width) * 4 * width  # channels that are computed, some of them twice
     return DirectTiling(
         block_columns=block_columns,
         column_blocks=ceil_div(g.OW, block_columns),
+        vectors=4 if g.inner >= 4 * width and in_fours <= tuning.MOST_COMPUTED * g.inner else 1,
         width=width,
         argmax_begin=argmax_begin,
         scratch_bytes=argmax_begin + in_cache_lines(width, argmax_itemsize),
