@@ -36,9 +36,9 @@ MOST_READS, MOST_READS_OF_HALF = 4, 1
 # Elements that a work item of `max_pool_direct` reads.
 CELLS_READ = 1 << 15
 
-# `max_pool_direct` computes four vectors of channels at once, unless the overlap of the last four makes that more than so
-# many times the channels. Global pooling of (8, 256, 14, 14): 68 us one by one, 39 in fours; 2x2 of (2, 64, 224, 224)
-# 1.66 and 1.56 ms.
+# `max_pool_direct` computes four vectors of channels at once, unless the overlap of the last four would make that more
+# than so many times the channels.
+# Global pooling of (8, 256, 14, 14): 68 us one by one, 39 in fours; 2x2 of (2, 64, 224, 224): 1.66 and 1.56 ms.
 MOST_COMPUTED = 1.4
 
 # Bytes of scratch for each thread, at most. A call that needs more gets smaller tiles, or another kernel.
