@@ -1,8 +1,8 @@
 """The names and arguments of kernels: what a plan writes, and the compiler reads.
 
 A kernel's name tells its signature: `max_pool_direct__f4_f4_u1__n_u4_f4_Geometry_DirectTiling` takes arrays of float32,
-float32 and uint8, and then the constants None, a uint32, a float32, and two named tuples of integers. It is a C function
-of these arguments in words of eight bytes, the scratch, and the range of its work items.
+float32 and uint8, and then the constants None, a uint32, a float32, and two named tuples of integers. It is a C
+function of these arguments in words of eight bytes, the scratch, and the range of its work items.
 
 An array is three words: its address, its elements, and the bytes of one; None is no word. The codes of constants are:
 
