@@ -48,6 +48,29 @@ def test_the_arguments_of_every_kernel_fit_into_the_words_of_a_call():
         assert Call(0, itemsizes, encode(call.constants)[1], 1, 0, 0, None)
 
 
+def test_a_kernel_is_made_of_the_modules_that_it_imports(object_code):
+    """So that a changed module compiles these kernels anew, and no others."""
+
+    def made_of(name):
+        return {module.removeprefix("fastpool.backends.numba.") for module in object_code.sources_of(name)}
+
+    every = [made_of(name) for name in map(kernel_name, plan.built_calls())]
+    assert all(modules >= {"decorators", "encoding", "object_code"} for modules in every)
+    direct = made_of("max_pool_direct__f4_f4_u1__n_u4_f4_Geometry_DirectTiling")
+    assert direct >= {
+        "fastpool._rules",
+        "geometry",
+        "kernels.direct",
+        "kernels.windows",
+        "simd.vectors",
+        "tiling.forward",
+    }
+    assert not direct & {"kernels.separable", "kernels.col2im", "tiling.columns"}
+    of_none = {module.removeprefix("fastpool.backends.numba.") for module in object_code._source_files()}
+    of_none = of_none.difference(*every)
+    assert of_none == {"kernels", "simd"}, "packages"
+
+
 @of_each_library
 def test_a_library_holds_every_kernel_that_is_built(built):
     functions = library.ctypes.CDLL(str(built))

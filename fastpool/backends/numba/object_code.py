@@ -7,7 +7,9 @@ The build of the package links the objects of many kernels to one library. Any o
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -54,6 +56,10 @@ SOURCES = (
     "simd/*.py",
     "tiling/*.py",
 )
+
+# Those of them that every kernel is compiled by.
+COMPILING = tuple(f"fastpool.backends.numba.{name}" for name in ("decorators", "encoding", "object_code"))
+IMPORT = re.compile(r"^from (fastpool[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
 hold_across_forks(global_compiler_lock)
@@ -203,19 +209,59 @@ def target_machine(processor: Processor, **options: Any) -> Any:
 
 
 @cache
-def sources() -> str:
-    """A digest of all that kernels are made of, so that a changed source is a new kernel."""
-    here = Path(__file__).parent
+def _source_files() -> dict[str, bytes]:
+    """What kernels are made of: the contents of SOURCES, by the name of the module."""
+    here = Path(__file__).resolve().parent
+    package = here.parents[1]
+    files = sorted(path.resolve() for pattern in SOURCES for path in here.glob(pattern))
+    names = {path: ".".join(("fastpool", *path.relative_to(package).with_suffix("").parts)) for path in files}
+    return {names[path].removesuffix(".__init__"): path.read_bytes() for path in files}
+
+
+@cache
+def _imported(module: str) -> frozenset[str]:
+    """The modules of SOURCES that one of them imports, and those that these import."""
+    found, pending = {module}, [module]
+    while pending:
+        for parent, names in IMPORT.findall(_source_files()[pending.pop()].decode()):
+            named = {parent, *(f"{parent}.{name}" for name in re.findall(r"\w+", names))}
+            new = (named & _source_files().keys()) - found
+            found |= new
+            pending += new
+    return frozenset(found)
+
+
+@cache
+def _defined_in(definition: str) -> str:
+    """The module of SOURCES that holds a line which begins with this text."""
+    (module,) = (name for name, code in _source_files().items() if f"\n{definition}".encode() in code)
+    return module
+
+
+def _digest_of(modules: Iterable[str]) -> str:
     # Numba compiles bytecode, and each version of Python has its own.
     digest = DIGEST("/".join((NUMBA_VERSION, version("llvmlite"), sys.version)).encode())
-    for pattern in SOURCES:
-        for path in sorted(here.glob(pattern)):
-            digest.update(path.read_bytes())
+    for module in sorted(modules):
+        digest.update(module.encode() + _source_files()[module])
     return digest.hexdigest()
+
+
+@cache
+def sources() -> str:
+    """A digest of all that kernels are made of."""
+    return _digest_of(_source_files())
+
+
+def sources_of(name: str) -> set[str]:
+    """The modules that a kernel is made of: with a change of one of them it is a new kernel."""
+    kernel, _, constants = split_name(name)
+    tuples = [code for code in constants if code[0].isupper()]
+    roots = [_defined_in(f"@kernel\ndef {kernel}("), *(_defined_in(f"class {code}(") for code in tuples), *COMPILING]
+    return set().union(*map(_imported, roots))
 
 
 def object_name(name: str, processor: Processor) -> str:
     """What a kernel's object code is kept as."""
     settings = [(setting, getattr(numba.config, setting, None)) for setting in SETTINGS]
-    key = "/".join((name, repr(processor), repr(settings), sources()))
+    key = "/".join((name, repr(processor), repr(settings), _digest_of(sources_of(name))))
     return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
