@@ -334,8 +334,8 @@ def test_a_call_refuses_what_does_not_fit():
         call("note", 4, 0, 5)
     with pytest.raises(ValueError, match="7 bytes"):
         Call(1, (8,), bytes(7), 1, 0, 0, None)
-    with pytest.raises(ValueError, match="at most 64 words"):
-        call("note", 4, 0, 2, range(60))
+    with pytest.raises(ValueError, match="at most 96 words"):
+        call("note", 4, 0, 2, range(91))
     assert not a.any()
     without = Call(1, (0, 8), b"", 1, 0, 0, None)
     with pytest.raises(TypeError, match="takes None for array 0, got ndarray"):
