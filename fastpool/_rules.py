@@ -59,8 +59,9 @@ def windows_with_tap(tap, begin, end, stride, out):
 
     `tap` counts cells from the start of the window; `begin` and `end` count from the leading padding.
     """
-    first = (max(begin - tap, 0) + stride - 1) // stride
-    return first, max(min((max(end - tap, 0) + stride - 1) // stride, out), first)
+    first = 0 if begin <= tap else (begin - tap + stride - 1) // stride
+    after_last = 0 if end <= tap else (end - tap + stride - 1) // stride
+    return first, max(min(after_last, out), first)
 
 
 def first_tap(start, dilation):
