@@ -60,7 +60,7 @@ MOST_NESTED = 3  # sequences within each other
 def frozen(name: str, value: Any, nested: int = 0) -> Any:
     """What a plan may be looked up by: exactly int, str or None, or a tuple of these; else a TypeError that names it.
 
-    Anything else that equals an integer may change, or equal another one, between two calls.
+    Objects of other types may change, or have an `__eq__` of their own, and so cannot be keys of a cache.
     """
     if value is None or type(value) is int:
         return value
@@ -130,7 +130,7 @@ def frozen_window(
     return kernel_size, stride, padding, dilation, ceil_mode, data_format
 
 
-def given_stride(stride: Any) -> Any:
+def required_stride(stride: Any) -> Any:
     """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
     if stride is None:
         raise TypeError("stride must be one integer or one for each axis, got None")

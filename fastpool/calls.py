@@ -149,8 +149,16 @@ def call(
         key += (x.dtype, x.shape if x.flags.carray else (x.shape, x.strides, x.flags.aligned))
     plan = _plans.get(key)
     if plan is None:
-        plan = _keep(key, op.plan(op.read(inputs), *static, backend))
+        plan = _keep(key, op.plan(tuple(map(_of_its_shape, op.read(inputs))), *static, backend))
     return plan(inputs, out, inputs[0], options)
+
+
+def _of_its_shape(x: ndarray) -> ndarray:
+    """A contiguous array with the strides that follow from its shape: those of axes of size 1 may be any.
+
+    The plan is found by the shape, and so may depend on nothing else.
+    """
+    return x.reshape(-1).reshape(x.shape) if x.flags.carray else x
 
 
 def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:

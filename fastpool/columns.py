@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, frozen_window, given_stride, one_of, shown
+from fastpool.arguments import check_shape, frozen_window, required_stride, one_of, shown
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import is_float, native, supported
@@ -147,7 +147,7 @@ def im2col(
            [3, 4, 6, 7],
            [4, 5, 7, 8]])
     """
-    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, required_stride(stride), padding, dilation, False, data_format)
     static = window, one_of("order", order, ORDERS), out is None
     return call(_IM2COL, (x,), static, out, backend, (fill_value,))
 
@@ -195,6 +195,6 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    window = frozen_window(kernel_size, given_stride(stride), padding, dilation, False, data_format)
+    window = frozen_window(kernel_size, required_stride(stride), padding, dilation, False, data_format)
     static = check_shape("x_shape", x_shape), window, one_of("order", order, ORDERS)
     return call(_COL2IM, (cols,), static, out, backend)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import given_stride, integer
+from fastpool.arguments import required_stride, integer
 from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray
@@ -58,7 +58,7 @@ def _window_and_groups(x, w, stride, padding, dilation, groups, data_format) -> 
     if w.ndim != 4 or min(w.shape) < 1:
         raise ValueError(f"w must have shape (O, C / groups, KH, KW) without empty axes, got {w.shape}")
     groups = integer("groups", groups)
-    window = Window.plan(2, x.shape, w.shape[2:], given_stride(stride), padding, dilation, False, data_format)
+    window = Window.plan(2, x.shape, w.shape[2:], required_stride(stride), padding, dilation, False, data_format)
     if groups < 1 or window.channels % groups or w.shape[0] % groups:
         raise ValueError(
             f"groups must divide the channels of x ({window.channels}) and the filters of w ({w.shape[0]}), "

@@ -114,7 +114,7 @@ def _offsets_of_positions(positions: np.ndarray, window: Window, block: Block) -
         rest, cell = _divmod(rest, window.size[axis])
         tap, between = _divmod(cell - _starts(window, axis, block), window.dilation[axis])
         fits &= (tap >= 0) & (tap < window.kernel[axis]) & (between == 0)
-        offsets += tap * window.volume_behind(axis)
+        offsets += tap * window.argmax_stride(axis)
     alone = np.broadcast_to(_padding_alone(window, block), fits.shape)
     wrong = np.where(alone, positions != -1, ~fits)
     if wrong.any():

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.arguments import check_shape, given_stride, integer, positive
+from fastpool.arguments import check_shape, required_stride, integer, positive
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward
@@ -177,7 +177,7 @@ class Conv2D(_WithParams):
         n_filter, groups = positive("n_filter", n_filter), positive("groups", groups)
         if dims[0] % groups or n_filter % groups:
             raise ValueError(f"groups must divide the channels ({dims[0]}) and n_filter ({n_filter}), got {groups}")
-        window = Window.plan(2, (1, *dims), kernel_size, given_stride(stride), padding, dilation)
+        window = Window.plan(2, (1, *dims), kernel_size, required_stride(stride), padding, dilation)
         W_shape = (n_filter, dims[0] // groups, *window.kernel[1:])
         super().__init__(dims, (n_filter, *window.out[1:]), W_shape, (n_filter,), prod(W_shape[1:]), dtype, rng)
         self._window = (stride, padding, dilation, groups)

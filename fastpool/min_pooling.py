@@ -79,24 +79,24 @@ def min_pool2d(
     Parameters
     ----------
     x : array of shape (N, C, H, W), (C, H, W) or (H, W); channels_last: (N, H, W, C), (H, W, C)
-        Of any dtype and kind that `max_pool2d` takes.
+        Of any dtype and array library that `max_pool2d` takes.
     kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
         As in `max_pool2d`.
     return_argmin : bool
-        Also return which cell of each window won.
+        Also return where in each window the minimum is.
     out : array, or (y, argmin) with return_argmin
         Where to write the result, instead of to new memory.
 
     Returns
     -------
-    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`, and of its kind
+    y : array of shape (N, C, OH, OW) and so on, of the array library and dtype of `x`
     argmin : array of the shape of `y`, with return_argmin
         The winner's offset inside its window, as the argmax of `max_pool2d`: `argmax_to_indices` takes it, too.
 
     Raises
     ------
     TypeError
-        For a dtype or a kind of array that is not supported.
+        For a dtype or an array library that is not supported.
     ValueError
         For shapes, sizes or an `out` that do not fit.
 
@@ -195,7 +195,7 @@ def min_pool2d_backward(
     out: A | None = None,
     backend: str | None = None,
 ) -> A:
-    """Gradient of `min_pool2d` with respect to its input: each dy goes to the cell that won.
+    """Gradient of `min_pool2d` with respect to its input: each dy goes to the minimum of its window.
 
     The computation is that of `max_pool2d_backward`, and so are its guarantees.
 

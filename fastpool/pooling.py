@@ -101,7 +101,7 @@ def max_pool2d(
     data_format : "channels_first" or "channels_last"
         Which axes of `x` mean what. Either order in memory is read where it lies, without a copy.
     return_argmax : bool
-        Also return which cell of each window won.
+        Also return where in each window the maximum is.
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
     backend : "numba", "cython", "numpy", "naive" or "cuda"
@@ -109,14 +109,14 @@ def max_pool2d(
 
     Returns
     -------
-    y : array of shape (N, C, OH, OW) and so on, with the dtype of `x`, and of its kind
+    y : array of shape (N, C, OH, OW) and so on, of the array library and dtype of `x`
     argmax : array of the shape of `y`, with return_argmax
         The winner's offset inside its window, `kh * KW + kw`, in uint8 where it fits, else uint16 or uint32.
 
     Raises
     ------
     TypeError
-        For a dtype or a kind of array that is not supported.
+        For a dtype or an array library that is not supported.
     ValueError
         For shapes, sizes or an `out` that do not fit.
 
@@ -215,9 +215,9 @@ def max_pool2d_backward(
     out: A | None = None,
     backend: str | None = None,
 ) -> A:
-    """Gradient of `max_pool2d` with respect to its input: each dy goes to the cell that won.
+    """Gradient of `max_pool2d` with respect to its input: each dy goes to the maximum of its window.
 
-    The same bits every run, whatever the number of threads: a cell that won several windows receives
+    The same bits every run, whatever the number of threads: a cell that is the maximum of several windows receives
     their gradients in row-major order. float16 and bfloat16 are summed in float32 and rounded once.
 
     Parameters

@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where shapes are checked, and whether kernel_size, stride, padding and dilation fit them. Windows
-are immutable and cached by their arguments.
+This is the one place where the shape of an input, or of what is to be unpooled, is compared with the window. Windows are
+immutable and cached by their arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from fastpool.arguments import LARGEST_SIZE, check_layout, check_padding_word, frozen_window, pad_pairs, per_axis
 
-# Of maxout: from so many neighbouring elements on that belong to the same piece, they are rows of a plane.
+# Maxout is pooled down rows if its pieces have so many contiguous elements or more, else along one row.
 LEAST_ROW = 32
 
 
@@ -129,7 +129,7 @@ class Window(_Geometry):
         """Windows in one plane."""
         return prod(self.out)
 
-    def volume_behind(self, axis: int) -> int:
+    def argmax_stride(self, axis: int) -> int:
         """Cells of the window in one step along an axis: the stride of that axis in an argmax."""
         return prod(self.kernel[axis + 1 :])
 
@@ -177,7 +177,7 @@ class Window(_Geometry):
         return tuple(slice(0, n) for n in self.out)  # type: ignore[return-value]
 
     def padded_windows(self, axis: int) -> tuple[slice, slice]:
-        """The first windows along an axis, and the last, that have a tap in the padding. None is in both."""
+        """The first windows along an axis, and the last, that have a tap in the padding, without overlap."""
         n, s, before, out = self.size[axis], self.stride[axis], self.before[axis], self.out[axis]
         first = min(-(-before // s), out)
         last = -(-(n + before - (self.kernel[axis] - 1) * self.dilation[axis]) // s)
@@ -186,7 +186,7 @@ class Window(_Geometry):
     def real_taps(self, axis: int, windows: slice) -> tuple[np.ndarray, np.ndarray]:
         """The first tap that is a cell, and one past the last, of some windows along an axis.
 
-        Of a window of padding alone, the first is not below the one past the last.
+        Of a window of padding alone, there is none: the first is not below the end.
         """
         starts = np.arange(windows.start, windows.stop) * self.stride[axis] - self.before[axis]
         step, last = self.dilation[axis], self.size[axis] - 1
@@ -195,11 +195,11 @@ class Window(_Geometry):
     def first_cells(self, d: slice, h: slice, w: slice) -> np.ndarray:
         """Offset of the first tap on a real cell of some windows, (d, h, w), and 0 for windows of padding alone."""
         offsets: Any = 0
-        alive: Any = True
+        has_cell: Any = True
         for axis, windows in enumerate((d, h, w)):
             first, end = (along(taps, axis) for taps in self.real_taps(axis, windows))
-            offsets, alive = offsets * self.kernel[axis] + first, alive & (first < end)
-        return np.where(alive, offsets, 0)
+            offsets, has_cell = offsets * self.kernel[axis] + first, has_cell & (first < end)
+        return np.where(has_cell, offsets, 0)
 
 
 def uncached_window(
@@ -350,7 +350,7 @@ def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None
     top, bottom = whole.covered_rows(start, stop)
     if top == bottom:
         return None
-    # Planned anew, the rows would have more windows wherever the whole leaves cells over.
+    # Not by `Window.plan`, which would add windows over cells that the whole leaves over.
     pads = ((top - start * whole.stride[1] + whole.before[1],) * 2, (whole.before[2],) * 2)
     size, out = (bottom - top, whole.size[2]), (stop - start, whole.out[2])
     shape = (images, whole.channels, *size)

@@ -3,10 +3,12 @@
 import inspect
 import pickle
 from importlib import import_module
+from types import ModuleType
 
 import pytest
 
 import fastpool as fp
+from fastpool import backends
 from fastpool.backends import chosen, interface
 
 OPS = (interface.Pooling, interface.Columns, interface.Activations)
@@ -93,3 +95,17 @@ def test_use_backend_decorates_no_function_that_pauses(make):
 
 def test_backends_can_be_pickled():
     assert pickle.loads(pickle.dumps(fp.backends)) is fp.backends
+
+
+def test_the_warning_of_numpy_names_what_each_compiled_backend_lacks(monkeypatch):
+    unavailable, cython = "it cannot run here", ModuleType("cython")
+    modules = {"numba": unavailable, "cython": cython, "numpy": backends._load("numpy")}
+    monkeypatch.setattr(backends, "_load", modules.get)
+    backends._default.cache_clear()
+    backends._warn_of_numpy.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="numba: it cannot run here; cython: it has no hard_swish"):
+            assert backends._default("hard_swish") is modules["numpy"]
+    finally:
+        backends._default.cache_clear()
+        backends._warn_of_numpy.cache_clear()

@@ -71,6 +71,13 @@ def test_a_kernel_is_made_of_the_modules_that_it_imports(object_code):
     assert of_none == {"kernels", "simd"}, "packages"
 
 
+def test_where_no_sources_are_installed_a_kernel_is_named_without_them(object_code, monkeypatch):
+    monkeypatch.setattr(object_code, "_source_files", dict)
+    name, processor = kernel_name(next(plan.built_calls())), object_code.this_processor()
+    assert object_code.sources_of(name) == set()
+    assert object_code.object_name(name, processor) != object_code.object_name(name + "_", processor)
+
+
 @of_each_library
 def test_a_library_holds_every_kernel_that_is_built(built):
     functions = library.ctypes.CDLL(str(built))

@@ -154,3 +154,10 @@ def test_an_override_is_taken_back(tuned):
     assert plan.max_pool(window, 1, 1, dtype, None, 1) == made
     with pytest.raises(KeyError), tuning.override(NO_SUCH_NUMBER=1):
         pass
+
+
+def test_tall_windows_are_cut_for_no_more_threads_than_a_call_is_worth():
+    small, large = (fp.window.Window.plan(2, (18, width), (9, 1), 1, (4, 0)) for width in (512, 1 << 19))
+    arguments = 1, 1, np.dtype("f4"), None
+    assert plan.max_pool(small, *arguments, 2) == plan.max_pool(small, *arguments, 1)
+    assert plan.max_pool(large, *arguments, 2) != plan.max_pool(large, *arguments, 1)

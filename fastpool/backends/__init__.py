@@ -52,7 +52,7 @@ _loading = RLock()
 hold_across_forks(_loading)
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-_SHORTAGES_TOLD = (*map(os.strerror, _SHORTAGES), "failed to map segment")
+_SHORTAGE_WORDS = (*map(os.strerror, _SHORTAGES), "failed to map segment")
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -61,12 +61,12 @@ def _is_transient(error: BaseException) -> bool:
         return True
     # The dynamic loader tells its reason in words only.
     return getattr(error, "errno", None) in _SHORTAGES or (
-        isinstance(error, (ImportError, OSError)) and any(words in str(error) for words in _SHORTAGES_TOLD)
+        isinstance(error, (ImportError, OSError)) and any(words in str(error) for words in _SHORTAGE_WORDS)
     )
 
 
-def _forget_orphans(before: set[str]) -> None:
-    """Forget the submodules that a package leaves behind whose import failed: with them, it would fail for ever."""
+def _forget_partial_imports(before: set[str]) -> None:
+    """Forget the submodules of a package whose import failed. A later attempt would find them, and fail again."""
     for name in sorted(set(sys.modules) - before):
         parent = name.rpartition(".")[0]
         if parent and parent not in sys.modules:
@@ -85,7 +85,7 @@ def _import(name: str) -> None:
         _loaded[name] = module
     except BaseException as error:  # a broken installation of a dependency may raise anything
         if _is_transient(error):
-            _forget_orphans(before)
+            _forget_partial_imports(before)
             raise
         own = str(getattr(error, "name", None)).startswith(f"{__name__}.")  # a module that was not compiled
         remedy = _REMEDY.get("cython" if own else name, "reinstall fastpool")
@@ -195,7 +195,9 @@ def _default(op: str) -> ModuleType:
         module = _load(name)
         if isinstance(module, str):
             reasons.append(f"{name}: {module}")
-        elif hasattr(module, op):
+        elif not hasattr(module, op):
+            reasons.append(f"{name}: it has no {op}")
+        else:
             if name == "numpy" and reasons:
                 _warn_of_numpy("; ".join(reasons))
             return module
@@ -204,9 +206,9 @@ def _default(op: str) -> ModuleType:
 
 @cache
 def _warn_of_numpy(reasons: str) -> None:
-    """Once; where warnings are errors, each call raises it, as all that has not been done is done anew."""
+    """Warn, once. Where the warning is an error nothing is cached, and the next call raises it again."""
     warnings.warn(
-        f"fastpool takes its numpy backend, which is many times slower than a compiled one, because none can run here. "
+        f"fastpool takes its numpy backend, which is many times slower than a compiled one, because none can run it here. "
         f'{reasons}. To take numpy without this warning: FASTPOOL_BACKEND=numpy, or use_backend("numpy")',
         RuntimeWarning,
         stacklevel=2,

@@ -1,7 +1,8 @@
 """What a backend is: the functions that its module exports, for type checkers and for who writes one.
 
-All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Functions fill the last array.
-A backend need not have every op, but all functions of an op. Planned and compiled ones are optional.
+All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Results come last. A backend need not
+have every op, but all functions of an op. `UnpoolsByIndices`, `Planned`, `Compiled` and
+`Conditional` are optional.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Pooling(Protocol):
     def min_pool(self, x: Array, window: Window, y: Array, argmin: Array | None) -> None: ...
 
     def max_pool_backward(self, dy: Array, argmax: Array, window: Window, dx: Array) -> None:
-        """Of an argmin, too."""
+        """Of an argmin, too. Each offset fits: `argmax_fits` has been asked."""
 
     def argmax_fits(self, argmax: Array, window: Window) -> bool:
         """Whether every offset is that of a cell of the input, or 0 in a window of padding alone."""
@@ -66,9 +67,10 @@ class UnpoolsByIndices(Protocol):
 
 
 class Planned(Protocol):
-    """A backend that plans calls on NumPy arrays: C-contiguous, with so many elements, in any shape.
+    """A backend that plans calls on NumPy arrays.
 
-    Public functions call what these return, with the arrays that the op's own function takes.
+    Each `prepare_...` returns a function of the op's arrays in the same order, without the window. They are C-contiguous,
+    and hold the elements of the canonical form in any shape.
     """
 
     def prepare_max_pool(

@@ -109,7 +109,7 @@ def _avoids_padding(argmax, window, axis, windows):
         if window.volume > np.iinfo(offsets.dtype).max:  # 256 does not fit into a uint8
             offsets = offsets.astype(np.int64)
         first, end = (along(taps, axis)[..., None] for taps in window.real_taps(axis, box[at]))
-        taps = offsets // window.volume_behind(axis) % window.kernel[axis]
+        taps = offsets // window.argmax_stride(axis) % window.kernel[axis]
         if (((taps < first) | (taps >= end)) & (offsets != window.first_cells(*box[1:4])[..., None])).any():
             return False
     return True

@@ -1,4 +1,4 @@
-"""How kernels see dtypes: bool as uint8, and the two-byte floats as int16 with a tag that tells them apart."""
+"""The constants of kernels that depend on a dtype. How a kernel sees the dtype itself, `encoding.dtype_code` decides."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba._launch import MOST_CHUNKS, MOST_HELPERS
 from fastpool.backends.numba.geometry import VECTOR_BYTES
+from fastpool.backends.numba.plan.call import most_threads
 from fastpool.threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _kept = _Kept()
 
 
 def thread_scratch(nbytes: int) -> np.ndarray:
-    """Scratch of at least so many bytes, which begins a cache line: what this thread has kept, or more."""
+    """Scratch of at least so many bytes, which begins a cache line: this thread's kept array, or a new one."""
     scratch = _kept.scratch
     if nbytes <= scratch.nbytes:
         return scratch
@@ -45,23 +46,16 @@ def thread_scratch(nbytes: int) -> np.ndarray:
     return scratch
 
 
-def _most_threads(call: Call) -> int:
-    """How many threads a call is worth."""
-    if call.cost_bytes < tuning.PARALLEL_BYTES:
-        return 1
-    return min(call.items, call.cost_bytes // tuning.CHUNK_BYTES, MOST_HELPERS + 1)
-
-
 def runner(call: Call) -> Callable[..., None]:
     """A function that runs a call on arrays, on as many threads as it is worth."""
-    most_threads = _most_threads(call)
-    if most_threads <= 1 and call.scratch_bytes <= tuning.SMALL_SCRATCH:
+    threads = min(call.items, most_threads(call.cost_bytes), MOST_HELPERS + 1)
+    if threads <= 1 and call.scratch_bytes <= tuning.SMALL_SCRATCH:
         return call.run_alone
-    return partial(_run, call, most_threads)
+    return partial(_run, call, threads)
 
 
-def _run(call: Call, most_threads: int, *arrays: np.ndarray | None) -> None:
-    threads = min(get_num_threads(), most_threads)
+def _run(call: Call, most: int, *arrays: np.ndarray | None) -> None:
+    threads = min(get_num_threads(), most)
     if threads <= 1 or not _run_shared(call, threads, arrays):
         call.run(thread_scratch(call.scratch_bytes), 0, call.items, *arrays)
 

@@ -215,7 +215,8 @@ def _source_files() -> dict[str, bytes]:
     package = here.parents[1]
     files = sorted(path.resolve() for pattern in SOURCES for path in here.glob(pattern))
     names = {path: ".".join(("fastpool", *path.relative_to(package).with_suffix("").parts)) for path in files}
-    return {names[path].removesuffix(".__init__"): path.read_bytes() for path in files}
+    contents = {path: path.read_bytes().replace(b"\r\n", b"\n") for path in files}
+    return {names[path].removesuffix(".__init__"): contents[path] for path in files}
 
 
 @cache
@@ -253,7 +254,12 @@ def sources() -> str:
 
 
 def sources_of(name: str) -> set[str]:
-    """The modules that a kernel is made of: with a change of one of them it is a new kernel."""
+    """The modules that a kernel is made of: with a change of one of them it is a new kernel.
+
+    None where no sources are installed: they cannot change there.
+    """
+    if not _source_files():
+        return set()
     kernel, _, constants = split_name(name)
     tuples = [code for code in constants if code[0].isupper()]
     roots = [_defined_in(f"@kernel\ndef {kernel}("), *(_defined_in(f"class {code}(") for code in tuples), *COMPILING]

@@ -5,9 +5,9 @@
  * cache. When no chunk is left, the caller waits for those that helpers still run. While the team has another caller's
  * call, `team_run` does nothing, and the caller runs its kernel alone.
  *
- * `team.state` is a single integer, so that it changes atomically. From the top bits down it holds: the number of the
- * call, which tells this call from all earlier ones; its chunks; how many of them are taken from the front; and from the
- * back.
+ * `team.state` is a single integer, so that it changes atomically. From the top bits down it holds: a count of
+ * calls, of 28 bits, by which a thread that was late notices that its call is over; the chunks of the call; how many of
+ * them are taken from the front; and from the back.
  *
  * Helpers are native threads that use nothing of Python but its locks, which need no GIL. After each chunk they watch the
  * state for a while before they sleep, since waking a thread takes as long as moving a megabyte. A child process after a

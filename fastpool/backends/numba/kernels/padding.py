@@ -6,7 +6,7 @@ from fastpool.backends.numba.kernels.windows import first_real_offset, leaves_in
 
 
 @inlined
-def fix_padding_winners(values, argmax, d, h, w, edges, g, lowest):
+def fix_padding_offsets(values, argmax, d, h, w, edges, g, lowest):
     """Wherever the maximum is `lowest`, set the offset of the window's first real tap.
 
     The first window of the row begins at the coordinates (d, h, w). Windows between the two `edges` are skipped, unless

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
-from fastpool.backends.numba.kernels.padding import fix_padding_winners
+from fastpool.backends.numba.kernels.padding import fix_padding_offsets
 from fastpool.backends.numba.kernels.reduction import (
     Maxima,
     Taps,
@@ -336,7 +336,7 @@ def fill_with_padding(out, tile, g, keys):
 
 @inlined
 def fix_padding(y, argmax, tile, g, t, lowest):
-    """`fix_padding_winners` for a tile. Most have no maximum that is the lowest value, which is tested first."""
+    """`fix_padding_offsets` for a tile. Most have no maximum that is the lowest value, which is tested first."""
     if argmax is not None:
         count, edges = tile.columns * g.inner, windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
         last_h = tile.h + (tile.rows - 1) * g.sh
@@ -348,4 +348,4 @@ def fix_padding(y, argmax, tile, g, t, lowest):
         for row in range(tile.rows if fixes else 0):
             to = output_origin(tile, row, g)
             values, offsets = slice_view(y, to, count), slice_view(argmax, to, count)
-            fix_padding_winners(values, offsets, tile.d, tile.h + row * g.sh, tile.w, edges, g, lowest)
+            fix_padding_offsets(values, offsets, tile.d, tile.h + row * g.sh, tile.w, edges, g, lowest)

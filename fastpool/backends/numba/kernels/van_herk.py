@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
-from fastpool.backends.numba.kernels.padding import fix_padding_winners
+from fastpool.backends.numba.kernels.padding import fix_padding_offsets
 from fastpool.backends.numba.kernels.reduction import Maxima, slice_of, tail_of
 from fastpool.backends.numba.kernels.row_pass import pool_along_rows
 from fastpool.backends.numba.kernels.windows import ceil_div, last_vector, windows_at_edges
@@ -95,7 +95,7 @@ def add_to_group(buffers, tile, row, g, t):
     """Keep a row of maxima for the ends of its group, and compare it with the group's beginning."""
     at, count, beginning = row % g.KH, tile.columns * g.inner, buffers.beginning
     end = tail_of(buffers.ends, at * t.kept_pitch)
-    larger_row(end, count, count, buffers.row, buffers.row, row * g.KW)
+    larger_row(end, count, count, buffers.row, buffers.row, row * g.KW)  # a copy: no value is larger than itself
     if at == 0:
         larger_row(beginning, count, count, end, end, 0)
     else:
@@ -123,7 +123,7 @@ def finish_windows(out, buffers, tile, row, g, t, keys):
     last = last_vector(count, width, count + width, count)  # what follows in the row belongs to another tile
     larger_row(target, count, last, upper, buffers.beginning, -first * g.KW)
     edges = windows_at_edges(tile.w, tile.columns, g.KW, g.sw, g.dw, g.W)
-    fix_padding_winners(target.values, target.argmax, 0, tile.h + first, tile.w, edges, g, keys.lowest)
+    fix_padding_offsets(target.values, target.argmax, 0, tile.h + first, tile.w, edges, g, keys.lowest)
     from_keys(target.values, keys)
 
 

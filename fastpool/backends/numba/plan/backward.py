@@ -64,7 +64,7 @@ def _gather_tile(g, strides, in_place):
 
 
 def _fills(size, kernel, stride, padding, dilation, out):
-    """Whether windows along an axis start up to its end, and each has a cell."""
+    """Whether a window begins in every stride of an axis, and each window has a real tap."""
     return size <= out * stride and all_have_a_cell(size, kernel, stride, padding, dilation, out)
 
 

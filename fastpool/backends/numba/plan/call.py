@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry
 from fastpool.window import Window
 
@@ -20,6 +21,11 @@ class KernelCall(NamedTuple):
     items: int  # work items: any of them may run on any thread
     cost_bytes: int  # bytes that the call moves, or that take as long: they decide how many threads it is worth
     scratch_bytes: int  # for each thread, in whole cache lines: see `in_cache_lines`
+
+
+def most_threads(cost_bytes: int) -> int:
+    """How many threads a call that moves so many bytes is worth."""
+    return cost_bytes // tuning.CHUNK_BYTES if cost_bytes >= tuning.PARALLEL_BYTES else 1
 
 
 def pooled_bytes(window: Window, outer: int, inner: int, dtype: np.dtype) -> int:

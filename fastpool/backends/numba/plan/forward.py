@@ -9,7 +9,7 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
-from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, most_threads, pooled_bytes
 from fastpool.backends.numba.tiling import forward as tiling
 from fastpool.backends.numba.tiling.forward import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.dtypes import is_half
@@ -34,15 +34,15 @@ def _pool(
     window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int, reverse_order: bool
 ) -> KernelCall:
     itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
+    cost_bytes = pooled_bytes(window, outer, inner, dtype)
     kernel = "max_pool_van_herk"
-    planned = van_herk(window, outer, inner, itemsizes, threads)
+    planned = van_herk(window, outer, inner, itemsizes, min(threads, most_threads(cost_bytes)))
     if planned is None:
         kernel, planned = "max_pool_separable", separable(window, outer, inner, itemsizes, is_half(dtype))
     if planned is None:
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
     seen = seen_by_kernels(dtype)
-    cost_bytes = pooled_bytes(window, outer, inner, dtype)
     flip = seen.order_bits if reverse_order else type(seen.order_bits)(0)
     constants = seen.half_format, flip, seen.lowest, g, tiles
     return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
@@ -92,7 +92,10 @@ def _first_tile(g):
 
 
 def _packing_does_not_pay(window, g, packed, itemsize, half):
-    """Whether windows share few cells, and each of them has vectors of its own."""
+    """Whether windows share few cells, each has vectors of its own, and packed cells would gain nothing.
+
+    They gain where a tile of them stays in the caches, and rows hold many windows of single elements.
+    """
     width, most_reads = VECTOR_BYTES // itemsize, tuning.MOST_READS_OF_HALF if half else tuning.MOST_READS
     has_vectors = g.inner >= width or (g.inner == g.dw == 1 and width <= g.KW)
     shares_few = window.volume * window.positions <= most_reads * prod(window.size)
@@ -131,7 +134,10 @@ def depends_on_threads(window: Window, inner: int) -> bool:
 def van_herk(
     window: Window, outer: int, inner: int, itemsizes: tuple[int, int], threads: int
 ) -> tuple[Geometry, VanHerkTiling, int] | None:
-    """The same for tall windows one row apart; None for others, and where scratch would not hold their rows."""
+    """The geometry, the tiles and how many of them, for tall windows one row apart.
+
+    None for other windows, and where scratch would not hold their rows.
+    """
     if not depends_on_threads(window, inner):
         return None
     g = geometry_of(window, inner)
@@ -142,7 +148,8 @@ def van_herk(
     while tiling.van_herk(g, g.OH, columns, *itemsizes).scratch_bytes > tuning.MOST_SCRATCH:
         half = columns // 2
         fewer = _with_whole_vectors(half, g) if half * inner >= VECTOR_BYTES else columns
-        if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:  # as few cells are read in place
+        # Windows that are read in place touch no more cells than are packed for so few of them.
+        if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:
             return None
         columns = fewer
     blocks = max(g.OH // (tuning.WINDOWS_DOWN * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))

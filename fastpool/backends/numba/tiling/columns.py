@@ -9,7 +9,7 @@ from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 class Im2colTiling(NamedTuple):
     """For `im2col`: blocks of `block_rows` by `block_columns` windows of one channel, and of `block_images` images.
 
-    Columns have `inner` images for each window. A block of fewer has a single window.
+    Columns have `inner` images for each window. A block with a part of them has a single window.
     """
 
     x_image: int  # elements of x from one image, channel or cell to the next
@@ -27,7 +27,7 @@ class Im2colTiling(NamedTuple):
     image_blocks: int
     row_blocks: int
     column_blocks: int
-    rows_below: int  # rows of cells under a block besides one for each row of windows, of one phase of the stride
+    rows_below: int  # rows of cells of one phase of the stride below one for each row of windows
     reach: int  # cells from the first of the taps along a row to the last
     packs_taps: bool  # the cells of each tap along a row are packed before they are copied to the columns
     cells: int  # elements of the packed cells of a block, with their padding

@@ -146,7 +146,7 @@ class DirectTiling(NamedTuple):
 
     block_columns: int
     column_blocks: int
-    vectors: int  # of channels that are computed at once: 4, or 1 where there are few
+    vectors: int  # of channels that a maximum computes at once: 4, or 1 where there are few
     width: int  # elements of a vector; scratch holds one of values and one of offsets
     argmax_begin: int
     scratch_bytes: int
