@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, frozen_window, required_stride, one_of, shown
+from fastpool.arguments import check_shape, frozen_window, one_of, required_stride, shown
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import is_float, native, supported

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import required_stride, integer
+from fastpool.arguments import integer, required_stride
 from fastpool.arrays import Array
 from fastpool.backends import kernel
 from fastpool.device_arrays import DeviceArray

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.arguments import check_shape, required_stride, integer, positive
+from fastpool.arguments import check_shape, integer, positive, required_stride
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward

@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where the shape of an input, or of what is to be unpooled, is compared with the window. Windows are
-immutable and cached by their arguments.
+This is the one place where the shape of an input, or of what is to be unpooled, is compared with the window. Windows
+are immutable and cached by their arguments.
 """
 
 from __future__ import annotations

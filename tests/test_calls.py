@@ -552,7 +552,9 @@ def test_an_argmax_of_padding_is_refused():
 def test_the_memory_order_of_a_result_follows_from_the_call_alone(monkeypatch):
     """Contiguous arrays whose axes of size 1 have other strides share a plan, whichever of them came first."""
     rows, channels = np.zeros((2, 3, 1, 1)), np.zeros((2, 1, 1, 3)).transpose(0, 3, 1, 2)
-    assert rows.flags.carray and channels.flags.carray and rows.strides != channels.strides
+    assert rows.flags.carray
+    assert channels.flags.carray
+    assert rows.strides != channels.strides
     for first, second in ((rows, channels), (channels, rows)):
         monkeypatch.setattr(calls, "_plans", {})
         for x in (first, second):

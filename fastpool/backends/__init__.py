@@ -208,7 +208,7 @@ def _default(op: str) -> ModuleType:
 def _warn_of_numpy(reasons: str) -> None:
     """Warn, once. Where the warning is an error nothing is cached, and the next call raises it again."""
     warnings.warn(
-        f"fastpool takes its numpy backend, which is many times slower than a compiled one, because none can run it here. "
+        f"fastpool takes its numpy backend, which is many times slower than a compiled one, since none can run it. "
         f'{reasons}. To take numpy without this warning: FASTPOOL_BACKEND=numpy, or use_backend("numpy")',
         RuntimeWarning,
         stacklevel=2,

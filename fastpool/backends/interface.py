@@ -1,8 +1,7 @@
 """What a backend is: the functions that its module exports, for type checkers and for who writes one.
 
-All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Results come last. A backend need not
-have every op, but all functions of an op. `UnpoolsByIndices`, `Planned`, `Compiled` and
-`Conditional` are optional.
+All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Results come last. A backend need
+not have every op, but all functions of an op. `UnpoolsByIndices`, `Planned`, `Compiled` and `Conditional` are optional.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ class UnpoolsByIndices(Protocol):
 class Planned(Protocol):
     """A backend that plans calls on NumPy arrays.
 
-    Each `prepare_...` returns a function of the op's arrays in the same order, without the window. They are C-contiguous,
-    and hold the elements of the canonical form in any shape.
+    Each `prepare_...` returns a function of the op's arrays in the same order, without the window. They are
+    C-contiguous, and hold the elements of the canonical form in any shape.
     """
 
     def prepare_max_pool(

@@ -1,4 +1,4 @@
-"""The constants of kernels that depend on a dtype. How a kernel sees the dtype itself, `encoding.dtype_code` decides."""
+"""The constants of kernels that depend on a dtype. `encoding.dtype_code` decides how they see the dtype itself."""
 
 from __future__ import annotations
 

@@ -28,16 +28,16 @@ HALOS_DOWN, HALOS_ALONG = 3, 2
 # smaller. Above MUCH_PACKED, windows that share few cells are read in place.
 MOST_PACKED, LESS_PACKED, MUCH_PACKED = 1 << 22, 1 << 20, 1 << 17
 
-# Windows share few cells if a cell lies in at most so many windows, on average: so often it is read in place. A two-byte
-# float is made a key at each read.
+# Windows share few cells if a cell lies in at most so many windows, on average: so often it is read in place. A
+# two-byte float is made a key at each read.
 # Global pooling of (8, 64, 112, 112): 38 ms packed, 1.7 ms in place.
 MOST_READS, MOST_READS_OF_HALF = 4, 1
 
 # Elements that a work item of `max_pool_direct` reads.
 CELLS_READ = 1 << 15
 
-# For a maximum, `max_pool_direct` computes four vectors of channels at once, unless the overlap of the last four would make that more
-# than so many times the channels.
+# For a maximum, `max_pool_direct` computes four vectors of channels at once, unless the overlap of the last four would
+# make that more than so many times the channels.
 # Global pooling of (8, 256, 14, 14): 68 us one by one, 39 in fours; 2x2 of (2, 64, 224, 224): 1.66 and 1.56 ms.
 MOST_COMPUTED = 1.4
 
