@@ -74,7 +74,7 @@ def last_vector(count, width, spill_end, limit):
     Every vector store to a result keeps to this rule, so that nothing is stored at `limit` or beyond, where the memory
     of the caller ends. A vector that begins in the row and spills past its end stores nothing at `spill_end` or beyond.
     If that is within the limit, vectors may begin anywhere in the row: the next row overwrites what they spill.
-    Otherwise the last vector ends with the row and overlaps the one before. The result is negative where the row is then
-    shorter than a vector: such a row is stored element by element.
+    Otherwise the last vector ends with the row and overlaps the one before. The result is negative where the row is
+    then shorter than a vector: such a row is stored element by element.
     """
     return count if spill_end <= limit else count - width
