@@ -99,12 +99,18 @@ MOST_SUMS, MOST_SUMS_IN_SCRATCH = 1 << 17, 1 << 20
 HALOS_SCATTERED = 4
 
 # Validating a byte of an argmax takes as long as moving so many bytes.
-VALIDATION_COST = 8
+VALIDATION_COST = 2
+
+# Channels of a tile into which gradients are scattered, at least, where there are so many.
+LEAST_CHANNELS = 128
 
 # Along an axis, all of an argmax is compared with a pattern of bounds if one window in PATTERN_EDGES or more leaves the
 # input, if fewer than PATTERN_RUN neighbouring elements share their bounds, and if the pattern has at most MOST_PATTERN
 # elements. Otherwise only positions from which windows leave the input are compared, one by one.
 PATTERN_EDGES, PATTERN_RUN, MOST_PATTERN = 8, 32, 1 << 15
+
+# Elements of a pattern, or more: those of as many planes as it takes.
+PATTERN = 1 << 9
 
 # Columns
 

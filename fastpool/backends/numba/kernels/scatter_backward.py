@@ -13,19 +13,14 @@ from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill
-from fastpool.backends.numba.kernels.windows import (
-    after_last_tap,
-    after_last_window,
-    first_tap,
-    first_window,
-    has_cell,
-)
+from fastpool.backends.numba.kernels.windows import after_last_window, first_window, has_cell
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.views import scratch_view, slice_view, tail_view
+from fastpool.backends.numba.tiling.backward import PLANES
 
 
 class Tile(NamedTuple):
-    """Cells of a plane, or all cells of two planes."""
+    """Cells of a plane, all of their channels or some; or all cells of several planes with one channel."""
 
     plane: int
     planes: int
@@ -35,7 +30,7 @@ class Tile(NamedTuple):
     right: int
     channel: int
     channels: int
-    size: int  # elements of each plane
+    cells: int  # of each plane
 
 
 class Windows(NamedTuple):
@@ -43,28 +38,42 @@ class Windows(NamedTuple):
 
     grads: Any
     argmax: Any
-    lookup: Any  # where offsets are bytes: the elements from a window's start to the tap of each offset
+    lookup: Any  # where offsets are bytes: the sums from a window's start to the tap of each offset
+
+
+class Row(NamedTuple):
+    """A row of windows."""
+
+    first_ow: int  # those that can reach the tile: from the first
+    end_ow: int  # up to the end
+    source: int  # the element of dy, and of the argmax, at the window ow = 0
+    start: int  # the sum of the tile at which that window begins
 
 
 @kernel
 def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start, stop):
     """Work items are tiles of one plane of dx. Each is set to zero, and then every window that can reach it adds to it.
 
-    Two whole planes of one channel that follow each other are taken together: see `add_two_planes`.
+    Up to `PLANES` whole planes of one channel that follow each other are taken together: see `add_row`.
     """
     lookup = scratch_view(scratch, 0, t.lookup, np.int64)
-    for offset in range(t.lookup):
-        lookup[offset] = elements_between(offset, offset // g.KW, offset // (g.KH * g.KW), t)
+    list_distances(lookup, g, t)
     windows, item = Windows(dy, argmax, lookup), start
     while item < stop:
         tile = tile_at(item, stop, g, t)
         item += tile.planes
-        begin = ((tile.plane * g.D * g.H + tile.first) * g.W + tile.left) * g.inner + tile.channel
-        target = slice_view(dx, begin, tile.planes * tile.size)
-        sums = sums_of(target, tail_view(scratch, t.sums_begin), half_format)
-        fill(sums, 0)
+        target = tail_view(dx, ((tile.plane * g.D * g.H + tile.first) * g.W + tile.left) * g.inner + tile.channel)
+        sums = sums_of(target, scratch, half_format, t)
+        set_to_zero(sums, tile, t)
         add_windows(sums, windows, tile, g, t, half_format)
-        write_sums(target, sums, half_format)
+        write_sums(target, sums, tile, half_format, g, t)
+
+
+@inlined
+def list_distances(lookup, g, t):
+    if t.lookup > 0:
+        for offset in range(g.KD * g.KH * g.KW):
+            lookup[offset] = sums_between(offset, offset // g.KW, offset // (g.KH * g.KW), t)
 
 
 @inlined
@@ -75,26 +84,42 @@ def tile_at(item, stop, g, t):
     first, left, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
     end, right = min(first + t.block_rows, g.D * g.H), min(left + t.block_columns, g.W)
     channels, planes = min(t.block_channels, g.inner - channel), min(stop - item, t.most_planes)
-    size = (end - first) * (right - left) * channels
-    return Tile(plane, planes, first, end, left, right, channel, channels, size)
+    return Tile(plane, planes, first, end, left, right, channel, channels, (end - first) * (right - left))
 
 
-def sums_of(target, scratch, half_format):
+def sums_of(target, scratch, half_format, t):
     """Where the sums of `target` are: in itself, or for two-byte floats in scratch, as float32."""
 
 
 @overload(sums_of, jit_options=INLINED)
-def _sums_of(target, scratch, half_format):
+def _sums_of(target, scratch, half_format, t):
     if isinstance(half_format, types.NoneType):
-        return lambda target, scratch, half_format: target
-    return lambda target, scratch, half_format: scratch_view(scratch, 0, len(target), np.float32)
+        return lambda target, scratch, half_format, t: target
+    return lambda target, scratch, half_format, t: scratch_view(scratch, t.sums_begin, t.sums, np.float32)
 
 
 @inlined
-def write_sums(target, sums, half_format):
+def contiguous_runs(tile, cell_step):
+    """(runs, elements of each): the cells of a tile as runs of contiguous elements, with cells `cell_step` apart."""
+    cells = tile.planes * tile.cells
+    return (1, cells * cell_step) if tile.channels == cell_step else (cells, tile.channels)
+
+
+@inlined
+def set_to_zero(sums, tile, t):
+    runs, count = contiguous_runs(tile, t.cell_step)
+    for run in range(runs):
+        fill(slice_view(sums, run * t.cell_step, count), 0)
+
+
+@inlined
+def write_sums(target, sums, tile, half_format, g, t):
     if half_format is not None:
-        for i in range(len(target)):
-            target[i] = narrow(sums[i], half_format)
+        runs, count = contiguous_runs(tile, g.inner)
+        for run in range(runs):
+            to, source = tail_view(target, run * g.inner), tail_view(sums, run * t.cell_step)
+            for i in range(count):
+                to[i] = narrow(source[i], half_format)
 
 
 @inlined
@@ -103,62 +128,51 @@ def add_windows(sums, windows, tile, g, t, half_format):
     first_od = first_window(tile.first // g.H, (g.KD - 1) * g.dd + 1, g.sd, g.pd)
     for od in range(first_od, after_last_window((tile.end - 1) // g.H, g.sd, g.pd, g.OD)):
         d = od * g.sd - g.pd
-        first_kd, end_kd = first_tap(d, g.dd), after_last_tap(d, g.KD, g.dd, g.D)
         for oh in range(g.OH):
             h = oh * g.sh - g.ph
-            first_kh, end_kh = first_tap(h, g.dh), after_last_tap(h, g.KH, g.dh, g.H)
-            if first_kd < end_kd and first_kh < end_kh:
-                top = (d + first_kd * g.dd) * g.H + h + first_kh * g.dh
-                bottom = (d + (end_kd - 1) * g.dd) * g.H + h + (end_kh - 1) * g.dh
-                if bottom >= tile.first and top < tile.end:
-                    add_row(sums, windows, od * g.OH + oh, d * g.H + h - tile.first, tile, g, t, half_format)
+            top, bottom = d * g.H + max(h, 0), (d + (g.KD - 1) * g.dd) * g.H + min(h + (g.KH - 1) * g.dh, g.H - 1)
+            if bottom >= tile.first and top < tile.end and has_row(d, h, g, t):
+                row = row_at(od * g.OH + oh, d * g.H + h - tile.first, tile, g, t)
+                if g.inner > 1:
+                    add_row(sums, windows, row, tile.channels, 1, 1, tile, g, t, half_format)
+                elif tile.planes == PLANES:
+                    add_row(sums, windows, row, PLANES, t.windows, tile.cells, tile, g, t, half_format)
+                else:
+                    add_row(sums, windows, row, tile.planes, t.windows, tile.cells, tile, g, t, half_format)
 
 
 @inlined
-def add_row(sums, windows, row, first, tile, g, t, half_format):
-    """Add a row of windows to a tile; their first row of cells is the tile's row `first`."""
+def row_at(row, first, tile, g, t):
+    """A row of windows, counted through all slices; the row of cells at which they begin is the tile's row `first`."""
     first_ow, end_ow = 0, g.OW
     if t.column_blocks > 1:
         first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
         end_ow = after_last_window(tile.right - 1, g.sw, g.pw, g.OW)
-    source = ((tile.plane * g.OD * g.OH + row) * g.OW + first_ow) * g.inner + tile.channel
-    grads = slice_view(windows.grads, source, (end_ow - first_ow) * g.inner)
-    argmax = tail_view(windows.argmax, source)
-    origin = (first * g.W + first_ow * g.sw - g.pw - tile.left) * g.inner
-    if g.inner > 1:
-        add_channels(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
-    elif tile.planes == 2:
-        add_two_planes(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
-    else:
-        add_plane(sums, grads, argmax, windows.lookup, origin, first_ow, tile, g, t, half_format)
+    source = (tile.plane * g.OD * g.OH + row) * g.OW * g.inner + tile.channel
+    return Row(first_ow, end_ow, source, (first * g.W - g.pw - tile.left) * t.cell_step)
 
 
 @inlined
-def add_channels(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
-    """Add a row of windows with channels last. The first tap of the first window is the tile's element `origin`."""
-    for ow in range(len(grads) // g.inner):
-        if has_column(first_ow + ow, g, t):
-            at, start = ow * g.inner, origin + ow * g.sw * g.inner
-            for channel in range(tile.channels):
-                add(sums, channel, grads, argmax, at + channel, lookup, start, tile, t, g, half_format)
+def add_row(sums, windows, row, count, step, sums_step, tile, g, t, half_format):
+    """Add the gradients of a row of windows to the cells that their offsets name, if the tile has those cells.
+
+    At each position, windows of `count` channels or planes do so in turn. Additions to one channel of a plane often
+    wait for each other; those to another do not. Their gradients are `step` elements apart, and their sums `sums_step`.
+    """
+    for ow in range(row.first_ow, row.end_ow):
+        if has_column(ow, g, t):
+            source, start = row.source + ow * g.inner, row.start + ow * g.sw * t.cell_step
+            for i in range(count):
+                at = np.uint64(source + i * step)
+                cell = np.uint64(start + sums_from_start(windows.argmax[at], windows.lookup, g, t))
+                if cell < np.uint64(tile.cells * t.cell_step):
+                    sums[cell + np.uint64(i * sums_step)] += widen(windows.grads[at], half_format)
 
 
 @inlined
-def add_plane(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
-    for ow in range(len(grads)):
-        if has_column(first_ow + ow, g, t):
-            add(sums, 0, grads, argmax, ow, lookup, origin + ow * g.sw, tile, t, g, half_format)
-
-
-@inlined
-def add_two_planes(sums, grads, argmax, lookup, origin, first_ow, tile, g, t, half_format):
-    """Additions to one plane often wait for each other; those to another do not."""
-    other_grads, other_argmax = tail_view(grads, t.windows), tail_view(argmax, t.windows)
-    for ow in range(len(grads)):
-        if has_column(first_ow + ow, g, t):
-            start = origin + ow * g.sw
-            add(sums, 0, grads, argmax, ow, lookup, start, tile, t, g, half_format)
-            add(sums, tile.size, other_grads, other_argmax, ow, lookup, start, tile, t, g, half_format)
+def has_row(d, h, g, t):
+    """Whether the windows of a row, which begins at (d, h), have a tap in a row of the input."""
+    return not t.some_without_row or (has_cell(d, g.KD, g.dd, g.D) and has_cell(h, g.KH, g.dh, g.H))
 
 
 @inlined
@@ -168,41 +182,30 @@ def has_column(ow, g, t):
 
 
 @inlined
-def add(sums, begin, grads, argmax, at, lookup, start, tile, t, g, half_format):
-    """Add the gradient of a window to the cell that its offset names, if the tile has that cell.
-
-    The window's first tap is element `start` of the tile, whose sums of this channel or plane begin at `begin`.
-    """
-    cell = start + elements_from_start(argmax[np.uint64(at)], lookup, g, t)
-    if np.uint64(cell) < np.uint64(tile.size):
-        sums[np.uint64(cell + begin)] += widen(grads[np.uint64(at)], half_format)
-
-
-@inlined
-def elements_between(offset, row, slice, t):
-    """Elements of dx from the start of a window to the tap of an offset, which is in this row and slice of taps."""
+def sums_between(offset, row, slice, t):
+    """How many sums are between the start of a window and the tap of an offset, in this row and slice of taps."""
     return offset * t.next_kw + row * t.wrap_kw + slice * t.wrap_kh
 
 
-def elements_from_start(offset, lookup, g, t):
+def sums_from_start(offset, lookup, g, t):
     """The same for an element of an argmax: a lookup for one byte, reciprocals for two, divisions for more."""
 
 
-@overload(elements_from_start, jit_options=INLINED)
-def _elements_from_start(offset, lookup, g, t):
+@overload(sums_from_start, jit_options=INLINED)
+def _sums_from_start(offset, lookup, g, t):
     if offset.bitwidth == 8:
         return lambda offset, lookup, g, t: lookup[offset]
     if offset.bitwidth == 16:
 
-        def elements_from_start(offset, lookup, g, t):
+        def sums_from_start(offset, lookup, g, t):
             tap = np.int64(offset)
-            return elements_between(tap, tap * t.reciprocal_row >> 32, tap * t.reciprocal_slice >> 32, t)
+            return sums_between(tap, tap * t.reciprocal_row >> 32, tap * t.reciprocal_slice >> 32, t)
 
-        return elements_from_start
+        return sums_from_start
 
-    def elements_from_start(offset, lookup, g, t):
+    def sums_from_start(offset, lookup, g, t):
         tap = np.uint64(offset)
         row, slice = tap // np.uint64(g.KW), tap // np.uint64(g.KH * g.KW)
-        return elements_between(np.int64(tap), np.int64(row), np.int64(slice), t)
+        return sums_between(np.int64(tap), np.int64(row), np.int64(slice), t)
 
-    return elements_from_start
+    return sums_from_start

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
 from fastpool.backends.numba.tiling import backward as tiling
-from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, GatherTiling, ScatterTiling
+from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, PLANES, GatherTiling, ScatterTiling
 from fastpool.dtypes import is_half
 from fastpool.window import Window
 
@@ -71,19 +71,20 @@ def _fills(size, kernel, stride, padding, dilation, out):
 def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, ScatterTiling, int]:
     """The geometry, the tiles, and how many of them a plane has. Few windows shall reach into two tiles.
 
-    Two-byte floats have their sums in scratch. Their tiles are cut by rows, then columns, then channels of one cell.
+    So planes are cut by channels, then rows. Two-byte floats have their sums in scratch: rows that do not fit are cut
+    by columns, then channels.
     """
     g, half = geometry_of(window, inner), is_half(dtype)
-    rows, columns, channels, planes = g.D * g.H, g.W, inner, 1
+    rows, columns, channels, planes = g.D * g.H, g.W, _block_channels(g, dtype), 1
     halo = (g.KD - 1) * g.dd * g.H + (g.KH - 1) * g.dh
-    most_rows = max(tuning.MOST_SUMS // (g.W * inner), tuning.HALOS_SCATTERED * halo, 1)
+    most_rows = max(tuning.MOST_SUMS // (g.W * channels), tuning.HALOS_SCATTERED * halo, 1)
     if half:
         most = tuning.MOST_SUMS_IN_SCRATCH
-        most_rows = max(min(most_rows, most // (g.W * inner)), 1)
-        columns, channels = min(max(most // inner, 1), g.W), min(inner, most)
+        most_rows = max(min(most_rows, most // (g.W * channels)), 1)
+        columns, channels = min(max(most // channels, 1), g.W), min(channels, most)
     blocks = ceil_div(rows, most_rows)
     if blocks == inner == 1 and columns == g.W:
-        planes = 2
+        planes = PLANES
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
     sums_itemsize = seen_by_kernels(dtype).sums.dtype.itemsize if half else 0
@@ -92,10 +93,18 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
     return g, tiles, tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
 
 
+def _block_channels(g, dtype):
+    """Channels of a tile: whole cache lines of them, and as few as it takes for the plane's sums to fit."""
+    line = VECTOR_BYTES // dtype.itemsize
+    most = max(tuning.MOST_SUMS // (g.D * g.H * g.W), tuning.LEAST_CHANNELS)
+    each = ceil_div(g.inner, ceil_div(g.inner, most))
+    return min(ceil_div(each, line) * line, g.inner)
+
+
 def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> KernelCall:
     """Of arrays (argmax, invalid), the latter one byte."""
     g = geometry_of(window, inner)
     tiles = tiling.validation(g, index.itemsize)
-    constants = g, tiles, *tiling.axes_to_validate(g)
+    constants = tiles, *tiling.axes_to_validate(g, index.itemsize)
     cost_bytes = tuning.VALIDATION_COST * index.itemsize * outer * inner * window.positions
     return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)

@@ -104,25 +104,32 @@ def gather(
     )
 
 
+# Planes of one channel to which `max_pool_backward_scatter` adds in turn.
+PLANES = 4
+
+
 class ScatterTiling(NamedTuple):
-    """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or two whole planes."""
+    """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or several whole planes."""
 
     block_rows: int  # counted through all slices of a plane
     block_columns: int
-    most_planes: int  # 2 where a tile may be two whole planes of one channel, else 1
+    most_planes: int  # `PLANES` or fewer where a tile may be whole planes of one channel, else 1
     block_channels: int
     row_blocks: int
     column_blocks: int
     channel_blocks: int
     windows: int  # of a plane
-    some_without_column: bool  # there may be windows that have no tap in any column of the input
-    next_kw: int  # elements of dx from one tap to the next in its row
+    some_without_row: bool  # there may be windows that have no tap in any row of the input
+    some_without_column: bool  # or in any column
+    cell_step: int  # sums from one cell to the next
+    next_kw: int  # and from one tap to the next in its row
     wrap_kw: int  # what is added to them where the next tap is in the next row of taps
     wrap_kh: int  # and where it is in the next slice of taps
     reciprocal_row: int  # of the taps of a row: see `reciprocal`
     reciprocal_slice: int  # of the taps of a slice
     lookup: int  # entries of the table of distances from a window's start, one for each offset of a byte; else 0
     sums_begin: int
+    sums: int  # in scratch
     scratch_bytes: int
 
 
@@ -135,7 +142,10 @@ def scatter(
     g: Geometry, rows: int, columns: int, planes: int, channels: int, argmax_itemsize: int, sums_itemsize: int
 ) -> ScatterTiling:
     """`sums_itemsize` is 0 where dx itself holds the sums."""
-    lookup = 256 if argmax_itemsize == 1 else 0
+    lookup, cell_step = 256 if argmax_itemsize == 1 else 0, channels if sums_itemsize else g.inner
+    sums = planes * rows * columns * channels if sums_itemsize else 0
+    axes = (g[axis:18:3] for axis in range(3))
+    depth_has, rows_have, columns_have = (all_have_a_cell(*axis) for axis in axes)
     return ScatterTiling(
         block_rows=rows,
         block_columns=columns,
@@ -145,15 +155,18 @@ def scatter(
         column_blocks=ceil_div(g.W, columns),
         channel_blocks=ceil_div(g.inner, channels),
         windows=g.OD * g.OH * g.OW,
-        some_without_column=not all_have_a_cell(*g[2:18:3]),
-        next_kw=g.dw * g.inner,
-        wrap_kw=(g.dh * g.W - g.KW * g.dw) * g.inner,
-        wrap_kh=(g.dd * g.H - g.KH * g.dh) * g.W * g.inner,
+        some_without_row=not (depth_has and rows_have),
+        some_without_column=not columns_have,
+        cell_step=cell_step,
+        next_kw=g.dw * cell_step,
+        wrap_kw=(g.dh * g.W - g.KW * g.dw) * cell_step,
+        wrap_kh=(g.dd * g.H - g.KH * g.dh) * g.W * cell_step,
         reciprocal_row=reciprocal(g.KW),
         reciprocal_slice=reciprocal(g.KH * g.KW),
         lookup=lookup,
         sums_begin=8 * lookup,
-        scratch_bytes=8 * lookup + in_cache_lines(planes * rows * columns * channels, sums_itemsize),
+        sums=sums,
+        scratch_bytes=8 * lookup + in_cache_lines(sums, sums_itemsize),
     )
 
 
@@ -193,8 +206,9 @@ class Axis(NamedTuple):
     out: int
     offset_step: int  # from the offset of one tap to that of the next
     argmax_step: int  # elements of an argmax from one window to the next
-    edge_begin: int  # windows before this one leave the input
-    edge_end: int  # and windows from this one on
+    factor: int  # of an offset, for its tap as a fraction of all taps along the axis: see `fraction`
+    inside_begin: int  # windows before this one leave the input
+    inside_end: int  # and windows from this one on
     one_by_one: bool  # only windows that leave the input are compared, else all of them with a pattern of bounds
 
 
@@ -203,38 +217,39 @@ class ValidationTiling(NamedTuple):
 
     plane: int  # elements of an argmax
     taps: int
-    period: int  # elements after which the bounds repeat: those of a plane or of a row
-    high_begin: int  # where the upper bounds begin in scratch, after the lower ones
+    period: int  # elements of the pattern of bounds: of whole planes, or of a row
+    widths_begin: int  # where the second half of the bounds begins in scratch
     scratch_bytes: int
 
 
-def axes_to_validate(g: Geometry) -> tuple[Axis, Axis, Axis]:
+def axes_to_validate(g: Geometry, argmax_itemsize: int) -> tuple[Axis, Axis, Axis]:
     period, offset_steps = _period(g), (g.KH * g.KW, g.KW, 1)
     argmax_steps = (g.OH * g.OW * g.inner, g.OW * g.inner, g.inner)
-    return tuple(_axis(offset_steps[i], argmax_steps[i], period, *g[i:18:3]) for i in range(3))
+    return tuple(_axis(offset_steps[i], argmax_steps[i], argmax_itemsize, period, *g[i:18:3]) for i in range(3))
 
 
-def _axis(offset_step, argmax_step, period, size, kernel, stride, padding, dilation, out):
+def _axis(offset_step, argmax_step, argmax_itemsize, period, size, kernel, stride, padding, dilation, out):
     begin, end = windows_at_edges(-padding, out, kernel, stride, dilation, size)
     few_edges = tuning.PATTERN_EDGES * (begin + out - end) < out
     one_by_one = few_edges or argmax_step >= min(period, tuning.PATTERN_RUN) or period > tuning.MOST_PATTERN
-    return Axis(size, kernel, stride, padding, dilation, out, offset_step, argmax_step, begin, end, one_by_one)
+    factor = ceil_div(1 << 16 * argmax_itemsize, kernel * offset_step)
+    factor = (factor + (1 << 63)) % (1 << 64) - (1 << 63)  # as a signed word
+    return Axis(size, kernel, stride, padding, dilation, out, offset_step, argmax_step, factor, begin, end, one_by_one)
 
 
 def _period(g):
     plane = g.OD * g.OH * g.OW * g.inner
-    return plane if plane <= tuning.TILE else g.OW * g.inner
+    return ceil_div(tuning.PATTERN, plane) * plane if plane <= tuning.TILE else g.OW * g.inner
 
 
 def validation(g: Geometry, argmax_itemsize: int) -> ValidationTiling:
-    """Bounds are float32 where this holds each offset exactly."""
     period = _period(g)
-    uses_pattern = not all(axis.one_by_one for axis in axes_to_validate(g))
-    high_begin = in_cache_lines(period, 4 if argmax_itemsize <= 2 else 8) if uses_pattern else 0
+    uses_pattern = not all(axis.one_by_one for axis in axes_to_validate(g, argmax_itemsize))
+    widths_begin = in_cache_lines(period, 2 * argmax_itemsize) if uses_pattern else 0
     return ValidationTiling(
         plane=g.OD * g.OH * g.OW * g.inner,
         taps=g.KD * g.KH * g.KW,
         period=period,
-        high_begin=high_begin,
-        scratch_bytes=2 * high_begin,
+        widths_begin=widths_begin,
+        scratch_bytes=2 * widths_begin,
     )
