@@ -71,6 +71,8 @@ def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start,
 
 @inlined
 def list_distances(lookup, g, t):
+    """Fill the table. An offset that names no tap is far outside every tile, so that its gradient is dropped."""
+    fill(lookup, -(1 << 62))
     if t.lookup > 0:
         for offset in range(g.KD * g.KH * g.KW):
             lookup[offset] = sums_between(offset, offset // g.KW, offset // (g.KH * g.KW), t)
