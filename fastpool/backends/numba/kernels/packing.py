@@ -36,3 +36,10 @@ def pack_cells(packed, x, cells, g, keys, prefetch_distance):
             x_row = tail_view(x, row * g.W * g.inner)
             written = pack_row(to, x_row, begin, end, last_mask, padding, keys, prefetch_distance)
         fill_vectors(to, written, cells.columns * g.inner, padding)
+
+
+@inlined
+def pack_contiguous(packed, x, count, keys, prefetch_distance):
+    """Pack the keys of the first `count` elements of x, several rows without padding. It may read past them."""
+    padding = splat(load(packed, 0), keys.lowest)
+    pack_row(packed, x, 0, count, mask_first(padding, count % width_of(x)), padding, keys, prefetch_distance)

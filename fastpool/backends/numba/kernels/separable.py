@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
-from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells
+from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells, pack_contiguous
 from fastpool.backends.numba.kernels.padding import fix_padding_offsets
 from fastpool.backends.numba.kernels.reduction import (
     Maxima,
@@ -90,6 +90,7 @@ class Source(NamedTuple):
     pitch: int
     slice_step: int
     in_place: bool  # read from x itself instead of packed with their padding
+    contiguous: bool  # packed rows would be the same elements in the same order as in x
     vertical: bool  # windows are one column wide: there is no pass along rows
     masked: bool  # read from x itself under a mask of real taps
 
@@ -130,8 +131,7 @@ def max_pool_separable(x, y, argmax, half_format, flip, lowest, g, t, scratch, s
         if tile.slices == 0:
             fill_with_padding(out, tile, g, keys)
         fix_padding(y, argmax, tile, g, t, keys.lowest)
-        for row in range(tile.rows):
-            from_keys(slice_view(y, output_origin(tile, row, g), tile.columns * g.inner), keys)
+        restore_elements(y, tile, g, t, keys)
 
 
 @inlined
@@ -164,8 +164,8 @@ def tile_at(item, g, t):
 def source_of(x, tile, g, t, keys):
     """Choose how the rows under a tile are read.
 
-    They are read in place if packed rows would be the same elements in the same order, and if all that vectors read
-    past them is in x.
+    They are read in place if packed rows would be the same elements in the same order, if these are their own keys, and
+    if all that vectors read past them is in x.
     """
     width, row_step = width_of(x), g.W * g.inner
     rows = (tile.rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
@@ -176,25 +176,28 @@ def source_of(x, tile, g, t, keys):
     end = origin + (tile.slices - 1) * g.dd * g.H * row_step + end_row * row_step
     readable = first >= 0 and end + t.read_past <= len(x)
     unpadded = tile.w >= 0 and tile.w + columns <= g.W and end_row - first_row == rows
-    in_place = readable and are_elements(keys) and unpadded
-    vertical = in_place and g.KW == 1 and g.sw == 1
-    in_place = in_place and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
+    vertical = readable and unpadded and are_elements(keys) and g.KW == 1 and g.sw == 1
+    contiguous = readable and unpadded and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
+    in_place = contiguous and are_elements(keys)
     masked = t.same_pitch and readable and not in_place
-    pitch = (g.W // g.sw if masked or (in_place and rows > 1) else ceil_div(columns, g.sw)) * g.inner
+    pitch = (g.W // g.sw if masked or (contiguous and rows > 1) else ceil_div(columns, g.sw)) * g.inner
     slice_step = rows * pitch * g.sw + width
-    return Source(origin, rows, columns, first_row, end_row, pitch, slice_step, in_place, vertical, masked)
+    return Source(origin, rows, columns, first_row, end_row, pitch, slice_step, in_place, contiguous, vertical, masked)
 
 
 @inlined
 def pool_rows(buffers, x, tile, source, g, t, keys):
     """The first pass: maxima along the rows of each slice."""
     cells = Rectangle(tile.h, tile.w, source.rows, source.columns, source.pitch // g.inner * g.sw)
+    contiguous = (g.W * (source.rows - 1) + source.columns) * g.inner
     for one in range(tile.slices):
         out = tail_of(buffers.rows, one * source.slice_step)
         x_slice = tail_view(x, source.origin + one * g.dd * g.H * g.W * g.inner)
         row_cells = tail_view(out.values, width_of(x))
         if source.in_place:
             row_cells = x_slice
+        elif source.contiguous:
+            pack_contiguous(row_cells, x_slice, contiguous, keys, t.prefetch_distance)
         else:
             pack_cells(row_cells, x_slice, cells, g, keys, t.prefetch_distance)
         pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.gathered, t.row_method, g)
@@ -349,3 +352,14 @@ def fix_padding(y, argmax, tile, g, t, lowest):
             to = output_origin(tile, row, g)
             values, offsets = slice_view(y, to, count), slice_view(argmax, to, count)
             fix_padding_offsets(values, offsets, tile.d, tile.h + row * g.sh, tile.w, edges, g, lowest)
+
+
+@inlined
+def restore_elements(y, tile, g, t, keys):
+    """Replace the keys in the output of a tile by their elements."""
+    if not are_elements(keys):
+        rows, count = tile.rows, tile.columns * g.inner
+        if t.whole_rows:  # which are contiguous in y
+            rows, count = 1, rows * count
+        for row in range(rows):
+            from_keys(slice_view(y, output_origin(tile, row, g), count), keys)
