@@ -115,9 +115,12 @@ def _reversed(builder, vector, pointer):
     """A vector of the compute dtype in reversed order, if the pointer asks for it: NaN stays NaN. Its own inverse."""
     if not pointer.reverses:
         return vector
-    if isinstance(pointer.compute_dtype, types.Float):
-        return builder.fsub(_constant(vector.type, -0.0), vector)  # NVVM has no fneg
-    bits = 0x8000 if isinstance(pointer.compute_dtype, Half) else 1 if pointer.stored == "bool" else -1
+    count, dtype = vector.type.count, pointer.compute_dtype
+    if isinstance(dtype, types.Float):
+        words = ir.VectorType(ir.IntType(dtype.bitwidth), count)
+        flipped = builder.xor(builder.bitcast(vector, words), _constant(words, 1 << dtype.bitwidth - 1))
+        return builder.bitcast(flipped, vector.type)
+    bits = 0x8000 if isinstance(dtype, Half) else 1 if pointer.stored == "bool" else -1
     return builder.xor(vector, _constant(vector.type, bits))
 
 
