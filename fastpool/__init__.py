@@ -1,8 +1,18 @@
-"""Max and min pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
+"""Max, min and average pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
 from typing import TYPE_CHECKING
 
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
+from fastpool.average import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+    global_avg_pool,
+    global_avg_pool_backward,
+)
 from fastpool.backends import use_backend
 from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
@@ -40,11 +50,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "argmax_to_indices",
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
     "backends",
     "col2im",
     "conv2d",
     "conv2d_backward",
     "get_num_threads",
+    "global_avg_pool",
+    "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
     "global_min_pool",

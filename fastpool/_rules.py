@@ -72,3 +72,11 @@ def first_tap(start, dilation):
 def after_last_tap(start, kernel, dilation, size):
     """One past the last tap of a window starting at `start` that is inside an axis of `size` cells."""
     return 0 if start >= size else min((size - 1 - start) // dilation + 1, kernel)
+
+
+def counted_cells(start, kernel, begin, end):
+    """How many cells of a window starting at `start` lie from `begin` up to `end`; 1 where none does.
+
+    A window of padding alone has a sum of 0, so that it has an average of 0.
+    """
+    return max(min(start + kernel, end) - max(start, begin), 1)

@@ -96,6 +96,42 @@ class Pool(Protocol):
     ) -> Any: ...
 
 
+class AveragePool(Protocol):
+    """`avg_pool1d`, `avg_pool2d` and `avg_pool3d`."""
+
+    @overload
+    def __call__(
+        self,
+        x: A,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        ceil_mode: bool = ...,
+        count_include_pad: bool = ...,
+        divisor_override: int | None = ...,
+        *,
+        data_format: str = ...,
+        out: A | None = ...,
+        backend: str | None = ...,
+    ) -> A: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        kernel_size: Size,
+        stride: Size | None = ...,
+        padding: Padding = ...,
+        ceil_mode: bool = ...,
+        count_include_pad: bool = ...,
+        divisor_override: int | None = ...,
+        *,
+        data_format: str = ...,
+        out: Any = ...,
+        backend: str | None = ...,
+    ) -> Any: ...
+
+
 class GlobalPool(Protocol):
     """`global_max_pool`."""
 
@@ -326,6 +362,10 @@ class Maxout(Protocol):
 
 def as_pool(function: Any) -> Pool:
     return cast(Pool, function)
+
+
+def as_average_pool(function: Any) -> AveragePool:
+    return cast(AveragePool, function)
 
 
 def as_global_pool(function: Any) -> GlobalPool:

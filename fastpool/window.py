@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastpool._rules import counted_cells
 from fastpool.arguments import LARGEST_SIZE, check_layout, check_padding_word, frozen_window, pad_pairs, per_axis
 
 # Maxout is pooled down rows if its pieces have so many contiguous elements or more, else along one row.
@@ -72,17 +73,35 @@ class _Geometry(NamedTuple):
     before: tuple[int, int, int]
     dilation: tuple[int, int, int]
     out: tuple[int, int, int]
+    after: tuple[int, int, int]
     x_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
     spatial_axes: int
     channel_axis: int | None
 
 
+class Divisors(NamedTuple):
+    """What the sums of windows are divided by: how many of their cells count, or the same for all windows.
+
+    Along each axis, the cells from coordinate `begin` up to `end` count, which the padding may be a part of.
+    """
+
+    begin: tuple[int, int, int]
+    end: tuple[int, int, int]
+    override: int  # 0 where cells are counted
+
+    def along(self, axis: int, window: Window) -> np.ndarray:
+        """How many cells of each window along one axis count."""
+        starts = range(-window.before[axis], window.out[axis] * window.stride[axis] - window.before[axis], window.stride[axis])
+        kernel, begin, end = window.kernel[axis], self.begin[axis], self.end[axis]
+        return np.array([counted_cells(start, kernel, begin, end) for start in starts])
+
+
 class Window(_Geometry):
     """All windows of one call, in canonical form: three spatial axes, those not in use of size 1.
 
-    `size`, `kernel`, `stride`, `before` (leading padding), `dilation` and `out` hold one integer for
-    each of depth, height and width. `x_shape` and `y_shape` are the shapes that the caller sees.
+    `size`, `kernel`, `stride`, `before` (leading padding), `dilation`, `out` and `after` (trailing padding) hold one
+    integer for each of depth, height and width. `x_shape` and `y_shape` are the shapes that the caller sees.
     """
 
     @staticmethod
@@ -150,6 +169,14 @@ class Window(_Geometry):
         """Input coordinate of each tap of each window along one axis, (out, kernel); padding lies outside the input."""
         starts = np.arange(self.out[axis]) * self.stride[axis] - self.before[axis]
         return starts[:, None] + np.arange(self.kernel[axis]) * self.dilation[axis]
+
+    def divisors(self, count_include_pad: bool, divisor_override: int | None) -> Divisors:
+        """What `avg_pool` divides the sums of these windows by."""
+        begin, end = (0, 0, 0), self.size
+        if count_include_pad:
+            begin = tuple(-b for b in self.before)  # type: ignore[assignment]
+            end = tuple(n + a for n, a in zip(self.size, self.after, strict=True))  # type: ignore[assignment]
+        return Divisors(begin, end, divisor_override or 0)
 
     @cached_property
     def leaves_input(self) -> tuple[bool, bool, bool]:
@@ -338,6 +365,7 @@ def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape,
         before=zeros + tuple(p[0] for p in pads),
         dilation=ones + dilation,
         out=ones + out,
+        after=zeros + tuple(p[1] for p in pads),
         x_shape=x_shape,
         y_shape=_user_shape(x_shape, out, channel_axis),
         spatial_axes=axes,
@@ -351,7 +379,9 @@ def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None
     if top == bottom:
         return None
     # Not by `Window.plan`, which would add windows over cells that the whole leaves over.
-    pads = ((top - start * whole.stride[1] + whole.before[1],) * 2, (whole.before[2],) * 2)
+    above = top - start * whole.stride[1] + whole.before[1]
+    below = max((stop - 1) * whole.stride[1] - whole.before[1] + (whole.kernel[1] - 1) * whole.dilation[1] + 1 - bottom, 0)
+    pads = (above, below), (whole.before[2], whole.after[2])
     size, out = (bottom - top, whole.size[2]), (stop - start, whole.out[2])
     shape = (images, whole.channels, *size)
     kernel, stride, dilation = whole.kernel[1:], whole.stride[1:], whole.dilation[1:]
@@ -378,6 +408,7 @@ def _grouped(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str)
         before=(0, 0, 0),
         dilation=(1, 1, 1),
         out=out,
+        after=(0, 0, 0),
         x_shape=x_shape,
         y_shape=(*x_shape[:axis], num_units, *x_shape[axis + 1 :]),
         spatial_axes=3,

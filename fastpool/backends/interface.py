@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastpool.arrays import Array
-from fastpool.window import Window
+from fastpool.window import Divisors, Window
 
 
 class Pooling(Protocol):
@@ -35,6 +35,14 @@ class Pooling(Protocol):
         Indices are int64 inside each plane, -1 for none; the last of several wins. They may be the caller's own, which
         another thread can change during the call: an index outside its plane is skipped, or raises.
         """
+
+
+class Averaging(Protocol):
+    """Average pooling of (outer, D, H, W, inner), floats only, and its gradient."""
+
+    def avg_pool(self, x: Array, window: Window, divisors: Divisors, y: Array) -> None: ...
+
+    def avg_pool_backward(self, dy: Array, window: Window, divisors: Divisors, dx: Array) -> None: ...
 
 
 class Columns(Protocol):
@@ -85,6 +93,16 @@ class Planned(Protocol):
         self, window: Window, outer: int, inner: int, dtype: np.dtype
     ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], bool]:
         """Of (dy, argmax, dx): False, with nothing written, where the argmax does not fit."""
+
+    def prepare_avg_pool(
+        self, window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype
+    ) -> Callable[..., None]:
+        """Of (x, y)."""
+
+    def prepare_avg_pool_backward(
+        self, window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype
+    ) -> Callable[..., None]:
+        """Of (dy, dx)."""
 
     def prepare_argmax_fits(
         self, window: Window, outer: int, inner: int, dtype: np.dtype

@@ -73,6 +73,36 @@ def max_unpool(y, indices, x):
             x[outer, *cell, inner] = y[outer, *position, inner]
 
 
+def _averaged(window, divisors):
+    """The cells of each window that are not padding, and what their sum is divided by."""
+    counts = [divisors.along(axis, window) for axis in range(3)]
+    for position in np.ndindex(window.out):
+        counted = int(counts[0][position[0]]) * int(counts[1][position[1]]) * int(counts[2][position[2]])
+        yield position, [cell for _, cell in _cells(window, position)], divisors.override or counted
+
+
+@np.errstate(all="ignore")
+def avg_pool(x, window, divisors, y):
+    sums = sum_dtype(x.dtype).type
+    for position, cells, divisor in _averaged(window, divisors):
+        for outer, inner in product(range(x.shape[0]), range(x.shape[4])):
+            total = sums(0)
+            for cell in cells:
+                total += sums(x[outer, *cell, inner])
+            y[outer, *position, inner] = total / sums(divisor)
+
+
+@np.errstate(all="ignore")
+def avg_pool_backward(dy, window, divisors, dx):
+    total = np.zeros(dx.shape, sum_dtype(dx.dtype))
+    sums = total.dtype.type
+    for position, cells, divisor in _averaged(window, divisors):
+        for outer, inner in product(range(dy.shape[0]), range(dy.shape[4])):
+            for cell in cells:
+                total[outer, *cell, inner] += sums(dy[outer, *position, inner]) / sums(divisor)
+    dx[...] = total
+
+
 def _planes(x, window):
     """Where image n and channel c lie in the canonical form."""
     for n, c in product(range(window.batch), range(window.channels)):

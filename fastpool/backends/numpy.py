@@ -115,6 +115,54 @@ def _avoids_padding(argmax, window, axis, windows):
     return True
 
 
+def _taps_and_windows(window, axis):
+    """For each tap along an axis that is a cell in some window: slices of these windows, and of their cells."""
+    n, k, s, before, out = (each[axis] for each in (window.size, window.kernel, window.stride, window.before, window.out))
+    for tap in range(max(before - (out - 1) * s, 0), min(n + before, k)):
+        first, end = max(-((tap - before) // s), 0), min((n - 1 + before - tap) // s + 1, out)
+        if first < end:
+            cell = first * s - before + tap
+            some = [slice(None)] * 5, [slice(None)] * 5
+            some[0][1 + axis], some[1][1 + axis] = slice(first, end), slice(cell, cell + (end - first - 1) * s + 1, s)
+            yield tuple(some[0]), tuple(some[1])
+
+
+def _divisor(window, divisors, dtype):
+    """What the sum of each window is divided by, for arrays in canonical form."""
+    if divisors.override:
+        return dtype.type(divisors.override)
+    d, h, w = (along(divisors.along(axis, window).astype(dtype), axis) for axis in range(3))
+    return (d * h * w)[..., None]
+
+
+@np.errstate(all="ignore")
+def avg_pool(x, window, divisors, y):
+    """The sums of windows, axis after axis."""
+    total = x.astype(sum_dtype(x.dtype), copy=False)
+    for axis in range(3):
+        shape = list(total.shape)
+        shape[1 + axis] = window.out[axis]
+        sums = np.zeros(shape, total.dtype)
+        for windows, cells in _taps_and_windows(window, axis):
+            sums[windows] += total[cells]
+        total = sums
+    y[...] = total / _divisor(window, divisors, total.dtype)
+
+
+@np.errstate(all="ignore")
+def avg_pool_backward(dy, window, divisors, dx):
+    total = dy.astype(sum_dtype(dy.dtype), copy=False)
+    total = total / _divisor(window, divisors, total.dtype)
+    for axis in range(3):
+        shape = list(total.shape)
+        shape[1 + axis] = window.size[axis]
+        sums = np.zeros(shape, total.dtype)
+        for windows, cells in _taps_and_windows(window, axis):
+            sums[cells] += total[windows]
+        total = sums
+    dx[...] = total
+
+
 def max_unpool(y, indices, x):
     for box in boxes(y.shape, BLOCK):
         outer, *_, inner = box
