@@ -15,6 +15,8 @@ from fastpool.threads import get_num_threads
 
 __all__ = [
     "argmax_fits",
+    "avg_pool",
+    "avg_pool_backward",
     "cache_directory",
     "check",
     "col2im",
@@ -27,6 +29,8 @@ __all__ = [
     "max_pool_backward",
     "max_unpool",
     "min_pool",
+    "prepare_avg_pool",
+    "prepare_avg_pool_backward",
     "prepare_hard_swish",
     "prepare_hard_swish_backward",
     "prepare_max_pool",
@@ -120,6 +124,14 @@ def prepare_max_pool_backward(window, outer, inner, dtype):
     return run
 
 
+def prepare_avg_pool(window, divisors, outer, inner, dtype):
+    return runner(bound_call(plan.avg_pool(window, divisors, outer, inner, dtype)))
+
+
+def prepare_avg_pool_backward(window, divisors, outer, inner, dtype):
+    return runner(bound_call(plan.avg_pool_backward(window, divisors, outer, inner, dtype)))
+
+
 def max_unpool(y, indices, x):
     (outer, *windows, inner), cells = y.shape, x.shape[1:4]
     _max_unpool(outer, int(np.prod(windows)), int(np.prod(cells)), inner, x.dtype)(y, indices, x)
@@ -176,6 +188,14 @@ def min_pool(x, window, y, argmin):
 
 def max_pool_backward(dy, argmax, window, dx):
     prepare_max_pool_backward(window, dx.shape[0], dx.shape[4], dx.dtype)(dy, argmax, dx)
+
+
+def avg_pool(x, window, divisors, y):
+    prepare_avg_pool(window, divisors, x.shape[0], x.shape[4], x.dtype)(x, y)
+
+
+def avg_pool_backward(dy, window, divisors, dx):
+    prepare_avg_pool_backward(window, divisors, dx.shape[0], dx.shape[4], dx.dtype)(dy, dx)
 
 
 def argmax_fits(argmax, window):

@@ -75,6 +75,14 @@ WINDOWS_DOWN = 8
 # How many rows ahead of the current one are prefetched.
 ROWS_PREFETCHED = 4
 
+# Averages
+
+# Elements of the sums of a row, at most; for more, its windows are added up one by one, in chunks: 256 KB of float32.
+MOST_SUMS_OF_A_ROW = 1 << 16
+
+# Rows of windows are padded with zeros, unless windows are longer than this and than two rows of cells.
+LEAST_LONG = 64
+
 # Gradients
 
 # Gradients of windows of more taps are scattered: added to dx one by one. With fewer taps they are gathered: each cell

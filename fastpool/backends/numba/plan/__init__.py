@@ -13,6 +13,8 @@ MODULES = {
     "WARMUP_INDICES": "built",
     "KernelCall": "call",
     "activation": "elementwise",
+    "avg_pool": "average",
+    "avg_pool_backward": "average",
     "built_calls": "built",
     "col2im": "columns",
     "depends_on_threads": "forward",

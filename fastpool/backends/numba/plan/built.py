@@ -8,6 +8,7 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
+from fastpool.backends.numba.plan.average import avg_pool, avg_pool_backward
 from fastpool.backends.numba.plan.backward import max_pool_backward, validate_argmax
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
@@ -57,6 +58,8 @@ def _float_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[Ker
     for window in (nonoverlapping, overlapping, of_many_taps):
         for index in indices:
             yield max_pool_backward(window, 1, 1, dtype)._replace(dtypes=(dtype, index, dtype))
+    for average in (avg_pool, avg_pool_backward):
+        yield average(nonoverlapping, nonoverlapping.divisors(True, None), 1, 1, dtype)
     for kernel in ("hard_swish", "hard_swish_backward"):
         yield activation(kernel, dtype, 1)
     for kernel in ("swish", "swish_backward"):

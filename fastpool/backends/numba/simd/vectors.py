@@ -278,6 +278,27 @@ interleave_low = _shuffle(lambda n: [i // 2 + i % 2 * n for i in range(n)])  # a
 interleave_high = _shuffle(lambda n: [n // 2 + i // 2 + i % 2 * n for i in range(n)])  # from a[n // 2] on
 
 
+@intrinsic
+def sum_elements(typing_context, vector):
+    """The sum of a vector's elements: its halves are added until one element is left."""
+
+    def generate(context, builder, signature, args):
+        total, count, int32 = args[0], vector.count, ir.IntType(32)
+        while count > 1:
+            count //= 2
+            halves = (range(count), range(count, 2 * count))
+            low, high = (
+                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(int32, count), list(half)))
+                for half in halves
+            )
+            total = builder.fadd(low, high)
+        return builder.extract_element(total, ir.Constant(int32, 0))
+
+    if not isinstance(vector.dtype, types.Float):
+        return None
+    return vector.dtype(vector), generate
+
+
 def _scatter_to_taps(taps):
     """Make a function that writes each gradient to one of `taps` neighbouring cells, and 0 to the others.
 
@@ -350,3 +371,7 @@ _define_operator(operator.and_, None, lambda builder, signed, a, b: builder.and_
 _define_operator(
     operator.add, lambda builder, a, b: builder.fadd(a, b), lambda builder, signed, a, b: builder.add(a, b)
 )
+_define_operator(
+    operator.mul, lambda builder, a, b: builder.fmul(a, b), lambda builder, signed, a, b: builder.mul(a, b)
+)
+_define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b), None)

@@ -1,0 +1,272 @@
+"""The gradient of average pooling, gathered: each cell adds up the divided gradients of the windows that cover it.
+
+Gradients are added up down the columns of windows that cover a row of cells, then along the rows. The cells of a stride
+are covered by two different numbers of windows at most, so that there are two sums for all of them. Rows of cells that
+are covered by the same windows have the same gradients, which are computed once. Each element of dx is written once.
+"""
+
+from typing import Any, NamedTuple
+
+from fastpool.backends.numba.decorators import inlined, kernel
+from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_row
+from fastpool.backends.numba.kernels.sums import (
+    Steps,
+    add_divided,
+    count_over,
+    list_counts,
+    one_step,
+    sum_rows,
+    sum_run,
+)
+from fastpool.backends.numba.kernels.windows import after_last_window, first_window
+from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, splat, store, width_of
+from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+
+
+class Block(NamedTuple):
+    """The cells of one work item: from (d, h0, w0, channel) up to (d + 1, h1, w1, channel + channels).
+
+    The first cell of a row is number `phase` of a stride, and the cells are in `strides` of them. Windows from
+    `first_window` up to `end_window` of a row cover cells of the block; the gradient of window `origin` is the first in
+    scratch.
+    """
+
+    plane: int
+    d: int
+    h0: int
+    h1: int
+    w0: int
+    w1: int
+    channel: int
+    channels: int
+    phase: int
+    strides: int
+    first_window: int
+    end_window: int
+    origin: int
+
+
+class Covering(NamedTuple):
+    """The windows that cover a row of cells: slices and rows of them."""
+
+    od0: int
+    od1: int
+    oh0: int
+    oh1: int
+
+
+class Buffers(NamedTuple):
+    """A thread's scratch."""
+
+    grads: Any  # the divided gradients of a row of windows, added up down the columns, with zeros around them
+    counts: Any  # how many cells along the row count in each window
+    more: Any  # the sums of the gradients of `most_windows` windows, one for each stride
+    fewer: Any  # and of one window less
+    cells: Any  # a row of cells
+
+
+@kernel
+def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, stop):
+    """Work items are blocks of cells."""
+    buffers = divide_scratch(scratch, sums, t)
+    zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
+    fill_vectors(buffers.fewer, 0, t.sums - width_of(buffers.cells), zeros)
+    # Blocks of whole rows are contiguous in dx. Those of this call end at `limit`.
+    rows_before = min(stop % t.row_blocks * t.block_rows, g.H)
+    limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
+    listed = -1
+    for item in range(start, stop):
+        block = block_at(item, g, t)
+        if block.w0 != listed and t.chunk == 0:
+            to, windows = block.first_window - block.origin, block.end_window - block.first_window
+            counts = tail_view(buffers.counts, to * t.block_channels)
+            list_counts(counts, block.first_window, windows, t.block_channels, g, counted)
+            listed = block.w0
+        h = block.h0
+        while h < block.h1:
+            covering = windows_over(block.d, h, g)
+            end = h + 1
+            while end < block.h1 and windows_over(block.d, end, g) == covering:
+                end += 1
+            if t.chunk > 0:
+                cells = sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_format)
+            else:
+                fill_vectors(buffers.grads, 0, t.grads - width_of(buffers.grads), zeros)
+                first, last = block.first_window, block.end_window
+                sum_windows(buffers.grads, buffers, dy, block, covering, first, last, block.origin, g, t, counted, half_format)
+                cells = sum_cells(buffers, block, g, t)
+            for row in range(h, end):
+                write_row(dx, cells, block, row, limit, g, t, half_format)
+            h = end
+
+
+@inlined
+def divide_scratch(scratch, sums, t):
+    values = scratch_view(scratch, 0, t.elements, sums)
+    return Buffers(
+        slice_view(values, 0, t.grads),
+        slice_view(values, t.grads, t.grads),
+        slice_view(values, 2 * t.grads, t.sums),
+        slice_view(values, 2 * t.grads + t.sums, t.sums),
+        slice_view(values, 2 * t.grads + 2 * t.sums, t.cells),
+    )
+
+
+@inlined
+def block_at(item, g, t):
+    rest, channel_block = divmod(item, t.channel_blocks)
+    rest, column_block = divmod(rest, t.column_blocks)
+    rest, row_block = divmod(rest, t.row_blocks)
+    plane, d = divmod(rest, g.D)
+    h0, w0, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
+    h1, w1 = min(h0 + t.block_rows, g.H), min(w0 + t.block_columns, g.W)
+    stride, phase = divmod(w0 + g.pw, g.sw)
+    strides = (w1 - 1 + g.pw) // g.sw - stride + 1
+    first, end = first_window(w0, g.KW, g.sw, g.pw), after_last_window(w1 - 1, g.sw, g.pw, g.OW)
+    channels, origin = min(t.block_channels, g.inner - channel), stride - t.most_windows + 1
+    return Block(plane, d, h0, h1, w0, w1, channel, channels, phase, strides, first, max(first, end), origin)
+
+
+@inlined
+def windows_over(d, h, g):
+    """The windows that cover row `h` of slice `d`."""
+    od0, od1 = first_window(d, g.KD, g.sd, g.pd), after_last_window(d, g.sd, g.pd, g.OD)
+    oh0, oh1 = first_window(h, g.KH, g.sh, g.ph), after_last_window(h, g.sh, g.ph, g.OH)
+    if od0 >= od1 or oh0 >= oh1:
+        return Covering(0, 0, 0, 0)
+    return Covering(od0, od1, oh0, oh1)
+
+
+@inlined
+def sum_windows(sums, buffers, dy, block, covering, first, end, origin, g, t, counted, half_format):
+    """Add the divided gradients of the windows from `first` up to `end` of each row to `sums`.
+
+    Window `origin` is the first there.
+    """
+    windows, count = max(end - first, 0), block.channels
+    if t.channel_blocks == 1:
+        windows, count = min(windows, 1), windows * count
+    for od in range(covering.od0, covering.od1):
+        for oh in range(covering.oh0, covering.oh1):
+            rows = sums.dtype.type(count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted))
+            at = (((block.plane * g.OD + od) * g.OH + oh) * g.OW + first) * g.inner + block.channel
+            for window in range(windows):
+                to = (first - origin + window) * t.block_channels
+                counts = tail_view(buffers.counts, to)
+                add_divided(tail_view(sums, to), dy, at + window * g.inner, counts, rows, count, half_format)
+
+
+@inlined
+def sum_cells(buffers, block, g, t):
+    """The gradients of a row of cells."""
+    pitch, count = t.block_channels, block.strides * t.block_channels
+    more = fewer = buffers.grads
+    if t.most_windows > 1:
+        more = buffers.more
+        sum_rows(more, count, buffers.grads, 0, one_step(), Steps(t.most_windows, pitch), None)
+    if g.sw == 1:
+        return more
+    if t.most_windows == 2:
+        fewer = tail_view(buffers.grads, pitch)
+    else:
+        fewer = buffers.fewer
+        if t.most_windows > 2 and t.more_cells < g.sw:
+            sum_rows(fewer, count, buffers.grads, pitch, one_step(), Steps(t.most_windows - 1, pitch), None)
+    if g.inner > 1:
+        spread_channels(buffers.cells, more, fewer, block, g, t)
+    elif g.sw == 2:
+        interleave(buffers.cells, more, fewer, block, t)
+    elif g.sw < 16:
+        spread_phases(buffers.cells, more, fewer, block, g, t)
+    else:
+        spread_strides(buffers.cells, more, fewer, block, g, t)
+    return tail_view(buffers.cells, 0)
+
+
+@inlined
+def spread_channels(cells, more, fewer, block, g, t):
+    """Write the sums of each stride to its cells, in vectors of channels."""
+    pitch, width, phase, stride = t.block_channels, width_of(cells), block.phase, 0
+    for cell in range(block.w1 - block.w0):
+        source = more if phase < t.more_cells else fewer
+        for i in range(0, block.channels, positive(width)):
+            store(cells, cell * pitch + i, load(source, stride * pitch + i))
+        phase += 1
+        if phase == g.sw:
+            phase, stride = 0, stride + 1
+
+
+@inlined
+def interleave(cells, more, fewer, block, t):
+    """Write the sums of each stride to its two cells."""
+    even = more
+    odd = more if t.more_cells == 2 else fewer
+    if block.phase == 1:
+        even, odd = odd, tail_view(even, 1)
+    width = width_of(cells)
+    for i in range(0, block.w1 - block.w0, positive(2 * width)):
+        low, high = load(even, i // 2), load(odd, i // 2)
+        store(cells, i, interleave_low(low, high))
+        store(cells, i + width, interleave_high(low, high))
+
+
+@inlined
+def spread_phases(cells, more, fewer, block, g, t):
+    """Write the sums of each stride to its cells, one cell of all strides after the other."""
+    count = block.w1 - block.w0
+    for cell in range(min(g.sw, count)):
+        stride, phase = divmod(block.phase + cell, g.sw)
+        source = tail_view(more if phase < t.more_cells else fewer, stride)
+        to = tail_view(cells, cell)
+        for i in range((count - cell - 1) // g.sw + 1):
+            to[i * g.sw] = source[i]
+
+
+@inlined
+def spread_strides(cells, more, fewer, block, g, t):
+    """Write the sums of each stride to its cells, stride after stride."""
+    count = block.w1 - block.w0
+    for stride in range(block.strides):
+        begin = stride * g.sw - block.phase
+        middle, end = min(max(begin + t.more_cells, 0), count), min(begin + g.sw, count)
+        for cell in range(max(begin, 0), middle):
+            cells[cell] = more[stride]
+        for cell in range(middle, end):
+            cells[cell] = fewer[stride]
+
+
+@inlined
+def sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_format):
+    """For windows that are far longer than rows of cells: cell by cell, over the windows that cover it."""
+    pitch = t.block_channels
+    fill_vectors(buffers.cells, 0, (block.w1 - block.w0) * pitch, zeros)
+    for first in range(block.first_window, block.end_window, positive(t.chunk)):
+        end = min(first + t.chunk, block.end_window)
+        fill_vectors(buffers.grads, 0, (end - first) * pitch, zeros)
+        list_counts(buffers.counts, first, end - first, pitch, g, counted)
+        sum_windows(buffers.grads, buffers, dy, block, covering, first, end, first, g, t, counted, half_format)
+        for cell in range(block.w1 - block.w0):
+            w = block.w0 + cell
+            begin = max(first_window(w, g.KW, g.sw, g.pw), first) - first
+            last = min(after_last_window(w, g.sw, g.pw, g.OW), end) - first
+            if g.inner == 1 and begin < last:
+                buffers.cells[cell] += sum_run(buffers.grads, begin, last - begin, buffers.more)
+            elif g.inner > 1:
+                for window in range(begin, last):
+                    for channel in range(block.channels):
+                        buffers.cells[cell * pitch + channel] += buffers.grads[window * pitch + channel]
+    return tail_view(buffers.cells, 0)
+
+
+@inlined
+def write_row(dx, cells, block, h, limit, g, t, half_format):
+    """Write a row of cells."""
+    to = (((block.plane * g.D + block.d) * g.H + h) * g.W + block.w0) * g.inner + block.channel
+    columns, count = block.w1 - block.w0, block.channels
+    if t.channel_blocks == 1:
+        columns, count = 1, columns * count
+    for column in range(columns):
+        at, row_limit = to + column * g.inner, limit
+        if t.whole_rows == 0:
+            row_limit = at + count
+        narrow_row(dx, at, row_limit, tail_view(cells, column * t.block_channels), count, half_format)

@@ -1,0 +1,213 @@
+"""Sums of rows, and of the elements of a row: what average pooling and its gradient have in common.
+
+The order in which elements are added up depends on the window alone, not on where its cells are in memory.
+"""
+
+from typing import NamedTuple
+
+from numba import types
+from numba.extending import overload
+
+from fastpool.backends.numba.decorators import INLINED, inlined
+from fastpool.backends.numba.kernels.rows import fill_vectors
+from fastpool.backends.numba.kernels.windows import counted_cells, last_vector
+from fastpool.backends.numba.simd.half import narrow, widen
+from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, sum_elements, where, width_of
+from fastpool.backends.numba.simd.views import tail_view, unliteral
+
+
+class Steps(NamedTuple):
+    """So many rows, and the elements from one to the next."""
+
+    count: int
+    step: int
+
+
+@inlined
+def one_step():
+    return Steps(unliteral(1), unliteral(0))
+
+
+@inlined
+def sum_vector(source, at, slices, rows):
+    """The sum of the vectors of `source` at `at` in all rows of all slices."""
+    total = load(source, at)
+    for one in range(slices.count):
+        for row in range(1 if one == 0 else 0, rows.count):
+            total = total + load(source, at + one * slices.step + row * rows.step)
+    return total
+
+
+@inlined
+def sum_vectors(out, count, last, source, at, slices, rows):
+    """`sum_vector` for `count` elements. No vector begins after `last`: the last one may overlap the one before.
+
+    One, two or three rows of one slice, the most frequent windows, are added up without a loop over rows.
+    """
+    known = rows.count if slices.count == 1 else 0
+    i, width = 0, width_of(out)
+    if known == 1:
+        while i < count:
+            i = min(i, last)
+            store(out, i, load(source, at + i))
+            i += width
+    elif known == 2:
+        while i < count:
+            i = min(i, last)
+            store(out, i, load(source, at + i) + load(source, at + i + rows.step))
+            i += width
+    elif known == 3:
+        while i < count:
+            i = min(i, last)
+            two = load(source, at + i) + load(source, at + i + rows.step)
+            store(out, i, two + load(source, at + i + 2 * rows.step))
+            i += width
+    else:
+        while i < count:
+            i = min(i, last)
+            store(out, i, sum_vector(source, at + i, slices, rows))
+            i += width
+
+
+def sum_rows(out, count, source, at, slices, rows, half_format):
+    """Write the sums of `count` elements, from `at` on in all rows of all slices of `source`, to `out`.
+
+    Vectors may spill past the end of `out`.
+    """
+
+
+@overload(sum_rows, jit_options=INLINED)
+def _sum_rows(out, count, source, at, slices, rows, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def sum_rows(out, count, source, at, slices, rows, half_format):
+            end = at + (slices.count - 1) * slices.step + (rows.count - 1) * rows.step + count + width_of(out)
+            last = last_vector(count, width_of(out), end, len(source))
+            if last >= 0:
+                sum_vectors(out, count, last, source, at, slices, rows)
+            else:
+                sum_elementwise(out, count, source, at, slices, rows, None)
+
+        return sum_rows
+
+    def sum_rows(out, count, source, at, slices, rows, half_format):
+        sum_elementwise(out, count, source, at, slices, rows, half_format)
+
+    return sum_rows
+
+
+@inlined
+def sum_elementwise(out, count, source, at, slices, rows, half_format):
+    """The same in loops over elements, which LLVM vectorises."""
+    for one in range(slices.count):
+        for row in range(rows.count):
+            cells = tail_view(source, at + one * slices.step + row * rows.step)
+            if one + row == 0:
+                for i in range(count):
+                    out[i] = widen(cells[i], half_format)
+            else:
+                for i in range(count):
+                    out[i] += widen(cells[i], half_format)
+
+
+@inlined
+def sum_run(source, begin, count, rest):
+    """The sum of `count` neighbouring elements. The last of them are copied to `rest` if a vector ends past `source`."""
+    width = width_of(source)
+    zeros = splat(load(rest, 0), source.dtype.type(0))
+    total, i = zeros, 0
+    while i + width <= count:
+        total = total + load(source, begin + i)
+        i += width
+    if i < count:
+        is_inside = mask_first(zeros, count - i)
+        if begin + i + width <= len(source):
+            total = total + where(is_inside, load(source, begin + i), zeros)
+        else:
+            for j in range(count - i):
+                rest[j] = source[begin + i + j]
+            total = total + where(is_inside, load(rest, 0), zeros)
+    return sum_elements(total)
+
+
+@inlined
+def count_over(d, h, g, counted):
+    """How many rows of cells count in the windows that begin at the coordinates (d, h)."""
+    if counted.override > 0:
+        return 1
+    slices = counted_cells(d, g.KD, counted.begin_d, counted.end_d)
+    return slices * counted_cells(h, g.KH, counted.begin_h, counted.end_h)
+
+
+@inlined
+def list_counts(counts, first, windows, pitch, g, counted):
+    """How many cells along a row count, for each of the windows from `first` on, `pitch` times each."""
+    for ow in range(windows):
+        count = counted.override
+        if count == 0:
+            count = counted_cells((first + ow) * g.sw - g.pw, g.KW, counted.begin_w, counted.end_w)
+        fill_vectors(counts, ow * pitch, (ow + 1) * pitch, splat(load(counts, 0), counts.dtype.type(count)))
+
+
+def divide_row(y, to, limit, totals, counts, rows, count, half_format):
+    """Write `count` sums, divided by `rows` and by the `counts`, to y[to : to + count].
+
+    Vectors may spill past the row, up to `limit`.
+    """
+
+
+@overload(divide_row, jit_options=INLINED)
+def _divide_row(y, to, limit, totals, counts, rows, count, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def divide_row(y, to, limit, totals, counts, rows, count, half_format):
+            i, width, factor = 0, width_of(y), splat(load(totals, 0), rows)
+            last = last_vector(count, width, to + count + width, limit)
+            while last >= 0 and i < count:
+                i = min(i, last)
+                store(y, to + i, load(totals, i) / (load(counts, i) * factor))
+                i += width
+            while i < count:
+                y[to + i] = totals[i] / (counts[i] * rows)
+                i += 1
+
+        return divide_row
+
+    def divide_row(y, to, limit, totals, counts, rows, count, half_format):
+        result = tail_view(y, to)
+        for i in range(count):
+            result[i] = narrow(totals[i] / (counts[i] * rows), half_format)
+
+    return divide_row
+
+
+def add_divided(sums, dy, at, counts, rows, count, half_format):
+    """Add `count` gradients, from `at` on in `dy`, divided by `rows` and by the `counts`, to `sums`."""
+
+
+@overload(add_divided, jit_options=INLINED)
+def _add_divided(sums, dy, at, counts, rows, count, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def add_divided(sums, dy, at, counts, rows, count, half_format):
+            i, width = 0, width_of(sums)
+            factor, zeros = splat(load(sums, 0), rows), splat(load(sums, 0), sums.dtype.type(0))
+            while i + width <= count:
+                store(sums, i, load(sums, i) + load(dy, at + i) / (load(counts, i) * factor))
+                i += width
+            if i < count and at + i + width <= len(dy):
+                divided = load(dy, at + i) / (load(counts, i) * factor)
+                store(sums, i, load(sums, i) + where(mask_first(zeros, count - i), divided, zeros))
+                i += width
+            while i < count:
+                sums[i] += dy[at + i] / (counts[i] * rows)
+                i += 1
+
+        return add_divided
+
+    def add_divided(sums, dy, at, counts, rows, count, half_format):
+        grads = tail_view(dy, at)
+        for i in range(count):
+            sums[i] += widen(grads[i], half_format) / (counts[i] * rows)
+
+    return add_divided

@@ -1,0 +1,145 @@
+"""Blocks of average pooling and of its gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastpool.backends.numba import tuning
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
+from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
+from fastpool.backends.numba.tiling import average as tiling
+from fastpool.backends.numba.tiling.average import AverageBackwardTiling, AverageTiling, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES
+from fastpool.window import LARGEST_SIZE, Divisors, Window
+
+
+def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
+    """Of arrays (x, y)."""
+    seen = seen_by_kernels(dtype)
+    g, counted, planes = geometry(window, divisors, outer, inner)
+    tiles = blocks_of_windows(g, seen.sums.dtype.itemsize)
+    constants = seen.half_format, seen.sums, g, tiles, counted
+    items = planes * g.OD * tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+    cost_bytes = pooled_bytes(window, outer, inner, dtype)
+    return KernelCall("avg_pool", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
+
+
+def avg_pool_backward(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
+    """Of arrays (dy, dx)."""
+    seen = seen_by_kernels(dtype)
+    g, counted, planes = geometry(window, divisors, outer, inner)
+    if g.OW == 1:  # the stride of a single window means nothing: as long as the window, no two of them overlap
+        g = g._replace(sw=g.KW)
+    tiles = blocks_of_cells(g, seen.sums.dtype.itemsize)
+    constants = seen.half_format, seen.sums, g, tiles, counted
+    items = planes * g.D * tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+    cost_bytes = pooled_bytes(window, outer, inner, dtype)
+    return KernelCall("avg_pool_backward", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
+
+
+def geometry(window: Window, divisors: Divisors, outer: int, inner: int) -> tuple[Geometry, Counted, int]:
+    """The geometry of a call, which cells count, and how many planes there are."""
+    g = geometry_of(window, inner)
+    counted = Counted(*divisors.begin, *divisors.end, divisors.override)
+    for _ in range(2):
+        g, counted = _joined(g, counted)
+    one = stacked(g, outer)
+    if one is g or one == g:
+        return g, counted, outer
+    return one, counted._replace(end_h=one.H), 1
+
+
+def _joined(g: Geometry, c: Counted) -> tuple[Geometry, Counted]:
+    """Rows that one window covers each, joined to one long row, or with channels last to a column of cells.
+
+    Slices of such columns that one window covers each are joined, too.
+    """
+    W = g.W
+    if g.inner > 1 and W == g.KW == 1:
+        covered, W = g.KH == g.H and g.OH == 1 and g.ph == 0 and g.D > 1, g.H
+        if not covered or _overflows(g.OD, g.KD, g.sd, g.pd, W):
+            return g, c
+        column = g._replace(H=g.D * W, KH=g.KD * W, sh=g.sd * W, ph=g.pd * W, OH=g.OD)
+        counted = c._replace(begin_h=c.begin_d * W, end_h=c.end_d * W)
+        return _in_one_slice(column, counted)
+    if not (g.KW == W and g.OW == 1 and g.pw == 0 and g.D * g.H > 1) or _overflows(g.OH, g.KH, g.sh, g.ph, W):
+        return g, c
+    if g.inner > 1:
+        column = g._replace(H=g.H * W, KH=g.KH * W, sh=g.sh * W, ph=g.ph * W, W=1, KW=1, sw=1)
+        return column, c._replace(begin_h=c.begin_h * W, end_h=c.end_h * W, begin_w=0, end_w=1)
+    row = g._replace(W=g.H * W, KW=g.KH * W, sw=g.sh * W, pw=g.ph * W, OW=g.OH)
+    row = row._replace(H=g.D, KH=g.KD, sh=g.sd, ph=g.pd, OH=g.OD)
+    counted = c._replace(begin_w=c.begin_h * W, end_w=c.end_h * W, begin_h=c.begin_d, end_h=c.end_d)
+    return _in_one_slice(row, counted)
+
+
+def _in_one_slice(g, c):
+    return g._replace(D=1, KD=1, sd=1, pd=0, OD=1), c._replace(begin_d=0, end_d=1)
+
+
+def _overflows(out, kernel, stride, padding, factor):
+    return (out * stride + kernel + padding) * factor > LARGEST_SIZE
+
+
+def _reach(g, columns):
+    """Columns of cells under so many columns of windows."""
+    return (columns - 1) * g.sw + g.KW
+
+
+def _equal(columns, all_columns):
+    """So many columns, or fewer: blocks of them are about equal."""
+    return ceil_div(all_columns, ceil_div(all_columns, columns))
+
+
+def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
+    """`itemsize` is that of the sums."""
+    method, channels = BY_WINDOWS, g.inner
+    if g.KW <= max(tuning.LEAST_LONG, 2 * g.W):
+        if g.sw == 1:
+            method = BY_NEIGHBOURS
+        elif g.inner == 1 and g.sw in SUMMED_STRIDES:
+            method = BY_STRIDED_LOADS
+    columns = _columns_of_windows(g, channels)
+    while _reach(g, columns) * channels > tuning.MOST_SUMS_OF_A_ROW and channels > VECTOR_BYTES:
+        channels = ceil_div(channels, 2)
+        columns = _columns_of_windows(g, channels)
+    chunk = _reach(g, columns)
+    if method == BY_WINDOWS or chunk * channels > tuning.MOST_SUMS_OF_A_ROW:
+        method, channels = BY_WINDOWS, min(g.inner, tuning.TILE)
+        chunk = max(tuning.TILE // channels, 1)
+        columns = min(max((chunk - g.KW) // g.sw + 1, 1), g.OW)
+        chunk = min(chunk, _reach(g, columns))
+    columns = _equal(columns, g.OW)
+    cells = min(_reach(g, columns), g.W) * channels * g.sh
+    rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // cells, 1), g.OH)
+    return tiling.average(g, rows, columns, channels, method, chunk, itemsize)
+
+
+def _columns_of_windows(g, channels):
+    """Columns whose sums stay in the L1 cache, unless windows overlap far."""
+    return min(max(tuning.TILE // (channels * g.sw), 2 * g.KW // g.sw, 1), g.OW)
+
+
+def blocks_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
+    """`itemsize` is that of the sums."""
+    most_windows, channels, chunk = ceil_div(g.KW, g.sw), g.inner, 0
+
+    def columns_of(channels):
+        return min(max(tuning.TILE // channels, 2 * (most_windows - 1) * g.sw, 1), g.W)
+
+    def elements(columns, channels):
+        return (min((columns - 1) // g.sw + 2, columns) + most_windows) * channels
+
+    columns = columns_of(channels)
+    while elements(columns, channels) > tuning.MOST_SUMS_OF_A_ROW and channels > VECTOR_BYTES:
+        channels = ceil_div(channels, 2)
+        columns = columns_of(channels)
+    too_long = most_windows > max(tuning.LEAST_LONG, 2 * g.W)
+    if too_long or elements(columns, channels) > tuning.MOST_SUMS_OF_A_ROW:
+        channels = min(g.inner, tuning.TILE)
+        columns = min(max(tuning.TILE // channels, 1), g.W)
+        chunk = min(max(tuning.TILE // channels, 1), g.OW)
+    columns = _equal(columns, g.W)
+    rows = max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels), 1)
+    rows = min(ceil_div(rows, g.sh) * g.sh, g.H)
+    return tiling.average_backward(g, rows, columns, channels, chunk, itemsize)

@@ -1,0 +1,119 @@
+"""Blocks of average pooling and its gradient, and how a thread's scratch is divided."""
+
+from typing import NamedTuple
+
+from fastpool.backends.numba.geometry import Geometry, ceil_div
+from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
+
+# How `kernels/average.py` adds up the windows of a row: a function for each.
+BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS = range(3)
+
+# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
+SUMMED_STRIDES = 2, 3, 5
+
+
+class Counted(NamedTuple):
+    """Which cells of a window count for its divisor: those from `begin` up to `end` along each axis."""
+
+    begin_d: int
+    begin_h: int
+    begin_w: int
+    end_d: int
+    end_h: int
+    end_w: int
+    override: int  # the divisor of all windows; 0 where cells are counted
+
+
+class AverageTiling(NamedTuple):
+    """For `avg_pool`: blocks of windows, `block_rows` by `block_columns` by `block_channels`."""
+
+    block_rows: int
+    block_columns: int
+    block_channels: int
+    row_blocks: int
+    column_blocks: int
+    channel_blocks: int
+    whole_rows: bool  # a block has all columns and channels of a row
+    row_method: int
+    chunk: int  # columns of cells that are added up at once
+    cells: int  # elements of their sums, with zeros in the padding
+    totals: int  # elements of the sums of a row of windows; as many divisors
+    elements: int  # all of scratch
+    scratch_bytes: int
+
+
+def average(
+    g: Geometry, rows: int, columns: int, channels: int, method: int, chunk: int, itemsize: int
+) -> AverageTiling:
+    """`itemsize` is that of the sums."""
+    width = vector_width(itemsize)
+    cells = chunk * channels + (g.sw if method == BY_STRIDED_LOADS else 1) * 2 * width
+    totals = columns * channels + 2 * width
+    elements = cells + 2 * totals + width  # of what is left of a row
+    return AverageTiling(
+        block_rows=rows,
+        block_columns=columns,
+        block_channels=channels,
+        row_blocks=ceil_div(g.OH, rows),
+        column_blocks=ceil_div(g.OW, columns),
+        channel_blocks=ceil_div(g.inner, channels),
+        whole_rows=columns >= g.OW and channels >= g.inner,
+        row_method=method,
+        chunk=chunk,
+        cells=cells,
+        totals=totals,
+        elements=elements,
+        scratch_bytes=in_cache_lines(elements, itemsize),
+    )
+
+
+class AverageBackwardTiling(NamedTuple):
+    """For `avg_pool_backward`: blocks of cells, `block_rows` by `block_columns` by `block_channels`.
+
+    A row of the padded input is divided into strides of `sw` cells, which begin where a window does, or would. The
+    first `more_cells` cells of a stride are covered by `most_windows` windows of a row, the others by one less.
+    """
+
+    block_rows: int
+    block_columns: int
+    block_channels: int
+    row_blocks: int
+    column_blocks: int
+    channel_blocks: int
+    whole_rows: bool  # a block has all columns and channels of a row
+    most_windows: int
+    more_cells: int
+    chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
+    grads: int  # elements of the gradients of a row of windows; as many divisors
+    sums: int  # elements of the sums of one cell of each stride, of either number of windows
+    cells: int  # elements of a row of cells
+    elements: int  # all of scratch
+    scratch_bytes: int
+
+
+def average_backward(
+    g: Geometry, rows: int, columns: int, channels: int, chunk: int, itemsize: int
+) -> AverageBackwardTiling:
+    """`itemsize` is that of the sums."""
+    width, most_windows = vector_width(itemsize), ceil_div(g.KW, g.sw)
+    strides = min((columns - 1) // g.sw + 2, columns)
+    grads = (chunk if chunk else strides + most_windows - 1) * channels + 2 * width
+    sums, cells = strides * channels + 2 * width, columns * channels + 4 * width
+    elements = 2 * grads + 2 * sums + cells
+    return AverageBackwardTiling(
+        block_rows=rows,
+        block_columns=columns,
+        block_channels=channels,
+        row_blocks=ceil_div(g.H, rows),
+        column_blocks=ceil_div(g.W, columns),
+        channel_blocks=ceil_div(g.inner, channels),
+        whole_rows=columns >= g.W and channels >= g.inner,
+        most_windows=most_windows,
+        more_cells=g.KW - (most_windows - 1) * g.sw,
+        chunk=chunk,
+        grads=grads,
+        sums=sums,
+        cells=cells,
+        elements=elements,
+        scratch_bytes=in_cache_lines(elements, itemsize),
+    )
