@@ -6,9 +6,12 @@ along the columns is skipped; their sums are in the L1 cache, with zeros in the 
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.gather_backward import as_sums
 from fastpool.backends.numba.kernels.rows import fill_vectors
+from fastpool.backends.numba.kernels.separable import mark_real_taps
 from fastpool.backends.numba.kernels.sums import (
     Steps,
     count_over,
@@ -24,12 +27,14 @@ from fastpool.backends.numba.simd.vectors import (
     load_stride_2,
     load_stride_3,
     load_stride_5,
+    load_like,
     splat,
     store,
+    where,
     width_of,
 )
 from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
-from fastpool.backends.numba.tiling.average import BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS
+from fastpool.backends.numba.tiling.average import BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS
 
 
 class Block(NamedTuple):
@@ -69,6 +74,7 @@ class Buffers(NamedTuple):
     totals: Any  # sums of a row of windows
     counts: Any  # how many cells along the row count in each of them
     rest: Any  # what is left of a row
+    tap_bits: Any  # for each window of a block, a bit for each tap along its row that is real
 
 
 @kernel
@@ -78,31 +84,40 @@ def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
     # Blocks of whole rows are contiguous in y. Those of this call end at `limit`.
     limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
+    if t.row_method == BY_MASK:
+        mark_real_taps(buffers.tap_bits, g)
+        list_counts(buffers.counts, 0, g.OW, g.inner, g, counted)
+        repeat(buffers.counts, g.OW * g.inner, t.counts - 2 * width_of(buffers.counts))
     listed = -1
     for item in range(start, stop):
         block = block_at(item, g, t)
-        if block.ow != listed:
-            list_counts(buffers.counts, block.ow, block.columns, t.block_channels, g, counted)
-            listed = block.ow
-        if t.row_method != BY_WINDOWS:
-            fill_vectors(buffers.cells, 0, block.begin * t.block_channels, zeros)
-        for row in range(block.rows):
-            h = block.h + row * g.sh
-            source = source_of(block, h, g)
-            sum_windows(x, buffers, block, source, zeros, g, t, half_format)
-            rows = sums.dtype.type(count_over(block.d, h, g, counted))
-            write_row(y, buffers, block, row, rows, limit, g, t, half_format)
+        if t.row_method == BY_MASK:
+            pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format)
+        else:
+            if block.ow != listed:
+                list_counts(buffers.counts, block.ow, block.columns, t.block_channels, g, counted)
+                listed = block.ow
+            pool_rows(y, x, buffers, block, zeros, limit, g, t, counted, half_format)
 
 
 @inlined
 def divide_scratch(scratch, sums, t):
-    values = scratch_view(scratch, 0, t.elements, sums)
+    values, counts = scratch_view(scratch, 0, t.elements, sums), t.cells + t.totals
     return Buffers(
         slice_view(values, 0, t.cells),
         slice_view(values, t.cells, t.totals),
-        slice_view(values, t.cells + t.totals, t.totals),
-        tail_view(values, t.cells + 2 * t.totals),
+        slice_view(values, counts, t.counts),
+        tail_view(values, counts + t.counts),
+        scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
     )
+
+
+@inlined
+def repeat(array, period, count):
+    """Repeat the first `period` elements of an array until it has `count` of them. Vectors may spill."""
+    width = width_of(array)
+    for i in range(period, count, positive(min(period, width))):
+        store(array, i, load(array, i - period))
 
 
 @inlined
@@ -127,6 +142,73 @@ def source_of(block, h, g):
     origin = (((block.plane * g.D + block.d + kd) * g.H + h + kh) * g.W + block.w) * g.inner + block.channel
     slices = Steps(max(after_last_tap(block.d, g.KD, 1, g.D) - kd, 0), g.H * row)
     return Source(origin, slices, Steps(max(after_last_tap(h, g.KH, 1, g.H) - kh, 0), row))
+
+
+@inlined
+def pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
+    """The windows of a block whose rows are one long row, which are added up under a mask of real taps.
+
+    Rows of windows that have no padding above or below lie one row of cells apart at stride 1: their columns are added
+    up at once.
+    """
+    row_step, last_full, row = g.W * g.inner, g.H - g.KH, 0
+    while row < block.rows:
+        h, rows = block.h + row * g.sh, 1
+        if g.sh == 1 and 0 <= h <= last_full:
+            rows = min(block.rows - row, last_full - h + 1)
+        source, cells = source_of(block, h, g), tail_view(buffers.cells, t.lead + row * row_step)
+        origin = source.origin + g.pw * g.inner
+        if source.slices.count * source.rows.count > 0:
+            sum_rows(cells, rows * row_step, x, origin, source.slices, source.rows, half_format)
+        else:
+            fill_vectors(cells, 0, rows * row_step, zeros)
+        row += rows
+    if g.sw == 1:
+        sum_masked(load, buffers, block.rows * g.OW * g.inner, zeros, 1, g, t)
+    else:
+        sum_masked(load_stride_2, buffers, block.rows * g.OW, zeros, 2, g, t)
+    write_rows(y, buffers, block, limit, g, counted, half_format)
+
+
+@inlined
+def sum_masked(load_at, buffers, count, zeros, stride, g, t):
+    """Overwrite the sums of columns with those of `count` windows, over the real taps along their rows."""
+    width, none = width_of(buffers.cells), splat(zeros, np.uint8(0))
+    for i in range(0, count, positive(width)):
+        source, bit, bits = t.lead - g.pw * g.inner + i * stride, splat(zeros, np.uint8(1)), load_like(zeros, buffers.tap_bits, i)
+        total = where((bits & bit) != none, load_at(buffers.cells, source), zeros)
+        for tap in range(1, g.KW):
+            bit = bit + bit
+            cells = load_at(buffers.cells, source + tap * g.inner)
+            total = total + where((bits & bit) != none, cells, zeros)
+        store(buffers.cells, i, total)
+
+
+@inlined
+def write_rows(y, buffers, block, limit, g, counted, half_format):
+    """Divide the sums of a block of whole rows, and write them: as many rows at once as have the same divisors."""
+    size, row = g.OW * g.inner, 0
+    to = ((block.plane * g.OD + block.od) * g.OH + block.oh) * size
+    while row < block.rows:
+        rows, count = 1, count_over(block.d, block.h + row * g.sh, g, counted)
+        while row + rows < block.rows and count_over(block.d, block.h + (row + rows) * g.sh, g, counted) == count:
+            rows += 1
+        factor, totals = buffers.cells.dtype.type(count), tail_view(buffers.cells, row * size)
+        divide_row(y, to + row * size, limit, totals, buffers.counts, factor, rows * size, half_format)
+        row += rows
+
+
+@inlined
+def pool_rows(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
+    """The windows of a block, row by row."""
+    if t.row_method != BY_WINDOWS:
+        fill_vectors(buffers.cells, 0, block.begin * t.block_channels, zeros)
+    for row in range(block.rows):
+        h = block.h + row * g.sh
+        source = source_of(block, h, g)
+        sum_windows(x, buffers, block, source, zeros, g, t, half_format)
+        factor = buffers.cells.dtype.type(count_over(block.d, h, g, counted))
+        write_row(y, buffers, block, row, factor, limit, g, t, half_format)
 
 
 @inlined

@@ -39,6 +39,18 @@ def sum_vector(source, at, slices, rows):
 
 
 @inlined
+def sum_two_vectors(source, at, slices, rows):
+    """The same for two neighbouring vectors."""
+    width = width_of(source)
+    low, high = load(source, at), load(source, at + width)
+    for one in range(slices.count):
+        for row in range(1 if one == 0 else 0, rows.count):
+            further = at + one * slices.step + row * rows.step
+            low, high = low + load(source, further), high + load(source, further + width)
+    return low, high
+
+
+@inlined
 def sum_vectors(out, count, last, source, at, slices, rows):
     """`sum_vector` for `count` elements. No vector begins after `last`: the last one may overlap the one before.
 
@@ -63,6 +75,11 @@ def sum_vectors(out, count, last, source, at, slices, rows):
             store(out, i, two + load(source, at + i + 2 * rows.step))
             i += width
     else:
+        while i + width <= last:
+            low, high = sum_two_vectors(source, at + i, slices, rows)
+            store(out, i, low)
+            store(out, i + width, high)
+            i += 2 * width
         while i < count:
             i = min(i, last)
             store(out, i, sum_vector(source, at + i, slices, rows))

@@ -9,7 +9,12 @@ from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import average as tiling
-from fastpool.backends.numba.tiling.average import AverageBackwardTiling, AverageTiling, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES
+from fastpool.backends.numba.tiling.average import (
+    BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES,
+    AverageBackwardTiling,
+    AverageTiling,
+    Counted,
+)
 from fastpool.window import LARGEST_SIZE, Divisors, Window
 
 
@@ -93,6 +98,10 @@ def _equal(columns, all_columns):
 
 def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
     """`itemsize` is that of the sums."""
+    row = g.W * g.inner
+    if _may_be_masked(g) and row <= tuning.TILE:
+        rows = min(max(tuning.TILE // row, 1), g.OH)
+        return tiling.average(g, rows, g.OW, g.inner, BY_MASK, g.W, itemsize)
     method, channels = BY_WINDOWS, g.inner
     if g.KW <= max(tuning.LEAST_LONG, 2 * g.W):
         if g.sw == 1:
@@ -113,6 +122,12 @@ def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
     cells = min(_reach(g, columns), g.W) * channels * g.sh
     rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // cells, 1), g.OH)
     return tiling.average(g, rows, columns, channels, method, chunk, itemsize)
+
+
+def _may_be_masked(g):
+    """Whether a row of windows has as many elements as one of cells, or half as many: then rows are one long row."""
+    strided = g.sw == 1 or (g.sw == 2 and g.inner == 1)
+    return strided and g.OW * g.sw == g.W and g.KW <= tuning.MOST_TAPS_MASKED
 
 
 def _columns_of_windows(g, channels):

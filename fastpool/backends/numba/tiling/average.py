@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from fastpool.backends.numba.geometry import Geometry, ceil_div
+from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/average.py` adds up the windows of a row: a function for each.
-BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS = range(3)
+BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS = range(4)
 
 # Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
 SUMMED_STRIDES = 2, 3, 5
@@ -36,9 +36,13 @@ class AverageTiling(NamedTuple):
     whole_rows: bool  # a block has all columns and channels of a row
     row_method: int
     chunk: int  # columns of cells that are added up at once
+    lead: int  # elements that vectors read before the first cell
     cells: int  # elements of their sums, with zeros in the padding
-    totals: int  # elements of the sums of a row of windows; as many divisors
-    elements: int  # all of scratch
+    totals: int  # elements of the sums of a row of windows
+    counts: int  # elements of the divisors: of one row, or `BY_MASK` of all rows
+    elements: int  # of the dtype of sums in all
+    tap_bits_begin: int
+    tap_bits: int  # bytes of the mask of real taps: one for each window of a block
     scratch_bytes: int
 
 
@@ -46,10 +50,15 @@ def average(
     g: Geometry, rows: int, columns: int, channels: int, method: int, chunk: int, itemsize: int
 ) -> AverageTiling:
     """`itemsize` is that of the sums."""
-    width = vector_width(itemsize)
-    cells = chunk * channels + (g.sw if method == BY_STRIDED_LOADS else 1) * 2 * width
-    totals = columns * channels + 2 * width
-    elements = cells + 2 * totals + width  # of what is left of a row
+    width, masked = vector_width(itemsize), method == BY_MASK
+    lead = in_cache_lines(g.pw * g.inner, itemsize) // itemsize if masked else 0
+    all_rows = rows if masked else 1
+    cells = lead + all_rows * chunk * channels + (g.KW * g.inner if masked else 0)
+    cells += (g.sw if masked or method == BY_STRIDED_LOADS else 1) * 2 * width
+    totals = 0 if masked else columns * channels + 2 * width
+    counts = all_rows * columns * channels + 2 * width
+    elements = cells + totals + counts + width  # of what is left of a row
+    tap_bits_begin, tap_bits = in_cache_lines(elements, itemsize), counts + VECTOR_BYTES if masked else 0
     return AverageTiling(
         block_rows=rows,
         block_columns=columns,
@@ -60,10 +69,14 @@ def average(
         whole_rows=columns >= g.OW and channels >= g.inner,
         row_method=method,
         chunk=chunk,
+        lead=lead,
         cells=cells,
         totals=totals,
+        counts=counts,
         elements=elements,
-        scratch_bytes=in_cache_lines(elements, itemsize),
+        tap_bits_begin=tap_bits_begin,
+        tap_bits=tap_bits,
+        scratch_bytes=tap_bits_begin + in_cache_lines(tap_bits, 1),
     )
 
 
