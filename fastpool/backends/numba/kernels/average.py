@@ -14,6 +14,7 @@ from fastpool.backends.numba.kernels.rows import fill_vectors
 from fastpool.backends.numba.kernels.separable import mark_real_taps
 from fastpool.backends.numba.kernels.sums import (
     Steps,
+    average_rows,
     count_over,
     divide_row,
     list_counts,
@@ -34,7 +35,13 @@ from fastpool.backends.numba.simd.vectors import (
     width_of,
 )
 from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
-from fastpool.backends.numba.tiling.average import BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS
+from fastpool.backends.numba.tiling.average import (
+    BY_CHANNELS,
+    BY_MASK,
+    BY_NEIGHBOURS,
+    BY_STRIDED_LOADS,
+    BY_WINDOWS,
+)
 
 
 class Block(NamedTuple):
@@ -201,14 +208,32 @@ def write_rows(y, buffers, block, limit, g, counted, half_format):
 @inlined
 def pool_rows(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
     """The windows of a block, row by row."""
-    if t.row_method != BY_WINDOWS:
+    if t.row_method == BY_NEIGHBOURS or t.row_method == BY_STRIDED_LOADS:
         fill_vectors(buffers.cells, 0, block.begin * t.block_channels, zeros)
     for row in range(block.rows):
         h = block.h + row * g.sh
         source = source_of(block, h, g)
-        sum_windows(x, buffers, block, source, zeros, g, t, half_format)
         factor = buffers.cells.dtype.type(count_over(block.d, h, g, counted))
-        write_row(y, buffers, block, row, factor, limit, g, t, half_format)
+        to = (((block.plane * g.OD + block.od) * g.OH + block.oh + row) * g.OW + block.ow) * g.inner + block.channel
+        if t.row_method == BY_CHANNELS:
+            pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_format)
+        else:
+            sum_windows(x, buffers, block, source, zeros, g, t, half_format)
+            write_row(y, to, buffers, block, factor, limit, g, t, half_format)
+
+
+@inlined
+def pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_format):
+    """A row of windows of a single slice that share few cells, each read in place, in vectors of channels."""
+    for column in range(block.columns):
+        first, last = max(column * g.sw, block.begin), min(column * g.sw + g.KW, block.end)
+        counts, at = tail_view(buffers.counts, column * t.block_channels), to + column * g.inner
+        if first < last and source.rows.count > 0:
+            origin, taps = source.origin + first * g.inner, Steps(last - first, g.inner)
+            average_rows(y, at, x, origin, source.rows, taps, counts, factor, block.channels, buffers.totals, half_format)
+        else:
+            fill_vectors(buffers.totals, 0, block.channels, zeros)
+            divide_row(y, at, at + block.channels, buffers.totals, counts, factor, block.channels, half_format)
 
 
 @inlined
@@ -297,9 +322,8 @@ def sum_window(buffers, to, cells, at, taps, channels, g, t):
 
 
 @inlined
-def write_row(y, buffers, block, row, rows, limit, g, t, half_format):
+def write_row(y, to, buffers, block, factor, limit, g, t, half_format):
     """Divide the sums of a row of windows, and write them."""
-    to = (((block.plane * g.OD + block.od) * g.OH + block.oh + row) * g.OW + block.ow) * g.inner + block.channel
     columns, count = block.columns, block.channels
     if t.channel_blocks == 1:
         columns, count = 1, columns * count
@@ -307,4 +331,4 @@ def write_row(y, buffers, block, row, rows, limit, g, t, half_format):
         at, begin = to + column * g.inner, column * t.block_channels
         row_limit = limit if t.whole_rows else at + count
         totals, counts = tail_view(buffers.totals, begin), tail_view(buffers.counts, begin)
-        divide_row(y, at, row_limit, totals, counts, rows, count, half_format)
+        divide_row(y, at, row_limit, totals, counts, factor, count, half_format)

@@ -198,6 +198,43 @@ def _divide_row(y, to, limit, totals, counts, rows, count, half_format):
     return divide_row
 
 
+def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+    """Write `count` sums as `sum_rows`, divided as `divide_row`, to y[to : to + count], and nothing past that.
+
+    The counts are all the same.
+    """
+
+
+@overload(average_rows, jit_options=INLINED)
+def _average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+            i, width = 0, width_of(y)
+            if count >= width:  # the last vector overlaps the one before
+                divisor = load(counts, 0) * splat(load(counts, 0), factor)
+                while i + 2 * width <= count:
+                    low, high = sum_two_vectors(source, at + i, slices, rows)
+                    store(y, to + i, low / divisor)
+                    store(y, to + i + width, high / divisor)
+                    i += 2 * width
+                while i < count:
+                    i = min(i, count - width)
+                    store(y, to + i, sum_vector(source, at + i, slices, rows) / divisor)
+                    i += width
+            else:
+                sum_elementwise(totals, count, source, at, slices, rows, None)
+                divide_row(y, to, to + count, totals, counts, factor, count, None)
+
+        return average_rows
+
+    def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+        sum_elementwise(totals, count, source, at, slices, rows, half_format)
+        divide_row(y, to, to + count, totals, counts, factor, count, half_format)
+
+    return average_rows
+
+
 def add_divided(sums, dy, at, counts, rows, count, half_format):
     """Add `count` gradients, from `at` on in `dy`, divided by `rows` and by the `counts`, to `sums`."""
 

@@ -10,7 +10,7 @@ from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import average as tiling
 from fastpool.backends.numba.tiling.average import (
-    BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES,
+    BY_CHANNELS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES,
     AverageBackwardTiling,
     AverageTiling,
     Counted,
@@ -102,6 +102,11 @@ def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
     if _may_be_masked(g) and row <= tuning.TILE:
         rows = min(max(tuning.TILE // row, 1), g.OH)
         return tiling.average(g, rows, g.OW, g.inner, BY_MASK, g.W, itemsize)
+    if _may_be_read_in_place(g, VECTOR_BYTES // itemsize):
+        channels = min(g.inner, tuning.TILE)
+        columns = _equal(min(max(tuning.TILE // channels, 1), g.OW), g.OW)
+        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
+        return tiling.average(g, rows, columns, channels, BY_CHANNELS, 1, itemsize)
     method, channels = BY_WINDOWS, g.inner
     if g.KW <= max(tuning.LEAST_LONG, 2 * g.W):
         if g.sw == 1:
@@ -128,6 +133,12 @@ def _may_be_masked(g):
     """Whether a row of windows has as many elements as one of cells, or half as many: then rows are one long row."""
     strided = g.sw == 1 or (g.sw == 2 and g.inner == 1)
     return strided and g.OW * g.sw == g.W and g.KW <= tuning.MOST_TAPS_MASKED
+
+
+def _may_be_read_in_place(g, width):
+    """Whether windows share few cells, and each of them has vectors of its own."""
+    reads = g.KH * g.KW * g.OH * g.OW
+    return g.D == g.KD == 1 and g.inner >= width and g.W > 1 and reads <= tuning.MOST_READS * g.H * g.W
 
 
 def _columns_of_windows(g, channels):

@@ -6,7 +6,7 @@ from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/average.py` adds up the windows of a row: a function for each.
-BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS = range(4)
+BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_CHANNELS, BY_WINDOWS = range(5)
 
 # Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
 SUMMED_STRIDES = 2, 3, 5
