@@ -159,6 +159,37 @@ def _global_pool(extreme: str, small: Shape, full: Shape) -> Iterator[Case]:
     yield Case(f"{op}_backward", f"{op}_backward", backward, small, full, "floats")
 
 
+def _average_pool(
+    axes: int, label: str, small: Shape, full: Shape, kernel_size: int, stride: int, padding: int = 0, quick: bool = False
+) -> Iterator[Case]:
+    """Average pooling forward and backward."""
+    op = f"avg_pool{axes}d"
+    window = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+
+    def forward(rng, dtype, shape, layout):
+        return {"x": random_array(rng, dtype, in_layout(shape, layout)), **window, "data_format": layout}
+
+    def backward(rng, dtype, shape, layout):
+        x_shape = in_layout(shape, layout)
+        dy = random_array(rng, dtype, Window.plan(axes, x_shape, **window, data_format=layout).y_shape)
+        return {"dy": dy, "x_shape": x_shape, **window, "data_format": layout}
+
+    yield Case(f"{op} {label}", op, forward, small, full, "floats", exact=False, quick=quick)
+    yield Case(f"{op}_backward {label}", f"{op}_backward", backward, small, full, "floats", exact=False, quick=quick)
+
+
+def _global_average_pool(small: Shape, full: Shape) -> Iterator[Case]:
+    def forward(rng, dtype, shape, layout):
+        return {"x": random_array(rng, dtype, in_layout(shape, layout)), "data_format": layout}
+
+    def backward(rng, dtype, shape, layout):
+        dy = random_array(rng, dtype, shape[:2])
+        return {"dy": dy, "x_shape": in_layout(shape, layout), "data_format": layout}
+
+    yield Case("global_avg_pool", "global_avg_pool", forward, small, full, "floats", exact=False)
+    yield Case("global_avg_pool_backward", "global_avg_pool_backward", backward, small, full, "floats", exact=False)
+
+
 def _unpool(small: Shape, full: Shape) -> Iterator[Case]:
     """The inverse of 2x2 pooling, with a random element of each window, by the indices of PyTorch."""
 
@@ -268,6 +299,12 @@ CASES: dict[str, Case] = {
         _pool(3, "2x2x2 s2", _VOLUME, _LARGE_VOLUME, 2, extreme="min"),
         _global_pool("max", _IMAGE, _LARGE_IMAGE),
         _global_pool("min", _IMAGE, _LARGE_IMAGE),
+        _average_pool(1, "3 s2", _LINE, _LONG_LINE, 3, 2),
+        _average_pool(2, "2x2 s2", _IMAGE, _LARGE_IMAGE, 2, 2, quick=True),
+        _average_pool(2, "3x3 s2 p1", _IMAGE, _LARGE_IMAGE, 3, 2, 1),
+        _average_pool(2, "3x3 s1 p1", _IMAGE, (8, 192, 28, 28), 3, 1, 1),
+        _average_pool(3, "2x2x2 s2", _VOLUME, _LARGE_VOLUME, 2, 2),
+        _global_average_pool(_IMAGE, (64, 512, 7, 7)),
         _unpool((2, 3, 8, 6), _LARGE_IMAGE),
         _maxout("strided, 2 pieces", "strided", 2, (2, 6, 5, 4), (8, 96, 112, 112), quick=True),
         _maxout("contiguous, 2 pieces", "contiguous", 2, (2, 6, 5, 4), (8, 96, 112, 112)),

@@ -12,7 +12,7 @@ import sys
 from itertools import pairwise
 
 import numpy as np
-from specimens import POOLS_BACKWARD, values
+from specimens import AVERAGES, AVERAGES_BACKWARD, POOLS_BACKWARD, values
 
 import fastpool as fp
 from fastpool import calls
@@ -129,6 +129,32 @@ def pool_problem(rng, end, dtype, fixed=None):
         equal(dx, POOLS_BACKWARD[axes](dy, argmax, shape, **window, backend="numpy"))
 
 
+def average_problem(rng, end, dtype, fixed=None):
+    dtype = dtype if dtype.kind == "f" else np.dtype("f4")
+    space, window = fixed or a_window(rng, int(rng.choice([1, 2, 2, 2, 3])))
+    axes = len(space)
+    window = {name: value for name, value in window.items() if name != "dilation"}
+    if rng.random() < 0.2:
+        window = {**window, "kernel_size": space}  # all of each row, or of the plane
+    layout = str(rng.choice(["channels_first", "channels_last"]))
+    n, c = int(rng.integers(1, 4)), int(rng.choice([1, 2, 3, 5, 16, 17, 33, 100]) if layout == "channels_last" else 2)
+    shape = (n, c, *space) if layout == "channels_first" else (n, *space, c)
+    window = {**window, "data_format": layout, "count_include_pad": bool(rng.random() < 0.5)}
+    # Mostly in many blocks and chunks, which otherwise only large arrays have.
+    tuning.TILE, tuning.MOST_SUMS_OF_A_ROW = int(rng.choice([1, 70, 500, 4096])), int(rng.choice([1, 300, 1 << 16]))
+    yield f"average {shape} {window}"
+    x = flush(shape, dtype, end, small_integers(rng, shape, dtype))
+    eps = 8 * float(np.finfo(dtype).eps)
+    expected = AVERAGES[axes](x, **window, backend="numpy")
+    y = flush(expected.shape, dtype, end)
+    AVERAGES[axes](x, **window, out=y, backend="numba")
+    equal(y, expected, rtol=eps, atol=eps)
+    dy, dx = flush(y.shape, dtype, end, small_integers(rng, y.shape, dtype)), flush(shape, dtype, end)
+    AVERAGES_BACKWARD[axes](dy, shape, **window, out=dx, backend="numba")
+    equal(dx, AVERAGES_BACKWARD[axes](dy, shape, **window, backend="numpy"), rtol=eps, atol=eps)
+    tuning.TILE, tuning.MOST_SUMS_OF_A_ROW = 4096, 1 << 16
+
+
 def maxout_problem(rng, end, dtype):
     units, pieces = (int(n) for n in rng.integers(1, 20, 2))
     shape = [int(n) for n in rng.integers(1, 12, rng.integers(1, 4))]
@@ -206,6 +232,7 @@ CERTAIN = [
     ((300, 2), {"kernel_size": 3, "stride": 2, "padding": 1}),
     ((20, 530), {"kernel_size": 9, "stride": 1, "padding": 4}),
     ((21, 1030), {"kernel_size": (9, 5), "stride": (1, 2)}),
+    ((1, 2, 13), {"kernel_size": 1, "stride": 1, "padding": 1}),
 ]
 
 
@@ -217,11 +244,13 @@ def run_by(runner):
 
 
 def problems(rng, count):
-    makers = [pool_problem] * 6 + [maxout_problem] * 2 + [columns_problem, activation_problem]
+    makers = [pool_problem] * 6 + [average_problem] * 3 + [maxout_problem] * 2 + [columns_problem, activation_problem]
     for end in (True, False):
         for fixed in CERTAIN:
             for dtype in DTYPES:
                 yield end, dtype, pool_problem(rng, end, dtype, fixed)
+                if dtype.kind == "f":
+                    yield end, dtype, average_problem(rng, end, dtype, fixed)
     for _ in range(count):
         end, dtype = bool(rng.random() < 0.7), DTYPES[rng.integers(len(DTYPES))]
         yield end, dtype, makers[rng.integers(len(makers))](rng, end, dtype)

@@ -55,6 +55,8 @@ TIMEOUT = 150
 POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
 POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.max_pool3d_backward}
 UNPOOLS = {1: fp.max_unpool1d, 2: fp.max_unpool2d, 3: fp.max_unpool3d}
+AVERAGES = {1: fp.avg_pool1d, 2: fp.avg_pool2d, 3: fp.avg_pool3d}
+AVERAGES_BACKWARD = {1: fp.avg_pool1d_backward, 2: fp.avg_pool2d_backward, 3: fp.avg_pool3d_backward}
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
 
@@ -261,6 +263,46 @@ def pool_backward(rng, case, backend, small):
     return Call(run, (dy, argmax), options, expected, f"max_pool{axes}d_backward of {shape}", fixed=(1,))
 
 
+def an_average(rng, backend, small):
+    axes = int(rng.choice([1, 2, 2, 2, 3]))
+    while True:
+        shape, options, window, other = a_window(rng, axes, backend, small=small, most_taps=taps_for(small))
+        if max(window.dilation) == 1:
+            break
+    options.pop("dilation")
+    options["count_include_pad"] = bool(rng.random() < 0.5)
+    if rng.random() < 0.2:
+        options["divisor_override"] = int(rng.choice([1, 3, 1000]))
+    return axes, shape, options, other
+
+
+def average(rng, case, backend, small):
+    axes, shape, options, other = an_average(rng, backend, small)
+
+    def expected(x):
+        return (AVERAGES[axes](x, **options, backend=other),)
+
+    x = gradients(rng, shape, a_dtype(rng, case, FLOATS))
+    return Call(AVERAGES[axes], (x,), options, expected, f"avg_pool{axes}d", eps=16)
+
+
+def average_backward(rng, case, backend, small):
+    axes, shape, options, other = an_average(rng, backend, small)
+
+    def run(dy, **more):
+        return AVERAGES_BACKWARD[axes](dy, shape, **more)
+
+    def expected(dy):
+        return (run(dy, **options, backend=other),)
+
+    y_shape = Window.plan(axes, shape, **{k: v for k, v in options.items() if k not in NOT_OF_WINDOWS}).y_shape
+    dy = gradients(rng, y_shape, a_dtype(rng, case, FLOATS))
+    return Call(run, (dy,), options, expected, f"avg_pool{axes}d_backward of {shape}", eps=64)
+
+
+NOT_OF_WINDOWS = "count_include_pad", "divisor_override"
+
+
 def a_plane(rng, case, small):
     space = [a_size(rng, 9 if small else 30) for _ in range(int(rng.integers(1, 4)))]
     n, c = int(rng.integers(1, 4)), int(rng.choice([1, 2, 3] if small else [1, 2, 5, 33]))
@@ -295,6 +337,31 @@ def global_pool_backward(rng, case, backend, small):
 
     dy = gradients(rng, y.shape, a_dtype(rng, case, FLOATS))
     return Call(run, (dy, argmax), options, expected, f"global_max_pool_backward of {shape}", fixed=(1,))
+
+
+def global_average(rng, case, backend, small):
+    shape, _, options = a_plane(rng, case, small)
+    other, dtype = reference(backend, small), a_dtype(rng, case, FLOATS)
+
+    def expected(x):
+        return (fp.global_avg_pool(x, **options, backend=other),)
+
+    return Call(fp.global_avg_pool, (gradients(rng, shape, dtype),), options, expected, "global_avg_pool", eps=16)
+
+
+def global_average_backward(rng, case, backend, small):
+    shape, _, options = a_plane(rng, case, small)
+    other = reference(backend, small)
+    y_shape = fp.global_max_pool(np.zeros(shape, "u1"), **options, backend="numpy").shape
+
+    def run(dy, **more):
+        return fp.global_avg_pool_backward(dy, shape, **more)
+
+    def expected(dy):
+        return (run(dy, **options, backend=other),)
+
+    dy = gradients(rng, y_shape, a_dtype(rng, case, FLOATS))
+    return Call(run, (dy,), options, expected, f"global_avg_pool_backward of {shape}", eps=16)
 
 
 def a_maxout(rng, case, small):
@@ -561,6 +628,10 @@ OPS = {
     "global": (global_pool, "max_pool", 2),
     "global_min": (partial(global_pool, extreme="min"), "min_pool", 1),
     "global_backward": (global_pool_backward, "max_pool_backward", 2),
+    "average": (average, "avg_pool", 8),
+    "average_backward": (average_backward, "avg_pool_backward", 6),
+    "global_average": (global_average, "avg_pool", 2),
+    "global_average_backward": (global_average_backward, "avg_pool_backward", 2),
     "maxout": (maxout, "max_pool", 4),
     "maxout_backward": (maxout_backward, "max_pool_backward", 3),
     "im2col": (im2col, "im2col", 4),
@@ -580,6 +651,8 @@ WRONG = {
     "dilation": (0, -1, 2**70, 1.0, "2", (1,) * 6, None, True),
     "ceil_mode": (2, None, "yes"),
     "return_argmax": (2, None, "yes"),
+    "count_include_pad": (2, None, "yes"),
+    "divisor_override": (0, -1, 1.5, "2", True),
     "keepdims": (2, None, "yes"),
     "data_format": ("NCHW", None, 0, "channels_middle"),
     "order": ("rows", None, 3),
@@ -632,6 +705,8 @@ class Machine:
         # Columns mostly in many blocks and with stores that bypass the caches, which otherwise only large arrays use.
         _replace(self.tuning, "MOST_COLUMNS_PACKED", int(rng.choice([1, 60, 500, 1 << 15])))
         _replace(self.tuning, "LARGE_COLUMNS", int(rng.choice([0, 1 << 25])))
+        # Averages in chunks, which otherwise only very long windows have.
+        _replace(self.tuning, "MOST_SUMS_OF_A_ROW", int(rng.choice([1, 300, 1 << 16])))
         self.tuning.forget_plans()
         fp.set_num_threads(int(rng.integers(1, 5)) if way != "shared" else 3)
 

@@ -124,6 +124,8 @@ def _dtypes(name):
 
 POOLS = {1: fp.max_pool1d, 2: fp.max_pool2d, 3: fp.max_pool3d}
 POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.max_pool3d_backward}
+AVERAGES = {1: fp.avg_pool1d, 2: fp.avg_pool2d, 3: fp.avg_pool3d}
+AVERAGES_BACKWARD = {1: fp.avg_pool1d_backward, 2: fp.avg_pool2d_backward, 3: fp.avg_pool3d_backward}
 UNPOOLS = {1: fp.max_unpool1d, 2: fp.max_unpool2d, 3: fp.max_unpool3d}
 
 WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -229,6 +231,58 @@ def pool_cases(axes, name, shape, window, dtypes, extreme="max"):
         Case(f"{op} {name}", f"{extreme}_pool", dtypes, arrays, forward),
         Case(f"{op} {name}, no arg{extreme}", f"{extreme}_pool", FEW[::2], arrays, alone),
         Case(f"{op}_backward {name}", "max_pool_backward", floats, backward_arrays, backward),
+    ]
+
+
+def average_cases(axes, name, shape, window, dtypes):
+    floats = tuple(d for d in dtypes if d in FLOATS)
+
+    def cases_of(label, dtypes, **more):
+        plan = window | more
+
+        def arrays(dtype, layout):
+            x = grads(shape, dtype, zlib.crc32(name.encode()))
+            return (to_layout(x, layout),)
+
+        def forward(x, layout, **more):
+            return AVERAGES[axes](x, **plan, data_format=layout, **more)
+
+        def backward_arrays(dtype, layout):
+            return (grads(forward(*arrays(dtype, layout), layout, backend="naive").shape, dtype),)
+
+        def backward(dy, layout, **more):
+            return AVERAGES_BACKWARD[axes](dy, shaped(shape, layout), **plan, data_format=layout, **more)
+
+        return [
+            Case(f"avg_pool{axes}d {name}{label}", "avg_pool", dtypes, arrays, forward, rtol=16),
+            Case(f"avg_pool{axes}d_backward {name}{label}", "avg_pool_backward", dtypes, backward_arrays, backward, rtol=16),
+        ]
+
+    return [
+        *cases_of("", floats),
+        *cases_of(", without padding", FEW[2:], count_include_pad=False),
+        *cases_of(", divided by 7", FEW[2:], divisor_override=7),
+    ]
+
+
+def global_average_cases():
+    shape = (2, 19, 6, 7)
+
+    def arrays(dtype, layout):
+        return (to_layout(grads(shape, dtype), layout),)
+
+    def backward_arrays(dtype, layout):
+        return (grads(shape[:2], dtype),)
+
+    def forward(x, layout, **more):
+        return fp.global_avg_pool(x, data_format=layout, **more)
+
+    def backward(dy, layout, **more):
+        return fp.global_avg_pool_backward(dy, shaped(shape, layout), data_format=layout, **more)
+
+    return [
+        Case("global_avg_pool", "avg_pool", FLOATS, arrays, forward, rtol=16),
+        Case("global_avg_pool_backward", "avg_pool_backward", FLOATS, backward_arrays, backward, rtol=16),
     ]
 
 
@@ -373,11 +427,15 @@ def conv_cases():
 def _all_cases():
     for name, (shape, window) in WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name))
+        if "dilation" not in window:
+            yield from average_cases(len(shape) - 2, name, shape, window, _dtypes(name))
     for name in MINIMA:
         shape, window = WINDOWS[name]
         yield from pool_cases(len(shape) - 2, name, shape, window, _dtypes(name), "min")
+    yield from global_average_cases()
     for name, (shape, window) in () if INTERPRETED else LONG_WINDOWS.items():
         yield from pool_cases(len(shape) - 2, name, shape, window, FEW)
+        yield from average_cases(len(shape) - 2, name, shape, window, FEW)
     for grouping in ("strided", "contiguous"):
         for name, shape, units, axis in [
             ("dense", (6, 12), 4, None),

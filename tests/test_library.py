@@ -226,6 +226,7 @@ cols = fp.im2col(x, 3)
 results = [
     y, argmax, fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1), cols, fp.col2im(cols, x.shape, 3),
     fp.hard_swish(x), fp.hard_swish_backward(x, x), fp.swish(x), fp.swish_backward(x, x), fp.maxout(x, 3, axis=1),
+    fp.avg_pool2d(x, 3, 2, 1), fp.avg_pool2d_backward(x, (2, 3, 18, 22), 2), fp.global_avg_pool(x.astype(np.float16)),
     fp.max_pool2d((100 * x).astype(np.int16), 2), fp.max_pool2d(x.astype(np.float16), 2),
 ]
 import hashlib, sys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, shaped, to_layout, values
+from specimens import AVERAGES, AVERAGES_BACKWARD, LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, shaped, to_layout, values
 
 import fastpool as fp
 
@@ -102,6 +102,50 @@ def test_the_gradient_of_a_pool_is_the_adjoint_of_its_derivative(backend, proble
     lookup = dict(zip(x.ravel(), v.ravel(), strict=True))
     jv = np.array([lookup.get(value, 0.0) for value in y.ravel()])  # padding alone gives -inf, and no gradient
     assert dy.ravel() @ jv == np.vdot(POOLS_BACKWARD[n](dy, argmax, x.shape, **plan), v)
+
+
+@settings(bounded, max_examples=40)
+@given(problem=problems(), include=st.booleans(), override=st.sampled_from([None, 5]))
+def test_the_gradient_of_an_average_pool_is_its_adjoint(backend, problem, include, override):
+    """<dy, A x> = <A' dy, x>, for A is linear."""
+    axes, shape, window, layout = problem
+    n, rng = len(axes), np.random.default_rng(3)
+    plan = {name: value for name, value in window.items() if name != "dilation"}
+    plan |= {"count_include_pad": include, "divisor_override": override, "data_format": layout, "backend": backend}
+    x = to_layout(rng.integers(-9, 10, shape).astype(np.float64), layout)
+    try:
+        y = AVERAGES[n](x, **plan)
+        dy = rng.integers(-9, 10, y.shape).astype(np.float64)
+        dx = AVERAGES_BACKWARD[n](dy, x.shape, **plan)
+    except NotImplementedError as missing:
+        pytest.skip(str(missing))
+    np.testing.assert_allclose(np.vdot(dy, y), np.vdot(dx, x), rtol=1e-12, atol=1e-10)
+
+
+@settings(bounded, max_examples=40)
+@given(problem=problems(), include=st.booleans())
+def test_the_average_is_the_sum_over_the_count_by_definition(backend, problem, include):
+    axes, shape, window, layout = problem
+    for a in axes:
+        a["dilation"] = 1
+    x = np.random.default_rng(0).integers(-9, 10, shape).astype(np.float64)
+    plan = {name: value for name, value in window.items() if name != "dilation"}
+    plan |= {"count_include_pad": include, "data_format": layout, "backend": backend}
+    try:
+        y = AVERAGES[len(axes)](to_layout(x, layout), **plan)
+    except NotImplementedError as missing:
+        pytest.skip(str(missing))
+    lists = [windows_by_definition(a, window["ceil_mode"]) for a in axes]
+    expected = np.zeros((*shape[:2], *map(len, lists)))
+    for position in np.ndindex(expected.shape[2:]):
+        cells, count = x, 1
+        for i, (a, starts) in enumerate(zip(axes, lists, strict=True)):
+            taps = starts[position[i]] + np.arange(a["kernel"])
+            real = (taps >= 0) & (taps < a["size"])
+            cells = cells.take(taps[real], axis=i + 2)
+            count *= (taps < a["size"] + a["after"]).sum() if include else real.sum()
+        expected[(..., *position)] = cells.sum(tuple(range(2, x.ndim))) / max(count, 1)
+    np.testing.assert_allclose(y, to_layout(expected, layout), rtol=1e-14, atol=1e-14)
 
 
 @settings(bounded, max_examples=30)
@@ -241,6 +285,21 @@ def test_pools_give_the_same_bits_whatever_the_number_of_threads(window, shape, 
     def call():
         y, argmax = fp.max_pool2d(x, **plan, return_argmax=True)
         return y, argmax, fp.max_pool2d_backward(y, argmax, x.shape, **plan)
+
+    assert same_bits(call, threads)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 1, 700, 900), (2, 67, 60, 60), (300, 20, 12, 12)], ids=str)
+@pytest.mark.parametrize("window", THREADED)
+def test_averages_are_the_same_bits_whatever_the_number_of_threads(window, shape, layout, dtype, threads):
+    x = to_layout(np.random.default_rng(6).standard_normal(shape, np.float32).astype(dtype), layout)
+    plan = {name: value for name, value in THREADED[window].items() if name != "dilation"} | {"data_format": layout}
+
+    def call():
+        y, mean = fp.avg_pool2d(x, **plan), fp.global_avg_pool(x, data_format=layout)
+        return y, mean, fp.avg_pool2d_backward(y, x.shape, **plan)
 
     assert same_bits(call, threads)
 

@@ -281,6 +281,10 @@ def test_gradients_and_activations_take_the_floats_only(dtype):
     for call in (
         lambda: fp.max_pool2d_backward(x, argmax, (4, 4), 2),
         lambda: fp.maxout_backward(x, argmax, (2, 4)),
+        lambda: fp.avg_pool2d(x, 2),
+        lambda: fp.avg_pool2d_backward(x, (4, 4), 2),
+        lambda: fp.global_avg_pool(x[None]),
+        lambda: fp.global_avg_pool_backward(x, (2, 2, 4)),
         lambda: fp.hard_swish(x),
         lambda: fp.swish(x),
         lambda: fp.hard_swish_backward(x, x),
@@ -678,6 +682,9 @@ OUT_CALLS = {
     "im2col": lambda out: fp.im2col(IMAGES, 2, out=out),
     "col2im": lambda out: fp.col2im(IMAGES[:, 0], (2, 1, 2, 5), (2, 2), out=out),
     "global_max_pool": lambda out: fp.global_max_pool(IMAGES, out=out),
+    "avg_pool2d": lambda out: fp.avg_pool2d(IMAGES, 2, out=out),
+    "avg_pool2d_backward": lambda out: fp.avg_pool2d_backward(IMAGES, (2, 3, 4, 4), 1, out=out),
+    "global_avg_pool": lambda out: fp.global_avg_pool(IMAGES, out=out),
     "hard_swish": lambda out: fp.hard_swish(IMAGES, out=out),
     "conv2d": lambda out: fp.conv2d(IMAGES, IMAGES, out=out),
     "max_unpool2d": lambda out: fp.max_unpool2d(IMAGES, np.zeros(IMAGES.shape, int), 1, out=out),
@@ -699,7 +706,7 @@ class TestOut:
     def new_out(self, op):
         shapes = {
             "max_pool2d": (2, 3, 2, 2), "maxout": (2, 3, 4, 2), "im2col": (2, 12, 9), "col2im": (2, 1, 2, 5),
-            "global_max_pool": (2, 3), "conv2d": (2, 2, 1, 1),
+            "global_max_pool": (2, 3), "global_avg_pool": (2, 3), "avg_pool2d": (2, 3, 2, 2), "conv2d": (2, 2, 1, 1),
         }  # fmt: skip
         return np.zeros(shapes.get(op, IMAGES.shape), np.float32)
 
@@ -770,6 +777,8 @@ def test_a_matrix_takes_a_result_too():
             out=a,
         ),
         lambda a: fp.maxout(a, 4, out=a),
+        lambda a: fp.avg_pool2d(a, 1, out=a),
+        lambda a: fp.avg_pool2d_backward(a, a.shape, 1, out=a),
         lambda a: fp.hard_swish(a, out=a),
         lambda a: fp.swish_backward(np.ones_like(a), a, out=a),
         lambda a: fp.swish_backward(a, np.ones_like(a), out=a),
@@ -780,7 +789,7 @@ def test_a_matrix_takes_a_result_too():
         lambda a: fp.max_unpool2d(np.ones(a.shape, np.int32), a.view(np.int32), 1, out=a.view(np.int32)),
     ],
     ids=[
-        "pool", "overlapping views", "backward", "argmax of backward", "maxout", "hard_swish", "x of swish",
+        "pool", "overlapping views", "backward", "argmax of backward", "maxout", "average", "backward of average", "hard_swish", "x of swish",
         "dy of swish", "im2col",
         "conv2d", "bias of conv2d", "unpool", "indices of unpool",
     ],
@@ -899,6 +908,12 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.max_pool2d_backward(EYE, EYE, (-4, 4), 1), r"x_shape must not be negative .*\(-4, 4\)"),
         (lambda: fp.argmax_to_indices(np.zeros(4, np.uint8), (4,), (1,), convention="jax"), "convention .*'jax'"),
         (lambda: fp.max_pool1d_backward(np.ones(2), np.zeros(2, np.uint8), (2**62,), 1, 2**62, 1), "overflows"),
+        (lambda: fp.avg_pool2d(EYE, 5), "kernel_size: a window of 5 cells does not fit into an axis of 4"),
+        (lambda: fp.avg_pool2d(EYE, 2, divisor_override=0), "divisor_override must be positive, got 0"),
+        (lambda: fp.avg_pool2d(EYE, 2, padding="full"), "padding must be 'valid', 'same', 'same_lower' .*got 'full'"),
+        (lambda: fp.avg_pool2d_backward(EYE, (4, 4), 2), r"dy must have the shape \(2, 2\) of the pooled .*\(4, 4\)"),
+        (lambda: fp.global_avg_pool_backward(EYE, (4, 2, 3)), r"dy must have the shape \(4, 2\) .*got \(4, 4\)"),
+        (lambda: fp.global_avg_pool(EYE), r"x must have a batch, a channel and one to three .*got shape \(4, 4\)"),
         (lambda: fp.set_num_threads(0), "n must be positive, got 0"),
     ],
 )  # fmt: skip
@@ -937,6 +952,10 @@ def test_what_makes_no_sense_is_refused_with_the_argument_and_the_value(call, me
         (lambda: fp.global_max_pool(IMAGES, keepdims="no"), "keepdims must be True or False, got 'no'"),
         (lambda: fp.global_max_pool(IMAGES, return_argmax=1.0), "return_argmax must be True or False, got 1.0"),
         (lambda: fp.global_max_pool_backward(EYE, EYE, (4, 4, 1), keepdims=-1), "keepdims must be .*got -1"),
+        (lambda: fp.avg_pool2d(EYE, 2, count_include_pad=None), "count_include_pad must be True or False, got None"),
+        (lambda: fp.avg_pool2d(EYE, 2, divisor_override=2.0), "divisor_override must be an integer, got 2.0"),
+        (lambda: fp.avg_pool2d(EYE, 2, ceil_mode=2), "ceil_mode must be True or False, got 2"),
+        (lambda: fp.global_avg_pool(IMAGES, keepdims="no"), "keepdims must be True or False, got 'no'"),
         (lambda: fp.im2col(IMAGES, 2, None), "stride must be one integer or one for each axis, got None"),
         (lambda: fp.col2im(IMAGES, (1, 1, 4, 4), 2, None), "stride must be one integer .*got None"),
         (lambda: fp.conv2d(IMAGES, IMAGES, stride=None), "stride must be one integer .*got None"),
@@ -1371,6 +1390,90 @@ def test_global_pooling_is_the_maximum_over_space_and_its_gradient_goes_there(ke
     np.testing.assert_array_equal(y, x.max(axes, keepdims=keepdims))
     dx = fp.global_max_pool_backward(y, argmax, x.shape, data_format=layout, keepdims=keepdims, backend=backend)
     np.testing.assert_array_equal(dx, np.where(x == x.max(axes, keepdims=True), x, 0))
+
+
+@pytest.fixture
+def averager(backend):
+    """Every backend that has averages."""
+    if not has(backend, "avg_pool"):
+        pytest.skip(f"the backend {backend} has no avg_pool")
+    return backend
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_an_average_of_padding_alone_is_zero_and_sends_no_gradient(dtype, averager):
+    x = np.full((1, 1, 2, 2), 6, dtype)
+    for include in (True, False):
+        plan = {"stride": 2, "padding": 2, "count_include_pad": include, "backend": averager}
+        y = fp.avg_pool2d(x, 2, **plan)
+        np.testing.assert_array_equal(y.astype(float), [[[[0, 0, 0], [0, 6, 0], [0, 0, 0]]]])
+        dx = fp.avg_pool2d_backward(np.full(y.shape, 8, dtype), x.shape, 2, **plan)
+        np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 2))
+
+
+def test_padding_counts_if_it_is_told_to_that_of_same_too(averager):
+    x = np.full((1, 1, 3), 6.0)
+    for padding in (1, "same", ((1, 1),)):
+        with_padding = fp.avg_pool1d(x, 3, 1, padding, backend=averager)
+        np.testing.assert_array_equal(with_padding, [[[4, 6, 4]]])
+        np.testing.assert_array_equal(fp.avg_pool1d(x, 3, 1, padding, False, False, backend=averager), [[[6, 6, 6]]])
+    np.testing.assert_array_equal(fp.avg_pool1d(x, 3, 1, "same", divisor_override=2, backend=averager), [[[6, 9, 6]]])
+
+
+def test_what_hangs_over_the_end_of_the_padding_never_counts(averager):
+    y = fp.avg_pool1d(np.full((1, 1, 3), 6.0), 3, 3, 1, ceil_mode=True, backend=averager)
+    np.testing.assert_array_equal(y, [[[4, 3]]])
+    y = fp.avg_pool1d(np.full((1, 1, 5), 6.0), 3, 2, ((0, 1),), ceil_mode=True, backend=averager)
+    np.testing.assert_array_equal(y, [[[6, 6, 3]]])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+def test_half_averages_are_summed_in_float32_and_rounded_once(dtype, averager):
+    dtype = np.dtype(dtype)
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    x = np.array([4, *[eps] * 3], dtype)
+    y = fp.avg_pool1d(x, 4, divisor_override=1, backend=averager)
+    np.testing.assert_array_equal(y.astype(float), np.array([4 + 3 * eps]).astype(dtype).astype(float))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_values_have_themselves_as_their_average(layout, averager):
+    x = np.full((2, 5, 15, 21), 0.1, np.float64)
+    for window in (2, 3, 5, 7, (15, 21)):
+        plan = {"count_include_pad": False, "padding": 1, "data_format": layout, "backend": averager}
+        np.testing.assert_allclose(fp.avg_pool2d(to_layout(x, layout), window, **plan), 0.1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_reach_the_windows_that_cover_them_and_no_others(value, averager):
+    x = np.zeros((1, 1, 9, 9))
+    x[0, 0, 4, 4] = value
+    y = fp.avg_pool2d(x, 3, 1, 1, backend=averager)[0, 0]
+    np.testing.assert_array_equal(y[3:6, 3:6], value)
+    y[3:6, 3:6] = 0
+    assert not y.any()
+    dx = fp.avg_pool2d_backward(x, x.shape, 3, 1, 1, backend=averager)[0, 0]
+    np.testing.assert_array_equal(dx[3:6, 3:6], value)
+    dx[3:6, 3:6] = 0
+    assert not dx.any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_the_global_average_is_the_mean_over_space(keepdims, layout, averager):
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 7))
+    y = fp.global_avg_pool(to_layout(x, layout), data_format=layout, keepdims=keepdims, backend=averager)
+    expected = x.mean((2, 3), keepdims=keepdims)
+    np.testing.assert_allclose(y, to_layout(expected, layout) if keepdims else expected, rtol=1e-13)
+    dx = fp.global_avg_pool_backward(
+        y, to_layout(x, layout).shape, data_format=layout, keepdims=keepdims, backend=averager
+    )
+    np.testing.assert_allclose(dx, to_layout(np.broadcast_to(x.mean((2, 3), keepdims=True) / 35, x.shape), layout))
+
+
+def test_a_backend_without_averages_is_told_which_have_them():
+    with pytest.raises(NotImplementedError, match="backend 'cython' has no avg_pool; these have: .*numpy, naive"):
+        fp.avg_pool2d(EYE, 2, backend="cython")
 
 
 @pytest.mark.parametrize("axis", range(-4, 4))

@@ -9,7 +9,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
-from specimens import LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, to_layout, values
+from specimens import AVERAGES, AVERAGES_BACKWARD, LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, to_layout, values
 
 import fastpool as fp
 from fastpool import convolution
@@ -21,6 +21,7 @@ PROBLEMS = int(os.environ.get("FASTPOOL_TORCH_PROBLEMS", "300"))
 DTYPES = ("float32", "float64", "float16", "bfloat16", "uint8", "int8", "int32", "int64")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVG_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 MAX_UNPOOLS = {1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d}
 
 
@@ -83,6 +84,39 @@ def test_pooling_agrees(seed):
         expected.backward(tensor(dy))
         dx = POOLS_BACKWARD[axes](to_layout(dy, layout), argmax, mine.shape, **plan)
         same(dx, to_layout(array(theirs.grad), layout))
+
+
+@pytest.mark.parametrize("seed", range(PROBLEMS // 2))
+def test_average_pooling_agrees(seed):
+    axes, shape, window, _, layout = random_problem(seed)
+    rng = np.random.default_rng([7, seed])
+    space = [max(n, k) for n, k in zip(shape[2:], window["kernel_size"], strict=True)]
+    window = {name: value for name, value in window.items() if name != "dilation"}
+    window["count_include_pad"] = bool(rng.integers(2))
+    if axes > 1 and rng.random() < 0.3:
+        window["divisor_override"] = int(rng.integers(1, 9))
+    dtype = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)[seed % 4]
+    x = rng.integers(-9, 10, (*shape[:2], *space)).astype(dtype)
+    theirs = tensor(x).requires_grad_()
+    expected = AVG_POOLS[axes](theirs, **window)
+    dy = rng.integers(-9, 10, expected.shape).astype(dtype)
+    expected.backward(tensor(dy))
+    y = AVERAGES[axes](to_layout(x, layout), **window, data_format=layout)
+    dx = AVERAGES_BACKWARD[axes](to_layout(dy, layout), to_layout(x, layout).shape, **window, data_format=layout)
+    # PyTorch rounds the gradients of two-byte floats at each addition.
+    eps, much = float(ml_dtypes.finfo(dtype).eps), 16 if dtype.itemsize == 2 else 4
+    for got, their, most in ((y, expected, 4), (dx, theirs.grad, much * max(window["kernel_size"]))):
+        assert got.dtype == dtype
+        got, their = got.astype(np.float64), to_layout(array(their), layout).astype(np.float64)
+        np.testing.assert_allclose(got, their, rtol=most * eps, atol=9 * most * eps)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_tensor_is_averaged_to_a_tensor(axes):
+    x = torch.arange(2.0 * 3 * 8**axes).reshape(2, 3, *(8,) * axes)
+    y = AVERAGES[axes](x, 3, 2, 1)
+    torch.testing.assert_close(y, AVG_POOLS[axes](x, 3, 2, 1))
+    torch.testing.assert_close(fp.global_avg_pool(x), x.mean(tuple(range(2, x.ndim))))
 
 
 @pytest.mark.parametrize("axes", [2, 3])

@@ -228,7 +228,7 @@ def pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_fo
     for column in range(block.columns):
         first, last = max(column * g.sw, block.begin), min(column * g.sw + g.KW, block.end)
         counts, at = tail_view(buffers.counts, column * t.block_channels), to + column * g.inner
-        if first < last and source.rows.count > 0:
+        if first < last and source.slices.count * source.rows.count > 0:
             origin, taps = source.origin + first * g.inner, Steps(last - first, g.inner)
             average_rows(y, at, x, origin, source.rows, taps, counts, factor, block.channels, buffers.totals, half_format)
         else:
