@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.average import (
+from fastpool.average_pooling import (
     avg_pool1d,
     avg_pool1d_backward,
     avg_pool2d,
