@@ -160,7 +160,14 @@ def _global_pool(extreme: str, small: Shape, full: Shape) -> Iterator[Case]:
 
 
 def _average_pool(
-    axes: int, label: str, small: Shape, full: Shape, kernel_size: int, stride: int, padding: int = 0, quick: bool = False
+    axes: int,
+    label: str,
+    small: Shape,
+    full: Shape,
+    kernel_size: int,
+    stride: int,
+    padding: int = 0,
+    quick: bool = False,
 ) -> Iterator[Case]:
     """Average pooling forward and backward."""
     op = f"avg_pool{axes}d"
@@ -171,7 +178,8 @@ def _average_pool(
 
     def backward(rng, dtype, shape, layout):
         x_shape = in_layout(shape, layout)
-        dy = random_array(rng, dtype, Window.plan(axes, x_shape, **window, data_format=layout).y_shape)
+        y_shape = Window.plan(axes, x_shape, kernel_size, stride, padding, data_format=layout).y_shape
+        dy = random_array(rng, dtype, y_shape)
         return {"dy": dy, "x_shape": x_shape, **window, "data_format": layout}
 
     yield Case(f"{op} {label}", op, forward, small, full, "floats", exact=False, quick=quick)

@@ -92,7 +92,9 @@ class Divisors(NamedTuple):
 
     def along(self, axis: int, window: Window) -> np.ndarray:
         """How many cells of each window along one axis count."""
-        starts = range(-window.before[axis], window.out[axis] * window.stride[axis] - window.before[axis], window.stride[axis])
+        starts = range(
+            -window.before[axis], window.out[axis] * window.stride[axis] - window.before[axis], window.stride[axis]
+        )
         kernel, begin, end = window.kernel[axis], self.begin[axis], self.end[axis]
         return np.array([counted_cells(start, kernel, begin, end) for start in starts])
 
@@ -380,7 +382,9 @@ def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None
         return None
     # Not by `Window.plan`, which would add windows over cells that the whole leaves over.
     above = top - start * whole.stride[1] + whole.before[1]
-    below = max((stop - 1) * whole.stride[1] - whole.before[1] + (whole.kernel[1] - 1) * whole.dilation[1] + 1 - bottom, 0)
+    below = max(
+        (stop - 1) * whole.stride[1] - whole.before[1] + (whole.kernel[1] - 1) * whole.dilation[1] + 1 - bottom, 0
+    )
     pads = (above, below), (whole.before[2], whole.after[2])
     size, out = (bottom - top, whole.size[2]), (stop - start, whole.out[2])
     shape = (images, whole.channels, *size)

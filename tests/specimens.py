@@ -238,6 +238,7 @@ def average_cases(axes, name, shape, window, dtypes):
     floats = tuple(d for d in dtypes if d in FLOATS)
 
     def cases_of(label, dtypes, **more):
+        op = f"avg_pool{axes}d"
         plan = window | more
 
         def arrays(dtype, layout):
@@ -254,8 +255,15 @@ def average_cases(axes, name, shape, window, dtypes):
             return AVERAGES_BACKWARD[axes](dy, shaped(shape, layout), **plan, data_format=layout, **more)
 
         return [
-            Case(f"avg_pool{axes}d {name}{label}", "avg_pool", dtypes, arrays, forward, rtol=16),
-            Case(f"avg_pool{axes}d_backward {name}{label}", "avg_pool_backward", dtypes, backward_arrays, backward, rtol=16),
+            Case(f"{op} {name}{label}", "avg_pool", dtypes, arrays, forward, rtol=16),
+            Case(
+                f"avg_pool{axes}d_backward {name}{label}",
+                "avg_pool_backward",
+                dtypes,
+                backward_arrays,
+                backward,
+                rtol=16,
+            ),
         ]
 
     return [

@@ -789,7 +789,8 @@ def test_a_matrix_takes_a_result_too():
         lambda a: fp.max_unpool2d(np.ones(a.shape, np.int32), a.view(np.int32), 1, out=a.view(np.int32)),
     ],
     ids=[
-        "pool", "overlapping views", "backward", "argmax of backward", "maxout", "average", "backward of average", "hard_swish", "x of swish",
+        "pool", "overlapping views", "backward", "argmax of backward", "maxout",
+        "average", "backward of average", "hard_swish", "x of swish",
         "dy of swish", "im2col",
         "conv2d", "bias of conv2d", "unpool", "indices of unpool",
     ],
@@ -1472,7 +1473,7 @@ def test_the_global_average_is_the_mean_over_space(keepdims, layout, averager):
 
 
 def test_a_backend_without_averages_is_told_which_have_them():
-    with pytest.raises(NotImplementedError, match="backend 'cython' has no avg_pool; these have: .*numpy, naive"):
+    with pytest.raises(NotImplementedError, match=r"backend 'cython' has no avg_pool; these have: .*numpy, naive"):
         fp.avg_pool2d(EYE, 2, backend="cython")
 
 

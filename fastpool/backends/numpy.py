@@ -117,7 +117,9 @@ def _avoids_padding(argmax, window, axis, windows):
 
 def _taps_and_windows(window, axis):
     """For each tap along an axis that is a cell in some window: slices of these windows, and of their cells."""
-    n, k, s, before, out = (each[axis] for each in (window.size, window.kernel, window.stride, window.before, window.out))
+    n, k, s, before, out = (
+        each[axis] for each in (window.size, window.kernel, window.stride, window.before, window.out)
+    )
     for tap in range(max(before - (out - 1) * s, 0), min(n + before, k)):
         first, end = max(-((tap - before) // s), 0), min((n - 1 + before - tap) // s + 1, out)
         if first < end:

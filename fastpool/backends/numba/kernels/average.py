@@ -25,10 +25,10 @@ from fastpool.backends.numba.kernels.sums import (
 from fastpool.backends.numba.kernels.windows import after_last_tap, first_tap, inside_input
 from fastpool.backends.numba.simd.vectors import (
     load,
+    load_like,
     load_stride_2,
     load_stride_3,
     load_stride_5,
-    load_like,
     splat,
     store,
     where,
@@ -182,7 +182,11 @@ def sum_masked(load_at, buffers, count, zeros, stride, g, t):
     """Overwrite the sums of columns with those of `count` windows, over the real taps along their rows."""
     width, none = width_of(buffers.cells), splat(zeros, np.uint8(0))
     for i in range(0, count, positive(width)):
-        source, bit, bits = t.lead - g.pw * g.inner + i * stride, splat(zeros, np.uint8(1)), load_like(zeros, buffers.tap_bits, i)
+        source, bit, bits = (
+            t.lead - g.pw * g.inner + i * stride,
+            splat(zeros, np.uint8(1)),
+            load_like(zeros, buffers.tap_bits, i),
+        )
         total = where((bits & bit) != none, load_at(buffers.cells, source), zeros)
         for tap in range(1, g.KW):
             bit = bit + bit
@@ -230,7 +234,9 @@ def pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_fo
         counts, at = tail_view(buffers.counts, column * t.block_channels), to + column * g.inner
         if first < last and source.slices.count * source.rows.count > 0:
             origin, taps = source.origin + first * g.inner, Steps(last - first, g.inner)
-            average_rows(y, at, x, origin, source.rows, taps, counts, factor, block.channels, buffers.totals, half_format)
+            average_rows(
+                y, at, x, origin, source.rows, taps, counts, factor, block.channels, buffers.totals, half_format
+            )
         else:
             fill_vectors(buffers.totals, 0, block.channels, zeros)
             divide_row(y, at, at + block.channels, buffers.totals, counts, factor, block.channels, half_format)

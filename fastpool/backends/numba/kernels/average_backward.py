@@ -93,7 +93,9 @@ def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, 
             else:
                 fill_vectors(buffers.grads, 0, t.grads - width_of(buffers.grads), zeros)
                 first, last = block.first_window, block.end_window
-                sum_windows(buffers.grads, buffers, dy, block, covering, first, last, block.origin, g, t, counted, half_format)
+                sum_windows(
+                    buffers.grads, buffers, dy, block, covering, first, last, block.origin, g, t, counted, half_format
+                )
                 cells = sum_cells(buffers, block, g, t)
             for row in range(h, end):
                 write_row(dx, cells, block, row, limit, g, t, half_format)

@@ -129,7 +129,7 @@ def sum_elementwise(out, count, source, at, slices, rows, half_format):
 
 @inlined
 def sum_run(source, begin, count, rest):
-    """The sum of `count` neighbouring elements. The last of them are copied to `rest` if a vector ends past `source`."""
+    """The sum of `count` neighbouring elements. Those of a vector that would end past `source` are copied to `rest`."""
     width = width_of(source)
     zeros = splat(load(rest, 0), source.dtype.type(0))
     total, i = zeros, 0

@@ -10,7 +10,12 @@ from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import average as tiling
 from fastpool.backends.numba.tiling.average import (
-    BY_CHANNELS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_WINDOWS, SUMMED_STRIDES,
+    BY_CHANNELS,
+    BY_MASK,
+    BY_NEIGHBOURS,
+    BY_STRIDED_LOADS,
+    BY_WINDOWS,
+    SUMMED_STRIDES,
     AverageBackwardTiling,
     AverageTiling,
     Counted,
@@ -108,7 +113,7 @@ def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
         rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
         return tiling.average(g, rows, columns, channels, BY_CHANNELS, 1, itemsize)
     method, channels = BY_WINDOWS, g.inner
-    if g.KW <= max(tuning.LEAST_LONG, 2 * g.W):
+    if max(tuning.LEAST_LONG, 2 * g.W) >= g.KW:
         if g.sw == 1:
             method = BY_NEIGHBOURS
         elif g.inner == 1 and g.sw in SUMMED_STRIDES:
