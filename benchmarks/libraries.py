@@ -108,6 +108,18 @@ class Torch:
             call = partial(backward, dy, x, kernel, stride, padding, [1] * axes, False, indices)
             yield name, call, lambda dx: (dx.numpy().reshape(p.task.shape),)
 
+    def avg_pool(self, p: Problem) -> Candidates:
+        pool = getattr(self.functional, f"avg_pool{p.task.axes}d")
+        for name, tensor in self._formats(p):
+            yield name, partial(pool, tensor(p.x), *p.task.window), self._alone
+
+    def avg_pool_backward(self, p: Problem) -> Candidates:
+        kernel, stride, padding = ([n] * p.task.axes for n in p.task.window)
+        backward = getattr(self.aten, f"avg_pool{p.task.axes}d_backward")
+        for name, tensor in self._formats(p):
+            call = partial(backward, tensor(p.dy), tensor(p.x), kernel, stride, padding, False, True, None)
+            yield name, call, self._alone
+
     def maxout(self, p: Problem) -> Candidates:
         x, axis = self._tensor(p.x_pieces), p.piece_axis
         if p.task.argmax:

@@ -145,10 +145,14 @@ class Problem:
             keywords["return_argmax"] = True
 
         x, window = self.to_layout(self.x), task.window
-        if task.family in ("max_pool", "min_pool", "im2col"):
+        if task.family in ("max_pool", "min_pool", "avg_pool", "im2col"):
             inputs, others = [x], list(window)
         elif task.family == "maxout":
             inputs, others = [x], [self.units]
+        elif task.family == "avg_pool_backward":
+            forward = Problem(replace(task, op=task.op.removesuffix("_backward")))
+            self.dy = self._made(forward.to_channels_first(forward.call()).shape, start=1)
+            inputs, others = [self.to_layout(self.dy)], [x.shape, *window]
         elif task.family in ("max_pool_backward", "maxout_backward"):
             forward = Problem(replace(task, op=task.op.removesuffix("_backward"), argmax=True))
             y, argmax = forward.call()
@@ -358,6 +362,14 @@ def _minima() -> Iterator[Row]:
         yield Row("minimum", task.label, replace(task, op="min_pool2d"), targets, {"maximum": task})
 
 
+def _averages() -> Iterator[Row]:
+    for group, change in (("average", lambda t: t), ("average channels_last", _last)):
+        for task in (POOLS[0], POOLS[1], POOLS[3], Task("max_pool2d", (64, 512, 7, 7), (7, 7, 0))):
+            average = change(replace(task, op="avg_pool2d"))
+            yield Row(group, task.label, average, (faster(1, "torch"),))
+            yield Row(group, f"{task.label} backward", _backward(average), (faster(1, "torch"),))
+
+
 def _noise() -> Iterator[Row]:
     """Each library against itself: ratios of other rows that are as close to 1 tell nothing."""
     for task in (POOLS[0], POOLS[2], _backward(POOLS[4]), MAXOUTS[0]):
@@ -474,6 +486,7 @@ def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
     return [
         *_pooling(),
         *_minima(),
+        *_averages(),
         *_dtypes(),
         *_maxout(),
         *_columns_and_activations(),

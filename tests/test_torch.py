@@ -97,18 +97,18 @@ def test_average_pooling_agrees(seed):
         window["divisor_override"] = int(rng.integers(1, 9))
     dtype = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)[seed % 4]
     x = rng.integers(-9, 10, (*shape[:2], *space)).astype(dtype)
-    theirs = tensor(x).requires_grad_()
+    in_torch = np.float32 if dtype.itemsize == 2 else dtype  # it has no two-byte averages of volumes
+    theirs = tensor(x.astype(in_torch)).requires_grad_()
     expected = AVG_POOLS[axes](theirs, **window)
     dy = rng.integers(-9, 10, expected.shape).astype(dtype)
-    expected.backward(tensor(dy))
+    expected.backward(tensor(dy.astype(in_torch)))
     y = AVERAGES[axes](to_layout(x, layout), **window, data_format=layout)
     dx = AVERAGES_BACKWARD[axes](to_layout(dy, layout), to_layout(x, layout).shape, **window, data_format=layout)
-    # PyTorch rounds the gradients of two-byte floats at each addition.
-    eps, much = float(ml_dtypes.finfo(dtype).eps), 16 if dtype.itemsize == 2 else 4
-    for got, their, most in ((y, expected, 4), (dx, theirs.grad, much * max(window["kernel_size"]))):
+    tolerance = 40 * float(ml_dtypes.finfo(dtype).eps)
+    for got, their in ((y, expected), (dx, theirs.grad)):
         assert got.dtype == dtype
         got, their = got.astype(np.float64), to_layout(array(their), layout).astype(np.float64)
-        np.testing.assert_allclose(got, their, rtol=most * eps, atol=9 * most * eps)
+        np.testing.assert_allclose(got, their, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -13,12 +13,14 @@ from fastpool.backends.numba.kernels.sums import (
     Steps,
     add_divided,
     count_over,
+    fill_row,
     list_counts,
     one_step,
     sum_rows,
     sum_run,
 )
 from fastpool.backends.numba.kernels.windows import after_last_window, first_window
+from fastpool.backends.numba.simd.half import widen
 from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, splat, store, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
 
@@ -88,6 +90,11 @@ def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, 
             end = h + 1
             while end < block.h1 and windows_over(block.d, end, g) == covering:
                 end += 1
+            if t.one_window:
+                grad = sum_one_window(buffers, dy, block, covering, g, counted, half_format)
+                fill_rows(dx, grad, block, h, end, limit, g, t, half_format)
+                h = end
+                continue
             if t.chunk > 0:
                 cells = sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_format)
             else:
@@ -137,6 +144,18 @@ def windows_over(d, h, g):
     if od0 >= od1 or oh0 >= oh1:
         return Covering(0, 0, 0, 0)
     return Covering(od0, od1, oh0, oh1)
+
+
+@inlined
+def sum_one_window(buffers, dy, block, covering, g, counted, half_format):
+    """The gradient of each cell of a row that one window covers."""
+    total = buffers.cells.dtype.type(0)
+    for od in range(covering.od0, covering.od1):
+        for oh in range(covering.oh0, covering.oh1):
+            rows = count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted)
+            grad = widen(dy[(block.plane * g.OD + od) * g.OH + oh], half_format)
+            total += grad / (buffers.counts[0] * buffers.cells.dtype.type(rows))
+    return total
 
 
 @inlined
@@ -258,6 +277,18 @@ def sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_forma
                     for channel in range(block.channels):
                         buffers.cells[cell * pitch + channel] += buffers.grads[window * pitch + channel]
     return tail_view(buffers.cells, 0)
+
+
+@inlined
+def fill_rows(dx, grad, block, h, end, limit, g, t, half_format):
+    """Write the same gradient to all cells of some rows."""
+    count = block.w1 - block.w0
+    for row in range(h, end):
+        to = ((block.plane * g.D + block.d) * g.H + row) * g.W + block.w0
+        row_limit = limit
+        if t.whole_rows == 0:
+            row_limit = to + count
+        fill_row(dx, to, row_limit, grad, count, half_format)
 
 
 @inlined

@@ -265,3 +265,34 @@ def _add_divided(sums, dy, at, counts, rows, count, half_format):
             sums[i] += widen(grads[i], half_format) / (counts[i] * rows)
 
     return add_divided
+
+
+def fill_row(dx, to, limit, value, count, half_format):
+    """Write one value to dx[to : to + count]. Vectors may spill past the row, up to `limit`."""
+
+
+@overload(fill_row, jit_options=INLINED)
+def _fill_row(dx, to, limit, value, count, half_format):
+    if isinstance(half_format, types.NoneType):
+
+        def fill_row(dx, to, limit, value, count, half_format):
+            i, width = 0, width_of(dx)
+            last = last_vector(count, width, to + count + width, limit)
+            if last >= 0:
+                vector = splat(load(dx, to), value)
+                while i < count:
+                    i = min(i, last)
+                    store(dx, to + i, vector)
+                    i += width
+            while i < count:
+                dx[to + i] = value
+                i += 1
+
+        return fill_row
+
+    def fill_row(dx, to, limit, value, count, half_format):
+        row, narrowed = tail_view(dx, to), narrow(value, half_format)
+        for i in range(count):
+            row[i] = narrowed
+
+    return fill_row

@@ -96,6 +96,7 @@ class AverageBackwardTiling(NamedTuple):
     whole_rows: bool  # a block has all columns and channels of a row
     most_windows: int
     more_cells: int
+    one_window: bool  # all cells of a row, of one channel, are covered by one window
     chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
     grads: int  # elements of the gradients of a row of windows; as many divisors
     sums: int  # elements of the sums of one cell of each stride, of either number of windows
@@ -123,6 +124,7 @@ def average_backward(
         whole_rows=columns >= g.W and channels >= g.inner,
         most_windows=most_windows,
         more_cells=g.KW - (most_windows - 1) * g.sw,
+        one_window=g.OW == g.inner == 1 and g.pw == 0 and g.KW >= g.W,
         chunk=chunk,
         grads=grads,
         sums=sums,
