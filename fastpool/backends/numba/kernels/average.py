@@ -39,6 +39,7 @@ from fastpool.backends.numba.tiling.average import (
     BY_CHANNELS,
     BY_MASK,
     BY_NEIGHBOURS,
+    BY_ROWS,
     BY_STRIDED_LOADS,
     BY_WINDOWS,
 )
@@ -91,14 +92,18 @@ def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
     # Blocks of whole rows are contiguous in y. Those of this call end at `limit`.
     limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
-    if t.row_method == BY_MASK:
+    if t.row_method == BY_ROWS:
+        list_counts(buffers.counts, 0, 1, t.block_rows, g, counted)
+    elif t.row_method == BY_MASK:
         mark_real_taps(buffers.tap_bits, g)
         list_counts(buffers.counts, 0, g.OW, g.inner, g, counted)
         repeat(buffers.counts, g.OW * g.inner, t.counts - 2 * width_of(buffers.counts))
     listed = -1
     for item in range(start, stop):
         block = block_at(item, g, t)
-        if t.row_method == BY_MASK:
+        if t.row_method == BY_ROWS:
+            pool_whole_rows(y, x, buffers, block, limit, g, t, counted, half_format)
+        elif t.row_method == BY_MASK:
             pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format)
         else:
             if block.ow != listed:
@@ -149,6 +154,16 @@ def source_of(block, h, g):
     origin = (((block.plane * g.D + block.d + kd) * g.H + h + kh) * g.W + block.w) * g.inner + block.channel
     slices = Steps(max(after_last_tap(block.d, g.KD, 1, g.D) - kd, 0), g.H * row)
     return Source(origin, slices, Steps(max(after_last_tap(h, g.KH, 1, g.H) - kh, 0), row))
+
+
+@inlined
+def pool_whole_rows(y, x, buffers, block, limit, g, t, counted, half_format):
+    """Windows that are one row of cells each, without padding: the averages of rows."""
+    to, cells = block.plane * g.OH + block.oh, as_sums(x, buffers.cells)
+    for row in range(block.rows):
+        buffers.totals[row] = sum_run(cells, (to + row) * g.W, g.W, buffers.rest)
+    one = buffers.totals.dtype.type(1)
+    divide_row(y, to, limit, buffers.totals, buffers.counts, one, block.rows, half_format)
 
 
 @inlined

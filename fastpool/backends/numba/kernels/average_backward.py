@@ -79,7 +79,7 @@ def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, 
     listed = -1
     for item in range(start, stop):
         block = block_at(item, g, t)
-        if block.w0 != listed and t.chunk == 0:
+        if block.w0 != listed and (t.one_window or t.chunk == 0):
             to, windows = block.first_window - block.origin, block.end_window - block.first_window
             counts = tail_view(buffers.counts, to * t.block_channels)
             list_counts(counts, block.first_window, windows, t.block_channels, g, counted)

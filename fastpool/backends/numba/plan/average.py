@@ -13,6 +13,7 @@ from fastpool.backends.numba.tiling.average import (
     BY_CHANNELS,
     BY_MASK,
     BY_NEIGHBOURS,
+    BY_ROWS,
     BY_STRIDED_LOADS,
     BY_WINDOWS,
     SUMMED_STRIDES,
@@ -20,6 +21,7 @@ from fastpool.backends.numba.tiling.average import (
     AverageTiling,
     Counted,
 )
+from fastpool.dtypes import is_half
 from fastpool.window import LARGEST_SIZE, Divisors, Window
 
 
@@ -27,7 +29,7 @@ def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: 
     """Of arrays (x, y)."""
     seen = seen_by_kernels(dtype)
     g, counted, planes = geometry(window, divisors, outer, inner)
-    tiles = blocks_of_windows(g, seen.sums.dtype.itemsize)
+    tiles = blocks_of_windows(g, seen.sums.dtype.itemsize, is_half(dtype))
     constants = seen.half_format, seen.sums, g, tiles, counted
     items = planes * g.OD * tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
@@ -101,9 +103,12 @@ def _equal(columns, all_columns):
     return ceil_div(all_columns, ceil_div(all_columns, columns))
 
 
-def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
+def blocks_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
     """`itemsize` is that of the sums."""
     row = g.W * g.inner
+    if _are_rows(g) and not half:
+        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // row, 1), g.OH, tuning.TILE)
+        return tiling.average(g, rows, 1, 1, BY_ROWS, 1, itemsize)
     if _may_be_masked(g) and row <= tuning.TILE:
         rows = min(max(tuning.TILE // row, 1), g.OH)
         return tiling.average(g, rows, g.OW, g.inner, BY_MASK, g.W, itemsize)
@@ -132,6 +137,12 @@ def blocks_of_windows(g: Geometry, itemsize: int) -> AverageTiling:
     cells = min(_reach(g, columns), g.W) * channels * g.sh
     rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // cells, 1), g.OH)
     return tiling.average(g, rows, columns, channels, method, chunk, itemsize)
+
+
+def _are_rows(g):
+    """Whether each window is one row of cells of one channel, and there is no padding."""
+    alone = g.OW == g.inner == g.D == g.KD == g.OD == g.KH == g.sh == 1 and g.pd == g.ph == g.pw == 0
+    return alone and g.KW == g.W and g.OH == g.H
 
 
 def _may_be_masked(g):

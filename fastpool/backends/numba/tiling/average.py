@@ -6,7 +6,7 @@ from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/average.py` adds up the windows of a row: a function for each.
-BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_CHANNELS, BY_WINDOWS = range(5)
+BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_CHANNELS, BY_WINDOWS = range(6)
 
 # Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
 SUMMED_STRIDES = 2, 3, 5
@@ -55,8 +55,9 @@ def average(
     all_rows = rows if masked else 1
     cells = lead + all_rows * chunk * channels + (g.KW * g.inner if masked else 0)
     cells += (g.sw if masked or method == BY_STRIDED_LOADS else 1) * 2 * width
-    totals = 0 if masked else columns * channels + 2 * width
-    counts = all_rows * columns * channels + 2 * width
+    row = rows if method == BY_ROWS else columns * channels
+    totals = 0 if masked else row + 2 * width
+    counts = all_rows * row + 2 * width
     elements = cells + totals + counts + width  # of what is left of a row
     tap_bits_begin, tap_bits = in_cache_lines(elements, itemsize), counts + VECTOR_BYTES if masked else 0
     return AverageTiling(
