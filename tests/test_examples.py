@@ -76,6 +76,8 @@ def test_the_public_name_is_documented_with_an_example(name):
 def test_the_public_functions_are_those_of_the_design():
     names = """
         max_pool1d max_pool2d max_pool3d max_pool1d_backward max_pool2d_backward max_pool3d_backward
+        min_pool1d min_pool2d min_pool3d min_pool1d_backward min_pool2d_backward min_pool3d_backward
+        global_min_pool global_min_pool_backward
         avg_pool1d avg_pool2d avg_pool3d avg_pool1d_backward avg_pool2d_backward avg_pool3d_backward
         global_avg_pool global_avg_pool_backward
         global_max_pool global_max_pool_backward max_unpool1d max_unpool2d max_unpool3d
