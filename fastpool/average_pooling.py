@@ -4,92 +4,10 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-import numpy as np
-
-from fastpool import arrays
 from fastpool.arguments import check_layout, check_shape, flag, frozen_window, positive
-from fastpool.backends import backend_for
-from fastpool.calls import Op, Plan, call
-from fastpool.dtypes import native
+from fastpool.average_plans import AVG_POOL, AVG_POOL_BACKWARD, GLOBAL_AVG_POOL, GLOBAL_AVG_POOL_BACKWARD
+from fastpool.calls import call
 from fastpool.type_hints import A, Padding, Size, as_average_pool
-from fastpool.window import Divisors, Window, global_window, sliding_window
-
-
-def _nothing(*arrays: Any) -> None:
-    """The kernel of empty arrays."""
-
-
-def _kernel_of(
-    op: str, module: Any, window: Window, divisors: Divisors, channels_last: bool, dtype: np.dtype
-) -> tuple[Any, bool]:
-    """What fills its second array from its first, and whether it takes contiguous arrays of any shape."""
-    prepare = getattr(module, f"prepare_{op}", None)
-    outer, inner = arrays.outer_and_inner(window, channels_last)
-    if prepare is not None:
-        return (prepare(window, divisors, outer, inner, dtype) if outer * inner else _nothing), True
-
-    def run(source: Any, result: Any) -> None:
-        getattr(module, op)(source, window, divisors, result)
-
-    return run, False
-
-
-def _forward_plan(x: Any, window: Window, divisors: Divisors, backend: str | None) -> Plan:
-    module = backend_for("avg_pool", backend, x.device)
-    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
-    run, any_shape = _kernel_of("avg_pool", module, window, divisors, channels_last, dtype)
-    y = arrays.result(window, channels_last, window.y_shape, window.out, dtype, x, any_shape)
-    return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), (y,), run)
-
-
-def _backward_plan(
-    dy: Any, window: Window, divisors: Divisors, backend: str | None, reshaped_to: tuple[int, ...] | None = None
-) -> Plan:
-    """With `reshaped_to`, dy has that shape once it is reshaped."""
-    module = backend_for("avg_pool_backward", backend, dy.device)
-    like = dy if reshaped_to is None else dy.reshape(reshaped_to)
-    channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
-    run, any_shape = _kernel_of("avg_pool_backward", module, window, divisors, channels_last, dtype)
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
-    return Plan((arrays.source(dy, window, channels_last, window.out, any_shape, reshaped_to),), (dx,), run)
-
-
-def _check_shape_of(dy: Any, shape: tuple[int, ...]) -> None:
-    if dy.shape != shape:
-        raise ValueError(f"dy must have the shape {shape} of the pooled array, got {dy.shape}")
-
-
-def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backend) -> Plan:
-    (x,) = inputs
-    windows = sliding_window(axes, x.shape, *window)
-    return _forward_plan(x, windows, windows.divisors(count_include_pad, divisor_override), backend)
-
-
-def _plan_pool_backward(inputs, axes, x_shape, window, count_include_pad, divisor_override, backend) -> Plan:
-    (dy,) = inputs
-    windows = sliding_window(axes, x_shape, *window)
-    _check_shape_of(dy, windows.y_shape)
-    return _backward_plan(dy, windows, windows.divisors(count_include_pad, divisor_override), backend)
-
-
-def _plan_global(inputs, data_format, keepdims, backend) -> Plan:
-    (x,) = inputs
-    window = global_window(x.shape, data_format)
-    plan = _forward_plan(x, window, window.divisors(False, None), backend)
-    return plan if keepdims else plan.reshaped((window.batch, window.channels))
-
-
-def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
-    (dy,) = inputs
-    window = global_window(x_shape, data_format)
-    _check_shape_of(dy, window.y_shape if keepdims else (window.batch, window.channels))
-    return _backward_plan(dy, window, window.divisors(False, None), backend, None if keepdims else window.y_shape)
-
-
-_POOL = Op("avg_pool", ("x",), ("x",), _plan_pool)
-_POOL_BACKWARD = Op("avg_pool_backward", ("dy",), ("dy",), _plan_pool_backward)
-_GLOBAL = Op("global_avg_pool", ("x",), ("x",), _plan_global)
-_GLOBAL_BACKWARD = Op("global_avg_pool_backward", ("dy",), ("dy",), _plan_global_backward)
 
 
 def _frozen(
@@ -103,11 +21,11 @@ def _frozen(
 
 
 def _pool(axes, x, out, backend, *arguments) -> Any:
-    return call(_POOL, (x,), (axes, *_frozen(*arguments)), out, backend)
+    return call(AVG_POOL, (x,), (axes, *_frozen(*arguments)), out, backend)
 
 
 def _pool_backward(axes, dy, x_shape, out, backend, *arguments) -> Any:
-    return call(_POOL_BACKWARD, (dy,), (axes, check_shape("x_shape", x_shape), *_frozen(*arguments)), out, backend)
+    return call(AVG_POOL_BACKWARD, (dy,), (axes, check_shape("x_shape", x_shape), *_frozen(*arguments)), out, backend)
 
 
 @as_average_pool
@@ -414,7 +332,7 @@ def global_avg_pool(
     >>> fp.global_avg_pool(np.arange(24.0).reshape(1, 2, 3, 4))
     array([[ 5.5, 17.5]])
     """
-    return call(_GLOBAL, (x,), (check_layout(data_format), flag("keepdims", keepdims)), out, backend)
+    return call(GLOBAL_AVG_POOL, (x,), (check_layout(data_format), flag("keepdims", keepdims)), out, backend)
 
 
 def global_avg_pool_backward(
@@ -453,4 +371,4 @@ def global_avg_pool_backward(
     array([[[2., 2., 2.]]])
     """
     static = check_shape("x_shape", x_shape), check_layout(data_format), flag("keepdims", keepdims)
-    return call(_GLOBAL_BACKWARD, (dy,), static, out, backend)
+    return call(GLOBAL_AVG_POOL_BACKWARD, (dy,), static, out, backend)

@@ -28,7 +28,7 @@ from fastpool.indices import (
 from fastpool.window import Window, global_window, sliding_window, unpooling_window
 
 
-def _nothing(*arrays: Any) -> None:
+def no_kernel(*arrays: Any) -> None:
     """The kernel of empty arrays."""
 
 
@@ -41,7 +41,7 @@ def kernel_of(
     """
     prepare = getattr(backend, f"prepare_{op}", None)
     if prepare is not None:
-        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else _nothing), True
+        return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else no_kernel), True
     pool = getattr(backend, op)
 
     def run(x: Any, y: Any, argmax: Any = None) -> None:
@@ -60,7 +60,7 @@ def backward_kernel_of(
     prepare = getattr(backend, "prepare_max_pool_backward", None)
     if prepare is not None:
         if outer * inner == 0:
-            return _nothing, True
+            return no_kernel, True
         prepared = prepare(window, outer, inner, dtype)
 
         def run_if_valid(dy: np.ndarray, argmax: np.ndarray, dx: np.ndarray) -> None:
