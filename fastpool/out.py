@@ -79,7 +79,7 @@ def check_apart(out: Any, inputs: tuple[Any, ...], earlier: tuple[Any, ...]) -> 
             raise ValueError("out must not share memory with an input; give an array of its own")
     for other in earlier:
         if overlap(out, other):
-            raise ValueError("out must be arrays that share no memory with each other, got y and argmax that do")
+            raise ValueError("out must be arrays that share no memory with each other, got two that do")
 
 
 def overlap(a: Any, b: Any) -> bool:
@@ -98,5 +98,6 @@ def split_out(out: Any, results: int) -> tuple[Any, ...]:
     if not isinstance(out, tuple):
         return (out,) + (None,) * (results - 1)
     if results == 1 or len(out) != results:
-        raise ValueError("out must be one array, or (y, argmax) with return_argmax=True, got a tuple")
+        allowed = "one array" if results == 1 else f"one array, or a tuple of {results}"
+        raise ValueError(f"out must be {allowed} for the results of this call, got a tuple of {len(out)}")
     return out

@@ -726,6 +726,10 @@ def _end(unraisable):
     os._exit(3)
 
 
+def _has_two_results(options):
+    return options.get("return_argmax") or options.get("return_argmin")
+
+
 def _replace(module, name, value):
     getattr(module, name)  # an AttributeError where it is gone: then this file must change, too
     setattr(module, name, value)
@@ -801,7 +805,7 @@ def run_case(machine, seed, case, backend=None, op=None, say=print):
                 more = {}
                 if outs:
                     out = [arranged(rng, memory, e, result=True, plain=plain) for e in expected]
-                    more["out"] = tuple(out) if options.get("return_argmax") else out[0]
+                    more["out"] = tuple(out) if _has_two_results(options) else out[0]
                     say(f"    out: {', '.join(map(shown, out))}")
                 machine.set_way(np.random.default_rng(blocks), way)
                 got = tupled(call.run(*arrays, **options, **more))
@@ -855,7 +859,7 @@ def refuse(rng, call, arrays, options):
         outs[i] = wrong[int(rng.integers(len(wrong)))]
         if isinstance(outs[i], np.ndarray) and outs[i].size == 0 and outs[i].shape == e.shape:
             return
-        options["out"] = tuple(outs) if options.get("return_argmax") else outs[0]
+        options["out"] = tuple(outs) if _has_two_results(options) else outs[0]
         what = f"out {i}: {type(outs[i]).__name__} {getattr(outs[i], 'dtype', '')} {getattr(outs[i], 'shape', '')}"
         if isinstance(outs[i], np.ndarray) and not isinstance(outs[i], np.ma.MaskedArray):
             outs[i].flags.writeable = outs[i].shape != e.shape or outs[i].dtype != e.dtype
@@ -863,7 +867,7 @@ def refuse(rng, call, arrays, options):
         with contextlib.suppress(Exception):
             expected = tupled(call.expected(*[np.array(a, native_dtype(a.dtype)) for a in call.arrays]))
             outs = [np.full(e.shape, 1, e.dtype) for e in expected]
-            options["out"] = tuple(outs) if options.get("return_argmax") else outs[0]
+            options["out"] = tuple(outs) if _has_two_results(options) else outs[0]
     before = [np.array(r) for r in tupled(options.get("out", ())) if isinstance(r, np.ndarray)]
     try:
         call.run(*arrays, **options)

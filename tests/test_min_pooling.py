@@ -126,3 +126,12 @@ def test_dask_gives_what_numpy_gives(dtype):
         y, argmin = found
         dx = fp.global_min_pool_backward(da.ones(y.shape, dtype=dtype, chunks=y.chunks), argmin, x.shape)
         assert dx.compute().sum() == 6
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_minimum_of_positive_zeros_is_one(dtype, backend):
+    x = np.zeros((2, 3, 12, 40), dtype)
+    for window in (2, 3, 9):
+        y, _ = fp.min_pool2d(x, window, 1, return_argmin=True, backend=backend)
+        for result in (y, fp.min_pool2d(x, window, 1, backend=backend), fp.global_min_pool(x, backend=backend)):
+            assert not np.signbit(result.astype(float)).any()

@@ -79,7 +79,8 @@ def from_keys(row, keys):
 def _from_keys(row, flip, half_format):
     if half_format is not None:
         for i in range(len(row)):
-            row[i] = flip_bits(np.int16(half_bits(row[i])), flip)
+            bits = np.int16(half_bits(row[i]))
+            row[i] = bits if row[i] == 0 else flip_bits(bits, flip)  # the key of both zeros is 0, and gives +0
     elif flip is not None and flip != 0:
         for i in range(len(row)):
             row[i] = flip_bits(row[i], flip)
