@@ -34,8 +34,10 @@ def _same_pairs(
 
 def _output_size(name: str, n: int, pad: tuple[int, int], extent: int, stride: int, ceil_mode: bool) -> int:
     before, after = pad
-    if n + before + after > LARGEST_SIZE or extent > LARGEST_SIZE:
-        raise ValueError(f"{name}: an axis of {n} with padding {pad} and windows of {extent} cells overflows")
+    if n + before + after > LARGEST_SIZE:
+        raise ValueError(f"padding {pad} is too large for an axis of {n}: their sum overflows")
+    if extent > LARGEST_SIZE:
+        raise ValueError(f"{name}: a window of {extent} cells overflows; use a smaller kernel_size or dilation")
     slack = n + before + after - extent
     out = (slack + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode:  # the last window must start inside the input or its leading padding

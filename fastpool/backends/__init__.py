@@ -89,7 +89,7 @@ def _import(name: str) -> None:
             raise
         own = str(getattr(error, "name", None)).startswith(f"{__name__}.")  # a module that was not compiled
         remedy = _REMEDY.get("cython" if own else name, "reinstall fastpool")
-        _loaded[name] = f"{type(error).__name__}: {error}; remedy: {remedy}"
+        _loaded[name] = f"{type(error).__name__}: {str(error).rstrip('.')}; remedy: {remedy}"
 
 
 def _load(name: str) -> ModuleType | str:
