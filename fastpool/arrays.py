@@ -55,8 +55,8 @@ def _as_numpy(name: str, x: Any) -> Array:
         library = library_of(x)
         if library is not None:
             return library.read(name, x)
-        kind = f"{type(x).__module__}.{type(x).__qualname__}"
-        raise TypeError(f"{name} must be a NumPy array, got {kind}; convert it first, for instance with numpy.asarray")
+        came = f"{type(x).__module__}.{type(x).__qualname__}"
+        raise TypeError(f"{name} must be a NumPy array, got {came}; convert it first, for instance with numpy.asarray")
     return np.asarray(x)
 
 
@@ -65,10 +65,10 @@ def _array_of(name: str, x: list[Any] | tuple[Any, ...]) -> np.ndarray:
     pending, seen = [x], set()
     while pending:
         items = pending.pop()
-        kinds = {*map(type, items)}
-        if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        types = {*map(type, items)}
+        if any(issubclass(each, np.ma.MaskedArray) for each in types):
             raise TypeError(f"{name} must not hold masked arrays, whose masks would be lost; fill them first")
-        if id(items) not in seen and any(issubclass(kind, (list, tuple)) for kind in kinds):
+        if id(items) not in seen and any(issubclass(each, (list, tuple)) for each in types):
             pending += [item for item in items if isinstance(item, (list, tuple))]
         seen.add(id(items))  # a list may hold itself
     try:

@@ -197,7 +197,7 @@ class Window(_Geometry):
     def nonoverlapping(self) -> bool:
         """Whether no two windows share a cell nor have one between them, and none leaves the input.
 
-        A rest of cells may lie behind the last window of an axis.
+        A rest of cells may follow the last window of an axis.
         """
         axes = zip(self.size, self.out, self.kernel, self.stride, self.before, self.dilation, strict=True)
         return all(n >= o * k and b == 0 and (s == k or o == 1) and (d == 1 or k == 1) for n, o, k, s, b, d in axes)

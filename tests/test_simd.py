@@ -316,8 +316,8 @@ def test_keys_of_all_two_byte_floats_sort_like_them(half_format, reverses):
 
 @each_dtype
 def test_keys_reverse_the_order_of_other_dtypes(dtype):
-    elements, order_bits = some(dtype, 8 * width(dtype)), seen_by_kernels(dtype).order_bits
-    made, back = keys_and_back(elements, keys.Keys(None, order_bits, dtype.type(0)))
+    elements, flip = some(dtype, 8 * width(dtype)), seen_by_kernels(dtype).flip
+    made, back = keys_and_back(elements, keys.Keys(None, flip, dtype.type(0)))
     np.testing.assert_array_equal(made, -elements if dtype.kind == "f" else ~elements)
     np.testing.assert_array_equal(back, elements)
 

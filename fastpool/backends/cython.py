@@ -63,14 +63,14 @@ def min_pool(x, window, y, argmin):
     _pool(x, window, y, argmin, highest(x.dtype), minimum=True)
 
 
-def _pool(x, window, y, winners, padding, minimum):
+def _pool(x, window, y, offsets, padding, minimum):
     bits_of_infinity, nan_key = half_format(x.dtype), -0x8000 if minimum else 0x7FFF
     half = bits_of_infinity is not None
     padding_bits = int(_bits(np.asarray(padding)))
     key_dtype = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
-    padded = winners is not None and any(window.leaves_input)
+    padded = offsets is not None and any(window.leaves_input)
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)
@@ -83,9 +83,9 @@ def _pool(x, window, y, winners, padding, minimum):
         y[box] = padding
         if half:
             _columns.half_keys(best, bits_of_infinity, nan_key)
-        if winners is not None:
-            winners[box] = window.first_cells(*positions)[..., None] if padded else 0
-            winner = winners[box].reshape(-1)
+        if offsets is not None:
+            offsets[box] = window.first_cells(*positions)[..., None] if padded else 0
+            winner = offsets[box].reshape(-1)
 
         for tap in range(0, window.volume, taps):
             count = min(taps, window.volume - tap)
@@ -95,7 +95,7 @@ def _pool(x, window, y, winners, padding, minimum):
             if half:
                 _columns.half_keys(flat, bits_of_infinity, nan_key)
             cols = flat.reshape(count, -1)
-            if winners is None:
+            if offsets is None:
                 _columns.take_best(cols, best, minimum)
             else:
                 _columns.take_best_and_offset(cols, tap, best, winner, minimum)

@@ -30,7 +30,7 @@ def min_pool(x, window, y, argmin):
     _pool(x, window, y, argmin, wins_minimum, highest(x.dtype))
 
 
-def _pool(x, window, y, winners, wins, padding):
+def _pool(x, window, y, offsets, wins, padding):
     for position in np.ndindex(window.out):
         cells = list(_cells(window, position))
         for outer, inner in product(range(x.shape[0]), range(x.shape[4])):
@@ -40,8 +40,8 @@ def _pool(x, window, y, winners, wins, padding):
                 if i == 0 or wins(value, best):
                     best, winner = value, offset
             y[outer, *position, inner] = best
-            if winners is not None:
-                winners[outer, *position, inner] = winner
+            if offsets is not None:
+                offsets[outer, *position, inner] = winner
 
 
 @np.errstate(all="ignore")

@@ -65,7 +65,7 @@ def min_pool(x, window, y, argmin):
     _pool(x, window, y, argmin, np.argmin, highest(x.dtype))
 
 
-def _pool(x, window, y, winners, choose, padding):
+def _pool(x, window, y, offsets, choose, padding):
     cols = _take(_by_plane(x), window, padding)
     winner = choose(cols, axis=1)
     if any(window.leaves_input):
@@ -74,8 +74,8 @@ def _pool(x, window, y, winners, choose, padding):
         winner = np.where(won_by_padding, window.first_cells(*window.all_windows).reshape(-1), winner)
     best = np.take_along_axis(cols, winner[:, None], axis=1)
     y[...] = _from_planes(best, y)
-    if winners is not None:
-        winners[...] = _from_planes(winner, winners)
+    if offsets is not None:
+        offsets[...] = _from_planes(winner, offsets)
 
 
 @np.errstate(all="ignore")

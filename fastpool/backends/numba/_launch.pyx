@@ -33,7 +33,7 @@ def helpers_started():
 
 
 def watch_for(int pauses):
-    """Let helpers look for work so many times, with a pause each time, before they sleep; how many it was before."""
+    """Let helpers poll for work so many times, with a pause each time, before they sleep; how many it was before."""
     return team_set_watch(pauses)
 
 

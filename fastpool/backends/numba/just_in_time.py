@@ -53,7 +53,7 @@ def _warn_not_kept(why: str) -> None:
         )
 
 
-def _seal(name: str, payload: bytes) -> bytes:
+def _checksum(name: str, payload: bytes) -> bytes:
     """A digest by which a file is known to be whole, and to be stored under its own name."""
     return DIGEST(name.encode() + payload).digest()
 
@@ -63,13 +63,13 @@ def _kept_code(kept_as: str) -> bytes | None:
         stored = disk_cache.read(cache_directory(), kept_as) if cache_directory() else None
     except Exception:
         return None
-    return stored[32:] if stored is not None and _seal(kept_as, stored[32:]) == stored[:32] else None
+    return stored[32:] if stored is not None and _checksum(kept_as, stored[32:]) == stored[:32] else None
 
 
 def _keep(kept_as: str, code: bytes) -> None:
     try:
         why = disk_cache.why_not_written(cache_directory())
-        why = why or disk_cache.write(cache_directory(), kept_as, _seal(kept_as, code) + code)
+        why = why or disk_cache.write(cache_directory(), kept_as, _checksum(kept_as, code) + code)
     except Exception:
         return
     if why:

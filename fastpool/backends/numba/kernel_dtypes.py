@@ -15,7 +15,7 @@ from fastpool.dtypes import half_format, is_float, lowest, sum_dtype
 class KernelDtype(NamedTuple):
     half_format: np.int16 | None  # of a two-byte float
     lowest: np.generic  # the lowest value, as kernels compare it
-    order_bits: np.generic  # the bits of a value to flip to reverse the order of all values: see `simd/keys.py`
+    flip: np.generic  # the bits of a value to flip to reverse the order of all values: see `simd/keys.py`
     sums: DtypeOnly  # of the dtype that gradients are added up in
 
 
@@ -26,8 +26,8 @@ def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
     if dtype.kind == "b":
         return KernelDtype(None, np.uint8(0), unsigned(1), sums)
     bits, all_bits = half_format(dtype), np.iinfo(unsigned).max
-    order_bits = unsigned(all_bits // 2 + 1 if is_float(dtype) else all_bits)
+    flip = unsigned(all_bits // 2 + 1 if is_float(dtype) else all_bits)
     if bits is None:
-        return KernelDtype(None, value[0], order_bits, sums)
+        return KernelDtype(None, value[0], flip, sums)
     key = np.int16(half_key(value.view(np.int16)[0], np.int16(bits)))
-    return KernelDtype(np.int16(bits), key, order_bits, sums)
+    return KernelDtype(np.int16(bits), key, flip, sums)

@@ -54,7 +54,7 @@ typedef void (*team_kernel)(const int64_t *words, char *scratch, int64_t begin, 
 #define TEAM_MOST_CHUNKS ((1 << TEAM_BITS) - 1)
 #define TEAM_MOST_HELPERS 255
 
-/* How many times a helper looks for a chunk, with a pause each time, before it sleeps: a tenth of a millisecond or two. */
+/* How many times a helper polls for a chunk, with a pause each time, before it sleeps: a tenth of a millisecond or two. */
 static atomic_int team_watch = 5000;
 /* After so many pauses, some tens of microseconds, a caller that waits for the chunks of helpers yields its core: a helper
  * may need it. */
@@ -102,8 +102,8 @@ static int team_take_chunk(int thread) {
     return 1;
 }
 
-static void team_help(void *number) {
-    const int helper = (int)(intptr_t)number;
+static void team_help(void *index) {
+    const int helper = (int)(intptr_t)index;
     team_helper *me = &team.helper[helper];
     for (;;) {
         for (int idle = 0; idle < atomic_load_explicit(&team_watch, memory_order_relaxed); idle++) {
@@ -206,7 +206,7 @@ static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int
     return 1;
 }
 
-/* How many times helpers look before they sleep from now on; how many it was before. */
+/* How many times helpers poll before they sleep from now on; how many it was before. */
 static int team_set_watch(int pauses) { return atomic_exchange(&team_watch, pauses); }
 
 static int team_size(void) { return atomic_load(&team.started); }

@@ -72,7 +72,7 @@ MOST_KEPT = 1 << 19
 # yet. They are less tall, down to one window, where threads would have no tile.
 WINDOWS_DOWN = 8
 
-# How many rows ahead of the current one are prefetched.
+# How many rows past the current one are prefetched.
 ROWS_PREFETCHED = 4
 
 # Averages

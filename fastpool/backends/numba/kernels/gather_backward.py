@@ -30,7 +30,7 @@ from fastpool.backends.numba.simd.views import positive, scratch_view, slice_vie
 
 
 class Tile(NamedTuple):
-    """The cells of one work item in slice `d` of a plane, counted in strides from the leading padding."""
+    """The cells of one work item in slice `d` of a plane, counted in stride blocks from the leading padding."""
 
     plane: int
     d: int
@@ -55,7 +55,7 @@ class Windows(NamedTuple):
     argmax: Any
     pitch: int  # windows from one row to the next
     slice_step: int  # elements from one slice to the next
-    origin: int  # the element of the window that begins at the tile's first stride
+    origin: int  # the element of the window that begins at the tile's first stride block
     in_place: bool
 
 
@@ -66,7 +66,7 @@ class Buffers(NamedTuple):
     argmax: Any  # and their offsets
     sums: Any  # of the cells of each phase
     taps: Any  # for each phase and each tap that covers its cells, a vector of the tap's offset
-    sources: Any  # and how many elements the tap's window lies before the window that begins at the cell's stride
+    sources: Any  # and how many elements the tap's window lies before the window that begins at the cell's stride block
     phase_begins: Any  # where the taps of each phase begin
 
 
@@ -269,7 +269,7 @@ def write_as_one_row(dx, sums, tile, limit, g, half_format):
 
 @inlined
 def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
-    """Write the sums of a tile, row by row. A row of strides has `sh` rows of cells."""
+    """Write the sums of a tile, row by row. A row of stride blocks has `sh` rows of cells."""
     w0 = max(tile.first_column * g.sw - g.pw, 0)
     w1 = min((tile.first_column + tile.columns) * g.sw - g.pw, g.W)
     first, first_phase = divmod(w0 + g.pw - tile.first_column * g.sw, g.sw)

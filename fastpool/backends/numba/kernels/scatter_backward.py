@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """The gradients of all windows, and the offsets of their winners."""
+    """The gradients of all windows, and their argmax."""
 
     grads: Any
     argmax: Any

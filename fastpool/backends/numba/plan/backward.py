@@ -41,26 +41,26 @@ def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geo
     """The geometry, the tiles and how many of them; None where these would take too much scratch."""
     g = as_one_plane(window, outer, inner)
     in_place = not is_half(dtype) and all(map(_fills, *(g[axes : axes + 3] for axes in range(0, 18, 3))))
-    strides, sums = tiling.strides_of(g), seen_by_kernels(dtype).sums.dtype
-    rows, columns = _gather_tile(g, strides, in_place)
-    tiles = tiling.gather(g, strides, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
-    elements = max(strides.slices * tiles.slice_step, rows * tiles.phases * tiles.pitch * g.inner)
+    blocks, sums = tiling.stride_blocks(g), seen_by_kernels(dtype).sums.dtype
+    rows, columns = _gather_tile(g, blocks, in_place)
+    tiles = tiling.gather(g, blocks, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
+    elements = max(blocks.slices * tiles.slice_step, rows * tiles.phases * tiles.pitch * g.inner)
     if elements > tuning.MOST_GATHER_SCRATCH or tiles.scratch_bytes > tuning.MOST_SCRATCH:
         return None
     slices = outer * window.size[1] // g.H * g.D
     return g, tiles, slices * tiles.row_blocks * tiles.column_blocks
 
 
-def _gather_tile(g, strides, in_place):
-    """Rows and columns of strides in a tile."""
+def _gather_tile(g, blocks, in_place):
+    """Rows and columns of stride blocks in a tile."""
     stride = g.inner * g.sw * g.sh
     if in_place:  # a tile costs no more than its cells
-        columns = min(max(tuning.TILE // stride, 1), strides.columns)
-        rows = tuning.TILE // (columns * stride) if columns == strides.columns else 1
+        columns = min(max(tuning.TILE // stride, 1), blocks.columns)
+        rows = tuning.TILE // (columns * stride) if columns == blocks.columns else 1
     else:
-        columns = min(max(tuning.TILE // (g.inner * g.sw), strides.back_w, 1), strides.columns)
-        rows = max(tuning.TILE // ((columns + strides.back_w) * stride), strides.back_h)
-    return min(max(rows, 1), strides.rows), columns
+        columns = min(max(tuning.TILE // (g.inner * g.sw), blocks.back_w, 1), blocks.columns)
+        rows = max(tuning.TILE // ((columns + blocks.back_w) * stride), blocks.back_h)
+    return min(max(rows, 1), blocks.rows), columns
 
 
 def _fills(size, kernel, stride, padding, dilation, out):

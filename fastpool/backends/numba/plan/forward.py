@@ -43,7 +43,7 @@ def _pool(
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
     seen = seen_by_kernels(dtype)
-    flip = seen.order_bits if reverse_order else type(seen.order_bits)(0)
+    flip = seen.flip if reverse_order else type(seen.flip)(0)
     constants = seen.half_format, flip, seen.lowest, g, tiles
     return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
 
@@ -119,7 +119,7 @@ def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -
 
 
 def depends_on_threads(window: Window, inner: int) -> bool:
-    """Whether `max_pool` looks at the number of threads: where many tall windows lie one row apart."""
+    """Whether the plan of a pool depends on the number of threads: where many tall windows lie one row apart."""
     KH, (_, OH, OW) = window.kernel[1], window.out
     row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
     return (

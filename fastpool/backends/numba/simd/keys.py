@@ -26,7 +26,7 @@ class Keys(NamedTuple):
 
 @intrinsic
 def flip_bits(typing_context, value, flip):
-    """Flip some bits of a number, or of each element of a vector; none if `flip` is None."""
+    """Flip some bits of an element, or of each element of a vector; none if `flip` is None."""
 
     def generate(context, builder, signature, args):
         bits, mask = args

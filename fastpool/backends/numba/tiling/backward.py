@@ -7,21 +7,21 @@ from fastpool.backends.numba.geometry import Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
-class Strides(NamedTuple):
-    """The strides that `max_pool_backward_gather` divides the padded input into, and the windows that reach into them.
+class StrideBlocks(NamedTuple):
+    """The blocks that `max_pool_backward_gather` divides the padded input into, and the windows that reach into them.
 
-    A stride is `sh` by `sw` cells, which begin where a window does, or would.
+    A stride block is `sh` by `sw` cells, which begin where a window does, or would.
     """
 
-    rows: int  # of strides, from the leading padding to the end of an axis
+    rows: int  # of stride blocks, from the leading padding to the end of an axis
     columns: int
-    back_h: int  # rows of windows that begin above a row of strides and reach into it
+    back_h: int  # rows of windows that begin above a row of stride blocks and reach into it
     back_w: int
     slices: int  # of windows that cover a slice of cells, at most
 
 
-def strides_of(g: Geometry) -> Strides:
-    return Strides(
+def stride_blocks(g: Geometry) -> StrideBlocks:
+    return StrideBlocks(
         rows=ceil_div(g.H + g.ph, g.sh),
         columns=ceil_div(g.W + g.pw, g.sw),
         back_h=(g.KH - 1) * g.dh // g.sh,
@@ -31,14 +31,14 @@ def strides_of(g: Geometry) -> Strides:
 
 
 class GatherTiling(NamedTuple):
-    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` strides of them.
+    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` stride blocks of them.
 
-    A phase is a position in a stride. The cells of one phase are covered by the same taps.
+    A phase is a position in a stride block. The cells of one phase are covered by the same taps.
     """
 
     block_rows: int
     block_columns: int
-    all_rows: int  # `rows`, `columns`, `back_h` and `back_w` of the strides
+    all_rows: int  # `rows`, `columns`, `back_h` and `back_w` of the stride blocks
     all_columns: int
     row_blocks: int
     column_blocks: int
@@ -49,7 +49,7 @@ class GatherTiling(NamedTuple):
     pitch: int  # windows of a packed row
     slice_step: int  # elements from one slice of packed windows to the next
     grads: int  # packed gradients of all slices; as many offsets
-    phases: int  # cells of a stride
+    phases: int  # cells of a stride block
     phase_step: int  # elements from the sums of one phase to those of the next
     taps: int  # elements of the list of taps: for each tap, a vector of its offset
     sums: int  # all elements of the dtype of sums: packed gradients, and the sums of each phase
@@ -61,7 +61,7 @@ class GatherTiling(NamedTuple):
 
 def gather(
     g: Geometry,
-    strides: Strides,
+    blocks: StrideBlocks,
     block_rows: int,
     block_columns: int,
     in_place: bool,
@@ -69,7 +69,7 @@ def gather(
     argmax_itemsize: int,
 ) -> GatherTiling:
     """`itemsize` is that of the sums."""
-    all_rows, all_columns, back_h, back_w, slices = strides
+    all_rows, all_columns, back_h, back_w, slices = blocks
     width, pitch, phases = vector_width(itemsize), block_columns + back_w, g.sh * g.sw
     slice_step, taps = (block_rows + back_h) * pitch * g.inner, g.KD * g.KH * g.KW * width
     phase_step = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
