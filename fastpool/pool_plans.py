@@ -42,10 +42,9 @@ def kernel_of(
     prepare = getattr(backend, f"prepare_{op}", None)
     if prepare is not None:
         return (prepare(window, outer, inner, dtype, with_argmax) if outer * inner else no_kernel), True
-    pool = getattr(backend, op)
 
     def run(x: Any, y: Any, argmax: Any = None) -> None:
-        pool(x, window, y, argmax)
+        getattr(backend, op)(x, window, y, argmax)
 
     return run, False
 
