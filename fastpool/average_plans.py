@@ -62,7 +62,7 @@ def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backen
 
 def _plan_pool_backward(inputs, axes, x_shape, window, count_include_pad, divisor_override, backend) -> Plan:
     (dy,) = inputs
-    windows = sliding_window(axes, x_shape, *window)
+    windows = sliding_window(axes, x_shape, *window, "x_shape")
     _check_shape_of(dy, windows.y_shape)
     return _backward_plan(dy, windows, windows.divisors(count_include_pad, divisor_override), backend)
 
@@ -76,7 +76,7 @@ def _plan_global(inputs, data_format, keepdims, backend) -> Plan:
 
 def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
     (dy,) = inputs
-    window = global_window(x_shape, data_format)
+    window = global_window(x_shape, data_format, "x_shape")
     _check_shape_of(dy, window.y_shape if keepdims else (window.batch, window.channels))
     return _backward_plan(dy, window, window.divisors(False, None), backend, None if keepdims else window.y_shape)
 

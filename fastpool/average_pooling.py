@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from fastpool.arguments import check_layout, check_shape, flag, frozen_window, positive
+from fastpool.arguments import LARGEST_SIZE, check_layout, check_shape, flag, frozen_window, positive
 from fastpool.average_plans import AVG_POOL, AVG_POOL_BACKWARD, GLOBAL_AVG_POOL, GLOBAL_AVG_POOL_BACKWARD
 from fastpool.calls import call
 from fastpool.type_hints import A, Padding, Size, as_average_pool
@@ -17,6 +17,8 @@ def _frozen(
     window = frozen_window(kernel_size, stride, padding, 1, ceil_mode, data_format)
     if divisor_override is not None:
         divisor_override = positive("divisor_override", divisor_override)
+        if divisor_override > LARGEST_SIZE:
+            raise ValueError(f"divisor_override is too large for any window, got {divisor_override}")
     return window, flag("count_include_pad", count_include_pad), divisor_override
 
 
@@ -85,6 +87,7 @@ def avg_pool2d(
 
     The sum of each window, divided by how many of its cells count. The same bits every run, whatever the number of
     threads; float16 and bfloat16 are summed in float32 and rounded once. NaN and infinities are added as NumPy does.
+    The order of the additions is not specified: where a part of a sum may overflow, so may the sum.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
     module = backend_for("col2im", backend, cols.device)
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
-    window = sliding_window(spatial_axes(x_shape, arguments[0]), x_shape, *arguments)
+    window = sliding_window(spatial_axes(x_shape, arguments[0]), x_shape, *arguments, "x_shape")
     if cols.shape != _shape(window, order):
         raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
     channels_last = window.channels > 1 and window.channel_axis == len(x_shape) - 1

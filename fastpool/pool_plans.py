@@ -119,7 +119,8 @@ def _plan_pool(
 def _plan_pool_backward(
     argmax_name, inputs, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format, backend
 ) -> Plan:
-    window = sliding_window(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
+    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    window = sliding_window(axes, x_shape, *arguments, "x_shape")
     dy, argmax = inputs
     return _backward_plan(argmax_name, dy, argmax, window, backend)
 
@@ -146,7 +147,7 @@ def _plan_global(op, inputs, data_format, keepdims, return_argmax, backend) -> P
 
 def _plan_global_backward(argmax_name, inputs, x_shape, data_format, keepdims, backend) -> Plan:
     dy, argmax = inputs
-    window = global_window(x_shape, data_format)
+    window = global_window(x_shape, data_format, "x_shape")
     without_space = (window.batch, window.channels)
     if keepdims:
         return _backward_plan(argmax_name, dy, argmax, window, backend)

@@ -242,13 +242,17 @@ def uncached_window(
     dilation: Any,
     ceil_mode: bool,
     data_format: str,
+    shape_of: str = "x",
 ) -> Window:
-    """As `Window.plan`, of arguments that `frozen_window` returned; the sizes may be symbols of torch.compile."""
+    """As `Window.plan`, of arguments that `frozen_window` returned; the sizes may be symbols of torch.compile.
+
+    `shape_of` is what messages call the argument that has this shape, or is it.
+    """
     kernel = per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else per_axis("stride", stride, axes, 1)
     dilation = per_axis("dilation", dilation, axes, 1)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    batch, channels, size, channel_axis = _read_shape("x", axes, x_shape, check_layout(data_format))
+    batch, channels, size, channel_axis = _read_shape(shape_of, axes, x_shape, check_layout(data_format))
 
     if isinstance(padding, str):
         check_padding_word(padding)
@@ -272,16 +276,17 @@ def uncached_window(
 sliding_window = lru_cache(maxsize=1024, typed=True)(uncached_window)
 
 
-def global_window(x_shape: tuple[int, ...], data_format: str) -> Window:
-    """The one window that covers all spatial axes of a batch."""
+def global_window(x_shape: tuple[int, ...], data_format: str, shape_of: str = "x") -> Window:
+    """The one window that covers all spatial axes of a batch. Messages call the array, or its shape, `shape_of`."""
     data_format = check_layout(data_format)
     if not 3 <= len(x_shape) <= 5:
         raise ValueError(
-            f"x must have a batch, a channel and one to three spatial axes, as (N, C, H, W), got shape {x_shape}"
+            f"{shape_of} must have a batch, a channel and one to three spatial axes, as (N, C, H, W), "
+            f"got shape {x_shape}"
         )
     space = x_shape[2:] if data_format == "channels_first" else x_shape[1:-1]
     if min(space) < 1:
-        raise ValueError(f"every spatial axis of x must hold at least one cell, got shape {x_shape}")
+        raise ValueError(f"each spatial axis of {shape_of} must hold at least one cell, got shape {x_shape}")
     return Window.plan(len(space), x_shape, space, None, 0, 1, False, data_format)
 
 
@@ -342,7 +347,7 @@ def _read_shape(
     channel_axis = None if missing == 2 else len(shape) - 1 if last else 1 - missing
     size = shape[-axes - 1 : -1] if last and channel_axis is not None else shape[-axes:]
     if min(size) < 1:
-        raise ValueError(f"every spatial axis of {name} must hold at least one cell, got shape {shape}")
+        raise ValueError(f"each spatial axis of {name} must hold at least one cell, got shape {shape}")
     return (shape[0] if missing == 0 else 1), (1 if channel_axis is None else shape[channel_axis]), size, channel_axis
 
 

@@ -148,7 +148,7 @@ def _are_rows(g):
 def _may_be_masked(g):
     """Whether a row of windows has as many elements as one of cells, or half as many: then rows are one long row."""
     strided = g.sw == 1 or (g.sw == 2 and g.inner == 1)
-    return strided and g.OW * g.sw == g.W and g.KW <= tuning.MOST_TAPS_MASKED
+    return strided and g.OW * g.sw == g.W and g.pw < g.KW <= tuning.MOST_TAPS_MASKED
 
 
 def _may_be_read_in_place(g, width):
