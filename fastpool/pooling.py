@@ -28,7 +28,7 @@ def call_pool_backward(
     return call(op, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
 
 
-_pool, _pool_backward = partial(call_pool, MAX_POOL), partial(call_pool_backward, MAX_POOL_BACKWARD)
+_pool_backward = partial(call_pool_backward, MAX_POOL_BACKWARD)
 
 
 @as_pool
@@ -64,7 +64,9 @@ def max_pool1d(
     >>> fp.max_pool1d(np.array([1, 3, 2, 5, 4]), 3, stride=2)
     array([3, 5])
     """
-    return _pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend)
+    return call_pool(
+        MAX_POOL, 1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+    )
 
 
 @as_pool
@@ -133,7 +135,9 @@ def max_pool2d(
     array([[8, 8],
            [8, 8]], dtype=uint8)
     """
-    return _pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend)
+    return call_pool(
+        MAX_POOL, 2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+    )
 
 
 @as_pool
@@ -169,7 +173,9 @@ def max_pool3d(
     >>> fp.max_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([61, 63])
     """
-    return _pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend)
+    return call_pool(
+        MAX_POOL, 3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+    )
 
 
 def max_pool1d_backward(
