@@ -137,17 +137,25 @@ def _divisor(window, divisors, dtype):
     return (d * h * w)[..., None]
 
 
-@np.errstate(all="ignore")
-def avg_pool(x, window, divisors, y):
-    """The sums of windows, axis after axis."""
-    total = x.astype(sum_dtype(x.dtype), copy=False)
+def _sums_by_axis(total, sizes, additions):
+    """Add `total` up along one axis after the other, to arrays with these sizes.
+
+    `additions` gives, for an axis, pairs of slices: where elements are added, and which.
+    """
     for axis in range(3):
         shape = list(total.shape)
-        shape[1 + axis] = window.out[axis]
+        shape[1 + axis] = sizes[axis]
         sums = np.zeros(shape, total.dtype)
-        for windows, cells in _taps_and_windows(window, axis):
-            sums[windows] += total[cells]
+        for to, source in additions(axis):
+            sums[to] += total[source]
         total = sums
+    return total
+
+
+@np.errstate(all="ignore")
+def avg_pool(x, window, divisors, y):
+    total = x.astype(sum_dtype(x.dtype), copy=False)
+    total = _sums_by_axis(total, window.out, lambda axis: _taps_and_windows(window, axis))
     y[...] = total / _divisor(window, divisors, total.dtype)
 
 
@@ -155,14 +163,7 @@ def avg_pool(x, window, divisors, y):
 def avg_pool_backward(dy, window, divisors, dx):
     total = dy.astype(sum_dtype(dy.dtype), copy=False)
     total = total / _divisor(window, divisors, total.dtype)
-    for axis in range(3):
-        shape = list(total.shape)
-        shape[1 + axis] = window.size[axis]
-        sums = np.zeros(shape, total.dtype)
-        for windows, cells in _taps_and_windows(window, axis):
-            sums[cells] += total[windows]
-        total = sums
-    dx[...] = total
+    dx[...] = _sums_by_axis(total, window.size, lambda axis: (pair[::-1] for pair in _taps_and_windows(window, axis)))
 
 
 def max_unpool(y, indices, x):
