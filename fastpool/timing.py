@@ -71,6 +71,7 @@ def times_in_turn(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dic
             once = min(timer.repeat(3, 1))
         loops[name] = max(int(SAMPLE / once), 1)
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    least = dict.fromkeys(calls, float("inf"))
     cpu = dict.fromkeys(calls, 0.0)
     left = dict.fromkeys(calls, seconds)
     rng = random.Random(0)
@@ -80,12 +81,13 @@ def times_in_turn(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dic
         for name in due:
             begin = perf_counter()
             sleep(PAUSE)
-            if min(samples[name], default=float("inf")) < WARM:
+            if least[name] < WARM:
                 calls[name]()
             cpu_before = process_time()
             elapsed = timers[name].timeit(loops[name])
             cpu[name] += process_time() - cpu_before
             samples[name].append(elapsed / loops[name])
+            least[name] = min(least[name], samples[name][-1])
             left[name] -= perf_counter() - begin
         rounds += 1
     return {name: Times(tuple(own), cpu[name] / (loops[name] * sum(own))) for name, own in samples.items()}
