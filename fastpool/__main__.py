@@ -387,7 +387,7 @@ def _plot(path: str, report: dict[str, Any], timings: Sequence[Timing], backends
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastpool",
-        description="Max and min pooling, maxout and im2col/col2im for arrays: what is here, and how fast.",
+        description="Max, min and average pooling, maxout and im2col/col2im for arrays: what is here, and how fast.",
     )
     parser.add_argument("--version", action="version", version=f"fastpool {fastpool.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="info | bench | warmup")
