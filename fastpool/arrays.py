@@ -109,11 +109,16 @@ def expect(
         raise ValueError(
             f"{name} must lie where the other arrays do, on {device_name(same_device_as)}, got one on {device_name(x)}"
         )
-    if x.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
+    expect_shape(name, x, shape, of)
     if x.dtype != dtype and x.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name} must have the dtype {dtype} of {of}, got {x.dtype}")
     return x
+
+
+def expect_shape(name: str, x: Any, shape: tuple[int, ...], of: str) -> None:
+    """Raise ValueError unless `x` has this shape, as `of` prescribes."""
+    if x.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
 
 
 def device_name(a: Array) -> str:

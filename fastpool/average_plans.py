@@ -49,11 +49,6 @@ def _backward_plan(
     return Plan((arrays.source(dy, window, channels_last, window.out, any_shape, reshaped_to),), (dx,), run)
 
 
-def _check_shape_of(dy: Any, shape: tuple[int, ...]) -> None:
-    if dy.shape != shape:
-        raise ValueError(f"dy must have the shape {shape} of the pooled array, got {dy.shape}")
-
-
 def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backend) -> Plan:
     (x,) = inputs
     windows = sliding_window(axes, x.shape, *window)
@@ -63,7 +58,7 @@ def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backen
 def _plan_pool_backward(inputs, axes, x_shape, window, count_include_pad, divisor_override, backend) -> Plan:
     (dy,) = inputs
     windows = sliding_window(axes, x_shape, *window, "x_shape")
-    _check_shape_of(dy, windows.y_shape)
+    arrays.expect_shape("dy", dy, windows.y_shape, "the pooled array")
     return _backward_plan(dy, windows, windows.divisors(count_include_pad, divisor_override), backend)
 
 
@@ -77,7 +72,8 @@ def _plan_global(inputs, data_format, keepdims, backend) -> Plan:
 def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Plan:
     (dy,) = inputs
     window = global_window(x_shape, data_format, "x_shape")
-    _check_shape_of(dy, window.y_shape if keepdims else (window.batch, window.channels))
+    y_shape = window.y_shape if keepdims else (window.batch, window.channels)
+    arrays.expect_shape("dy", dy, y_shape, "the pooled array")
     return _backward_plan(dy, window, window.divisors(False, None), backend, None if keepdims else window.y_shape)
 
 

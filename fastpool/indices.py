@@ -158,8 +158,7 @@ def check_indices(indices: Any, window: Window) -> None:
     """Refuse indices of another dtype or shape than those of a framework for this window."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, got {indices.dtype}")
-    if indices.shape != window.y_shape:
-        raise ValueError(f"indices must have the shape {window.y_shape} of the pooled array, got {indices.shape}")
+    arrays.expect_shape("indices", indices, window.y_shape, "the pooled array")
 
 
 def _not_of_its_plane(index: Any, limit: int, convention: str, place: str = "") -> ValueError:

@@ -14,11 +14,6 @@ from fastpool.type_hints import A, Padding, Size, as_global_min_pool, as_min_poo
 _pool_backward = partial(call_pool_backward, MIN_POOL_BACKWARD)
 
 
-def _pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend) -> Any:
-    arguments = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MIN_POOL, axes, x, *arguments, flag("return_argmin", return_argmin), out, backend)
-
-
 @as_min_pool
 def min_pool1d(
     x: Any,
@@ -52,7 +47,9 @@ def min_pool1d(
     >>> fp.min_pool1d(np.array([4, 3, 2, 5, 1]), 3, stride=2)
     array([2, 1])
     """
-    return _pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend)
+    return call_pool(
+        MIN_POOL, 1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
+    )
 
 
 @as_min_pool
@@ -113,7 +110,9 @@ def min_pool2d(
     array([[4, 3],
            [1, 0]], dtype=uint8)
     """
-    return _pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend)
+    return call_pool(
+        MIN_POOL, 2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
+    )
 
 
 @as_min_pool
@@ -149,7 +148,9 @@ def min_pool3d(
     >>> fp.min_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([40, 42])
     """
-    return _pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend)
+    return call_pool(
+        MIN_POOL, 3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
+    )
 
 
 def min_pool1d_backward(

@@ -27,6 +27,9 @@ from fastpool.indices import (
 )
 from fastpool.window import Window, global_window, sliding_window, unpooling_window
 
+# What arguments and messages call the offsets of a pool.
+ARGMAX = {"max_pool": "argmax", "min_pool": "argmin"}
+
 
 def no_kernel(*arrays: Any) -> None:
     """The kernel of empty arrays."""
@@ -96,8 +99,7 @@ def _backward_plan(
     """With `reshaped_to`, dy and argmax have that shape once they are reshaped."""
     y_shape = window.y_shape if reshaped_to is None else dy.shape
     module = backend_for("max_pool_backward", backend, dy.device)
-    if dy.shape != y_shape:
-        raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
+    arrays.expect_shape("dy", dy, y_shape, "the pooled array")
     argmax = arrays.expect(argmax_name, argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
     channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
@@ -129,13 +131,13 @@ def _pool(op: str) -> Op:
     return Op(op, ("x",), (), partial(_plan_pool, op))
 
 
-def _pool_backward(op: str, argmax_name: str) -> Op:
-    return Op(op, ("dy", argmax_name), ("dy",), partial(_plan_pool_backward, argmax_name))
+def _pool_backward(pool: str) -> Op:
+    argmax_name = ARGMAX[pool]
+    return Op(f"{pool}_backward", ("dy", argmax_name), ("dy",), partial(_plan_pool_backward, argmax_name))
 
 
 MAX_POOL, MIN_POOL = _pool("max_pool"), _pool("min_pool")
-MAX_POOL_BACKWARD = _pool_backward("max_pool_backward", "argmax")
-MIN_POOL_BACKWARD = _pool_backward("min_pool_backward", "argmin")
+MAX_POOL_BACKWARD, MIN_POOL_BACKWARD = _pool_backward("max_pool"), _pool_backward("min_pool")
 
 
 def _plan_global(op, inputs, data_format, keepdims, return_argmax, backend) -> Plan:
@@ -152,23 +154,22 @@ def _plan_global_backward(argmax_name, inputs, x_shape, data_format, keepdims, b
     if keepdims:
         return _backward_plan(argmax_name, dy, argmax, window, backend)
     for name, a in (("dy", dy), (argmax_name, argmax)):
-        if a.shape != without_space:
-            raise ValueError(f"{name} must have the shape {without_space} of the pooled array, got {a.shape}")
+        arrays.expect_shape(name, a, without_space, "the pooled array")
     return _backward_plan(argmax_name, dy, argmax, window, backend, window.y_shape)
 
 
-def _global_pool(op: str, pool: str) -> Op:
-    return Op(op, ("x",), (), partial(_plan_global, pool))
+def _global_pool(pool: str) -> Op:
+    return Op(f"global_{pool}", ("x",), (), partial(_plan_global, pool))
 
 
-def _global_pool_backward(op: str, argmax_name: str) -> Op:
-    return Op(op, ("dy", argmax_name), ("dy",), partial(_plan_global_backward, argmax_name))
+def _global_pool_backward(pool: str) -> Op:
+    argmax_name = ARGMAX[pool]
+    return Op(f"global_{pool}_backward", ("dy", argmax_name), ("dy",), partial(_plan_global_backward, argmax_name))
 
 
-GLOBAL_MAX_POOL = _global_pool("global_max_pool", "max_pool")
-GLOBAL_MIN_POOL = _global_pool("global_min_pool", "min_pool")
-GLOBAL_MAX_POOL_BACKWARD = _global_pool_backward("global_max_pool_backward", "argmax")
-GLOBAL_MIN_POOL_BACKWARD = _global_pool_backward("global_min_pool_backward", "argmin")
+GLOBAL_MAX_POOL, GLOBAL_MIN_POOL = _global_pool("max_pool"), _global_pool("min_pool")
+GLOBAL_MAX_POOL_BACKWARD = _global_pool_backward("max_pool")
+GLOBAL_MIN_POOL_BACKWARD = _global_pool_backward("min_pool")
 
 
 def _plan_unpool(

@@ -8,7 +8,14 @@ from typing import Any
 from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window
 from fastpool.calls import call
 from fastpool.indices import check_convention
-from fastpool.pool_plans import GLOBAL_MAX_POOL, GLOBAL_MAX_POOL_BACKWARD, MAX_POOL, MAX_POOL_BACKWARD, MAX_UNPOOL
+from fastpool.pool_plans import (
+    ARGMAX,
+    GLOBAL_MAX_POOL,
+    GLOBAL_MAX_POOL_BACKWARD,
+    MAX_POOL,
+    MAX_POOL_BACKWARD,
+    MAX_UNPOOL,
+)
 from fastpool.type_hints import A, Padding, Size, as_global_pool, as_pool
 
 
@@ -17,7 +24,7 @@ def call_pool(
 ) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     if return_argmax is not True and return_argmax is not False:
-        return_argmax = flag("return_argmax", return_argmax)
+        return_argmax = flag(f"return_{ARGMAX[op.name]}", return_argmax)
     return call(op, (x,), (axes, *window, return_argmax), out, backend)
 
 

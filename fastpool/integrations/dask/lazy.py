@@ -29,6 +29,7 @@ from fastpool.arguments import check_shape
 from fastpool.backends import check_name, chosen
 from fastpool.dtypes import native
 from fastpool.maxout import check_grouping, checked_axis, checked_units, units_of
+from fastpool.pool_plans import ARGMAX
 from fastpool.threads import at_most
 from fastpool.window import Window, global_window
 
@@ -69,8 +70,7 @@ def _read(name: str, x: Any, floats_only: bool = False) -> Any:
 def _expect(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, of: str, other: Any) -> Any:
     """A second array, of this shape and dtype, in the chunks of the other."""
     x = _read(name, x)
-    if x.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape} of {of}, got {x.shape}")
+    arrays.expect_shape(name, x, shape, of)
     if native(x.dtype) != dtype:
         raise TypeError(f"{name} must have the dtype {dtype} of {of}, got {x.dtype}")
     return x.rechunk(other.chunks)
@@ -276,28 +276,15 @@ def _of_block(window: Window, spans: Sequence[Span]) -> tuple[Any, ...]:
     return kernel, strides, tuple(spans[axis].padding for axis in space), dilation
 
 
-class _Pool(NamedTuple):
-    """The words of a pool: those of `fastpool.pooling` or of `fastpool.min_pooling`."""
-
-    name: str
-    argmax: str
-
-    def returning(self, argmax: bool) -> dict[str, bool]:
-        return {f"return_{self.argmax}": argmax}
-
-
-_MAX, _MIN = _Pool("max_pool", "argmax"), _Pool("min_pool", "argmin")
-
-
 def _pool(
     pool, x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
 ) -> Any:
-    keywords = {"data_format": data_format, **pool.returning(return_argmax), "backend": _backend(backend, out)}
+    keywords = {"data_format": data_format, f"return_{ARGMAX[pool]}": return_argmax, "backend": _backend(backend, out)}
     x = _read("x", x)
     window = Window.plan(axes, x.shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     spans = _over_space(_pooled, window, x)
     dtypes = (x.dtype, window.argmax_dtype) if return_argmax else (x.dtype,)
-    return _map_spans(getattr(fp, f"{pool.name}{axes}d"), [x], spans, partial(_of_block, window), keywords, dtypes)
+    return _map_spans(getattr(fp, f"{pool}{axes}d"), [x], spans, partial(_of_block, window), keywords, dtypes)
 
 
 def _pool_backward(
@@ -307,9 +294,8 @@ def _pool_backward(
     x_shape = check_shape("x_shape", x_shape)
     window = Window.plan(axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     dy = _read("dy", dy, floats_only=True)
-    if dy.shape != window.y_shape:
-        raise ValueError(f"dy must have the shape {window.y_shape} of the pooled array, got {dy.shape}")
-    argmax = _expect(pool.argmax, argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    arrays.expect_shape("dy", dy, window.y_shape, "the pooled array")
+    argmax = _expect(ARGMAX[pool], argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
 
     if not window.nonoverlapping:
         # The windows of a block may be where those of the whole are not: there -0.0 would stay, and not be added to 0.
@@ -319,12 +305,14 @@ def _pool_backward(
         return tuple(span.cells for span in spans), *_of_block(window, spans)
 
     spans = _over_space(_spread, window, dy)
-    function = getattr(fp, f"{pool.name}{axes}d_backward")
+    function = getattr(fp, f"{pool}{axes}d_backward")
     return _map_spans(function, [dy, argmax], spans, arguments, keywords, (dy.dtype,))
 
 
-max_pool, min_pool = partial(_pool, _MAX), partial(_pool, _MIN)
-max_pool_backward, min_pool_backward = partial(_pool_backward, _MAX), partial(_pool_backward, _MIN)
+max_pool = partial(_pool, "max_pool")
+min_pool = partial(_pool, "min_pool")
+max_pool_backward = partial(_pool_backward, "max_pool")
+min_pool_backward = partial(_pool_backward, "min_pool")
 
 
 # Pooling of whole planes
@@ -342,9 +330,9 @@ def _with_space(of_axes: Sequence[Any], space: Sequence[Any], data_format: str) 
 
 def _of_part(pool, chunk, begin, size, data_format, return_argmax, backend) -> tuple[Any, ...]:
     """The maxima of a chunk's planes, and their places in the whole planes, which are of `size`."""
-    keywords = {"data_format": data_format, **pool.returning(return_argmax), "backend": backend}
+    keywords = {"data_format": data_format, f"return_{ARGMAX[pool]}": return_argmax, "backend": backend}
     with at_most(1):
-        found = getattr(fp, f"global_{pool.name}")(chunk, keepdims=True, **keywords)
+        found = getattr(fp, f"global_{pool}")(chunk, keepdims=True, **keywords)
     if not return_argmax:
         return (found,)
     y, argmax = found
@@ -357,7 +345,7 @@ def _of_part(pool, chunk, begin, size, data_format, return_argmax, backend) -> t
 
 def _best(pool, parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     """Of the maxima of parts the largest, NaN above all; of equal ones the one whose place comes first."""
-    beats = np.greater if pool == _MAX else np.less
+    beats = np.greater if pool == "max_pool" else np.less
     best, *places = parts[0]
     for y, *others in parts[1:]:
         nan, had_nan = y != y, best != best
@@ -385,7 +373,7 @@ def _global_pool(pool, x, data_format, keepdims, return_argmax, out, backend) ->
     x = _read("x", x)
     window = global_window(x.shape, data_format)
     token = tokenize(x.name, data_format, keepdims, return_argmax, backend)
-    name = f"global_{pool.name}-{token}"
+    name = f"global_{pool}-{token}"
     layer: dict[Any, Any] = {}
     space = _space(x.chunks, data_format)
     starts = [_bounds(chunks) for chunks in space]
@@ -420,7 +408,7 @@ def _to_part(pool, dy, argmax, shape, begin, size, data_format, backend) -> Any:
     """The gradient of one part of the planes, which has this shape."""
     if isinstance(argmax, np.ndarray) and argmax.size and argmax.max() >= prod(size):
         raise ValueError(
-            f"{pool.argmax} must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}"
+            f"{ARGMAX[pool]} must be below {prod(size)}, the cells of a plane of {size}, got {argmax.max()}"
         )
     part = _space(shape, data_format)
     place: Any = 0
@@ -434,7 +422,7 @@ def _to_part(pool, dy, argmax, shape, begin, size, data_format, backend) -> Any:
     dy = np.where(inside, dy, dy.dtype.type(0)).reshape(window.y_shape)
     place = np.where(inside, place, 0).astype(window.argmax_dtype).reshape(window.y_shape)
     with at_most(1):
-        backward = getattr(fp, f"global_{pool.name}_backward")
+        backward = getattr(fp, f"global_{pool}_backward")
         return backward(dy, place, shape, data_format=data_format, keepdims=True, backend=backend)
 
 
@@ -444,16 +432,15 @@ def _global_pool_backward(pool, dy, argmax, x_shape, data_format, keepdims, out,
     window = global_window(x_shape, data_format)
     dy = _read("dy", dy, floats_only=True)
     y_shape = window.y_shape if keepdims else (window.batch, window.channels)
-    if dy.shape != y_shape:
-        raise ValueError(f"dy must have the shape {y_shape} of the pooled array, got {dy.shape}")
-    argmax = _expect(pool.argmax, argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
+    arrays.expect_shape("dy", dy, y_shape, "the pooled array")
+    argmax = _expect(ARGMAX[pool], argmax, dy.shape, window.argmax_dtype, "this window's forward pass", dy)
     n_chunks, c_chunks = _with_space(dy.chunks, (), data_format) if keepdims else dy.chunks
     size = _space(x_shape, data_format)
     dtype = native(dy.dtype)
     planes = max(n_chunks) or 1, max(c_chunks) or 1  # of a chunk; an empty one tells nothing of its size
     auto = normalize_chunks((*planes, *("auto",) * len(size)), (*planes, *size), dtype=dtype)[2:]
     chunks = _with_space((n_chunks, c_chunks), auto, data_format)
-    name = f"global_{pool.name}_backward-{tokenize(dy.name, argmax.name, x_shape, data_format, backend)}"
+    name = f"global_{pool}_backward-{tokenize(dy.name, argmax.name, x_shape, data_format, backend)}"
     layer = {}
     starts = [_bounds(each) for each in _space(chunks, data_format)]
     for at in product(*(range(len(each)) for each in chunks)):
@@ -466,8 +453,10 @@ def _global_pool_backward(pool, dy, argmax, x_shape, data_format, keepdims, out,
     return _array(name, layer, [dy, argmax], chunks, _meta(dy, ndim=len(chunks)))
 
 
-global_max_pool, global_min_pool = partial(_global_pool, _MAX), partial(_global_pool, _MIN)
-global_max_pool_backward, global_min_pool_backward = (partial(_global_pool_backward, pool) for pool in (_MAX, _MIN))
+global_max_pool = partial(_global_pool, "max_pool")
+global_min_pool = partial(_global_pool, "min_pool")
+global_max_pool_backward = partial(_global_pool_backward, "max_pool")
+global_min_pool_backward = partial(_global_pool_backward, "min_pool")
 
 
 # Maxout
