@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
-from fastpool.backends.numba.kernels.gather_backward import as_sums
-from fastpool.backends.numba.kernels.rows import fill_vectors
-from fastpool.backends.numba.kernels.separable import mark_real_taps
+from fastpool.backends.numba.kernels.padding import mark_real_taps
+from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, repeat
 from fastpool.backends.numba.kernels.sums import (
     Steps,
     average_rows,
@@ -122,14 +121,6 @@ def divide_scratch(scratch, sums, t):
         tail_view(values, counts + t.counts),
         scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
     )
-
-
-@inlined
-def repeat(array, period, count):
-    """Repeat the first `period` elements of an array until it has `count` of them. Vectors may spill."""
-    width = width_of(array)
-    for i in range(period, count, positive(min(period, width))):
-        store(array, i, load(array, i - period))
 
 
 @inlined

@@ -9,11 +9,10 @@ memory about once, and from the caches once for each tap; dx is written once.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
-from fastpool.backends.numba.decorators import INLINED, inlined, kernel
+from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle
-from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row, widen_row
+from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, narrow_interleaved, narrow_row, widen_row
 from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.half import narrow
 from fastpool.backends.numba.simd.vectors import (
@@ -153,15 +152,6 @@ def windows_over(dy, argmax, buffers, tile, depth, g, t):
         grads, offsets, pitch, slice_step = as_sums(dy, grads), tail_view(argmax, 0), g.OW, plane
         origin = begin
     return Windows(grads, offsets, pitch, slice_step, origin, in_place)
-
-
-def as_sums(dy, grads):
-    """dy where sums are of its dtype, else `grads`: such gradients are never read in place."""
-
-
-@overload(as_sums, jit_options=INLINED)
-def _as_sums(dy, grads):
-    return (lambda dy, grads: dy) if dy == grads else (lambda dy, grads: grads)
 
 
 @inlined

@@ -1,8 +1,33 @@
-"""Offsets that name padding. Padding is compared as the lowest value of the dtype, so that it wins a tie with real
-cells of this value if it comes first."""
+"""Taps in the padding: a mask without them, and offsets that name one.
+
+Padding is compared as the lowest value of the dtype, so that it wins a tie with real cells of this value if it comes
+first.
+"""
+
+import numpy as np
 
 from fastpool.backends.numba.decorators import inlined
-from fastpool.backends.numba.kernels.windows import first_real_offset, leaves_input, real_taps
+from fastpool.backends.numba.kernels.rows import fill_vectors, repeat
+from fastpool.backends.numba.kernels.windows import (
+    after_last_tap,
+    first_real_offset,
+    first_tap,
+    leaves_input,
+    real_taps,
+)
+from fastpool.backends.numba.simd.vectors import load, splat, width_of
+
+
+@inlined
+def mark_real_taps(tap_bits, g):
+    """Set a bit for each real tap along a row of each window, and repeat this for all rows."""
+    for ow in range(g.OW if len(tap_bits) > 0 else 0):
+        w = ow * g.sw - g.pw
+        first = first_tap(w, g.dw)
+        end = max(after_last_tap(w, g.KW, g.dw, g.W), first)
+        bits = splat(load(tap_bits, 0), np.uint8((1 << end) - (1 << first)))
+        fill_vectors(tap_bits, ow * g.inner, (ow + 1) * g.inner, bits)
+    repeat(tap_bits, g.OW * g.inner, len(tap_bits) - width_of(tap_bits))
 
 
 @inlined

@@ -21,6 +21,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
+from fastpool.backends.numba.simd.views import positive
 
 
 @inlined
@@ -38,6 +39,23 @@ def fill_vectors(array, begin, end, vector):
     while begin < end:
         store(array, begin, vector)
         begin += width_of(array)
+
+
+@inlined
+def repeat(array, period, count):
+    """Repeat the first `period` elements of an array until it has `count` of them. Vectors may spill."""
+    width = width_of(array)
+    for i in range(period, count, positive(min(period, width))):
+        store(array, i, load(array, i - period))
+
+
+def as_sums(source, sums):
+    """`source` where sums are of its dtype, else `sums`: rows of two-byte floats are never read in place."""
+
+
+@overload(as_sums, jit_options=INLINED)
+def _as_sums(source, sums):
+    return (lambda source, sums: source) if source == sums else (lambda source, sums: sums)
 
 
 @inlined

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle, pack_cells, pack_contiguous
-from fastpool.backends.numba.kernels.padding import fix_padding_offsets
+from fastpool.backends.numba.kernels.padding import fix_padding_offsets, mark_real_taps
 from fastpool.backends.numba.kernels.reduction import (
     Maxima,
     Taps,
@@ -252,20 +252,6 @@ def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, key
             best, winner = larger(best, winner, where((bits & bit) != none, value, padding), offset)
         store_offsets(out.argmax, i, winner)
         store(out.values, i, best)
-
-
-@inlined
-def mark_real_taps(tap_bits, g):
-    """Set a bit for each real tap along a row of each window, and repeat this for all rows."""
-    row, width = g.OW * g.inner, width_of(tap_bits)
-    for ow in range(g.OW if len(tap_bits) > 0 else 0):
-        w = ow * g.sw - g.pw
-        first = first_tap(w, g.dw)
-        end = max(after_last_tap(w, g.KW, g.dw, g.W), first)
-        bits = splat(load(tap_bits, 0), np.uint8((1 << end) - (1 << first)))
-        fill_vectors(tap_bits, ow * g.inner, (ow + 1) * g.inner, bits)
-    for i in range(row, len(tap_bits) - width, positive(min(row, width))):
-        store(tap_bits, i, load(tap_bits, i - row))
 
 
 @inlined
