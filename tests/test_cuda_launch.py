@@ -76,6 +76,7 @@ def test_a_launch_that_fails_does_not_hinder_the_next():
 
 
 ON_A_FAKE_DRIVER = """
+import gc
 import threading
 from importlib import import_module
 
@@ -88,6 +89,7 @@ cuda.why_not = lambda: None
 assert driver.capability(0) == (9, 0)
 x = np.arange(42, 42 + 16, dtype=np.int32).reshape(1, 1, 4, 4)
 fp.max_pool2d(x, 2, backend="cuda")
+gc.collect()  # what Numba's compiler leaves behind refers to its callers, and so to their arrays
 thread = threading.Thread(target=fp.max_pool2d, args=(x + 1, 2), kwargs={"backend": "cuda"})  # which has no context yet
 thread.start()
 thread.join()
