@@ -97,7 +97,7 @@ def cluster(request):
             threads_per_worker=1,
             processes=True,
             memory_limit=getattr(request, "param", None),
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as started,
         distributed.Client(started, timeout=60) as client,
