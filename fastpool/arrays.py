@@ -7,8 +7,6 @@ outer = N and inner = C. Lower modules do not know the caller's data_format.
 Arrays of other libraries are read by `fastpool.interop`: as NumPy arrays, or as device arrays on a GPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -231,12 +229,16 @@ def canonical(x: Any, window: Window, channels_last: bool, size: tuple[int, int,
     return x if made is None else made(x)
 
 
-class Target(NamedTuple):
-    """Where a result goes: `user` is the array to return, `canonical` the array that a kernel fills."""
+class Target:
+    """Where a result goes: `user` is the array to return, `canonical` the array that a kernel fills.
 
-    user: Any
-    canonical: Any
-    write_back: Any = None  # what the canonical array is copied to, if a kernel cannot write there
+    The canonical array is copied to `write_back` where a kernel cannot write there.
+    """
+
+    __slots__ = ("canonical", "user", "write_back")
+
+    def __init__(self, user: Any, canonical: Any, write_back: Any = None) -> None:
+        self.user, self.canonical, self.write_back = user, canonical, write_back
 
     def done(self) -> Any:
         if self.write_back is not None:
@@ -271,14 +273,14 @@ class Result(NamedTuple):
             user = fresh.transpose(tuple([self.axes.index(axis) for axis in range(len(self.axes))]))
         return Target(user, fresh if self.canonical is None else fresh.reshape(self.canonical))
 
-    def within(self, out: Array) -> Target:
-        """The caller's array, which `fastpool.out` has checked."""
+    def within(self, out: Array, user: Any) -> Target:
+        """The caller's array `user`, of which `fastpool.out` has checked the view `out`."""
         view = out if self.out_axes is None else out.transpose(self.out_axes)
         ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
         shape = view.shape if self.canonical is None else self.canonical
         if ready:
-            return Target(out, view.reshape(shape))
-        return Target(out, empty(shape, self.dtype, out), view)
+            return Target(user, view.reshape(shape))
+        return Target(user, empty(shape, self.dtype, out), view)
 
 
 def source(

@@ -4,14 +4,11 @@ The signature of an array is what a plan depends on: its dtype, shape, strides a
 signatures and the arguments is checked when the plan is made; what depends on the elements is checked in each run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy import ndarray
+from numpy import empty, ndarray
 
 from fastpool import arrays
 from fastpool.arrays import Operand, Result, Target
@@ -47,7 +44,7 @@ class Plan:
         plain = all(result.is_plain for result in results)
         self._shapes = [(result.shape, result.dtype) for result in results] if plain else None
 
-    def reshaped(self, shape: tuple[int, ...]) -> Plan:
+    def reshaped(self, shape: tuple[int, ...]) -> "Plan":
         """The same plan, with results of another shape in C order."""
         results = [result._replace(shape=shape, axes=None, out_axes=None) for result in self._results]
         return Plan(self._operands or (), tuple(results), self._run, self._check_option)
@@ -63,11 +60,14 @@ class Plan:
         elif self._shapes is None or type(inputs[0]) is not ndarray:
             targets, in_place = [result.new(inputs[0]) for result in self._results], False
         else:
-            targets, in_place = [np.empty(shape, dtype) for shape, dtype in self._shapes], True
+            targets, in_place = [], True
+            for shape, dtype in self._shapes:  # before Python 3.12 a comprehension would be a call
+                targets.append(empty(shape, dtype))
         if not self._is_empty:
             if self._operands is not None:
                 inputs = tuple([x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)])
-            self._run(*inputs, *(targets if in_place else map(_canonical, targets)), *options)
+            filled = targets if in_place else [_canonical(target) for target in targets]
+            self._run(*inputs, *filled, *options)
         if not in_place:
             targets = [target.done() if type(target) is Target else target for target in targets]
         return targets[0] if len(targets) == 1 else tuple(targets)
@@ -92,7 +92,7 @@ class Plan:
             else:
                 view = check_out(one, result.shape, result.dtype, inputs, original, earlier)
                 earlier += (view,)
-                targets.append(result.within(view)._replace(user=one))
+                targets.append(result.within(view, one))
         return targets
 
 
@@ -101,16 +101,16 @@ def _canonical(target: Any) -> Any:
     return target.canonical if type(target) is Target else target
 
 
-class Op(NamedTuple):
+class Op:
     """An op: the names of its inputs, which of them must be floating, and how it is planned.
 
     `plan` takes the inputs as `arrays.read` returns them, the static arguments, and the name of the backend or None.
     """
 
-    name: str
-    inputs: tuple[str, ...]
-    floats: tuple[str, ...]
-    plan: Callable[..., Plan]
+    __slots__ = ("floats", "inputs", "name", "plan")
+
+    def __init__(self, name: str, inputs: tuple[str, ...], floats: tuple[str, ...], plan: Callable[..., Plan]) -> None:
+        self.name, self.inputs, self.floats, self.plan = name, inputs, floats, plan
 
     def read(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(arrays.read(name, x, name in self.floats) for name, x in zip(self.inputs, inputs, strict=True))

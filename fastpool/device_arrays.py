@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from fastpool.replay import recording
 LEGACY_STREAM = 1
 
 
-class _Flags(NamedTuple):
-    c_contiguous: bool
-    aligned: bool
-    writeable: bool
+class _Flags:
+    __slots__ = ("aligned", "c_contiguous", "writeable")
+
+    def __init__(self, c_contiguous: bool, aligned: bool, writeable: bool) -> None:
+        self.c_contiguous, self.aligned, self.writeable = c_contiguous, aligned, writeable
 
 
 def _packed_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import mmap
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
@@ -16,7 +15,7 @@ from importlib import import_module
 from itertools import product
 from threading import local
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastpool.arguments import positive
 
@@ -145,10 +144,12 @@ def at_most(n: int) -> Iterator[None]:
         _limit.reset(token)
 
 
-class _Lock(Protocol):
-    def acquire(self) -> Any: ...
+if TYPE_CHECKING:
 
-    def release(self) -> Any: ...
+    class _Lock(Protocol):
+        def acquire(self) -> Any: ...
+
+        def release(self) -> Any: ...
 
 
 _across_forks: list[_Lock] = []
@@ -210,8 +211,8 @@ THREAD_BYTES = 1 << 26
 def need_memory(nbytes: int, what: str) -> None:
     """Raise MemoryError where so much is not to be had, for the sake of those who cannot cope without."""
     try:
-        mmap.mmap(-1, nbytes).close()
-    except OSError:
+        bytes(nbytes)  # the system gives them, and takes them back, without touching a page
+    except MemoryError:
         raise MemoryError(f"{what} only where {nbytes >> 20} MB of memory are free") from None
 
 

@@ -4,8 +4,6 @@ This is the one place where the shape of an input, or of what is to be unpooled,
 are immutable and cached by their arguments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from math import prod
@@ -92,7 +90,7 @@ class Divisors(NamedTuple):
     end: tuple[int, int, int]
     override: int  # 0 where cells are counted
 
-    def along(self, axis: int, window: Window) -> np.ndarray:
+    def along(self, axis: int, window: "Window") -> np.ndarray:
         """How many cells of each window along one axis count."""
         starts = range(
             -window.before[axis], window.out[axis] * window.stride[axis] - window.before[axis], window.stride[axis]
@@ -118,17 +116,17 @@ class Window(_Geometry):
         dilation: Any = 1,
         ceil_mode: bool = False,
         data_format: str = "channels_first",
-    ) -> Window:
+    ) -> "Window":
         """Windows that slide over the last `axes` spatial axes of an array of `x_shape`."""
         arguments = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
         return sliding_window(axes, x_shape, *arguments)
 
     @staticmethod
-    def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> Window:
+    def maxout(x_shape: tuple[int, ...], num_units: int, axis: int, grouping: str) -> "Window":
         """Maxout as pooling along one axis of a contiguous array: the pieces of a unit are its window."""
         return _grouped(x_shape, num_units, axis, grouping)
 
-    def of_rows(self, images: int, start: int, stop: int) -> Window | None:
+    def of_rows(self, images: int, start: int, stop: int) -> "Window | None":
         """The windows of some output rows, over the input rows that they cover; None if they cover padding alone.
 
         The channels come first, whatever the data_format of these windows.
@@ -383,7 +381,7 @@ def _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape,
 
 
 @lru_cache(maxsize=1024)
-def _of_rows(whole: Window, images: int, start: int, stop: int) -> Window | None:
+def _of_rows(whole: Window, images: int, start: int, stop: int) -> "Window | None":
     top, bottom = whole.covered_rows(start, stop)
     if top == bottom:
         return None

@@ -3,8 +3,6 @@
 A backend is a module that exports the functions of `fastpool.backends.interface`, or those of the ops that it can do.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import sys
