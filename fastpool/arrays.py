@@ -181,14 +181,21 @@ def _order(window: Window, ndim: int, channels_last: bool) -> tuple[int, ...]:
     return tuple(axes)
 
 
-class Operand(NamedTuple):
+class Operand:
     """How an input becomes C-contiguous, aligned and native, in the shape that a kernel takes."""
 
-    reshaped_to: tuple[int, ...] | None  # another shape, before all else
-    axes: tuple[int, ...] | None  # from the slowest to the fastest in memory
-    copied_as: np.dtype | None  # where it is not yet contiguous, aligned and native
-    canonical: tuple[int, ...] | None
-    is_bool: bool
+    __slots__ = ("axes", "canonical", "copied_as", "is_bool", "reshaped_to")
+
+    def __init__(
+        self,
+        reshaped_to: tuple[int, ...] | None,  # another shape, before all else
+        axes: tuple[int, ...] | None,  # from the slowest to the fastest in memory
+        copied_as: np.dtype | None,  # where it is not yet contiguous, aligned and native
+        canonical: tuple[int, ...] | None,
+        is_bool: bool,
+    ) -> None:
+        self.reshaped_to, self.axes, self.copied_as = reshaped_to, axes, copied_as
+        self.canonical, self.is_bool = canonical, is_bool
 
     def __call__(self, x: Any) -> Any:
         if self.is_bool:

@@ -80,15 +80,17 @@ class _Geometry(NamedTuple):
     channel_axis: int | None
 
 
-class Divisors(NamedTuple):
+class Divisors:
     """What the sums of windows are divided by: how many of their cells count, or the same for all windows.
 
-    Along each axis, the cells from coordinate `begin` up to `end` count, which the padding may be a part of.
+    Along each axis, the cells from coordinate `begin` up to `end` count, which the padding may be a part of. `override`
+    is 0 where cells are counted.
     """
 
-    begin: tuple[int, int, int]
-    end: tuple[int, int, int]
-    override: int  # 0 where cells are counted
+    __slots__ = ("begin", "end", "override")
+
+    def __init__(self, begin: tuple[int, int, int], end: tuple[int, int, int], override: int) -> None:
+        self.begin, self.end, self.override = begin, end, override
 
     def along(self, axis: int, window: "Window") -> np.ndarray:
         """How many cells of each window along one axis count."""
