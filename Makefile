@@ -20,10 +20,8 @@ BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
 SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx \
 	$(addprefix fastpool/backends/numba/,_launch.pyx team.h cpu.h)
-# What the library of kernels is made of: see SOURCES in object_code.py and CALLING_MODULES in library.py.
-KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py \
-	$(patsubst %,fastpool/backends/numba/%.py,decorators encoding geometry kernel_dtypes library object_code tuning) \
-	$(wildcard $(patsubst %,fastpool/backends/numba/%/*.py,kernels plan simd tiling))
+# What the library of kernels may depend on. The build finds which kernels must be compiled anew.
+KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py $(wildcard fastpool/backends/numba/*.py fastpool/backends/numba/*/*.py)
 LEVELS ?=
 
 .PHONY: demo test test-slow test-all kernels wheel fuzz torture sanitize sanitize-numba arm64 interpret gpu check docs bench peers report asv asv-compare dashboard clean

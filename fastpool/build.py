@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from fastpool.backends.numba import kernel_names, library
+from fastpool.backends.numba import kernel_names, library, sources
 from fastpool.threads import usable_cpus
 
 
@@ -82,11 +82,11 @@ def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator
                 os.environ[setting] = value
 
 
-def sources() -> str:
+def digest_of_sources() -> str:
     """A digest of what the kernels are made of."""
     from fastpool.backends.numba import object_code  # Numba, which only a build needs
 
-    return object_code.sources()
+    return object_code.digest_of_sources()
 
 
 def linker(level: str) -> list[str]:
@@ -110,8 +110,8 @@ def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
         linked, origin = Path(beside, to.name), Path(beside, "origin.c")
         origin.write_text(
-            f'const char *fastpool_sources = "{sources()}";\n'
-            f"const unsigned fastpool_calling_checksum = {library.calling_checksum()}u;\n"
+            f'const char *fastpool_sources = "{digest_of_sources()}";\n'
+            f"const unsigned fastpool_calling_checksum = {sources.calling_checksum()}u;\n"
         )
         # No C library is linked, so that glibc and musl both load the library: the process has these functions. Any
         # other undefined symbol, of Python's or Numba's, is an error.

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from itertools import product
-from threading import local
+from threading import RLock, local
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -164,6 +164,12 @@ def hold_across_forks(lock: _Lock) -> None:
     several of them must do so in that order too.
     """
     _across_forks.append(lock)
+
+
+# Held while a part of the package is imported on first use: in a child that is forked meanwhile, Python's own locks of
+# the modules would stay locked.
+importing = RLock()
+hold_across_forks(importing)
 
 
 def fork_before_logging() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba._launch import Call
 
-from fastpool.backends.numba import bound_call, kernel_name, library, plan, tuning
+from fastpool.backends.numba import bound_call, kernel_name, library, plan, sources, tuning
 from fastpool.backends.numba.encoding import encode
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.launching import thread_scratch
@@ -52,7 +52,7 @@ def test_a_kernel_is_made_of_the_modules_that_it_imports(object_code):
     """So that a changed module compiles these kernels anew, and no others."""
 
     def made_of(name):
-        return {module.removeprefix("fastpool.backends.numba.") for module in object_code.sources_of(name)}
+        return {module.removeprefix("fastpool.backends.numba.") for module in sources.of_kernel(name)}
 
     every = [made_of(name) for name in map(kernel_name, plan.built_calls())]
     assert all(modules >= {"decorators", "encoding", "object_code"} for modules in every)
@@ -66,15 +66,15 @@ def test_a_kernel_is_made_of_the_modules_that_it_imports(object_code):
         "tiling.forward",
     }
     assert not direct & {"kernels.separable", "kernels.col2im", "tiling.columns"}
-    of_none = {module.removeprefix("fastpool.backends.numba.") for module in object_code._source_files()}
+    of_none = {module.removeprefix("fastpool.backends.numba.") for module in sources.of_kernels()}
     of_none = of_none.difference(*every)
     assert of_none == {"kernels", "simd"}, "packages"
 
 
 def test_where_no_sources_are_installed_a_kernel_is_named_without_them(object_code, monkeypatch):
-    monkeypatch.setattr(object_code, "_source_files", dict)
+    monkeypatch.setattr(sources, "of_kernels", dict)
     name, processor = kernel_name(next(plan.built_calls())), object_code.this_processor()
-    assert object_code.sources_of(name) == set()
+    assert sources.of_kernel(name) == set()
     assert object_code.object_name(name, processor) != object_code.object_name(name + "_", processor)
 
 
@@ -90,8 +90,8 @@ def test_a_library_is_of_the_kernels_as_they_are_now(built, object_code):
     """`make kernels` builds that of this machine anew, `python -m fastpool.build LEVEL` another; or remove it."""
     functions = library.ctypes.CDLL(str(built))
     stored = library.ctypes.c_char_p.in_dll(functions, "fastpool_sources").value.decode()
-    assert stored == object_code.sources()
-    assert library.ctypes.c_uint.in_dll(functions, "fastpool_calling_checksum").value == library.calling_checksum()
+    assert stored == object_code.digest_of_sources()
+    assert library.ctypes.c_uint.in_dll(functions, "fastpool_calling_checksum").value == sources.calling_checksum()
 
 
 @of_each_library
@@ -307,9 +307,11 @@ def test_a_build_names_the_compiler_that_is_missing_before_it_compiles(python, t
 
 LEVEL = """
 import sys, warnings
-from fastpool.backends.numba import library
+from fastpool.backends.numba import library, sources
 library.FOLDER, library.levels_here = sys.argv[1], lambda: tuple(sys.argv[2].split())
-library.calling_checksum, library._opened = lambda: 0, (lambda path: path) if "any" in sys.argv else library._opened
+sources.calling_checksum = lambda: 0
+if "any" in sys.argv:
+    library._opened = lambda path: path
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     levels = {library.level() for _ in range(2)}
@@ -364,8 +366,8 @@ def test_a_library_that_is_called_in_another_way_is_not_taken(python):
     """Kernels of other versions may write beyond the scratch that they are given."""
     code = """
 import warnings
-from fastpool.backends.numba import library
-library.calling_checksum = lambda: 1
+from fastpool.backends.numba import library, sources
+sources.calling_checksum = lambda: 1
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     print([library.level()], {str(each.message).partition(": ")[2] for each in told})

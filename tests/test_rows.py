@@ -117,7 +117,7 @@ def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, d
         plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)
         inner = 3 if layout == "channels_last" else 1
         _, tiles, _ = van_herk(plan, 6 // inner, inner, (x.dtype.itemsize, 1), 2)
-        assert tiles.block_columns < plan.out[2], "tiles that end inside of a row"
+        assert tiles.tile_columns < plan.out[2], "tiles that end inside of a row"
         out = np.empty(plan.y_shape, dtype), np.empty(plan.y_shape, plan.argmax_dtype)
         y, argmax = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, out=out)
         expected = fp.max_pool2d(x, kernel, stride, padding, data_format=layout, return_argmax=True, backend="numpy")
@@ -173,7 +173,7 @@ def test_a_plane_of_tall_windows_is_cut_for_each_thread(threads):
     window = fp.window.Window.plan(2, (700, 700), 65, 1, 32)
     _, tiles, items = van_herk(window, 1, 1, (4, 2), threads)
     assert items >= threads
-    assert tiles.block_rows >= 65
+    assert tiles.tile_rows >= 65
     fp.set_num_threads(threads)
     try:
         assert_pools_as_numpy(values((160, 600), "float32"), 33, 1, 16)

@@ -11,12 +11,11 @@ from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
-from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastpool.arguments import shown
-from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
+from fastpool.threads import fork_before_logging, importing, in_a_thread_of_its_own
 
 _MODULES = {
     "numba": "fastpool.backends.numba",
@@ -45,9 +44,6 @@ class BackendStatus(NamedTuple):
 
 # The modules, or the lasting reasons why there is none.
 _loaded: dict[str, ModuleType | str] = {}
-_loading = RLock()
-# Python's own locks of the modules that are being imported would stay locked in a child.
-hold_across_forks(_loading)
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _SHORTAGE_WORDS = (*map(os.strerror, _SHORTAGES), "failed to map segment")
@@ -77,7 +73,7 @@ def _import(name: str) -> None:
         fork_before_logging()
     before = set(sys.modules)
     try:
-        with _loading:
+        with importing:
             module = import_module(_MODULES[name])
         getattr(module, "check", lambda: None)()
         _loaded[name] = module

@@ -7,23 +7,18 @@ import os
 import platform
 import sys
 import warnings
-import zlib
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from threading import RLock
 from typing import Any, NamedTuple
 
+from fastpool.backends.numba import sources
 from fastpool.backends.numba._launch import X86_64_LEVEL
-from fastpool.threads import fork_before_logging, hold_across_forks, in_a_thread_of_its_own
+from fastpool.threads import fork_before_logging, importing, in_a_thread_of_its_own
 
 FOLDER = os.path.dirname(__file__)
 BUILT_LEVELS = ("x86-64-v4", "x86-64-v3", "aarch64")  # the best first
 JUST_IN_TIME = "jit"
-
-# In a child that is forked while Numba is imported, Python's import locks would stay locked.
-_importing = RLock()
-hold_across_forks(_importing)
 
 
 def native_level() -> str:
@@ -55,30 +50,6 @@ def requested_level() -> str:
     return text
 
 
-# The modules and packages that decide how kernels are called. Kernels of other versions may write past the scratch that
-# these allow for.
-CALLING_MODULES = ("encoding.py", "kernel_dtypes.py", "geometry.py", "tuning.py", "plan", "tiling")
-
-
-def _sources_of(name: str) -> list[str]:
-    path = os.path.join(FOLDER, name)
-    if name.endswith(".py"):
-        return [path]
-    return sorted(os.path.join(path, file) for file in os.listdir(path) if file.endswith(".py"))
-
-
-def calling_checksum() -> int:
-    """A checksum of CALLING_MODULES, which a library must share; 0 where no sources are installed."""
-    checksum = 0
-    try:
-        for path in (path for name in CALLING_MODULES for path in _sources_of(name)):
-            with open(path, "rb") as source:
-                checksum = zlib.crc32(source.read(), checksum)
-    except OSError:
-        return 0
-    return checksum
-
-
 class _Library(NamedTuple):
     level: str
     functions: ctypes.CDLL
@@ -91,7 +62,7 @@ def _opened(path: str) -> ctypes.CDLL:
         built_for = ctypes.c_uint.in_dll(functions, "fastpool_calling_checksum").value
     except ValueError:
         built_for = None
-    if calling_checksum() not in (0, built_for):
+    if sources.calling_checksum() not in (0, built_for):
         raise OSError("it was built for other versions of the plans that call its kernels: build it again")
     return functions
 
@@ -121,7 +92,7 @@ def level() -> str:
 def compiler() -> Any:
     """The module that compiles kernels with Numba. ImportError where Numba is not installed."""
     fork_before_logging()
-    with _importing:
+    with importing:
         return import_module("fastpool.backends.numba.just_in_time")
 
 

@@ -7,13 +7,11 @@ The build of the package links the objects of many kernels to one library. Any o
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
@@ -26,7 +24,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from fastpool.backends.numba import geometry, tiling
+from fastpool.backends.numba import geometry, sources, tiling
 from fastpool.backends.numba.decorators import KERNELS, NUMBA_VERSION
 from fastpool.backends.numba.encoding import split_name
 from fastpool.threads import hold_across_forks
@@ -44,22 +42,6 @@ SETTINGS = (
     "LLVM_REFPRUNE_FLAGS",
     "USING_SVML",
 )
-
-# What kernels are made of.
-SOURCES = (
-    "../../_rules.py",
-    "decorators.py",
-    "encoding.py",
-    "geometry.py",
-    "object_code.py",
-    "kernels/*.py",
-    "simd/*.py",
-    "tiling/*.py",
-)
-
-# Those of them that every kernel is compiled by.
-COMPILING = tuple(f"fastpool.backends.numba.{name}" for name in ("decorators", "encoding", "object_code"))
-IMPORT = re.compile(r"^from (fastpool[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 # A child forked while another thread compiles would wait for that thread, which it does not have, for ever.
 hold_across_forks(global_compiler_lock)
@@ -208,66 +190,22 @@ def target_machine(processor: Processor, **options: Any) -> Any:
     return target.create_target_machine(cpu=processor.cpu, features=processor.features, opt=3, **options)
 
 
-@cache
-def _source_files() -> dict[str, bytes]:
-    """What kernels are made of: the contents of SOURCES, by the name of the module."""
-    here = Path(__file__).resolve().parent
-    package = here.parents[1]
-    files = sorted(path.resolve() for pattern in SOURCES for path in here.glob(pattern))
-    names = {path: ".".join(("fastpool", *path.relative_to(package).with_suffix("").parts)) for path in files}
-    contents = {path: path.read_bytes().replace(b"\r\n", b"\n") for path in files}
-    return {names[path].removesuffix(".__init__"): contents[path] for path in files}
-
-
-@cache
-def _imported(module: str) -> frozenset[str]:
-    """The modules of SOURCES that one of them imports, and those that these import."""
-    found, pending = {module}, [module]
-    while pending:
-        for parent, names in IMPORT.findall(_source_files()[pending.pop()].decode()):
-            named = {parent, *(f"{parent}.{name}" for name in re.findall(r"\w+", names))}
-            new = (named & _source_files().keys()) - found
-            found |= new
-            pending += new
-    return frozenset(found)
-
-
-@cache
-def _defined_in(definition: str) -> str:
-    """The module of SOURCES that holds a line which begins with this text."""
-    (module,) = (name for name, code in _source_files().items() if f"\n{definition}".encode() in code)
-    return module
-
-
 def _digest_of(modules: Iterable[str]) -> str:
     # Numba compiles bytecode, and each version of Python has its own.
     digest = DIGEST("/".join((NUMBA_VERSION, version("llvmlite"), sys.version)).encode())
     for module in sorted(modules):
-        digest.update(module.encode() + _source_files()[module])
+        digest.update(module.encode() + sources.of_kernels()[module])
     return digest.hexdigest()
 
 
 @cache
-def sources() -> str:
+def digest_of_sources() -> str:
     """A digest of all that kernels are made of."""
-    return _digest_of(_source_files())
-
-
-def sources_of(name: str) -> set[str]:
-    """The modules that a kernel is made of: with a change of one of them it is a new kernel.
-
-    None where no sources are installed: they cannot change there.
-    """
-    if not _source_files():
-        return set()
-    kernel, _, constants = split_name(name)
-    tuples = [code for code in constants if code[0].isupper()]
-    roots = [_defined_in(f"@kernel\ndef {kernel}("), *(_defined_in(f"class {code}(") for code in tuples), *COMPILING]
-    return set().union(*map(_imported, roots))
+    return _digest_of(sources.of_kernels())
 
 
 def object_name(name: str, processor: Processor) -> str:
     """What a kernel's object code is kept as."""
     settings = [(setting, getattr(numba.config, setting, None)) for setting in SETTINGS]
-    key = "/".join((name, repr(processor), repr(settings), _digest_of(sources_of(name))))
+    key = "/".join((name, repr(processor), repr(settings), _digest_of(sources.of_kernel(name))))
     return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"

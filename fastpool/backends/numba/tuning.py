@@ -122,14 +122,14 @@ PATTERN = 1 << 9
 
 # Columns
 
-# Elements of a block of columns that are packed, or of the sums to which they are added: 128 KB of float32, in the L2
+# Elements of a tile of columns that are packed, or of the sums to which they are added: 128 KB of float32, in the L2
 # cache.
 MOST_COLUMNS_PACKED = 1 << 15
 
-# A block is at least so many times as long as its halo, down and along.
+# A tile is at least so many times as long as its halo, down and along.
 HALOS_OF_COLUMNS = 2
 
-# With its halo a block may be so many times MOST_COLUMNS_PACKED. Where it would be more, taps are packed row by row;
+# With its halo a tile may be so many times MOST_COLUMNS_PACKED. Where it would be more, taps are packed row by row;
 # where a single row of windows would be more, tap by tap.
 MOST_GROWTH = 4
 

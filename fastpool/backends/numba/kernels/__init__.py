@@ -10,7 +10,7 @@ element: one value of an array; positions and steps are counted in elements wher
 pitch: the distance from one row to the next
 width: the number of elements of a vector
 work item: a part of the output that one thread computes; a kernel computes those from `start` up to `stop`
-tile, block: the windows or cells of a work item
+tile: the windows or cells of a work item
 phase: a position in a stride: a coordinate of the padded input modulo the stride
 key: what is compared in place of an element: see `simd/keys.py`
 maximum: that of keys; in a min pool, the minimum of elements

@@ -44,7 +44,7 @@ from fastpool.backends.numba.tiling.average import (
 )
 
 
-class Block(NamedTuple):
+class Tile(NamedTuple):
     """The windows of one work item: the first of them is at (od, oh, ow), and begins at the coordinates (d, h, w).
 
     Of the columns of cells under them, counted from `w`, those from `begin` up to `end` are not padding.
@@ -81,42 +81,42 @@ class Buffers(NamedTuple):
     totals: Any  # sums of a row of windows
     counts: Any  # how many cells along the row count in each of them
     rest: Any  # what is left of a row
-    tap_bits: Any  # for each window of a block, a bit for each tap along its row that is real
+    tap_bits: Any  # for each window of a tile, a bit for each tap along its row that is real
 
 
 @kernel
 def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
-    """Work items are blocks of windows."""
+    """Work items are tiles of windows."""
     buffers = divide_scratch(scratch, sums, t)
     zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
-    # Blocks of whole rows are contiguous in y. Those of this call end at `limit`.
-    limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
+    # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
+    limit = (stop // t.row_tiles * g.OH + stop % t.row_tiles * t.tile_rows) * g.OW * g.inner
     if t.row_method == BY_ROWS:
-        list_counts(buffers.counts, 0, 1, t.block_rows, g, counted)
+        list_counts(buffers.counts, 0, 1, t.tile_rows, g, counted)
     elif t.row_method == BY_MASK:
         mark_real_taps(buffers.tap_bits, g)
         list_counts(buffers.counts, 0, g.OW, g.inner, g, counted)
         repeat(buffers.counts, g.OW * g.inner, t.counts - 2 * width_of(buffers.counts))
     listed = -1
     for item in range(start, stop):
-        block = block_at(item, g, t)
+        tile = tile_at(item, g, t)
         if t.row_method == BY_ROWS:
-            pool_whole_rows(y, x, buffers, block, limit, g, t, counted, half_format)
+            pool_whole_rows(y, x, buffers, tile, limit, g, t, counted, half_format)
         elif t.row_method == BY_MASK:
-            pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format)
+            pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format)
         else:
-            if block.ow != listed:
-                list_counts(buffers.counts, block.ow, block.columns, t.block_channels, g, counted)
-                listed = block.ow
-            pool_rows(y, x, buffers, block, zeros, limit, g, t, counted, half_format)
+            if tile.ow != listed:
+                list_counts(buffers.counts, tile.ow, tile.columns, t.tile_channels, g, counted)
+                listed = tile.ow
+            pool_rows(y, x, buffers, tile, zeros, limit, g, t, counted, half_format)
 
 
 @inlined
 def divide_scratch(scratch, sums, t):
-    values, counts = scratch_view(scratch, 0, t.elements, sums), t.cells + t.totals
+    values, counts = scratch_view(scratch, 0, t.elements, sums), t.column_sums + t.totals
     return Buffers(
-        slice_view(values, 0, t.cells),
-        slice_view(values, t.cells, t.totals),
+        slice_view(values, 0, t.column_sums),
+        slice_view(values, t.column_sums, t.totals),
         slice_view(values, counts, t.counts),
         tail_view(values, counts + t.counts),
         scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
@@ -124,52 +124,52 @@ def divide_scratch(scratch, sums, t):
 
 
 @inlined
-def block_at(item, g, t):
-    rest, channel_block = divmod(item, t.channel_blocks)
-    rest, column_block = divmod(rest, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+def tile_at(item, g, t):
+    rest, channel_tile = divmod(item, t.channel_tiles)
+    rest, column_tile = divmod(rest, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     plane, od = divmod(rest, g.OD)
-    oh, ow, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
-    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
-    channels = min(t.block_channels, g.inner - channel)
+    oh, ow, channel = row_tile * t.tile_rows, column_tile * t.tile_columns, channel_tile * t.tile_channels
+    rows, columns = min(t.tile_rows, g.OH - oh), min(t.tile_columns, g.OW - ow)
+    channels = min(t.tile_channels, g.inner - channel)
     d, h, w = od * g.sd - g.pd, oh * g.sh - g.ph, ow * g.sw - g.pw
     all_columns = (columns - 1) * g.sw + g.KW
     begin, end = inside_input(w, all_columns, g.W)
-    return Block(plane, od, oh, ow, channel, rows, columns, channels, d, h, w, all_columns, begin, end)
+    return Tile(plane, od, oh, ow, channel, rows, columns, channels, d, h, w, all_columns, begin, end)
 
 
 @inlined
-def source_of(block, h, g):
+def source_of(tile, h, g):
     """The rows of cells under the row of windows that begins at row `h`."""
-    row, kd, kh = g.W * g.inner, first_tap(block.d, 1), first_tap(h, 1)
-    origin = (((block.plane * g.D + block.d + kd) * g.H + h + kh) * g.W + block.w) * g.inner + block.channel
-    slices = Steps(max(after_last_tap(block.d, g.KD, 1, g.D) - kd, 0), g.H * row)
+    row, kd, kh = g.W * g.inner, first_tap(tile.d, 1), first_tap(h, 1)
+    origin = (((tile.plane * g.D + tile.d + kd) * g.H + h + kh) * g.W + tile.w) * g.inner + tile.channel
+    slices = Steps(max(after_last_tap(tile.d, g.KD, 1, g.D) - kd, 0), g.H * row)
     return Source(origin, slices, Steps(max(after_last_tap(h, g.KH, 1, g.H) - kh, 0), row))
 
 
 @inlined
-def pool_whole_rows(y, x, buffers, block, limit, g, t, counted, half_format):
+def pool_whole_rows(y, x, buffers, tile, limit, g, t, counted, half_format):
     """Windows that are one row of cells each, without padding: the averages of rows."""
-    to, cells = block.plane * g.OH + block.oh, as_sums(x, buffers.cells)
-    for row in range(block.rows):
+    to, cells = tile.plane * g.OH + tile.oh, as_sums(x, buffers.cells)
+    for row in range(tile.rows):
         buffers.totals[row] = sum_run(cells, (to + row) * g.W, g.W, buffers.rest)
     one = buffers.totals.dtype.type(1)
-    divide_row(y, to, limit, buffers.totals, buffers.counts, one, block.rows, half_format)
+    divide_row(y, to, limit, buffers.totals, buffers.counts, one, tile.rows, half_format)
 
 
 @inlined
-def pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
-    """The windows of a block whose rows are one long row, which are added up under a mask of real taps.
+def pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
+    """The windows of a tile whose rows are one long row, which are added up under a mask of real taps.
 
     Rows of windows that have no padding above or below lie one row of cells apart at stride 1: their columns are added
     up at once.
     """
     row_step, last_full, row = g.W * g.inner, g.H - g.KH, 0
-    while row < block.rows:
-        h, rows = block.h + row * g.sh, 1
+    while row < tile.rows:
+        h, rows = tile.h + row * g.sh, 1
         if g.sh == 1 and 0 <= h <= last_full:
-            rows = min(block.rows - row, last_full - h + 1)
-        source, cells = source_of(block, h, g), tail_view(buffers.cells, t.lead + row * row_step)
+            rows = min(tile.rows - row, last_full - h + 1)
+        source, cells = source_of(tile, h, g), tail_view(buffers.cells, t.lead + row * row_step)
         origin = source.origin + g.pw * g.inner
         if source.slices.count * source.rows.count > 0:
             sum_rows(cells, rows * row_step, x, origin, source.slices, source.rows, half_format)
@@ -177,10 +177,10 @@ def pool_block(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
             fill_vectors(cells, 0, rows * row_step, zeros)
         row += rows
     if g.sw == 1:
-        sum_masked(load, buffers, block.rows * g.OW * g.inner, zeros, 1, g, t)
+        sum_masked(load, buffers, tile.rows * g.OW * g.inner, zeros, 1, g, t)
     else:
-        sum_masked(load_stride_2, buffers, block.rows * g.OW, zeros, 2, g, t)
-    write_rows(y, buffers, block, limit, g, counted, half_format)
+        sum_masked(load_stride_2, buffers, tile.rows * g.OW, zeros, 2, g, t)
+    write_rows(y, buffers, tile, limit, g, counted, half_format)
 
 
 @inlined
@@ -202,13 +202,13 @@ def sum_masked(load_at, buffers, count, zeros, stride, g, t):
 
 
 @inlined
-def write_rows(y, buffers, block, limit, g, counted, half_format):
-    """Divide the sums of a block of whole rows, and write them: as many rows at once as have the same divisors."""
+def write_rows(y, buffers, tile, limit, g, counted, half_format):
+    """Divide the sums of a tile of whole rows, and write them: as many rows at once as have the same divisors."""
     size, row = g.OW * g.inner, 0
-    to = ((block.plane * g.OD + block.od) * g.OH + block.oh) * size
-    while row < block.rows:
-        rows, count = 1, count_over(block.d, block.h + row * g.sh, g, counted)
-        while row + rows < block.rows and count_over(block.d, block.h + (row + rows) * g.sh, g, counted) == count:
+    to = ((tile.plane * g.OD + tile.od) * g.OH + tile.oh) * size
+    while row < tile.rows:
+        rows, count = 1, count_over(tile.d, tile.h + row * g.sh, g, counted)
+        while row + rows < tile.rows and count_over(tile.d, tile.h + (row + rows) * g.sh, g, counted) == count:
             rows += 1
         factor, totals = buffers.cells.dtype.type(count), tail_view(buffers.cells, row * size)
         divide_row(y, to + row * size, limit, totals, buffers.counts, factor, rows * size, half_format)
@@ -216,51 +216,51 @@ def write_rows(y, buffers, block, limit, g, counted, half_format):
 
 
 @inlined
-def pool_rows(y, x, buffers, block, zeros, limit, g, t, counted, half_format):
-    """The windows of a block, row by row."""
+def pool_rows(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
+    """The windows of a tile, row by row."""
     if t.row_method == BY_NEIGHBOURS or t.row_method == BY_STRIDED_LOADS:
-        fill_vectors(buffers.cells, 0, block.begin * t.block_channels, zeros)
-    for row in range(block.rows):
-        h = block.h + row * g.sh
-        source = source_of(block, h, g)
-        factor = buffers.cells.dtype.type(count_over(block.d, h, g, counted))
-        to = (((block.plane * g.OD + block.od) * g.OH + block.oh + row) * g.OW + block.ow) * g.inner + block.channel
+        fill_vectors(buffers.cells, 0, tile.begin * t.tile_channels, zeros)
+    for row in range(tile.rows):
+        h = tile.h + row * g.sh
+        source = source_of(tile, h, g)
+        factor = buffers.cells.dtype.type(count_over(tile.d, h, g, counted))
+        to = (((tile.plane * g.OD + tile.od) * g.OH + tile.oh + row) * g.OW + tile.ow) * g.inner + tile.channel
         if t.row_method == BY_CHANNELS:
-            pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_format)
+            pool_channels(y, to, x, buffers, tile, source, zeros, factor, g, t, half_format)
         else:
-            sum_windows(x, buffers, block, source, zeros, g, t, half_format)
-            write_row(y, to, buffers, block, factor, limit, g, t, half_format)
+            sum_windows(x, buffers, tile, source, zeros, g, t, half_format)
+            write_row(y, to, buffers, tile, factor, limit, g, t, half_format)
 
 
 @inlined
-def pool_channels(y, to, x, buffers, block, source, zeros, factor, g, t, half_format):
+def pool_channels(y, to, x, buffers, tile, source, zeros, factor, g, t, half_format):
     """A row of windows of a single slice that share few cells, each read in place, in vectors of channels."""
-    for column in range(block.columns):
-        first, last = max(column * g.sw, block.begin), min(column * g.sw + g.KW, block.end)
-        counts, at = tail_view(buffers.counts, column * t.block_channels), to + column * g.inner
+    for column in range(tile.columns):
+        first, last = max(column * g.sw, tile.begin), min(column * g.sw + g.KW, tile.end)
+        counts, at = tail_view(buffers.counts, column * t.tile_channels), to + column * g.inner
         if first < last and source.slices.count * source.rows.count > 0:
             origin, taps = source.origin + first * g.inner, Steps(last - first, g.inner)
             average_rows(
-                y, at, x, origin, source.rows, taps, counts, factor, block.channels, buffers.totals, half_format
+                y, at, x, origin, source.rows, taps, counts, factor, tile.channels, buffers.totals, half_format
             )
         else:
-            fill_vectors(buffers.totals, 0, block.channels, zeros)
-            divide_row(y, at, at + block.channels, buffers.totals, counts, factor, block.channels, half_format)
+            fill_vectors(buffers.totals, 0, tile.channels, zeros)
+            divide_row(y, at, at + tile.channels, buffers.totals, counts, factor, tile.channels, half_format)
 
 
 @inlined
-def sum_windows(x, buffers, block, source, zeros, g, t, half_format):
+def sum_windows(x, buffers, tile, source, zeros, g, t, half_format):
     """Write the sums of a row of windows to `buffers.totals`."""
-    count = block.columns * t.block_channels
+    count = tile.columns * t.tile_channels
     if source.slices.count * source.rows.count == 0:
         fill_vectors(buffers.totals, 0, count, zeros)
     elif t.row_method == BY_WINDOWS:
         fill_vectors(buffers.totals, 0, count, zeros)
-        sum_each_window(x, buffers, block, source, g, t, half_format)
+        sum_each_window(x, buffers, tile, source, g, t, half_format)
     else:
-        pitch = t.block_channels
-        sum_columns(buffers.cells, x, block, source, block.begin, block.end, block.begin, g, t, half_format)
-        fill_vectors(buffers.cells, block.end * pitch, block.all_columns * pitch, zeros)
+        pitch = t.tile_channels
+        sum_columns(buffers.cells, x, tile, source, tile.begin, tile.end, tile.begin, g, t, half_format)
+        fill_vectors(buffers.cells, tile.end * pitch, tile.all_columns * pitch, zeros)
         if t.row_method == BY_NEIGHBOURS:
             taps = Steps(g.KW, pitch)
             sum_rows(buffers.totals, count, buffers.cells, 0, one_step(), taps, None)
@@ -273,11 +273,11 @@ def sum_windows(x, buffers, block, source, zeros, g, t, half_format):
 
 
 @inlined
-def sum_columns(cells, x, block, source, begin, end, to, g, t, half_format):
+def sum_columns(cells, x, tile, source, begin, end, to, g, t, half_format):
     """Add up the columns of cells from `begin` up to `end`. The first of them is column `to` of `cells`."""
-    pitch, at = t.block_channels, source.origin + begin * g.inner
-    columns, count = end - begin, block.channels
-    if t.channel_blocks == 1:
+    pitch, at = t.tile_channels, source.origin + begin * g.inner
+    columns, count = end - begin, tile.channels
+    if t.channel_tiles == 1:
         columns, count = min(columns, 1), columns * count
     for column in range(columns):
         out = tail_view(cells, (to + column) * pitch)
@@ -295,29 +295,29 @@ def sum_strided(load_strided, out, count, cells, stride, g):
 
 
 @inlined
-def sum_each_window(x, buffers, block, source, g, t, half_format):
+def sum_each_window(x, buffers, tile, source, g, t, half_format):
     """For other strides and for long windows: window by window, over its cells.
 
-    The columns of cells are added up in chunks. Where there are several, the block has one window, whose sum so far is
+    The columns of cells are added up in chunks. Where there are several, the tile has one window, whose sum so far is
     added to the first column of the next chunk. A single row of cells of one channel is read in place.
     """
-    pitch, chunk = t.block_channels, t.chunk
+    pitch, chunk = t.tile_channels, t.chunk
     in_place = half_format is None and g.inner == 1 and source.slices.count * source.rows.count == 1
     if in_place:
-        chunk = max(block.end - block.begin, 1)
-    for begin in range(block.begin, block.end, positive(chunk)):
-        end = min(begin + chunk, block.end)
+        chunk = max(tile.end - tile.begin, 1)
+    for begin in range(tile.begin, tile.end, positive(chunk)):
+        end = min(begin + chunk, tile.end)
         cells, origin = buffers.cells, -begin * pitch
         if in_place:
             cells, origin = as_sums(x, buffers.cells), source.origin
         else:
-            sum_columns(buffers.cells, x, block, source, begin, end, 0, g, t, half_format)
-        if begin > block.begin:
-            for channel in range(block.channels):
+            sum_columns(buffers.cells, x, tile, source, begin, end, 0, g, t, half_format)
+        if begin > tile.begin:
+            for channel in range(tile.channels):
                 cells[channel] += buffers.totals[channel]
-        for column in range(block.columns):
+        for column in range(tile.columns):
             first, last = max(column * g.sw, begin), min(column * g.sw + g.KW, end)
-            sum_window(buffers, column * pitch, cells, origin + first * pitch, last - first, block.channels, g, t)
+            sum_window(buffers, column * pitch, cells, origin + first * pitch, last - first, tile.channels, g, t)
 
 
 @inlined
@@ -327,20 +327,20 @@ def sum_window(buffers, to, cells, at, taps, channels, g, t):
     if g.inner == 1:
         totals[0] = sum_run(cells, at, max(taps, 0), buffers.rest)
     elif taps > 0:
-        sum_rows(totals, channels, cells, at, one_step(), Steps(taps, t.block_channels), None)
+        sum_rows(totals, channels, cells, at, one_step(), Steps(taps, t.tile_channels), None)
     else:
         for channel in range(channels):
             totals[channel] = 0
 
 
 @inlined
-def write_row(y, to, buffers, block, factor, limit, g, t, half_format):
+def write_row(y, to, buffers, tile, factor, limit, g, t, half_format):
     """Divide the sums of a row of windows, and write them."""
-    columns, count = block.columns, block.channels
-    if t.channel_blocks == 1:
+    columns, count = tile.columns, tile.channels
+    if t.channel_tiles == 1:
         columns, count = 1, columns * count
     for column in range(columns):
-        at, begin = to + column * g.inner, column * t.block_channels
+        at, begin = to + column * g.inner, column * t.tile_channels
         row_limit = limit if t.whole_rows else at + count
         totals, counts = tail_view(buffers.totals, begin), tail_view(buffers.counts, begin)
         divide_row(y, at, row_limit, totals, counts, factor, count, half_format)

@@ -25,11 +25,11 @@ from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low
 from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
 
 
-class Block(NamedTuple):
+class Tile(NamedTuple):
     """The cells of one work item: from (d, h0, w0, channel) up to (d + 1, h1, w1, channel + channels).
 
     The first cell of a row is number `phase` of a stride, and the cells are in `strides` of them. Windows from
-    `first_window` up to `end_window` of a row cover cells of the block; the gradient of window `origin` is the first in
+    `first_window` up to `end_window` of a row cover cells of the tile; the gradient of window `origin` is the first in
     scratch.
     """
 
@@ -69,43 +69,43 @@ class Buffers(NamedTuple):
 
 @kernel
 def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, stop):
-    """Work items are blocks of cells."""
+    """Work items are tiles of cells."""
     buffers = divide_scratch(scratch, sums, t)
     zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
     fill_vectors(buffers.fewer, 0, t.sums - width_of(buffers.cells), zeros)
-    # Blocks of whole rows are contiguous in dx. Those of this call end at `limit`.
-    rows_before = min(stop % t.row_blocks * t.block_rows, g.H)
-    limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
+    # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
+    rows_before = min(stop % t.row_tiles * t.tile_rows, g.H)
+    limit = (stop // t.row_tiles * g.H + rows_before) * g.W * g.inner
     listed = -1
     for item in range(start, stop):
-        block = block_at(item, g, t)
-        if block.w0 != listed and (t.one_window or t.chunk == 0):
-            to, windows = block.first_window - block.origin, block.end_window - block.first_window
-            counts = tail_view(buffers.counts, to * t.block_channels)
-            list_counts(counts, block.first_window, windows, t.block_channels, g, counted)
-            listed = block.w0
-        h = block.h0
-        while h < block.h1:
-            covering = windows_over(block.d, h, g)
+        tile = tile_at(item, g, t)
+        if tile.w0 != listed and (t.one_window or t.chunk == 0):
+            to, windows = tile.first_window - tile.origin, tile.end_window - tile.first_window
+            counts = tail_view(buffers.counts, to * t.tile_channels)
+            list_counts(counts, tile.first_window, windows, t.tile_channels, g, counted)
+            listed = tile.w0
+        h = tile.h0
+        while h < tile.h1:
+            covering = windows_over(tile.d, h, g)
             end = h + 1
-            while end < block.h1 and windows_over(block.d, end, g) == covering:
+            while end < tile.h1 and windows_over(tile.d, end, g) == covering:
                 end += 1
             if t.one_window:
-                grad = sum_one_window(buffers, dy, block, covering, g, counted, half_format)
-                fill_rows(dx, grad, block, h, end, limit, g, t, half_format)
+                grad = sum_one_window(buffers, dy, tile, covering, g, counted, half_format)
+                fill_rows(dx, grad, tile, h, end, limit, g, t, half_format)
                 h = end
                 continue
             if t.chunk > 0:
-                cells = sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_format)
+                cells = sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format)
             else:
                 fill_vectors(buffers.grads, 0, t.grads - width_of(buffers.grads), zeros)
-                first, last = block.first_window, block.end_window
+                first, last = tile.first_window, tile.end_window
                 sum_windows(
-                    buffers.grads, buffers, dy, block, covering, first, last, block.origin, g, t, counted, half_format
+                    buffers.grads, buffers, dy, tile, covering, first, last, tile.origin, g, t, counted, half_format
                 )
-                cells = sum_cells(buffers, block, g, t)
+                cells = sum_cells(buffers, tile, g, t)
             for row in range(h, end):
-                write_row(dx, cells, block, row, limit, g, t, half_format)
+                write_row(dx, cells, tile, row, limit, g, t, half_format)
             h = end
 
 
@@ -117,23 +117,23 @@ def divide_scratch(scratch, sums, t):
         slice_view(values, t.grads, t.grads),
         slice_view(values, 2 * t.grads, t.sums),
         slice_view(values, 2 * t.grads + t.sums, t.sums),
-        slice_view(values, 2 * t.grads + 2 * t.sums, t.cells),
+        slice_view(values, 2 * t.grads + 2 * t.sums, t.row),
     )
 
 
 @inlined
-def block_at(item, g, t):
-    rest, channel_block = divmod(item, t.channel_blocks)
-    rest, column_block = divmod(rest, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+def tile_at(item, g, t):
+    rest, channel_tile = divmod(item, t.channel_tiles)
+    rest, column_tile = divmod(rest, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     plane, d = divmod(rest, g.D)
-    h0, w0, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
-    h1, w1 = min(h0 + t.block_rows, g.H), min(w0 + t.block_columns, g.W)
+    h0, w0, channel = row_tile * t.tile_rows, column_tile * t.tile_columns, channel_tile * t.tile_channels
+    h1, w1 = min(h0 + t.tile_rows, g.H), min(w0 + t.tile_columns, g.W)
     stride, phase = divmod(w0 + g.pw, g.sw)
     strides = (w1 - 1 + g.pw) // g.sw - stride + 1
     first, end = first_window(w0, g.KW, g.sw, g.pw), after_last_window(w1 - 1, g.sw, g.pw, g.OW)
-    channels, origin = min(t.block_channels, g.inner - channel), stride - t.most_windows + 1
-    return Block(plane, d, h0, h1, w0, w1, channel, channels, phase, strides, first, max(first, end), origin)
+    channels, origin = min(t.tile_channels, g.inner - channel), stride - t.most_windows + 1
+    return Tile(plane, d, h0, h1, w0, w1, channel, channels, phase, strides, first, max(first, end), origin)
 
 
 @inlined
@@ -147,40 +147,40 @@ def windows_over(d, h, g):
 
 
 @inlined
-def sum_one_window(buffers, dy, block, covering, g, counted, half_format):
+def sum_one_window(buffers, dy, tile, covering, g, counted, half_format):
     """The gradient of each cell of a row that one window covers."""
     total = buffers.cells.dtype.type(0)
     for od in range(covering.od0, covering.od1):
         for oh in range(covering.oh0, covering.oh1):
             rows = count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted)
-            grad = widen(dy[(block.plane * g.OD + od) * g.OH + oh], half_format)
+            grad = widen(dy[(tile.plane * g.OD + od) * g.OH + oh], half_format)
             total += grad / (buffers.counts[0] * buffers.cells.dtype.type(rows))
     return total
 
 
 @inlined
-def sum_windows(sums, buffers, dy, block, covering, first, end, origin, g, t, counted, half_format):
+def sum_windows(sums, buffers, dy, tile, covering, first, end, origin, g, t, counted, half_format):
     """Add the divided gradients of the windows from `first` up to `end` of each row to `sums`.
 
     Window `origin` is the first there.
     """
-    windows, count = max(end - first, 0), block.channels
-    if t.channel_blocks == 1:
+    windows, count = max(end - first, 0), tile.channels
+    if t.channel_tiles == 1:
         windows, count = min(windows, 1), windows * count
     for od in range(covering.od0, covering.od1):
         for oh in range(covering.oh0, covering.oh1):
             rows = sums.dtype.type(count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted))
-            at = (((block.plane * g.OD + od) * g.OH + oh) * g.OW + first) * g.inner + block.channel
+            at = (((tile.plane * g.OD + od) * g.OH + oh) * g.OW + first) * g.inner + tile.channel
             for window in range(windows):
-                to = (first - origin + window) * t.block_channels
+                to = (first - origin + window) * t.tile_channels
                 counts = tail_view(buffers.counts, to)
                 add_divided(tail_view(sums, to), dy, at + window * g.inner, counts, rows, count, half_format)
 
 
 @inlined
-def sum_cells(buffers, block, g, t):
+def sum_cells(buffers, tile, g, t):
     """The gradients of a row of cells."""
-    pitch, count = t.block_channels, block.strides * t.block_channels
+    pitch, count = t.tile_channels, tile.strides * t.tile_channels
     more = fewer = buffers.grads
     if t.most_windows > 1:
         more = buffers.more
@@ -194,23 +194,23 @@ def sum_cells(buffers, block, g, t):
         if t.most_windows > 2 and t.more_cells < g.sw:
             sum_rows(fewer, count, buffers.grads, pitch, one_step(), Steps(t.most_windows - 1, pitch), None)
     if g.inner > 1:
-        spread_channels(buffers.cells, more, fewer, block, g, t)
+        spread_channels(buffers.cells, more, fewer, tile, g, t)
     elif g.sw == 2:
-        interleave(buffers.cells, more, fewer, block, t)
+        interleave(buffers.cells, more, fewer, tile, t)
     elif g.sw < 16:
-        spread_phases(buffers.cells, more, fewer, block, g, t)
+        spread_phases(buffers.cells, more, fewer, tile, g, t)
     else:
-        spread_strides(buffers.cells, more, fewer, block, g, t)
+        spread_strides(buffers.cells, more, fewer, tile, g, t)
     return tail_view(buffers.cells, 0)
 
 
 @inlined
-def spread_channels(cells, more, fewer, block, g, t):
+def spread_channels(cells, more, fewer, tile, g, t):
     """Write the sums of each stride to its cells, in vectors of channels."""
-    pitch, width, phase, stride = t.block_channels, width_of(cells), block.phase, 0
-    for cell in range(block.w1 - block.w0):
+    pitch, width, phase, stride = t.tile_channels, width_of(cells), tile.phase, 0
+    for cell in range(tile.w1 - tile.w0):
         source = more if phase < t.more_cells else fewer
-        for i in range(0, block.channels, positive(width)):
+        for i in range(0, tile.channels, positive(width)):
             store(cells, cell * pitch + i, load(source, stride * pitch + i))
         phase += 1
         if phase == g.sw:
@@ -218,25 +218,25 @@ def spread_channels(cells, more, fewer, block, g, t):
 
 
 @inlined
-def interleave(cells, more, fewer, block, t):
+def interleave(cells, more, fewer, tile, t):
     """Write the sums of each stride to its two cells."""
     even = more
     odd = more if t.more_cells == 2 else fewer
-    if block.phase == 1:
+    if tile.phase == 1:
         even, odd = odd, tail_view(even, 1)
     width = width_of(cells)
-    for i in range(0, block.w1 - block.w0, positive(2 * width)):
+    for i in range(0, tile.w1 - tile.w0, positive(2 * width)):
         low, high = load(even, i // 2), load(odd, i // 2)
         store(cells, i, interleave_low(low, high))
         store(cells, i + width, interleave_high(low, high))
 
 
 @inlined
-def spread_phases(cells, more, fewer, block, g, t):
+def spread_phases(cells, more, fewer, tile, g, t):
     """Write the sums of each stride to its cells, one cell of all strides after the other."""
-    count = block.w1 - block.w0
+    count = tile.w1 - tile.w0
     for cell in range(min(g.sw, count)):
-        stride, phase = divmod(block.phase + cell, g.sw)
+        stride, phase = divmod(tile.phase + cell, g.sw)
         source = tail_view(more if phase < t.more_cells else fewer, stride)
         to = tail_view(cells, cell)
         for i in range((count - cell - 1) // g.sw + 1):
@@ -244,11 +244,11 @@ def spread_phases(cells, more, fewer, block, g, t):
 
 
 @inlined
-def spread_strides(cells, more, fewer, block, g, t):
+def spread_strides(cells, more, fewer, tile, g, t):
     """Write the sums of each stride to its cells, stride after stride."""
-    count = block.w1 - block.w0
-    for stride in range(block.strides):
-        begin = stride * g.sw - block.phase
+    count = tile.w1 - tile.w0
+    for stride in range(tile.strides):
+        begin = stride * g.sw - tile.phase
         middle, end = min(max(begin + t.more_cells, 0), count), min(begin + g.sw, count)
         for cell in range(max(begin, 0), middle):
             cells[cell] = more[stride]
@@ -257,34 +257,34 @@ def spread_strides(cells, more, fewer, block, g, t):
 
 
 @inlined
-def sum_in_chunks(buffers, dy, block, covering, zeros, g, t, counted, half_format):
+def sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format):
     """For windows that are far longer than rows of cells: cell by cell, over the windows that cover it."""
-    pitch = t.block_channels
-    fill_vectors(buffers.cells, 0, (block.w1 - block.w0) * pitch, zeros)
-    for first in range(block.first_window, block.end_window, positive(t.chunk)):
-        end = min(first + t.chunk, block.end_window)
+    pitch = t.tile_channels
+    fill_vectors(buffers.cells, 0, (tile.w1 - tile.w0) * pitch, zeros)
+    for first in range(tile.first_window, tile.end_window, positive(t.chunk)):
+        end = min(first + t.chunk, tile.end_window)
         fill_vectors(buffers.grads, 0, (end - first) * pitch, zeros)
         list_counts(buffers.counts, first, end - first, pitch, g, counted)
-        sum_windows(buffers.grads, buffers, dy, block, covering, first, end, first, g, t, counted, half_format)
-        for cell in range(block.w1 - block.w0):
-            w = block.w0 + cell
+        sum_windows(buffers.grads, buffers, dy, tile, covering, first, end, first, g, t, counted, half_format)
+        for cell in range(tile.w1 - tile.w0):
+            w = tile.w0 + cell
             begin = max(first_window(w, g.KW, g.sw, g.pw), first) - first
             last = min(after_last_window(w, g.sw, g.pw, g.OW), end) - first
             if g.inner == 1 and begin < last:
                 buffers.cells[cell] += sum_run(buffers.grads, begin, last - begin, buffers.more)
             elif g.inner > 1:
                 for window in range(begin, last):
-                    for channel in range(block.channels):
+                    for channel in range(tile.channels):
                         buffers.cells[cell * pitch + channel] += buffers.grads[window * pitch + channel]
     return tail_view(buffers.cells, 0)
 
 
 @inlined
-def fill_rows(dx, grad, block, h, end, limit, g, t, half_format):
+def fill_rows(dx, grad, tile, h, end, limit, g, t, half_format):
     """Write the same gradient to all cells of some rows."""
-    count = block.w1 - block.w0
+    count = tile.w1 - tile.w0
     for row in range(h, end):
-        to = ((block.plane * g.D + block.d) * g.H + row) * g.W + block.w0
+        to = ((tile.plane * g.D + tile.d) * g.H + row) * g.W + tile.w0
         row_limit = limit
         if t.whole_rows == 0:
             row_limit = to + count
@@ -292,14 +292,14 @@ def fill_rows(dx, grad, block, h, end, limit, g, t, half_format):
 
 
 @inlined
-def write_row(dx, cells, block, h, limit, g, t, half_format):
+def write_row(dx, cells, tile, h, limit, g, t, half_format):
     """Write a row of cells."""
-    to = (((block.plane * g.D + block.d) * g.H + h) * g.W + block.w0) * g.inner + block.channel
-    columns, count = block.w1 - block.w0, block.channels
-    if t.channel_blocks == 1:
+    to = (((tile.plane * g.D + tile.d) * g.H + h) * g.W + tile.w0) * g.inner + tile.channel
+    columns, count = tile.w1 - tile.w0, tile.channels
+    if t.channel_tiles == 1:
         columns, count = 1, columns * count
     for column in range(columns):
         at, row_limit = to + column * g.inner, limit
         if t.whole_rows == 0:
             row_limit = at + count
-        narrow_row(dx, at, row_limit, tail_view(cells, column * t.block_channels), count, half_format)
+        narrow_row(dx, at, row_limit, tail_view(cells, column * t.tile_channels), count, half_format)

@@ -1,6 +1,6 @@
 """col2im, the adjoint of im2col: the columns of all taps are added to their cells.
 
-A block of cells keeps its sums in the caches, in scratch, while the columns of one tap after the other are added to
+A tile of cells keeps its sums in the caches, in scratch, while the columns of one tap after the other are added to
 them. The sums of each phase of the stride are rows of their own, so that a tap of neighbouring windows is added to
 neighbouring sums, in vectors. Each column is read once, and each cell of dx is written once.
 """
@@ -19,7 +19,7 @@ from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store,
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
-class Block(NamedTuple):
+class Tile(NamedTuple):
     """The cells of one work item: rows from h0 up to h1 of slice `d`, and columns of phases from q0 up to q1."""
 
     image: int
@@ -34,46 +34,46 @@ class Block(NamedTuple):
 
 @kernel
 def col2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
-    """Work items are blocks of cells of one channel. Columns are added in increasing offset of their taps."""
+    """Work items are tiles of cells of one channel. Columns are added in increasing offset of their taps."""
     total = scratch_view(scratch, 0, t.elements, sums)
     zeros = splat(load(total, 0), sums.dtype.type(0))
     for item in range(start, stop):
-        block = block_at(item, g, t)
-        fill_vectors(total, 0, (block.h1 - block.h0) * t.phases * t.pitch, zeros)
+        tile = tile_at(item, g, t)
+        fill_vectors(total, 0, (tile.h1 - tile.h0) * t.phases * t.pitch, zeros)
         for kd in range(g.KD):
-            od, between = divmod(block.d + g.pd - kd * g.dd, g.sd)
+            od, between = divmod(tile.d + g.pd - kd * g.dd, g.sd)
             if between == 0 and 0 <= od < g.OD:
                 for kh in range(g.KH):
-                    add_row_of_taps(total, cols, block, od, kd * g.KH + kh, kh, g, t, half_format)
-        write_block(dx, total, block, g, t, half_format)
+                    add_row_of_taps(total, cols, tile, od, kd * g.KH + kh, kh, g, t, half_format)
+        write_tile(dx, total, tile, g, t, half_format)
 
 
 @inlined
-def block_at(item, g, t):
+def tile_at(item, g, t):
     rest, channel = divmod(item, t.channels)
-    rest, column_block = divmod(rest, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+    rest, column_tile = divmod(rest, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     rest, d = divmod(rest, g.D)
-    images = min(t.block_images, g.inner - rest % t.image_blocks * t.block_images)
-    h0, q0 = row_block * t.block_rows, t.first_column + column_block * t.block_columns
-    h1, q1 = min(h0 + t.block_rows, g.H), min(q0 + t.block_columns, t.first_column + t.all_columns)
-    return Block(rest * t.block_images, images, channel, d, h0, h1, q0, q1)
+    images = min(t.tile_images, g.inner - rest % t.image_tiles * t.tile_images)
+    h0, q0 = row_tile * t.tile_rows, t.first_column + column_tile * t.tile_columns
+    h1, q1 = min(h0 + t.tile_rows, g.H), min(q0 + t.tile_columns, t.first_column + t.all_columns)
+    return Tile(rest * t.tile_images, images, channel, d, h0, h1, q0, q1)
 
 
 @inlined
-def add_row_of_taps(total, cols, block, od, tap_row, kh, g, t, half_format):
-    """Add the columns of a window's row of taps to the sums of a block."""
-    oh0, oh1 = windows_with_tap(kh * g.dh, block.h0 + g.ph, block.h1 + g.ph, g.sh, g.OH)
-    row, sums_pitch = oh0 * g.sh + kh * g.dh - g.ph - block.h0, g.sh * t.phases * t.pitch
-    position = ((od * g.OH + oh0) * g.OW) * g.inner + block.image * t.cols_image + block.channel * t.cols_channel
+def add_row_of_taps(total, cols, tile, od, tap_row, kh, g, t, half_format):
+    """Add the columns of a window's row of taps to the sums of a tile."""
+    oh0, oh1 = windows_with_tap(kh * g.dh, tile.h0 + g.ph, tile.h1 + g.ph, g.sh, g.OH)
+    row, sums_pitch = oh0 * g.sh + kh * g.dh - g.ph - tile.h0, g.sh * t.phases * t.pitch
+    position = ((od * g.OH + oh0) * g.OW) * g.inner + tile.image * t.cols_image + tile.channel * t.cols_channel
     for kw in range(g.KW):
         column, phase = divmod(kw * g.dw, t.phases)
-        ow0, ow1 = windows_with_tap(column, block.q0, block.q1, t.column_step, g.OW)
+        ow0, ow1 = windows_with_tap(column, tile.q0, tile.q1, t.column_step, g.OW)
         if ow0 < ow1:
-            to = (row * t.phases + phase) * t.pitch + (ow0 * t.column_step + column - block.q0) * block.images
+            to = (row * t.phases + phase) * t.pitch + (ow0 * t.column_step + column - tile.q0) * tile.images
             source = position + ow0 * g.inner + (tap_row * g.KW + kw) * t.cols_tap
-            sums, columns, sums_step = tail_view(total, to), tail_view(cols, source), t.column_step * block.images
-            shape = oh1 - oh0, ow1 - ow0, block.images
+            sums, columns, sums_step = tail_view(total, to), tail_view(cols, source), t.column_step * tile.images
+            shape = oh1 - oh0, ow1 - ow0, tile.images
             add_columns(sums, sums_pitch, sums_step, columns, g.OW * g.inner, shape, half_format)
 
 
@@ -139,14 +139,14 @@ def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape
 
 
 @inlined
-def write_block(dx, total, block, g, t, half_format):
-    """Write the sums of a block to dx. A row may spill into the next one of the block, if rows are not divided."""
-    first, last = max(block.q0 * t.phases - g.pw, 0), min(block.q1 * t.phases - g.pw, g.W)
-    plane = block.image * t.x_image + block.channel * t.x_channel + block.d * g.H * g.W * t.x_cell
-    for h in range(block.h0, block.h1):
-        to, sums = plane + (h * g.W + first) * t.x_cell, tail_view(total, (h - block.h0) * t.phases * t.pitch)
-        limit = plane + block.h1 * g.W if t.column_blocks == 1 else to + last - first
-        first_phase = first + g.pw - block.q0 * t.phases
+def write_tile(dx, total, tile, g, t, half_format):
+    """Write the sums of a tile to dx. A row may spill into the next one of the tile, if rows are not divided."""
+    first, last = max(tile.q0 * t.phases - g.pw, 0), min(tile.q1 * t.phases - g.pw, g.W)
+    plane = tile.image * t.x_image + tile.channel * t.x_channel + tile.d * g.H * g.W * t.x_cell
+    for h in range(tile.h0, tile.h1):
+        to, sums = plane + (h * g.W + first) * t.x_cell, tail_view(total, (h - tile.h0) * t.phases * t.pitch)
+        limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + last - first
+        first_phase = first + g.pw - tile.q0 * t.phases
         if t.phases == 1 and t.x_cell * g.inner == 1:
             narrow_row(dx, to, limit, sums, last - first, half_format)
         elif t.phases == 2 and t.x_cell * g.inner == 1:
@@ -155,7 +155,7 @@ def write_block(dx, total, block, g, t, half_format):
                 even, odd = odd, tail_view(even, 1)
             narrow_interleaved(dx, to, limit, even, odd, last - first, half_format)
         else:
-            write_phases(tail_view(dx, to), sums, first_phase, last - first, block.images, t, half_format)
+            write_phases(tail_view(dx, to), sums, first_phase, last - first, tile.images, t, half_format)
 
 
 @inlined

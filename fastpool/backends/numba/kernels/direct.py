@@ -35,7 +35,7 @@ class DirectWindow(NamedTuple):
 
 @kernel
 def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
-    """Work items are `block_columns` windows of a row, or what is left of it.
+    """Work items are `tile_columns` windows of a row, or what is left of it.
 
     Each of the three loops has its own code, since one for all would be slower for each.
     """
@@ -54,12 +54,12 @@ def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, star
 def pool_windows(pool, out, vector, x, g, t, start, stop, keys):
     """Call `pool` for each window of some work items."""
     for item in range(start, stop):
-        row, column_block = divmod(item, t.column_blocks)
+        row, column_tile = divmod(item, t.column_tiles)
         rest, oh = divmod(row, g.OH)
         plane, od = divmod(rest, g.OD)
         d, h = od * g.sd - g.pd, oh * g.sh - g.ph
         row_taps = real_taps(d, h, -g.pw, g)
-        for ow in range(column_block * t.block_columns, min((column_block + 1) * t.block_columns, g.OW)):
+        for ow in range(column_tile * t.tile_columns, min((column_tile + 1) * t.tile_columns, g.OW)):
             w = ow * g.sw - g.pw
             taps = move_along_row(row_taps, w, g)
             origin, to = (((plane * g.D + d) * g.H + h) * g.W + w) * g.inner, (row * g.OW + ow) * g.inner

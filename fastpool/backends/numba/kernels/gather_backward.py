@@ -79,8 +79,8 @@ def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, s
     """
     buffers = divide_scratch(scratch, argmax, sums, t)
     # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
-    rows_before = max(min(stop % t.row_blocks * t.block_rows * g.sh - g.ph, g.H), 0)
-    limit = (stop // t.row_blocks * g.H + rows_before) * g.W * g.inner
+    rows_before = max(min(stop % t.row_tiles * t.tile_rows * g.sh - g.ph, g.H), 0)
+    limit = (stop // t.row_tiles * g.H + rows_before) * g.W * g.inner
     listed = -1, -1, False
     for item in range(start, stop):
         tile = tile_at(item, g, t)
@@ -118,11 +118,11 @@ def divide_scratch(scratch, argmax, sums, t):
 
 @inlined
 def tile_at(item, g, t):
-    rest, column_block = divmod(item, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+    rest, column_tile = divmod(item, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     plane, d = divmod(rest, g.D)
-    first_row, first_column = row_block * t.block_rows, column_block * t.block_columns
-    rows, columns = min(t.block_rows, t.all_rows - first_row), min(t.block_columns, t.all_columns - first_column)
+    first_row, first_column = row_tile * t.tile_rows, column_tile * t.tile_columns
+    rows, columns = min(t.tile_rows, t.all_rows - first_row), min(t.tile_columns, t.all_columns - first_column)
     return Tile(plane, d, first_row, first_column, rows, columns)
 
 
@@ -268,7 +268,7 @@ def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
             h = (tile.first_row + row) * g.sh + row_phase - g.ph
             if 0 <= h < g.H:
                 to = (((tile.plane * g.D + tile.d) * g.H + h) * g.W + w0) * g.inner
-                row_limit = limit if t.column_blocks == 1 else to + (w1 - w0) * g.inner
+                row_limit = limit if t.column_tiles == 1 else to + (w1 - w0) * g.inner
                 row_sums = tail_view(sums, row_phase * g.sw * t.phase_step + (row * pitch + first) * g.inner)
                 write_row(dx, to, row_limit, row_sums, first_phase, w1 - w0, g, t, half_format)
 

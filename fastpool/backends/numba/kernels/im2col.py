@@ -1,8 +1,8 @@
 """im2col: the cells of all windows, copied tap by tap.
 
-Under a block of windows, cells are packed with their padding, and from these the cells of each tap along a row: one of
+Under a tile of windows, cells are packed with their padding, and from these the cells of each tap along a row: one of
 every window. The columns of the taps below are then found in the same packed cells, some rows further. Each cell is
-read from x once for every block, and each column is written once, in whole cache lines.
+read from x once for every tile, and each column is written once, in whole cache lines.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from fastpool.backends.numba.simd.vectors import (
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
-class Block(NamedTuple):
+class Tile(NamedTuple):
     """The windows of one work item: the first of them is at (od, oh, ow).
 
     `source` is the element of x where their image and channel begin, `to` the element of the columns where those of
@@ -63,66 +63,66 @@ class TapCells(NamedTuple):
 
 @kernel
 def im2col(x, cols, fill_value, g, t, scratch, start, stop):
-    """Work items are blocks of windows of one channel.
+    """Work items are tiles of windows of one channel.
 
-    The rows of cells under a block are taken phase by phase of the stride. One phase has the cells of all taps down a
+    The rows of cells under a tile are taken phase by phase of the stride. One phase has the cells of all taps down a
     window that are a multiple of the stride apart.
     """
     values = scratch_view(scratch, 0, t.elements, x)
     padding = splat(load(values, 0), fill_value)
     for item in range(start, stop):
-        block = block_at(item, g, t)
+        tile = tile_at(item, g, t)
         for tap in range(0, g.KD * g.KH * g.KW, positive(t.taps_down * t.taps_along)):
             first_tap = Tap(tap, tap // (g.KH * g.KW), tap // g.KW % g.KH, tap % g.KW)
             for phase in range(min(g.sh, (t.taps_down - 1) * g.dh + 1)):
-                cells, pitch = rows_under(x, values, block, first_tap, phase, padding, g, t)
-                taps = pack_taps(tail_view(values, t.cells), cells, pitch, block, g, t)
-                copy_taps(cols, taps, block, first_tap, phase, g, t)
+                cells, pitch = rows_under(x, values, tile, first_tap, phase, padding, g, t)
+                taps = pack_taps(tail_view(values, t.packed), cells, pitch, tile, g, t)
+                copy_taps(cols, taps, tile, first_tap, phase, g, t)
     if t.nontemporal:
         fence()
 
 
 @inlined
-def block_at(item, g, t):
+def tile_at(item, g, t):
     rest, channel = divmod(item, t.channels)
-    rest, column_block = divmod(rest, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+    rest, column_tile = divmod(rest, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     rest, od = divmod(rest, g.OD)
-    image = rest * t.block_images
-    images = min(t.block_images, g.inner - rest % t.image_blocks * t.block_images)
-    oh, ow = row_block * t.block_rows, column_block * t.block_columns
-    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
+    image = rest * t.tile_images
+    images = min(t.tile_images, g.inner - rest % t.image_tiles * t.tile_images)
+    oh, ow = row_tile * t.tile_rows, column_tile * t.tile_columns
+    rows, columns = min(t.tile_rows, g.OH - oh), min(t.tile_columns, g.OW - ow)
     source = image * t.x_image + channel * t.x_channel
     to = image * t.cols_image + channel * t.cols_channel + ((od * g.OH + oh) * g.OW + ow) * g.inner
-    return Block(od, oh, ow, rows, columns, images, source, to)
+    return Tile(od, oh, ow, rows, columns, images, source, to)
 
 
 @inlined
-def rows_under(x, packed, block, tap, phase, padding, g, t):
-    """The rows of cells of one phase of the stride under a block, and their pitch.
+def rows_under(x, packed, tile, tap, phase, padding, g, t):
+    """The rows of cells of one phase of the stride under a tile, and their pitch.
 
     They are read in place if they have no padding and one image, and if all that vectors read past them is in x.
     """
-    left, columns = block.ow * g.sw - g.pw + tap.kw * g.dw, (block.columns - 1) * g.sw + t.reach + 1
-    d, h = block.od * g.sd - g.pd + tap.kd * g.dd, block.oh * g.sh - g.ph + tap.kh * g.dh + phase
-    rows, (begin, end) = block.rows + t.rows_below, inside_input(left, columns, g.W)
+    left, columns = tile.ow * g.sw - g.pw + tap.kw * g.dw, (tile.columns - 1) * g.sw + t.reach + 1
+    d, h = tile.od * g.sd - g.pd + tap.kd * g.dd, tile.oh * g.sh - g.ph + tap.kh * g.dh + phase
+    rows, (begin, end) = tile.rows + t.rows_below, inside_input(left, columns, g.W)
     first, last = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
     if not 0 <= d < g.D:
         first, last = 0, 0
-    source, next_row = block.source + ((d * g.H + h) * g.W + left) * t.x_cell, g.sh * g.W * t.x_cell
+    source, next_row = tile.source + ((d * g.H + h) * g.W + left) * t.x_cell, g.sh * g.W * t.x_cell
     read_end = source + (rows - 1) * next_row + columns + 2 * width_of(x)
     unpadded = begin + first == 0 and end == columns and last == rows
     if unpadded and t.x_cell * g.inner == 1 and read_end <= len(x):
         return tail_view(x, source), next_row
-    pitch = columns * block.images
+    pitch = columns * tile.images
     fill_vectors(packed, 0, rows * pitch, padding)
     last_mask = mask_first(padding, (end - begin) % width_of(x))
     for row in range(first, last):
         cells, x_row = tail_view(packed, row * pitch), tail_view(x, source + row * next_row)
-        if t.x_cell == 1 and block.images == 1:
+        if t.x_cell == 1 and tile.images == 1:
             pack_row(cells, x_row, begin, end, last_mask, padding, None, 0)
         else:
-            pack_images(cells, x_row, begin, end, block.images, t)
+            pack_images(cells, x_row, begin, end, tile.images, t)
     return tail_view(packed, 0), pitch
 
 
@@ -136,49 +136,49 @@ def pack_images(cells, x, begin, end, images, t):
 
 
 @inlined
-def pack_taps(packed, cells, pitch, block, g, t):
+def pack_taps(packed, cells, pitch, tile, g, t):
     """The cells of each tap along a row: those in `cells`, where these are contiguous, or else in `packed`."""
-    row = block.columns * block.images
+    row = tile.columns * tile.images
     if not t.packs_taps:
-        return TapCells(cells, g.dw * block.images, pitch, row)
+        return TapCells(cells, g.dw * tile.images, pitch, row)
     for along in range(t.taps_along):
-        for line in range(block.rows + t.rows_below):
-            to = tail_view(packed, along * t.tap_cells + line * row)
-            pack_tap(to, tail_view(cells, line * pitch + along * g.dw * block.images), block, g)
-    return TapCells(packed, t.tap_cells, row, row)
+        for line in range(tile.rows + t.rows_below):
+            to = tail_view(packed, along * t.packed_tap + line * row)
+            pack_tap(to, tail_view(cells, line * pitch + along * g.dw * tile.images), tile, g)
+    return TapCells(packed, t.packed_tap, row, row)
 
 
 @inlined
-def pack_tap(to, cells, block, g):
+def pack_tap(to, cells, tile, g):
     """Pack the cells of one tap in a row of windows. Vectors may spill past the row."""
-    width, images = width_of(to), block.images
+    width, images = width_of(to), tile.images
     if g.sw == 1:
-        for i in range(0, block.columns * images, positive(width)):
+        for i in range(0, tile.columns * images, positive(width)):
             store(to, i, load(cells, i))
     elif g.sw == 2 and images == 1:
-        for i in range(0, block.columns, positive(width)):
+        for i in range(0, tile.columns, positive(width)):
             store(to, i, deinterleave_even(load(cells, 2 * i), load(cells, 2 * i + width)))
     elif images == 1:
-        for i in range(block.columns):
+        for i in range(tile.columns):
             to[i] = cells[np.uint64(i * g.sw)]
     else:
-        for window in range(block.columns):
+        for window in range(tile.columns):
             for i in range(0, images, positive(width)):
                 store(to, window * images + i, load(cells, window * g.sw * images + i))
 
 
 @inlined
-def copy_taps(cols, taps, block, first_tap, phase, g, t):
+def copy_taps(cols, taps, tile, first_tap, phase, g, t):
     """Copy the columns of all taps whose rows of cells are of one phase: row by row, or all rows at once."""
     count = taps.row
-    if taps.row_pitch == taps.row and block.columns == g.OW and block.images == g.inner:
-        count = block.rows * taps.row
+    if taps.row_pitch == taps.row and tile.columns == g.OW and tile.images == g.inner:
+        count = tile.rows * taps.row
     for down in range(t.taps_down):
         above, tap_phase = (down * g.dh, 0) if g.sh == 1 else divmod(down * g.dh, g.sh)
         for along in range(t.taps_along if tap_phase == phase else 0):
-            to = block.to + (first_tap.index + down * g.KW + along) * t.cols_tap
+            to = tile.to + (first_tap.index + down * g.KW + along) * t.cols_tap
             source = along * taps.tap_step + above * taps.row_pitch
-            for _ in range(0, block.rows * taps.row, positive(count)):
+            for _ in range(0, tile.rows * taps.row, positive(count)):
                 copy_column(tail_view(cols, to), tail_view(taps.values, source), count, t.nontemporal)
                 to, source = to + g.OW * g.inner, source + taps.row_pitch
 

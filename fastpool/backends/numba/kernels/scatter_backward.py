@@ -80,12 +80,12 @@ def list_distances(lookup, g, t):
 
 @inlined
 def tile_at(item, stop, g, t):
-    rest, channel_block = divmod(item, t.channel_blocks)
-    rest, column_block = divmod(rest, t.column_blocks)
-    plane, row_block = divmod(rest, t.row_blocks)
-    first, left, channel = row_block * t.block_rows, column_block * t.block_columns, channel_block * t.block_channels
-    end, right = min(first + t.block_rows, g.D * g.H), min(left + t.block_columns, g.W)
-    channels, planes = min(t.block_channels, g.inner - channel), min(stop - item, t.most_planes)
+    rest, channel_tile = divmod(item, t.channel_tiles)
+    rest, column_tile = divmod(rest, t.column_tiles)
+    plane, row_tile = divmod(rest, t.row_tiles)
+    first, left, channel = row_tile * t.tile_rows, column_tile * t.tile_columns, channel_tile * t.tile_channels
+    end, right = min(first + t.tile_rows, g.D * g.H), min(left + t.tile_columns, g.W)
+    channels, planes = min(t.tile_channels, g.inner - channel), min(stop - item, t.most_planes)
     return Tile(plane, planes, first, end, left, right, channel, channels, (end - first) * (right - left))
 
 
@@ -147,7 +147,7 @@ def add_windows(sums, windows, tile, g, t, half_format):
 def row_at(row, first, tile, g, t):
     """A row of windows, counted through all slices; the row of cells at which they begin is the tile's row `first`."""
     first_ow, end_ow = 0, g.OW
-    if t.column_blocks > 1:
+    if t.column_tiles > 1:
         first_ow = first_window(tile.left, (g.KW - 1) * g.dw + 1, g.sw, g.pw)
         end_ow = after_last_window(tile.right - 1, g.sw, g.pw, g.OW)
     source = (tile.plane * g.OD * g.OH + row) * g.OW * g.inner + tile.channel

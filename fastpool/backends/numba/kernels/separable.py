@@ -116,7 +116,7 @@ def max_pool_separable(x, y, argmax, half_format, flip, lowest, g, t, scratch, s
     mark_real_taps(buffers.tap_bits, g)
     fill_offsets(buffers.rows.argmax, 0)
     # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
-    limit = (stop // t.row_blocks * g.OH + stop % t.row_blocks * t.block_rows) * g.OW * g.inner
+    limit = (stop // t.row_tiles * g.OH + stop % t.row_tiles * t.tile_rows) * g.OW * g.inner
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         source = source_of(x, tile, g, t, keys)
@@ -149,14 +149,14 @@ def divide_scratch(scratch, x, argmax, t):
 
 @inlined
 def tile_at(item, g, t):
-    rest, column_block = divmod(item, t.column_blocks)
-    rest, row_block = divmod(rest, t.row_blocks)
+    rest, column_tile = divmod(item, t.column_tiles)
+    rest, row_tile = divmod(rest, t.row_tiles)
     plane, od = divmod(rest, g.OD)
-    oh, ow = row_block * t.block_rows, column_block * t.block_columns
+    oh, ow = row_tile * t.tile_rows, column_tile * t.tile_columns
     d = od * g.sd - g.pd
     first_kd = first_tap(d, g.dd)
     slices = max(after_last_tap(d, g.KD, g.dd, g.D) - first_kd, 0)
-    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
+    rows, columns = min(t.tile_rows, g.OH - oh), min(t.tile_columns, g.OW - ow)
     return Tile(plane, od, oh, ow, rows, columns, d, oh * g.sh - g.ph, ow * g.sw - g.pw, first_kd, slices)
 
 

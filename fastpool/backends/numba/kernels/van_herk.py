@@ -72,10 +72,10 @@ def divide_scratch(scratch, x, argmax, t):
 
 @inlined
 def tile_at(item, g, t):
-    rest, column_block = divmod(item, t.column_blocks)
-    plane, row_block = divmod(rest, t.row_blocks)
-    oh, ow = row_block * t.block_rows, column_block * t.block_columns
-    rows, columns = min(t.block_rows, g.OH - oh), min(t.block_columns, g.OW - ow)
+    rest, column_tile = divmod(item, t.column_tiles)
+    plane, row_tile = divmod(rest, t.row_tiles)
+    oh, ow = row_tile * t.tile_rows, column_tile * t.tile_columns
+    rows, columns = min(t.tile_rows, g.OH - oh), min(t.tile_columns, g.OW - ow)
     return Tile(plane, oh, ow, rows, columns, oh - g.ph, ow * g.sw - g.pw)
 
 

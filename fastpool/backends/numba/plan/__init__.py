@@ -5,14 +5,9 @@ tuples that it does not use.
 """
 
 from importlib import import_module
-from threading import RLock
 from typing import Any
 
-from fastpool.threads import hold_across_forks
-
-# A child that is forked while a module is imported would keep a part of it.
-_importing = RLock()
-hold_across_forks(_importing)
+from fastpool.threads import importing
 
 MODULES = {
     "BUILT_DTYPES": "built",
@@ -37,6 +32,6 @@ MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _importing:
+    with importing:
         found = globals()[name] = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     return found

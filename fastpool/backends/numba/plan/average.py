@@ -1,4 +1,4 @@
-"""Blocks of average pooling and of its gradient."""
+"""Tiles of average pooling and of its gradient."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: 
     """Of arrays (x, y)."""
     seen = seen_by_kernels(dtype)
     g, counted, planes = geometry(window, divisors, outer, inner)
-    tiles = blocks_of_windows(g, seen.sums.dtype.itemsize, is_half(dtype))
+    tiles = tiles_of_windows(g, seen.sums.dtype.itemsize, is_half(dtype))
     constants = seen.half_format, seen.sums, g, tiles, counted
-    items = planes * g.OD * tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+    items = planes * g.OD * tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
     return KernelCall("avg_pool", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
 
@@ -42,9 +42,9 @@ def avg_pool_backward(window: Window, divisors: Divisors, outer: int, inner: int
     g, counted, planes = geometry(window, divisors, outer, inner)
     if g.OW == 1:  # the stride of a single window means nothing: as long as the window, no two of them overlap
         g = g._replace(sw=g.KW)
-    tiles = blocks_of_cells(g, seen.sums.dtype.itemsize)
+    tiles = tiles_of_cells(g, seen.sums.dtype.itemsize)
     constants = seen.half_format, seen.sums, g, tiles, counted
-    items = planes * g.D * tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+    items = planes * g.D * tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
     return KernelCall("avg_pool_backward", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
 
@@ -99,11 +99,11 @@ def _reach(g, columns):
 
 
 def _equal(columns, all_columns):
-    """So many columns, or fewer: blocks of them are about equal."""
+    """So many columns, or fewer: tiles of them are about equal."""
     return ceil_div(all_columns, ceil_div(all_columns, columns))
 
 
-def blocks_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
+def tiles_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
     """`itemsize` is that of the sums."""
     row = g.W * g.inner
     if _are_rows(g) and not half:
@@ -162,7 +162,7 @@ def _columns_of_windows(g, channels):
     return min(max(tuning.TILE // (channels * g.sw), 2 * g.KW // g.sw, 1), g.OW)
 
 
-def blocks_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
+def tiles_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
     """`itemsize` is that of the sums."""
     most_windows, channels, chunk = ceil_div(g.KW, g.sw), g.inner, 0
 

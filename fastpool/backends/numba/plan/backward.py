@@ -23,7 +23,7 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
         items = outer * window.out[0] * window.out[1]
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)
         return KernelCall("max_pool_backward_nonoverlapping", dtypes, constants, items, cost_bytes, 0)
-    g, scattered, blocks = scatter(window, inner, dtype)
+    g, scattered, tiles_of_plane = scatter(window, inner, dtype)
     independent = max(inner, outer if scattered.most_planes > 1 else 1)  # channels, or planes
     if window.volume <= tuning.MOST_GATHERED and not (is_half(dtype) and independent > tuning.MOST_CHANNELS_GATHERED):
         gathered = gather(window, outer, inner, dtype)
@@ -33,7 +33,7 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
             return KernelCall("max_pool_backward_gather", dtypes, constants, items, cost_bytes, tiles.scratch_bytes)
     constants = seen.half_format, g, scattered
     return KernelCall(
-        "max_pool_backward_scatter", dtypes, constants, outer * blocks, cost_bytes, scattered.scratch_bytes
+        "max_pool_backward_scatter", dtypes, constants, outer * tiles_of_plane, cost_bytes, scattered.scratch_bytes
     )
 
 
@@ -48,7 +48,7 @@ def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geo
     if elements > tuning.MOST_GATHER_SCRATCH or tiles.scratch_bytes > tuning.MOST_SCRATCH:
         return None
     slices = outer * window.size[1] // g.H * g.D
-    return g, tiles, slices * tiles.row_blocks * tiles.column_blocks
+    return g, tiles, slices * tiles.row_tiles * tiles.column_tiles
 
 
 def _gather_tile(g, blocks, in_place):
@@ -75,25 +75,25 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
     by columns, then channels.
     """
     g, half = geometry_of(window, inner), is_half(dtype)
-    rows, columns, channels, planes = g.D * g.H, g.W, _block_channels(g, dtype), 1
+    rows, columns, channels, planes = g.D * g.H, g.W, _tile_channels(g, dtype), 1
     halo = (g.KD - 1) * g.dd * g.H + (g.KH - 1) * g.dh
     most_rows = max(tuning.MOST_SUMS // (g.W * channels), tuning.HALOS_SCATTERED * halo, 1)
     if half:
         most = tuning.MOST_SUMS_IN_SCRATCH
         most_rows = max(min(most_rows, most // (g.W * channels)), 1)
         columns, channels = min(max(most // channels, 1), g.W), min(channels, most)
-    blocks = ceil_div(rows, most_rows)
-    if blocks == inner == 1 and columns == g.W:
+    row_tiles = ceil_div(rows, most_rows)
+    if row_tiles == inner == 1 and columns == g.W:
         planes = PLANES
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
     sums_itemsize = seen_by_kernels(dtype).sums.dtype.itemsize if half else 0
-    block_rows, argmax_itemsize = ceil_div(rows, blocks), window.argmax_dtype.itemsize
-    tiles = tiling.scatter(g, block_rows, columns, planes, channels, argmax_itemsize, sums_itemsize)
-    return g, tiles, tiles.row_blocks * tiles.column_blocks * tiles.channel_blocks
+    tile_rows, argmax_itemsize = ceil_div(rows, row_tiles), window.argmax_dtype.itemsize
+    tiles = tiling.scatter(g, tile_rows, columns, planes, channels, argmax_itemsize, sums_itemsize)
+    return g, tiles, tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles
 
 
-def _block_channels(g, dtype):
+def _tile_channels(g, dtype):
     """Channels of a tile: whole cache lines of them, and as few as it takes for the plane's sums to fit."""
     line = VECTOR_BYTES // dtype.itemsize
     most = max(tuning.MOST_SUMS // (g.D * g.H * g.W), tuning.LEAST_CHANNELS)

@@ -1,4 +1,4 @@
-"""Blocks of im2col and col2im, which go over windows and over cells."""
+"""Tiles of im2col and col2im, which go over windows and over cells."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def _planes(window, inner):
 def im2col_tiles(
     window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int, nontemporal: bool = False
 ) -> tuple[Geometry, Im2colTiling, int]:
-    """The geometry, the blocks and how many of them.
+    """The geometry, the tiles and how many of them.
 
-    A block has all taps of its windows, unless they reach too far, and all images inside the columns, unless they are
+    A tile has all taps of its windows, unless they reach too far, and all images inside the columns, unless they are
     very many.
     """
     *steps, inner = cols_steps
     g, x_steps = geometry_of(window, inner), _x_steps(window, inside)
 
     def tiles_of(rows, columns, down, along, images):
-        block = rows, columns, down, along, images
-        return tiling.im2col(g, x_steps, tuple(steps), window.channels, block, itemsize, nontemporal)
+        tile = rows, columns, down, along, images
+        return tiling.im2col(g, x_steps, tuple(steps), window.channels, tile, itemsize, nontemporal)
 
     most, along, reach_w = tuning.MOST_COLUMNS_PACKED, g.KW, (g.KW - 1) * g.dw
     most_with_halo = tuning.MOST_GROWTH * most
@@ -80,16 +80,16 @@ def im2col_tiles(
     if (rows + below) * packed > most_with_halo:
         down, rows = 1, min(max(most // packed, 1), g.OH)
     tiles = tiles_of(rows, columns, down, along, inner)
-    while tiles.block_images > 1 and tiles.scratch_bytes > tuning.MOST_SCRATCH:
-        tiles = tiles_of(rows, 1, down, along, ceil_div(tiles.block_images, 2))
-    items = _planes(window, inner) * tiles.image_blocks * g.OD * tiles.row_blocks * tiles.column_blocks
+    while tiles.tile_images > 1 and tiles.scratch_bytes > tuning.MOST_SCRATCH:
+        tiles = tiles_of(rows, 1, down, along, ceil_div(tiles.tile_images, 2))
+    items = _planes(window, inner) * tiles.image_tiles * g.OD * tiles.row_tiles * tiles.column_tiles
     return g, tiles, items
 
 
 def col2im_tiles(
     window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
 ) -> tuple[Geometry, Col2imTiling, int]:
-    """The geometry, the blocks and how many of them. `itemsize` is that of the sums."""
+    """The geometry, the tiles and how many of them. `itemsize` is that of the sums."""
     *steps, inner = cols_steps
     g, x_steps = geometry_of(window, inner), _x_steps(window, inside)
 
@@ -103,4 +103,4 @@ def col2im_tiles(
     columns = min(max(most // (inner * phases), 1), all_columns) if images == inner else 1
     rows = min(max(most // (phases * tiles_of(1, columns, phases, images).pitch), 1), g.H)
     tiles = tiles_of(rows, columns, phases, images)
-    return g, tiles, _planes(window, inner) * tiles.image_blocks * g.D * tiles.row_blocks * tiles.column_blocks
+    return g, tiles, _planes(window, inner) * tiles.image_tiles * g.D * tiles.row_tiles * tiles.column_tiles

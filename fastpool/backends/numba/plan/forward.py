@@ -66,7 +66,7 @@ def separable(
             return None
         rows, columns = _halved(rows, columns, g)
         tiles = tiling.separable(g, rows, columns, *itemsizes)
-    return g, tiles, _slices(window, outer, g) * tiles.row_blocks * tiles.column_blocks
+    return g, tiles, _slices(window, outer, g) * tiles.row_tiles * tiles.column_tiles
 
 
 def _slices(window, outer, g):
@@ -115,7 +115,7 @@ def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -
     g = as_one_plane(window, outer, inner)
     columns = min(max(tuning.CELLS_READ // (window.volume * inner), 1), g.OW)
     tiles = tiling.direct(g, columns, *itemsizes)
-    return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_blocks
+    return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_tiles
 
 
 def depends_on_threads(window: Window, inner: int) -> bool:
@@ -152,9 +152,9 @@ def van_herk(
         if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:
             return None
         columns = fewer
-    blocks = max(g.OH // (tuning.WINDOWS_DOWN * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))
-    tiles = tiling.van_herk(g, ceil_div(g.OH, blocks), columns, *itemsizes)
-    return g, tiles, outer * tiles.row_blocks * tiles.column_blocks
+    row_tiles = max(g.OH // (tuning.WINDOWS_DOWN * g.KH), min(ceil_div(threads, outer), g.OH // g.KH))
+    tiles = tiling.van_herk(g, ceil_div(g.OH, row_tiles), columns, *itemsizes)
+    return g, tiles, outer * tiles.row_tiles * tiles.column_tiles
 
 
 def _with_whole_vectors(columns, g):

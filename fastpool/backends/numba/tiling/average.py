@@ -1,4 +1,4 @@
-"""Blocks of average pooling and its gradient, and how a thread's scratch is divided."""
+"""Tiles of average pooling and its gradient, and how a thread's scratch is divided."""
 
 from typing import NamedTuple
 
@@ -25,24 +25,24 @@ class Counted(NamedTuple):
 
 
 class AverageTiling(NamedTuple):
-    """For `avg_pool`: blocks of windows, `block_rows` by `block_columns` by `block_channels`."""
+    """For `avg_pool`: tiles of windows, `tile_rows` by `tile_columns` by `tile_channels`."""
 
-    block_rows: int
-    block_columns: int
-    block_channels: int
-    row_blocks: int
-    column_blocks: int
-    channel_blocks: int
-    whole_rows: bool  # a block has all columns and channels of a row
+    tile_rows: int
+    tile_columns: int
+    tile_channels: int
+    row_tiles: int
+    column_tiles: int
+    channel_tiles: int
+    whole_rows: bool  # a tile has all columns and channels of a row
     row_method: int
     chunk: int  # columns of cells that are added up at once
     lead: int  # elements that vectors read before the first cell
-    cells: int  # elements of their sums, with zeros in the padding
+    column_sums: int  # elements of their sums, with zeros in the padding
     totals: int  # elements of the sums of a row of windows
     counts: int  # elements of the divisors: of one row, or `BY_MASK` of all rows
     elements: int  # of the dtype of sums in all
     tap_bits_begin: int
-    tap_bits: int  # bytes of the mask of real taps: one for each window of a block
+    tap_bits: int  # bytes of the mask of real taps: one for each window of a tile
     scratch_bytes: int
 
 
@@ -53,25 +53,25 @@ def average(
     width, masked = vector_width(itemsize), method == BY_MASK
     lead = in_cache_lines(g.pw * g.inner, itemsize) // itemsize if masked else 0
     all_rows = rows if masked else 1
-    cells = lead + all_rows * chunk * channels + (g.KW * g.inner if masked else 0)
-    cells += (g.sw if masked or method == BY_STRIDED_LOADS else 1) * 2 * width
+    column_sums = lead + all_rows * chunk * channels + (g.KW * g.inner if masked else 0)
+    column_sums += (g.sw if masked or method == BY_STRIDED_LOADS else 1) * 2 * width
     row = rows if method == BY_ROWS else columns * channels
     totals = 0 if masked else row + 2 * width
     counts = all_rows * row + 2 * width
-    elements = cells + totals + counts + width  # of what is left of a row
+    elements = column_sums + totals + counts + width  # of what is left of a row
     tap_bits_begin, tap_bits = in_cache_lines(elements, itemsize), counts + VECTOR_BYTES if masked else 0
     return AverageTiling(
-        block_rows=rows,
-        block_columns=columns,
-        block_channels=channels,
-        row_blocks=ceil_div(g.OH, rows),
-        column_blocks=ceil_div(g.OW, columns),
-        channel_blocks=ceil_div(g.inner, channels),
+        tile_rows=rows,
+        tile_columns=columns,
+        tile_channels=channels,
+        row_tiles=ceil_div(g.OH, rows),
+        column_tiles=ceil_div(g.OW, columns),
+        channel_tiles=ceil_div(g.inner, channels),
         whole_rows=columns >= g.OW and channels >= g.inner,
         row_method=method,
         chunk=chunk,
         lead=lead,
-        cells=cells,
+        column_sums=column_sums,
         totals=totals,
         counts=counts,
         elements=elements,
@@ -82,26 +82,26 @@ def average(
 
 
 class AverageBackwardTiling(NamedTuple):
-    """For `avg_pool_backward`: blocks of cells, `block_rows` by `block_columns` by `block_channels`.
+    """For `avg_pool_backward`: tiles of cells, `tile_rows` by `tile_columns` by `tile_channels`.
 
     A row of the padded input is divided into strides of `sw` cells, which begin where a window does, or would. The
     first `more_cells` cells of a stride are covered by `most_windows` windows of a row, the others by one less.
     """
 
-    block_rows: int
-    block_columns: int
-    block_channels: int
-    row_blocks: int
-    column_blocks: int
-    channel_blocks: int
-    whole_rows: bool  # a block has all columns and channels of a row
+    tile_rows: int
+    tile_columns: int
+    tile_channels: int
+    row_tiles: int
+    column_tiles: int
+    channel_tiles: int
+    whole_rows: bool  # a tile has all columns and channels of a row
     most_windows: int
     more_cells: int
     one_window: bool  # all cells of a row, of one channel, are covered by one window
     chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
     grads: int  # elements of the gradients of a row of windows; as many divisors
     sums: int  # elements of the sums of one cell of each stride, of either number of windows
-    cells: int  # elements of a row of cells
+    row: int  # elements of a row of cells
     elements: int  # all of scratch
     scratch_bytes: int
 
@@ -113,15 +113,15 @@ def average_backward(
     width, most_windows = vector_width(itemsize), ceil_div(g.KW, g.sw)
     strides = min((columns - 1) // g.sw + 2, columns)
     grads = (chunk if chunk else strides + most_windows - 1) * channels + 2 * width
-    sums, cells = strides * channels + 2 * width, columns * channels + 4 * width
-    elements = 2 * grads + 2 * sums + cells
+    sums, row = strides * channels + 2 * width, columns * channels + 4 * width
+    elements = 2 * grads + 2 * sums + row
     return AverageBackwardTiling(
-        block_rows=rows,
-        block_columns=columns,
-        block_channels=channels,
-        row_blocks=ceil_div(g.H, rows),
-        column_blocks=ceil_div(g.W, columns),
-        channel_blocks=ceil_div(g.inner, channels),
+        tile_rows=rows,
+        tile_columns=columns,
+        tile_channels=channels,
+        row_tiles=ceil_div(g.H, rows),
+        column_tiles=ceil_div(g.W, columns),
+        channel_tiles=ceil_div(g.inner, channels),
         whole_rows=columns >= g.W and channels >= g.inner,
         most_windows=most_windows,
         more_cells=g.KW - (most_windows - 1) * g.sw,
@@ -129,7 +129,7 @@ def average_backward(
         chunk=chunk,
         grads=grads,
         sums=sums,
-        cells=cells,
+        row=row,
         elements=elements,
         scratch_bytes=in_cache_lines(elements, itemsize),
     )

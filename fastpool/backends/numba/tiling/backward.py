@@ -31,17 +31,17 @@ def stride_blocks(g: Geometry) -> StrideBlocks:
 
 
 class GatherTiling(NamedTuple):
-    """For `max_pool_backward_gather`: tiles of cells, `block_rows` by `block_columns` stride blocks of them.
+    """For `max_pool_backward_gather`: tiles of cells, `tile_rows` by `tile_columns` stride blocks of them.
 
     A phase is a position in a stride block. The cells of one phase are covered by the same taps.
     """
 
-    block_rows: int
-    block_columns: int
+    tile_rows: int
+    tile_columns: int
     all_rows: int  # `rows`, `columns`, `back_h` and `back_w` of the stride blocks
     all_columns: int
-    row_blocks: int
-    column_blocks: int
+    row_tiles: int
+    column_tiles: int
     in_place: bool  # windows begin throughout the input, up to the end of each axis: dy may be read without packing it
     same_pitch: bool  # and a row of sums is as long as one of dx: a tile is written as one row
     back_h: int
@@ -62,32 +62,32 @@ class GatherTiling(NamedTuple):
 def gather(
     g: Geometry,
     blocks: StrideBlocks,
-    block_rows: int,
-    block_columns: int,
+    tile_rows: int,
+    tile_columns: int,
     in_place: bool,
     itemsize: int,
     argmax_itemsize: int,
 ) -> GatherTiling:
     """`itemsize` is that of the sums."""
     all_rows, all_columns, back_h, back_w, slices = blocks
-    width, pitch, phases = vector_width(itemsize), block_columns + back_w, g.sh * g.sw
-    slice_step, taps = (block_rows + back_h) * pitch * g.inner, g.KD * g.KH * g.KW * width
-    phase_step = ((block_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
+    width, pitch, phases = vector_width(itemsize), tile_columns + back_w, g.sh * g.sw
+    slice_step, taps = (tile_rows + back_h) * pitch * g.inner, g.KD * g.KH * g.KW * width
+    phase_step = ((tile_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
     grads = slices * slice_step + back_w * g.inner + 4 * width
     sums = grads + phases * phase_step + 2 * width
-    column_blocks = ceil_div(all_columns, block_columns)
+    column_tiles = ceil_div(all_columns, tile_columns)
     argmax_begin = in_cache_lines(sums, itemsize)
     sources_begin = argmax_begin + in_cache_lines(grads + taps, argmax_itemsize)
     phases_begin = sources_begin + in_cache_lines(taps, 8)
     return GatherTiling(
-        block_rows=block_rows,
-        block_columns=block_columns,
+        tile_rows=tile_rows,
+        tile_columns=tile_columns,
         all_rows=all_rows,
         all_columns=all_columns,
-        row_blocks=ceil_div(all_rows, block_rows),
-        column_blocks=column_blocks,
+        row_tiles=ceil_div(all_rows, tile_rows),
+        column_tiles=column_tiles,
         in_place=in_place,
-        same_pitch=in_place and g.sh == g.sw == column_blocks == 1 and g.OW == g.W,
+        same_pitch=in_place and g.sh == g.sw == column_tiles == 1 and g.OW == g.W,
         back_h=back_h,
         back_w=back_w,
         pitch=pitch,
@@ -111,13 +111,13 @@ PLANES = 4
 class ScatterTiling(NamedTuple):
     """For `max_pool_backward_scatter`: tiles of dx: rows by columns by channels, or several whole planes."""
 
-    block_rows: int  # counted through all slices of a plane
-    block_columns: int
+    tile_rows: int  # counted through all slices of a plane
+    tile_columns: int
     most_planes: int  # `PLANES` or fewer where a tile may be whole planes of one channel, else 1
-    block_channels: int
-    row_blocks: int
-    column_blocks: int
-    channel_blocks: int
+    tile_channels: int
+    row_tiles: int
+    column_tiles: int
+    channel_tiles: int
     windows: int  # of a plane
     some_without_row: bool  # there may be windows that have no tap in any row of the input
     some_without_column: bool  # or in any column
@@ -147,13 +147,13 @@ def scatter(
     axes = (g[axis:18:3] for axis in range(3))
     depth_has, rows_have, columns_have = (all_have_a_cell(*axis) for axis in axes)
     return ScatterTiling(
-        block_rows=rows,
-        block_columns=columns,
+        tile_rows=rows,
+        tile_columns=columns,
         most_planes=planes,
-        block_channels=channels,
-        row_blocks=ceil_div(g.D * g.H, rows),
-        column_blocks=ceil_div(g.W, columns),
-        channel_blocks=ceil_div(g.inner, channels),
+        tile_channels=channels,
+        row_tiles=ceil_div(g.D * g.H, rows),
+        column_tiles=ceil_div(g.W, columns),
+        channel_tiles=ceil_div(g.inner, channels),
         windows=g.OD * g.OH * g.OW,
         some_without_row=not (depth_has and rows_have),
         some_without_column=not columns_have,

@@ -1,4 +1,4 @@
-"""Blocks of im2col and col2im, and how a thread's scratch is divided."""
+"""Tiles of im2col and col2im, and how a thread's scratch is divided."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 
 class Im2colTiling(NamedTuple):
-    """For `im2col`: blocks of `block_rows` by `block_columns` windows of one channel, and of `block_images` images.
+    """For `im2col`: tiles of `tile_rows` by `tile_columns` windows of one channel, and of `tile_images` images.
 
-    Columns have `inner` images for each window. A block with a part of them has a single window.
+    Columns have `inner` images for each window. A tile with a part of them has a single window.
     """
 
     x_image: int  # elements of x from one image, channel or cell to the next
@@ -19,19 +19,19 @@ class Im2colTiling(NamedTuple):
     cols_channel: int
     cols_tap: int
     channels: int
-    block_rows: int
-    block_columns: int
+    tile_rows: int
+    tile_columns: int
     taps_down: int  # taps of a window that are packed together: rows of them, and taps of a row
     taps_along: int
-    block_images: int
-    image_blocks: int
-    row_blocks: int
-    column_blocks: int
+    tile_images: int
+    image_tiles: int
+    row_tiles: int
+    column_tiles: int
     rows_below: int  # rows of cells of one phase of the stride below one for each row of windows
     reach: int  # cells from the first of the taps along a row to the last
     packs_taps: bool  # the cells of each tap along a row are packed before they are copied to the columns
-    cells: int  # elements of the packed cells of a block, with their padding
-    tap_cells: int  # elements of the packed cells of one tap along a row
+    packed: int  # elements of the packed cells of a tile, with their padding
+    packed_tap: int  # elements of the packed cells of one tap along a row
     elements: int  # all of scratch
     nontemporal: bool  # columns are written by nontemporal stores
     scratch_bytes: int
@@ -42,29 +42,30 @@ def im2col(
     x_steps: tuple[int, int, int],
     cols_steps: tuple[int, int, int],
     channels: int,
-    block: tuple[int, int, int, int, int],
+    tile: tuple[int, int, int, int, int],
     itemsize: int,
     nontemporal: bool = False,
 ) -> Im2colTiling:
-    """`block` has rows and columns of windows, taps down and along them, and images; `..._steps` are those above."""
-    (rows, columns, taps_down, taps_along, images), width = block, vector_width(itemsize)
+    """`tile` has rows and columns of windows, taps down and along them, and images; `..._steps` are those above."""
+    (rows, columns, taps_down, taps_along, images), width = tile, vector_width(itemsize)
     below, reach = (taps_down - 1) * g.dh // g.sh, (taps_along - 1) * g.dw
-    cells = (rows + below) * ((columns - 1) * g.sw + reach + 1) * images + 6 * width
-    tap_cells = (rows + below) * columns * images + width
-    elements = cells + taps_along * tap_cells
+    # Every second cell is loaded by two vectors, of which less than two may lie past the last row; stores spill less.
+    packed = (rows + below) * ((columns - 1) * g.sw + reach + 1) * images + 2 * width
+    packed_tap = (rows + below) * columns * images + width  # stores spill by less than a vector
+    elements = packed + taps_along * packed_tap
     return Im2colTiling(
         *x_steps,
         *cols_steps,
         channels,
-        *block,
-        image_blocks=ceil_div(g.inner, images),
-        row_blocks=ceil_div(g.OH, rows),
-        column_blocks=ceil_div(g.OW, columns),
+        *tile,
+        image_tiles=ceil_div(g.inner, images),
+        row_tiles=ceil_div(g.OH, rows),
+        column_tiles=ceil_div(g.OW, columns),
         rows_below=below,
         reach=reach,
         packs_taps=taps_down > 1 or g.sw > 1,
-        cells=cells,
-        tap_cells=tap_cells,
+        packed=packed,
+        packed_tap=packed_tap,
         elements=elements,
         nontemporal=nontemporal,
         scratch_bytes=in_cache_lines(elements, itemsize),
@@ -72,9 +73,9 @@ def im2col(
 
 
 class Col2imTiling(NamedTuple):
-    """For `col2im`: blocks of cells of one channel and `block_images` images.
+    """For `col2im`: tiles of cells of one channel and `tile_images` images.
 
-    A block has `block_rows` rows of cells. A row is divided into `block_columns` columns of `phases` cells each: the
+    A tile has `tile_rows` rows of cells. A row is divided into `tile_columns` columns of `phases` cells each: the
     stride, so that neighbouring windows add a tap to neighbouring columns; or 1, where the stride is long.
     """
 
@@ -85,13 +86,13 @@ class Col2imTiling(NamedTuple):
     cols_channel: int
     cols_tap: int
     channels: int
-    block_rows: int
-    block_columns: int
+    tile_rows: int
+    tile_columns: int
     phases: int
-    block_images: int
-    image_blocks: int
-    row_blocks: int
-    column_blocks: int
+    tile_images: int
+    image_tiles: int
+    row_tiles: int
+    column_tiles: int
     first_column: int  # the first column with a cell: they are counted from the leading padding
     all_columns: int  # columns with a cell
     column_step: int  # columns from one window to the next
@@ -105,11 +106,11 @@ def col2im(
     x_steps: tuple[int, int, int],
     cols_steps: tuple[int, int, int],
     channels: int,
-    block: tuple[int, int, int, int],
+    tile: tuple[int, int, int, int],
     itemsize: int,
 ) -> Col2imTiling:
-    """`block` has rows, columns, phases and images; `..._steps` are those above; `itemsize` is that of the sums."""
-    (rows, columns, phases, images), width = block, vector_width(itemsize)
+    """`tile` has rows, columns, phases and images; `..._steps` are those above; `itemsize` is that of the sums."""
+    (rows, columns, phases, images), width = tile, vector_width(itemsize)
     pitch = columns * images + width  # zeros that are added past the end of a row change no other row
     elements = rows * phases * pitch + 2 * width
     first_column = g.pw // phases
@@ -118,10 +119,10 @@ def col2im(
         *x_steps,
         *cols_steps,
         channels,
-        *block,
-        image_blocks=ceil_div(g.inner, images),
-        row_blocks=ceil_div(g.H, rows),
-        column_blocks=ceil_div(all_columns, columns),
+        *tile,
+        image_tiles=ceil_div(g.inner, images),
+        row_tiles=ceil_div(g.H, rows),
+        column_tiles=ceil_div(all_columns, columns),
         first_column=first_column,
         all_columns=all_columns,
         column_step=g.sw // phases,

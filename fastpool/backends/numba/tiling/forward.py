@@ -34,12 +34,12 @@ def _gathered(method, itemsize):
 
 
 class SeparableTiling(NamedTuple):
-    """For `max_pool_separable`: tiles of `block_rows` by `block_columns` windows."""
+    """For `max_pool_separable`: tiles of `tile_rows` by `tile_columns` windows."""
 
-    block_rows: int
-    block_columns: int
-    row_blocks: int
-    column_blocks: int
+    tile_rows: int
+    tile_columns: int
+    row_tiles: int
+    column_tiles: int
     whole_rows: bool  # a tile has all columns of a row
     same_pitch: bool  # the pitch of x is that of row maxima, times the stride: x may be read under a mask of real taps
     row_method: int
@@ -55,22 +55,22 @@ class SeparableTiling(NamedTuple):
     scratch_bytes: int
 
 
-def packed_rows(g: Geometry, block_rows: int) -> int:
+def packed_rows(g: Geometry, tile_rows: int) -> int:
     """Rows that are packed for a tile, in each slice."""
-    return (block_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
+    return (tile_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
 
 
-def packed_row(g: Geometry, block_columns: int) -> int:
+def packed_row(g: Geometry, tile_columns: int) -> int:
     """Elements that are packed for a row of a tile."""
-    strides = block_columns + (g.KW - 1) * g.dw // g.sw
-    return max(strides, ceil_div(g.W, g.sw) if block_columns >= g.OW else 0) * g.sw * g.inner
+    strides = tile_columns + (g.KW - 1) * g.dw // g.sw
+    return max(strides, ceil_div(g.W, g.sw) if tile_columns >= g.OW else 0) * g.sw * g.inner
 
 
-def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, argmax_itemsize: int) -> SeparableTiling:
-    width, reach_w, whole_rows = vector_width(itemsize), (g.KW - 1) * g.dw, block_columns >= g.OW
-    most_rows = packed_rows(g, block_rows)
+def separable(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, argmax_itemsize: int) -> SeparableTiling:
+    width, reach_w, whole_rows = vector_width(itemsize), (g.KW - 1) * g.dw, tile_columns >= g.OW
+    most_rows = packed_rows(g, tile_rows)
     read_past = reach_w * g.inner + 2 * g.sw * width
-    maxima = min(g.KD, g.D) * (most_rows * packed_row(g, block_columns) + width) + read_past
+    maxima = min(g.KD, g.D) * (most_rows * packed_row(g, tile_columns) + width) + read_past
     method = row_method(g, itemsize, argmax_itemsize)
     gathered = _gathered(method, itemsize)
     elements = maxima + gathered + width  # of a row of output that is shorter than a vector
@@ -80,15 +80,15 @@ def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, a
     tap_bits_begin = argmax_begin + in_cache_lines(elements, argmax_itemsize)
     tap_bits = most_rows * g.OW * g.inner + VECTOR_BYTES if same_pitch else 0
     return SeparableTiling(
-        block_rows=block_rows,
-        block_columns=block_columns,
-        row_blocks=ceil_div(g.OH, block_rows),
-        column_blocks=ceil_div(g.OW, block_columns),
+        tile_rows=tile_rows,
+        tile_columns=tile_columns,
+        row_tiles=ceil_div(g.OH, tile_rows),
+        column_tiles=ceil_div(g.OW, tile_columns),
         whole_rows=whole_rows,
         same_pitch=same_pitch,
         row_method=method,
         doubles_columns=g.sh == 1 and g.KH > tuning.MOST_TAPS_COMPARED,
-        prefetch_distance=(min(block_rows * g.sh, g.H) * g.W if whole_rows else block_columns * g.sw) * g.inner,
+        prefetch_distance=(min(tile_rows * g.sh, g.H) * g.W if whole_rows else tile_columns * g.sw) * g.inner,
         read_past=read_past,
         maxima=maxima,
         gathered=gathered,
@@ -101,12 +101,12 @@ def separable(g: Geometry, block_rows: int, block_columns: int, itemsize: int, a
 
 
 class VanHerkTiling(NamedTuple):
-    """For `max_pool_van_herk`: tiles of `block_rows` by `block_columns` windows, one row apart."""
+    """For `max_pool_van_herk`: tiles of `tile_rows` by `tile_columns` windows, one row apart."""
 
-    block_rows: int
-    block_columns: int
-    row_blocks: int
-    column_blocks: int
+    tile_rows: int
+    tile_columns: int
+    row_tiles: int
+    column_tiles: int
     row_method: int
     prefetch_distance: int  # elements of x from a row to the one that is prefetched
     row: int  # elements of a row of packed cells, which row maxima overwrite
@@ -117,19 +117,19 @@ class VanHerkTiling(NamedTuple):
     scratch_bytes: int
 
 
-def van_herk(g: Geometry, block_rows: int, block_columns: int, itemsize: int, argmax_itemsize: int) -> VanHerkTiling:
+def van_herk(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, argmax_itemsize: int) -> VanHerkTiling:
     width, reach_w = vector_width(itemsize), (g.KW - 1) * g.dw
     # Maxima are taken at every cell of a row: at the last of them windows reach past its end.
-    row = (block_columns * g.sw + 2 * reach_w + g.sw) * g.inner + (2 * g.sw + 2) * width
-    kept_pitch, method = block_columns * g.inner + width, row_method(g, itemsize, argmax_itemsize)
+    row = (tile_columns * g.sw + 2 * reach_w + g.sw) * g.inner + (2 * g.sw + 2) * width
+    kept_pitch, method = tile_columns * g.inner + width, row_method(g, itemsize, argmax_itemsize)
     gathered = _gathered(method, itemsize)
     elements = row + gathered + (g.KH + 1) * kept_pitch
     argmax_begin = in_cache_lines(elements, itemsize)
     return VanHerkTiling(
-        block_rows=block_rows,
-        block_columns=block_columns,
-        row_blocks=ceil_div(g.OH, block_rows),
-        column_blocks=ceil_div(g.OW, block_columns),
+        tile_rows=tile_rows,
+        tile_columns=tile_columns,
+        row_tiles=ceil_div(g.OH, tile_rows),
+        column_tiles=ceil_div(g.OW, tile_columns),
         row_method=method,
         prefetch_distance=tuning.ROWS_PREFETCHED * g.W * g.inner,
         row=row,
@@ -142,23 +142,23 @@ def van_herk(g: Geometry, block_rows: int, block_columns: int, itemsize: int, ar
 
 
 class DirectTiling(NamedTuple):
-    """For `max_pool_direct`: pieces of `block_columns` windows of a row."""
+    """For `max_pool_direct`: pieces of `tile_columns` windows of a row."""
 
-    block_columns: int
-    column_blocks: int
+    tile_columns: int
+    column_tiles: int
     vectors: int  # of channels that a maximum computes at once: 4, or 1 where there are few
     width: int  # elements of a vector; scratch holds one of values and one of offsets
     argmax_begin: int
     scratch_bytes: int
 
 
-def direct(g: Geometry, block_columns: int, itemsize: int, argmax_itemsize: int) -> DirectTiling:
+def direct(g: Geometry, tile_columns: int, itemsize: int, argmax_itemsize: int) -> DirectTiling:
     width = vector_width(itemsize)
     argmax_begin = in_cache_lines(width, itemsize)
     in_fours = ceil_div(g.inner, 4 * width) * 4 * width  # channels that are computed, some of them twice
     return DirectTiling(
-        block_columns=block_columns,
-        column_blocks=ceil_div(g.OW, block_columns),
+        tile_columns=tile_columns,
+        column_tiles=ceil_div(g.OW, tile_columns),
         vectors=4 if g.inner >= 4 * width and in_fours <= tuning.MOST_COMPUTED * g.inner else 1,
         width=width,
         argmax_begin=argmax_begin,

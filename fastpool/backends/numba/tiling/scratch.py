@@ -1,6 +1,9 @@
 """Sizes of the parts of scratch, each of which begins a cache line.
 
 So does the scratch of each thread, since that of all threads is one array: `Call` refuses any that would end elsewhere.
+
+A part ends with slack, a number of vectors: what loops in whole vectors may load or store past its last element. One
+vector for a store, two where every second element is loaded, `sw` times as many where every sw-th is.
 """
 
 from fastpool.backends.numba.geometry import VECTOR_BYTES, ceil_div
