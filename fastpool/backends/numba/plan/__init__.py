@@ -25,7 +25,7 @@ MODULES = {
     "max_pool_backward": "backward",
     "max_unpool": "elementwise",
     "min_pool": "forward",
-    "validate_argmax": "backward",
+    "validate_argmax": "validation",
 }
 
 

@@ -1,4 +1,4 @@
-"""Which kernel takes the gradient of a max pool, in which tiles; and how its argmax is validated."""
+"""Which kernel takes the gradient of a max pool, in which tiles."""
 
 from __future__ import annotations
 
@@ -99,12 +99,3 @@ def _tile_channels(g, dtype):
     most = max(tuning.MOST_SUMS // (g.D * g.H * g.W), tuning.LEAST_CHANNELS)
     each = ceil_div(g.inner, ceil_div(g.inner, most))
     return min(ceil_div(each, line) * line, g.inner)
-
-
-def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> KernelCall:
-    """Of arrays (argmax, invalid), the latter one byte."""
-    g = geometry_of(window, inner)
-    tiles = tiling.validation(g, index.itemsize)
-    constants = tiles, *tiling.axes_to_validate(g, index.itemsize)
-    cost_bytes = tuning.VALIDATION_COST * index.itemsize * outer * inner * window.positions
-    return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)

@@ -9,11 +9,12 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.plan.average import avg_pool, avg_pool_backward
-from fastpool.backends.numba.plan.backward import max_pool_backward, validate_argmax
+from fastpool.backends.numba.plan.backward import max_pool_backward
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
 from fastpool.backends.numba.plan.elementwise import activation, max_unpool
 from fastpool.backends.numba.plan.forward import max_pool
+from fastpool.backends.numba.plan.validation import validate_argmax
 from fastpool.window import Window
 
 # bool has the kernels of uint8, and bfloat16 those of float16.

@@ -1,0 +1,19 @@
+"""How the argmax that a gradient is given is validated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastpool.backends.numba import tuning
+from fastpool.backends.numba.plan.call import KernelCall, geometry_of
+from fastpool.backends.numba.tiling import validation as tiling
+from fastpool.window import Window
+
+
+def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> KernelCall:
+    """Of arrays (argmax, invalid), the latter one byte."""
+    g = geometry_of(window, inner)
+    tiles = tiling.validate_argmax(g, index.itemsize)
+    constants = tiles, *tiling.axes_to_validate(g, index.itemsize)
+    cost_bytes = tuning.VALIDATION_COST * index.itemsize * outer * inner * window.positions
+    return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)
