@@ -117,7 +117,7 @@ class Op:
 
 
 _MOST_PLANS = 4096
-_REPLAYED_OPTIONS = (int, float)
+_REPLAYED_OPTIONS = frozenset((int, float))
 _plans: dict[Any, Any] = {}
 
 
@@ -169,7 +169,7 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         deferred = library.deferred(op.name)
         if deferred is not None:
             return deferred(*inputs, *static, *options, out, backend)
-    if out is not None or library is None or not all(type(option) in _REPLAYED_OPTIONS for option in options):
+    if out is not None or library is None or not _REPLAYED_OPTIONS.issuperset(map(type, options)):
         return _call_once(op, inputs, static, out, backend, options)
     key: tuple[Any, ...] = op.name, static, backend, *map(repr, options)  # 0.0 is not -0.0, nor 1
     pointers = []

@@ -44,10 +44,13 @@ class Torch(ArrayLibrary):
         except TypeError:
             raise TypeError(f"{name} has a dtype that no array of NumPy's has: {x.dtype}") from None
 
-    @staticmethod
-    def _has_tangent(x: Any) -> bool:
+    @cached_property
+    def _unpack_dual(self) -> Any:
+        return self.module.autograd.forward_ad.unpack_dual
+
+    def _has_tangent(self, x: Any) -> bool:
         """Whether `x` is a dual number of forward-mode differentiation."""
-        return sys.modules["torch"].autograd.forward_ad.unpack_dual(x).tangent is not None
+        return self._unpack_dual(x).tangent is not None
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         torch = self.module
@@ -120,7 +123,7 @@ class Torch(ArrayLibrary):
     def signature(self, x: Any) -> tuple[Any, int] | None:
         if x.requires_grad or not x.is_cuda or self._has_tangent(x):
             return None
-        return (x.shape, x.stride(), x.dtype, x.device, x.layout), x.data_ptr()
+        return (x.shape, x.stride(), x.dtype, x.get_device(), x.layout), x.data_ptr()
 
     def address(self, x: Any) -> int:
         return x.data_ptr()
@@ -364,7 +367,9 @@ def library_of(x: Any) -> ArrayLibrary | None:
         if name in sys.modules and name not in _LIBRARIES:
             import_module(integration)
     for name in tuple(_LIBRARIES):  # another thread may register one
-        if name in sys.modules and _library(name).holds(x):
-            return _library(name)
+        if name in sys.modules:
+            library = _library(name)
+            if library.holds(x):
+                return library
     protocol = _protocol_of(x)
     return None if protocol is None else _protocol(protocol)  # type: ignore[arg-type]

@@ -6,8 +6,9 @@ of planning them again, and planning is most of a call on small arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,11 +51,20 @@ class Recorder:
         return Replay(allocations, self.launches, slots)
 
 
+def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A function that gives the elements of a sequence at `slots`."""
+    if len(slots) > 1:
+        return itemgetter(*slots)
+    (slot,) = slots
+    return lambda sequence: (sequence[slot],)
+
+
 class Replay:
     """A recorded call, for inputs of the same signatures. `slots` are those of its results."""
 
     def __init__(self, allocations: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
-        self._launches, self._slots = launches, slots
+        self._launches = [(launch, _picker(of_launch)) for launch, of_launch in launches]
+        self._results, self._has_one_result = _picker(slots), len(slots) == 1
         like = allocations[0]
         self._library = like.library
         self._allocators = [like.library.allocator(a) for a in allocations]
@@ -68,11 +78,10 @@ class Replay:
             arrays.append(a)
             addresses.append(address_of(a))
         stream = self._library.stream(self._on_device)
-        for launch, slots in self._launches:
-            launch([addresses[slot] for slot in slots], stream)
-        if len(self._slots) == 1:
-            return arrays[self._slots[0]]
-        return tuple([arrays[slot] for slot in self._slots])
+        for launch, of_launch in self._launches:
+            launch(of_launch(addresses), stream)
+        results = self._results(arrays)
+        return results[0] if self._has_one_result else results
 
 
 recording: ContextVar[Recorder | None] = ContextVar("fastpool_recording", default=None)
