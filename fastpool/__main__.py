@@ -88,7 +88,7 @@ def _numba_backend() -> Any:
 
 
 def disk_cache() -> Any:
-    return import_module("fastpool.backends.numba.disk_cache")
+    return import_module("fastpool.backends.disk_cache")
 
 
 def environment() -> dict[str, Any]:

@@ -64,6 +64,9 @@ def install():
     driver.wait = lambda waiting, stream, device: None
     driver.Buffer = Buffer
     driver.Kernel = lambda name, code, device: ptx.Program(code)
-    launch.compiled, launch.Launch = compilation.ptx_of, Launch
+    launch.compiled = lambda function, signature, capability, made_of: compilation.ptx_of(
+        function, signature, capability
+    )
+    launch.Launch = Launch
     launch.THREADS, launch.BLOCKS = THREADS, BLOCKS
     backend.MANY_PLANES = 8  # the specimens have few

@@ -262,6 +262,27 @@ def test_no_kernel_is_ever_unloaded():
     assert launch._kernel.cache_parameters()["maxsize"] is None
 
 
+KEPT = """
+import sys
+from importlib import import_module
+compilation, pool = (import_module(f"fastpool.backends.cuda.{name}") for name in ("compilation", "pool"))
+vectors, types = import_module("fastpool.backends.cuda.vectors"), compilation.types
+if sys.argv[1] == "later":
+    compilation.ptx_of = None  # which would fail
+signature = vectors.Pointer("uint8", 1, types.uint8, 1, False, False), types.int32
+name, code = compilation.compiled(pool.clear, signature, (9, 0), ("clear", "int32"))
+print(name, code[:4], len(code))
+"""
+
+
+def test_machine_code_is_kept_for_later_processes(python, tmp_path):
+    first, later = (python("-c", KEPT, process, NUMBA_CACHE_DIR=tmp_path) for process in ("first", "later"))
+    assert first == later
+    assert "clear" in first
+    assert r"b'\x7fELF'" in first
+    assert len(list(tmp_path.rglob("*.kernel"))) == 1
+
+
 def test_a_kernel_is_compiled_once_for_arrays_of_any_size(code):
     before = kernel_for.cache_info().currsize
     for side in (16, 32, 64):

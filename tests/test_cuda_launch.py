@@ -106,7 +106,9 @@ def test_the_driver_is_called_in_order(python, tmp_path):
     """The real cuda.bindings make the calls; a fake library replaces NVIDIA's."""
     source = Path(__file__).with_name("fake_libcuda.c")
     subprocess.run(["cc", "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
-    output = python("-c", ON_A_FAKE_DRIVER, LD_LIBRARY_PATH=tmp_path, FASTPOOL_TEST_CUDA=None).splitlines()
+    output = python(
+        "-c", ON_A_FAKE_DRIVER, LD_LIBRARY_PATH=tmp_path, NUMBA_CACHE_DIR=tmp_path, FASTPOOL_TEST_CUDA=None
+    ).splitlines()
     launches = [f"launch 1 blocks of {launch.THREADS} on 0x1: {first} 1" for first in (42, 43)]
     assert [line for line in output if line.startswith("launch")] == launches
     assert output.count("free") == 4

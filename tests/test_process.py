@@ -703,7 +703,7 @@ print(x[1])
 class TestWhoseKernelsAreRead:
     @pytest.fixture
     def disk_cache(self):
-        from fastpool.backends.numba import disk_cache
+        from fastpool.backends import disk_cache
 
         disk_cache.remove_old.cache_clear()
         return disk_cache
@@ -798,10 +798,11 @@ class TestWhoseKernelsAreRead:
             os.chmod(folder, 0o755)
             code = """
 import os, numba
+from fastpool.backends import kept_code
 from fastpool.backends.numba import just_in_time
 numba.njit(lambda x: x + 1)(1)  # brings in what another user may not be able to import
 os.setgid(4321), os.setuid(4321)
-just_in_time._keep = lambda *_: print("compiled")
+kept_code._keep = lambda *_: print("compiled")
 """
             out = python("-c", code + CACHED, NUMBA_CACHE_DIR=folder, FASTPOOL_BACKEND=None, HOME=folder)
             assert out.startswith("True"), out

@@ -10,8 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+
+from fastpool.backends.kept_code import DIGEST, file_name, kept
 
 __all__ = ["VERSION", "compiled", "compiling_for", "cuda", "inlined", "ptx_of", "types", "why_not"]
 
@@ -110,10 +114,28 @@ def ptx_of(function, signature, capability):
     return re.search(r"\.entry ([\w$]+)", ptx)[1], ptx
 
 
-def compiled(function, signature, capability):
-    """The name and the machine code of a kernel, as the driver loads it."""
-    name, ptx = ptx_of(function, signature, capability)
-    return name, _assembled(ptx.encode(), "sm_{}{}".format(*capability))
+def compiled(function, signature, capability, made_of):
+    """The name and the machine code of a kernel, as the driver loads it; kept on disk for later processes.
+
+    `made_of` tells the kernel from all others of the same sources, by its `repr`.
+    """
+
+    def name_and_code():
+        name, ptx = ptx_of(function, signature, capability)
+        return name.encode() + b"\n" + _assembled(ptx.encode(), "sm_{}{}".format(*capability))
+
+    name, code = kept(file_name(repr(made_of), repr(capability), _environment()), name_and_code).split(b"\n", 1)
+    return name.decode(), code
+
+
+@cache
+def _environment():
+    """What the code of all kernels depends on: the compilers, Python's bytecode, and the sources."""
+    digest = DIGEST(f"{VERSION}/{nvjitlink.version()}/{np.__version__}/{sys.version}".encode())
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), here.parents[1] / "_rules.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _assembled(ptx, architecture):

@@ -101,7 +101,8 @@ def _kernel(make, constants, signature, index, device):
     function = make(*constants) if constants is not None else make
     capability = driver.capability(device)
     numba_types = [_numba_type(description, index, capability) for description in signature]
-    return driver.Kernel(*compiled(function, numba_types, capability), device)
+    made_of = make.__module__, make.__qualname__, constants, signature, index
+    return driver.Kernel(*compiled(function, numba_types, capability, made_of), device)
 
 
 def _numba_type(description, index, capability):

@@ -6,7 +6,6 @@ The build of the package links the objects of many kernels to one library. Any o
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -24,12 +23,11 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from fastpool.backends.kept_code import DIGEST, file_name
 from fastpool.backends.numba import geometry, sources, tiling
 from fastpool.backends.numba.decorators import KERNELS, NUMBA_VERSION
 from fastpool.backends.numba.encoding import split_name
 from fastpool.threads import hold_across_forks
-
-DIGEST = hashlib.sha256
 
 # The settings of Numba that change the code it makes.
 SETTINGS = (
@@ -207,5 +205,4 @@ def digest_of_sources() -> str:
 def object_name(name: str, processor: Processor) -> str:
     """What a kernel's object code is kept as."""
     settings = [(setting, getattr(numba.config, setting, None)) for setting in SETTINGS]
-    key = "/".join((name, repr(processor), repr(settings), _digest_of(sources.of_kernel(name))))
-    return f"{DIGEST(key.encode()).hexdigest()[:40]}.kernel"
+    return file_name(name, repr(processor), repr(settings), _digest_of(sources.of_kernel(name)))
