@@ -48,8 +48,9 @@ def exponential(z):
 def _exponential(z):
     """exp(z) = 2**n exp(r) with z = n ln 2 + r (the argument reduction of Cody and Waite, 1980).
 
-    Adding a large constant rounds n to an integer. exp(r) is a Taylor series. 2**n is two factors, each made of the
-    bits of its exponent, since the smallest powers are subnormal.
+    Adding a large constant rounds n to an integer, which is then the last bits of the sum: shifted left, they are an
+    exponent. exp(r) is a Taylor series. 2**n is two factors, of which one is constant, since the smallest powers are
+    subnormal.
     """
     return _exponential_float32 if z == types.float32 else _exponential_float64
 
@@ -67,10 +68,8 @@ def _exponential_float32(z):
     p = multiply_add(p, r, np.float32(1 / 6))
     p = multiply_add(p, r, np.float32(0.5))
     p = multiply_add(p * r, r, r) + np.float32(1)
-    power = np.int32(float32_bits(shifted)) - np.int32(0x4B400000)
-    half = np.int32(power >> 1)
-    low = float32_from_bits(np.uint32((half + np.int32(127)) << 23))
-    return p * low * float32_from_bits(np.uint32((power - half + np.int32(127)) << 23))
+    power = float32_from_bits(np.uint32((float32_bits(shifted) << 23) + ((127 + 24) << 23)))
+    return p * power * np.float32(2**-24)
 
 
 def _exponential_float64(z):
@@ -92,7 +91,5 @@ def _exponential_float64(z):
     p = multiply_add(p, r, 1 / 6)
     p = multiply_add(p, r, 0.5)
     p = multiply_add(p * r, r, r) + 1
-    power = np.int64(float64_bits(shifted)) - np.int64(0x4338000000000000)
-    half = np.int64(power >> 1)
-    low = float64_from_bits(np.uint64((half + 1023) << 52))
-    return p * low * float64_from_bits(np.uint64((power - half + 1023) << 52))
+    power = float64_from_bits((float64_bits(shifted) << np.uint64(52)) + np.uint64((1023 + 54) << 52))
+    return p * power * 2**-54
