@@ -37,34 +37,68 @@ class Row(NamedTuple):
 
 @kernel
 def max_pool_backward_nonoverlapping(dy, argmax, dx, g, t, scratch, start, stop):
-    """Work items are rows of windows. Rows of cells are written from the top down: one may spill into the next."""
-    row_size = g.W * g.inner
-    for item in range(start, stop):
-        rest, oh = divmod(item, g.OH)
-        plane, od = divmod(rest, g.OD)
-        first_slice, source = plane * g.D + od * g.KD, item * g.OW * g.inner
-        own_rows = min(stop - rest * g.OH, g.OH) * g.KH  # the rows of each slice that this call writes
-        readable = source + g.OW * g.inner + t.read_past <= len(dy)
-        for tap in range(g.KD * g.KH):
-            kd, kh = divmod(tap, g.KH)
-            to = ((first_slice + kd) * g.H + oh * g.KH + kh) * row_size
-            limit = ((first_slice + kd) * g.H + own_rows) * row_size if readable else 0
-            last = last_vector(t.run, width_of(dy), to + t.covered + t.stored_past, limit)
-            write_row(dx, dy, argmax, Row(to, source, tap * g.KW, last), g, t)
-            fill(slice_view(dx, to + t.covered, row_size - t.covered), 0)
-        if oh == g.OH - 1:
-            zero_uncovered(dx, first_slice, od, g)
+    """Work items are rows of windows."""
+    if g.KW == 1 or g.inner > 1:
+        write_rows(write_taps, dy, argmax, dx, g, t, start, stop)
+    elif g.KW == 2:
+        write_rows(interleave_2, dy, argmax, dx, g, t, start, stop)
+    elif g.KW == 3:
+        write_rows(interleave_3, dy, argmax, dx, g, t, start, stop)
+    elif g.KW == 4:
+        write_rows(interleave_4, dy, argmax, dx, g, t, start, stop)
+    elif g.KW == 5:
+        write_rows(interleave_5, dy, argmax, dx, g, t, start, stop)
+    elif g.KW == 8:
+        write_rows(interleave_8, dy, argmax, dx, g, t, start, stop)
 
 
 @inlined
-def write_row(dx, dy, argmax, row, g, t):
-    """Write the gradients of a row of cells."""
-    if row.last < 0:
-        write_elements(dx, dy, argmax, row, g)
-    elif g.KW == 1:
+def write_rows(write_row, dy, argmax, dx, g, t, start, stop):
+    """Write the cells under rows of windows in the order of their addresses: a row of cells may spill into the next."""
+    item, row_size, end = start, g.W * g.inner, first_cell(stop, g)
+    while item < stop:
+        rest, oh = divmod(item, g.OH)
+        plane, od = divmod(rest, g.OD)
+        rows = min(stop - item, g.OH - oh)
+        for kd in range(g.KD):
+            slice_begin = (plane * g.D + od * g.KD + kd) * g.H * row_size
+            # A part of several slices has cells between its slices that another call writes.
+            limit = end if g.KD == 1 or rows == g.OH else slice_begin + (oh + rows) * g.KH * row_size
+            to, source = slice_begin + oh * g.KH * row_size, item * g.OW * g.inner
+            for _ in range(rows):
+                row_limit = limit if source + g.OW * g.inner + t.read_past <= len(dy) else 0
+                for kh in range(g.KH):
+                    last = last_vector(t.run, width_of(dy), to + t.covered + t.stored_past, row_limit)
+                    row = Row(to, source, (kd * g.KH + kh) * g.KW, last)
+                    if last < 0:
+                        write_elements(dx, dy, argmax, row, g)
+                    else:
+                        write_row(dx, dy, argmax, row, g, t)
+                    if t.covered < row_size:
+                        fill(slice_view(dx, to + t.covered, row_size - t.covered), 0)
+                    to += row_size
+                source += g.OW * g.inner
+            if oh + rows == g.OH:
+                fill(slice_view(dx, to, (g.H - g.OH * g.KH) * row_size), 0)
+        item += rows
+        if item % (g.OH * g.OD) == 0:
+            covered = g.OD * g.KD
+            fill(slice_view(dx, (plane * g.D + covered) * g.H * row_size, (g.D - covered) * g.H * row_size), 0)
+
+
+@inlined
+def first_cell(item, g):
+    """The element of dx at the first cell under a row of windows."""
+    rest, oh = divmod(item, g.OH)
+    plane, od = divmod(rest, g.OD)
+    return ((plane * g.D + od * g.KD) * g.H + oh * g.KH) * g.W * g.inner
+
+
+@inlined
+def write_taps(dx, dy, argmax, row, g, t):
+    """Write the gradients of a row of cells, all channels of a cell or, where KW is 1, all cells at once."""
+    if g.KW == 1:
         write_tap(tail_view(dx, row.to), dy, argmax, row.source, row.tap, t.run, row.last)
-    elif g.inner == 1:
-        write_interleaved(tail_view(dx, row.to), dy, argmax, row, g, t)
     else:
         for cell in range(g.OW * g.KW):
             ow, kw = divmod(cell, g.KW)
@@ -93,34 +127,37 @@ def write_tap(dx, dy, argmax, source, tap, count, last):
 
 
 @inlined
-def write_interleaved(dx, dy, argmax, row, g, t):
-    """For `INTERLEAVED_KW`: write each gradient to one of `KW` neighbouring cells, and 0 to the others."""
-    if g.KW == 2:
-        interleave_row(scatter_to_2, dx, dy, argmax, row, 2, t)
-    elif g.KW == 3:
-        interleave_row(scatter_to_3, dx, dy, argmax, row, 3, t)
-    elif g.KW == 4:
-        interleave_row(scatter_to_4, dx, dy, argmax, row, 4, t)
-    elif g.KW == 5:
-        interleave_row(scatter_to_5, dx, dy, argmax, row, 5, t)
-    elif g.KW == 8:
-        interleave_row(scatter_to_8, dx, dy, argmax, row, 8, t)
+def interleave_2(dx, dy, argmax, row, g, t):
+    interleave_row(scatter_to_2, dx, dy, argmax, row, 2, t)
+
+
+@inlined
+def interleave_3(dx, dy, argmax, row, g, t):
+    interleave_row(scatter_to_3, dx, dy, argmax, row, 3, t)
+
+
+@inlined
+def interleave_4(dx, dy, argmax, row, g, t):
+    interleave_row(scatter_to_4, dx, dy, argmax, row, 4, t)
+
+
+@inlined
+def interleave_5(dx, dy, argmax, row, g, t):
+    interleave_row(scatter_to_5, dx, dy, argmax, row, 5, t)
+
+
+@inlined
+def interleave_8(dx, dy, argmax, row, g, t):
+    interleave_row(scatter_to_8, dx, dy, argmax, row, 8, t)
 
 
 @inlined
 def interleave_row(scatter_to_taps, dx, dy, argmax, row, taps, t):
+    """Write each gradient to one of `taps` neighbouring cells, and 0 to the others."""
+    dx = tail_view(dx, row.to)
     i, width, first_tap = 0, width_of(dy), argmax.dtype.type(row.tap)
     while i < t.run:
         i = min(i, row.last)
         grads = load(dy, row.source + i)
         scatter_to_taps(dx, i * taps, grads, load_like(grads, argmax, row.source + i), first_tap)
         i += width
-
-
-@inlined
-def zero_uncovered(dx, first_slice, od, g):
-    """After the last row of windows of a slice: write 0 to the rows below, and to slices after the last windows."""
-    row_size = g.W * g.inner
-    for one in range(g.KD if od < g.OD - 1 else g.D - od * g.KD):
-        covered = g.OH * g.KH if one < g.KD else 0
-        fill(slice_view(dx, ((first_slice + one) * g.H + covered) * row_size, (g.H - covered) * row_size), 0)
