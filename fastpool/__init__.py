@@ -3,6 +3,22 @@
 from typing import TYPE_CHECKING
 
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
+from fastpool.adaptive_average_pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool1d_backward,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool3d,
+    adaptive_avg_pool3d_backward,
+)
+from fastpool.adaptive_pooling import (
+    adaptive_max_pool1d,
+    adaptive_max_pool1d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_backward,
+)
 from fastpool.average_pooling import (
     avg_pool1d,
     avg_pool1d_backward,
@@ -16,6 +32,12 @@ from fastpool.average_pooling import (
 from fastpool.backends import use_backend
 from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
+from fastpool.fractional_pooling import (
+    fractional_max_pool2d,
+    fractional_max_pool2d_backward,
+    fractional_max_pool3d,
+    fractional_max_pool3d_backward,
+)
 from fastpool.indices import argmax_to_indices, indices_to_argmax
 from fastpool.maxout import maxout, maxout_backward
 from fastpool.min_pooling import (
@@ -49,6 +71,18 @@ if TYPE_CHECKING:  # a call of the package fastpool.backends is one of this func
 __version__ = "0.1.0"
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool1d_backward",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool1d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_backward",
     "argmax_to_indices",
     "avg_pool1d",
     "avg_pool1d_backward",
@@ -60,6 +94,10 @@ __all__ = [
     "col2im",
     "conv2d",
     "conv2d_backward",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_backward",
+    "fractional_max_pool3d",
+    "fractional_max_pool3d_backward",
     "get_num_threads",
     "global_avg_pool",
     "global_avg_pool_backward",

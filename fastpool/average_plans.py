@@ -29,7 +29,7 @@ def _kernel_of(
     return run, False
 
 
-def _forward_plan(x: Any, window: Window, divisors: Divisors, backend: str | None) -> Plan:
+def average_plan(x: Any, window: Window, divisors: Divisors, backend: str | None) -> Plan:
     module = backend_for("avg_pool", backend, x.device)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
     run, any_shape = _kernel_of("avg_pool", module, window, divisors, channels_last, dtype)
@@ -37,7 +37,7 @@ def _forward_plan(x: Any, window: Window, divisors: Divisors, backend: str | Non
     return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), (y,), run)
 
 
-def _backward_plan(
+def average_backward_plan(
     dy: Any, window: Window, divisors: Divisors, backend: str | None, reshaped_to: tuple[int, ...] | None = None
 ) -> Plan:
     """With `reshaped_to`, dy has that shape once it is reshaped."""
@@ -52,20 +52,20 @@ def _backward_plan(
 def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backend) -> Plan:
     (x,) = inputs
     windows = sliding_window(axes, x.shape, *window)
-    return _forward_plan(x, windows, windows.divisors(count_include_pad, divisor_override), backend)
+    return average_plan(x, windows, windows.divisors(count_include_pad, divisor_override), backend)
 
 
 def _plan_pool_backward(inputs, axes, x_shape, window, count_include_pad, divisor_override, backend) -> Plan:
     (dy,) = inputs
     windows = sliding_window(axes, x_shape, *window, "x_shape")
     arrays.expect_shape("dy", dy, windows.y_shape, "the pooled array")
-    return _backward_plan(dy, windows, windows.divisors(count_include_pad, divisor_override), backend)
+    return average_backward_plan(dy, windows, windows.divisors(count_include_pad, divisor_override), backend)
 
 
 def _plan_global(inputs, data_format, keepdims, backend) -> Plan:
     (x,) = inputs
     window = global_window(x.shape, data_format)
-    plan = _forward_plan(x, window, window.divisors(False, None), backend)
+    plan = average_plan(x, window, window.divisors(False, None), backend)
     return plan if keepdims else plan.reshaped((window.batch, window.channels))
 
 
@@ -74,7 +74,9 @@ def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Pl
     window = global_window(x_shape, data_format, "x_shape")
     y_shape = window.y_shape if keepdims else (window.batch, window.channels)
     arrays.expect_shape("dy", dy, y_shape, "the pooled array")
-    return _backward_plan(dy, window, window.divisors(False, None), backend, None if keepdims else window.y_shape)
+    return average_backward_plan(
+        dy, window, window.divisors(False, None), backend, None if keepdims else window.y_shape
+    )
 
 
 AVG_POOL = Op("avg_pool", ("x",), ("x",), _plan_pool)

@@ -135,6 +135,10 @@ class Window(_Geometry):
         """
         return _of_rows(self, images, start, stop)
 
+    def shape_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the caller's array with other spatial sizes."""
+        return _user_shape(self.x_shape, size, self.channel_axis)
+
     def covered_rows(self, start: int, stop: int) -> tuple[int, int]:
         """The first input row that the windows of some output rows cover, and one past the last."""
         first = start * self.stride[1] - self.before[1]

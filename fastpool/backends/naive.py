@@ -44,6 +44,31 @@ def _pool(x, window, y, offsets, wins, padding):
                 offsets[outer, *position, inner] = winner
 
 
+def max_pool_by_tables(x, tables, y, indices=None):
+    for outer, *position, inner in np.ndindex(y.shape):
+        bounds = []
+        for axis, (table, o) in enumerate(zip(tables, position, strict=True)):
+            at = [outer, 0, 0, 0, inner]
+            at[1 + axis] = o
+            bounds.append([int(a[o] if a.ndim == 1 else a[tuple(at)]) for a in table])
+        best = None
+        for cell in product(*(range(begin, end) for begin, end in bounds)):
+            if best is None or wins(x[outer, *cell, inner], x[outer, *best, inner]):
+                best = cell
+        y[outer, *position, inner] = x[outer, *best, inner]
+        if indices is not None:
+            indices[outer, *position, inner] = np.ravel_multi_index(best, x.shape[1:4])
+
+
+@np.errstate(all="ignore")
+def max_pool_backward_by_indices(dy, indices, dx):
+    total = np.zeros(dx.shape, sum_dtype(dx.dtype))
+    for outer, *position, inner in np.ndindex(dy.shape):
+        cell = np.unravel_index(indices[outer, *position, inner], dx.shape[1:4])
+        total[outer, *cell, inner] += dy[outer, *position, inner].astype(total.dtype)
+    dx[...] = total
+
+
 @np.errstate(all="ignore")
 def max_pool_backward(dy, argmax, window, dx):
     total = np.zeros(dx.shape, sum_dtype(dx.dtype))

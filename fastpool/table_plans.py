@@ -1,0 +1,367 @@
+"""How pools are planned whose windows are given by tables: adaptive and fractional ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.arguments import per_axis
+from fastpool.average_plans import average_backward_plan, average_plan
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan
+from fastpool.device_arrays import DeviceArray
+from fastpool.dtypes import is_float, native, sum_dtype
+from fastpool.pool_plans import kernel_of
+from fastpool.window import Window, sliding_window
+from fastpool.window_tables import Table, adaptive, fractional
+
+
+def _in_main_memory(name: str, x: Any) -> None:
+    if isinstance(x, DeviceArray):
+        raise NotImplementedError(
+            f"{name} must lie in main memory for pools whose windows differ, got one on {arrays.device_name(x)}"
+        )
+
+
+def _planes(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
+    """The planes of an array, as windows of one cell, and whether channels come last in memory."""
+    _in_main_memory(name, x)
+    window = sliding_window(axes, x.shape, 1, None, 0, 1, False, data_format, name)
+    return window, arrays.channels_last_in_memory(x, window)
+
+
+def _taken(a: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    return np.take(a, places, axis) if places.ndim == 1 else np.take_along_axis(a, places, axis)
+
+
+def _later_wins(first: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Where a maximum is not the first one: a tie and a NaN go to the first."""
+    with np.errstate(invalid="ignore"):
+        wins = later > first
+    return wins | (np.isnan(later) & ~np.isnan(first)) if is_float(first.dtype) else wins
+
+
+class _Axis:
+    """Maxima of the windows of a table along one axis of canonical arrays, and their positions along it.
+
+    No window is longer than two of the shortest: its maximum is the larger one of two windows of that length, one from
+    its begin on and one up to its end. Windows side by side are pooled by their stride, all others at every cell.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType,
+        shape: tuple[int, ...],
+        axis: int,
+        kernel: int,
+        stride: int | None,
+        dtype: np.dtype,
+        with_positions: bool,
+    ) -> None:
+        self.axis, self._kernel, self._stride = axis, kernel, stride
+        outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
+        window = Window.plan(1, (outer, shape[axis], inner), kernel, stride or 1, data_format="channels_last")
+        self._pool, _ = kernel_of("max_pool", module, window, outer, inner, dtype, with_positions)
+        self._x_shape, self._y_shape = (arrays.planes(window, True, size) for size in (window.size, window.out))
+        self._pooled = (*shape[:axis], window.out[2], *shape[axis + 1 :])
+        self._dtypes = (dtype, window.argmax_dtype) if with_positions else (dtype,)
+
+    def __call__(self, x: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray | None]:
+        results = [np.empty(self._y_shape, dtype) for dtype in self._dtypes]
+        self._pool(x.reshape(self._x_shape), *results)
+        y, *offsets = (result.reshape(self._pooled) for result in results)
+        begin = table.begin
+        positions = begin if begin.ndim > 1 else begin.reshape([-1 if i == self.axis else 1 for i in range(5)])
+        if self._stride is not None:
+            return y, positions + offsets[0] if offsets else None
+        last = table.end - self._kernel
+        first = _taken(y, begin, self.axis)
+        if np.array_equal(begin, last):
+            return first, positions + _taken(offsets[0], begin, self.axis) if offsets else None
+        later = _taken(y, last, self.axis)
+        wins = _later_wins(first, later)
+        y = np.where(wins, later, first)
+        if not offsets:
+            return y, None
+        place = _taken(offsets[0].astype(np.int64), begin, self.axis)
+        later_place = _taken(offsets[0], last, self.axis) + np.reshape(last - begin, positions.shape)
+        return y, positions + np.where(wins, later_place, place)
+
+
+def _kernel(
+    module: ModuleType,
+    shape: tuple[int, ...],
+    kernels: Sequence[tuple[int, int, int | None]],
+    dtype: np.dtype,
+    with_indices: bool,
+) -> Any:
+    """What pools x, of a canonical shape, by three tables to (y) or (y, indices).
+
+    `kernels` has of each axis the number of windows, the size of the shortest, and the stride if they are side by side.
+    """
+    by_tables = getattr(module, "max_pool_by_tables", None)
+    if by_tables is not None:
+        return by_tables
+    steps, between = [], list(shape)
+    for axis in (3, 2, 1):  # the first maximum in row-major order: of each row, then of the rows, then of the slices
+        out, kernel, stride = kernels[axis - 1]
+        if (out, kernel) != (shape[axis], 1):
+            steps.append(_Axis(module, tuple(between), axis, kernel, stride, dtype, with_indices))
+        between[axis] = out
+
+    def run(
+        x: np.ndarray, tables: tuple[Table, Table, Table], y: np.ndarray, indices: np.ndarray | None = None
+    ) -> None:
+        positions: dict[int, np.ndarray] = {}
+        for step in steps:
+            x, found = step(x, tables[step.axis - 1])
+            if found is not None:
+                positions = {axis: np.take_along_axis(p, found, step.axis) for axis, p in positions.items()}
+                positions[step.axis] = found
+        y[...] = x
+        if indices is not None:
+            index: Any = 0
+            for axis in (1, 2, 3):
+                place = positions.get(axis, np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(5)]))
+                index = index * shape[axis] + place
+            indices[...] = index
+
+    return run
+
+
+def _results(window: Window, channels_last: bool, out: tuple[int, ...], x: Any, with_indices: bool) -> Any:
+    dtypes = (native(x.dtype), np.dtype(np.int64)) if with_indices else (native(x.dtype),)
+    size: Any = (1,) * (3 - len(out)) + out
+    y_shape = window.shape_of(out)
+    return tuple(arrays.result(window, channels_last, y_shape, size, dtype, x, any_shape=False) for dtype in dtypes)
+
+
+def output_sizes(window: Window, output_size: Any) -> tuple[int, ...]:
+    """The spatial sizes of a result; None in an `output_size` keeps that of the input."""
+    axes = window.spatial_axes
+    each = output_size if isinstance(output_size, tuple) else (output_size,) * axes
+    if len(each) != axes:
+        raise ValueError(f"output_size must be one integer or {axes}, one for each axis, got {output_size!r}")
+    sizes = window.size[-axes:]
+    return per_axis("output_size", tuple(n if o is None else o for o, n in zip(each, sizes, strict=True)), axes, 1)
+
+
+def adaptive_tables(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[Table, Table, Table]:
+    ones = (1,) * (3 - len(out))
+    return tuple(adaptive(n, o) for n, o in zip(size, ones + out, strict=True))  # type: ignore[return-value]
+
+
+def _side_by_side(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
+    """The windows of tables as those of one pool, if they lie side by side."""
+    axes = window.spatial_axes
+    strides = tuple(table.stride for table in tables)
+    if None in strides:
+        return None
+    return sliding_window(axes, window.x_shape, strides[-axes:], None, 0, 1, False, data_format)
+
+
+def _kernel_by_stride(
+    module: ModuleType, window: Window, channels_last: bool, dtype: np.dtype, with_indices: bool
+) -> Any:
+    outer, inner = arrays.outer_and_inner(window, channels_last)
+    pool, _ = kernel_of("max_pool", module, window, outer, inner, dtype, with_indices)
+    if not with_indices:
+        return pool
+
+    def run(x: np.ndarray, y: np.ndarray, indices: np.ndarray) -> None:
+        argmax = np.empty(y.shape, window.argmax_dtype)
+        pool(x, y, argmax)
+        rest, index = argmax.astype(np.int64), np.zeros(y.shape, np.int64)
+        cells = 1
+        for axis in (2, 1, 0):
+            n, k = window.size[axis], window.kernel[axis]
+            starts = (np.arange(window.out[axis]) * k).reshape([-1 if i == axis + 1 else 1 for i in range(5)])
+            rest, tap = rest // k, rest % k
+            index += (starts + tap) * cells
+            cells *= n
+        indices[...] = index
+
+    return run
+
+
+def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backend) -> Plan:
+    (x,) = inputs
+    window, channels_last = _planes(axes, x, data_format)
+    module, out = backend_for("max_pool", backend), output_sizes(window, output_size)
+    tables = adaptive_tables(window.size, out)
+    side_by_side = _side_by_side(window, tables, data_format)
+    if side_by_side is not None:
+        run: Any = _kernel_by_stride(module, side_by_side, channels_last, native(x.dtype), return_indices)
+    else:
+        kernels = [(len(table.begin), table.kernel, table.stride) for table in tables]
+        shape = arrays.planes(window, channels_last, window.size)
+        pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
+
+        def run(x: np.ndarray, *results: np.ndarray) -> None:
+            pool(x, tables, *results)
+
+    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    return Plan((operand,), _results(window, channels_last, out, x, return_indices), run)
+
+
+def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return_indices, backend) -> Plan:
+    x, samples = inputs
+    window, channels_last = _planes(axes, x, data_format)
+    module, kernel = backend_for("max_pool", backend), per_axis("kernel_size", kernel_size, axes, 1)
+    out, size = per_axis("output_size", output_size, axes, 1), window.size[-axes:]
+    for n, k, o in zip(size, kernel, out, strict=True):
+        if k + o - 1 > n:
+            raise ValueError(
+                f"{o} windows of {k} cells that begin at different cells need {k + o - 1}, got an axis of {n}: "
+                f"choose a smaller kernel_size {kernel_size!r} or output_size {output_size!r}"
+            )
+    arrays.expect_shape("random_samples", samples, (window.batch, window.channels, axes), "x and its spatial axes")
+    ones = (1,) * (3 - axes)
+    shape = arrays.planes(window, channels_last, window.size)
+    kernels = [(o, k, None) for o, k in zip(ones + out, ones + kernel, strict=True)]
+    pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
+
+    def run(x: np.ndarray, samples: np.ndarray, *results: np.ndarray) -> None:
+        if not ((samples >= 0) & (samples <= 1)).all():
+            raise ValueError(f"random_samples must be from 0 to 1, got {samples.min()} to {samples.max()}")
+        samples = samples.astype(np.float32 if samples.dtype.itemsize == 2 else native(samples.dtype))
+        tables = [adaptive(1, 1)] * (3 - axes)
+        for axis in range(axes):
+            # PyTorch's order, which in two dimensions is that of width and height.
+            of_axis = samples[..., axis if axes == 3 else axes - 1 - axis]
+            table = fractional(size[axis], out[axis], kernel[axis], of_axis)
+            tables.append(Table(*(_canonical_table(a, 4 - axes + axis, channels_last) for a in table)))
+        pool(x, tuple(tables), *results)
+
+    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    return Plan((operand, None), _results(window, channels_last, out, x, return_indices), run)
+
+
+def _canonical_table(a: np.ndarray, axis: int, channels_last: bool) -> np.ndarray:
+    """A table (N, C, O) in canonical form, with the windows at an axis."""
+    n, c, out = a.shape
+    a = a.transpose(0, 2, 1) if channels_last else a.reshape(n * c, out, 1)
+    return np.expand_dims(a, tuple(i for i in (1, 2, 3) if i != axis))
+
+
+def _planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format: str) -> tuple[Window, Window, bool]:
+    """The planes of x and those of dy, as windows of one cell, and whether channels come last in memory."""
+    window = sliding_window(axes, x_shape, 1, None, 0, 1, False, data_format, "x_shape")
+    out, channels_last = _planes(axes, dy, data_format, "dy")
+    if (out.batch, out.channels, out.channel_axis) != (window.batch, window.channels, window.channel_axis):
+        raise ValueError(f"dy must have the batch and the channels of x_shape {x_shape}, got shape {dy.shape}")
+    return window, out, channels_last
+
+
+def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
+    dy, indices = inputs
+    _in_main_memory("indices", indices)
+    module = backend_for("max_pool_backward", backend)
+    window, out, channels_last = _planes_of_gradient(axes, x_shape, dy, data_format)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"indices must be integers, got {indices.dtype}")
+    arrays.expect_shape("indices", indices, dy.shape, "dy")
+    dtype = native(dy.dtype)
+    by_indices, cells = getattr(module, "max_pool_backward_by_indices", _add_at), prod(window.size)
+
+    def run(dy: np.ndarray, indices: np.ndarray, dx: np.ndarray) -> None:
+        least, most = int(indices.min()), int(indices.max())
+        if least < 0 or most >= cells:
+            got = least if least < 0 else most
+            raise ValueError(f"indices must be positions in a plane, from 0 below {cells}, got {got}")
+        by_indices(dy, indices, dx)
+
+    operands = tuple(arrays.source(a, out, channels_last, out.size, any_shape=False) for a in (dy, indices))
+    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, dy, any_shape=False)
+    return Plan(operands, (dx,), run)
+
+
+@np.errstate(all="ignore")
+def _add_at(dy: np.ndarray, indices: np.ndarray, dx: np.ndarray) -> None:
+    """Add each gradient to the position that its index names, in the order of the windows."""
+    total = np.zeros((dx.shape[0], prod(dx.shape[1:4]), dx.shape[4]), sum_dtype(dx.dtype))
+    planes, channels = np.arange(total.shape[0]).reshape(-1, 1, 1, 1, 1), np.arange(total.shape[2])
+    flat = (planes * total.shape[1] + indices.astype(np.int64)) * total.shape[2] + channels
+    np.add.at(total.reshape(-1), flat.reshape(-1), dy.astype(total.dtype).reshape(-1))
+    dx[...] = total.reshape(dx.shape)
+
+
+def _all(axes: int) -> Any:
+    """An index of everything along so many axes."""
+    return (slice(None),) * axes
+
+
+def _cells_of_windows(table: Table) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each window of a table one cell after the other: which windows have so many cells, and where the cell is."""
+    sizes = table.end - table.begin
+    for k in range(int(sizes.max())):
+        windows = np.flatnonzero(sizes > k)
+        yield windows, table.begin[windows] + k
+
+
+def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> Plan:
+    (x,) = inputs
+    window, channels_last = _planes(axes, x, data_format)
+    out = output_sizes(window, output_size)
+    tables = adaptive_tables(window.size, out)
+    side_by_side = _side_by_side(window, tables, data_format)
+    if side_by_side is not None:
+        return average_plan(x, side_by_side, side_by_side.divisors(False, None), backend)
+    backend_for("avg_pool", backend)
+    sums = sum_dtype(native(x.dtype))
+
+    @np.errstate(all="ignore")
+    def run(x: np.ndarray, y: np.ndarray) -> None:
+        total = x.astype(sums)
+        for axis, table in enumerate(tables, 1):
+            source, before = total, _all(axis)
+            total = np.zeros((*source.shape[:axis], len(table.begin), *source.shape[axis + 1 :]), sums)
+            for windows, cells in _cells_of_windows(table):
+                total[*before, windows] += source[*before, cells]
+        y[...] = total / _counts(tables).astype(sums)
+
+    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    return Plan((operand,), _results(window, channels_last, out, x, False), run)
+
+
+def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
+    (dy,) = inputs
+    window, out, channels_last = _planes_of_gradient(axes, x_shape, dy, data_format)
+    tables = adaptive_tables(window.size, out.size[-axes:])
+    side_by_side = _side_by_side(window, tables, data_format)
+    if side_by_side is not None:
+        return average_backward_plan(dy, side_by_side, side_by_side.divisors(False, None), backend)
+    backend_for("avg_pool_backward", backend)
+    sums = sum_dtype(native(dy.dtype))
+
+    @np.errstate(all="ignore")
+    def run(dy: np.ndarray, dx: np.ndarray) -> None:
+        total = dy.astype(sums) / _counts(tables).astype(sums)
+        for axis, table in enumerate(tables, 1):
+            source, before = total, _all(axis)
+            total = np.zeros((*source.shape[:axis], window.size[axis - 1], *source.shape[axis + 1 :]), sums)
+            for windows, cells in _cells_of_windows(table):
+                np.add.at(total, (*before, cells), source[*before, windows])
+        dx[...] = total
+
+    operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
+    dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
+    return Plan((operand,), (dx,), run)
+
+
+def _counts(tables: tuple[Table, Table, Table]) -> np.ndarray:
+    """The cells of each window, in canonical form."""
+    d, h, w = (table.end - table.begin for table in tables)
+    return d[:, None, None, None] * h[:, None, None] * w[:, None]
+
+
+ADAPTIVE_AVG_POOL = Op("adaptive_avg_pool", ("x",), ("x",), _plan_adaptive_average)
+ADAPTIVE_AVG_POOL_BACKWARD = Op("adaptive_avg_pool_backward", ("dy",), ("dy",), _plan_adaptive_average_backward)
+ADAPTIVE_MAX_POOL = Op("adaptive_max_pool", ("x",), (), _plan_adaptive)
+FRACTIONAL_MAX_POOL = Op("fractional_max_pool", ("x", "random_samples"), ("random_samples",), _plan_fractional)
+TABLE_MAX_POOL_BACKWARD = Op("adaptive_max_pool_backward", ("dy", "indices"), ("dy",), _plan_backward)

@@ -1,0 +1,53 @@
+"""Windows that follow no stride: tables of where each begins and ends along an axis."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Table(NamedTuple):
+    """Where windows begin, and one past where they end, along one axis.
+
+    Both are arrays of int64: of shape (O,), or of a canonical shape with O at the axis, if planes differ.
+    """
+
+    begin: np.ndarray
+    end: np.ndarray
+
+    @property
+    def kernel(self) -> int:
+        """The size of the smallest window."""
+        return int((self.end - self.begin).min())
+
+    @property
+    def stride(self) -> int | None:
+        """The distance between windows that are all of one size and lie side by side from the first cell on."""
+        if self.begin.ndim > 1:
+            return None
+        kernel = self.kernel
+        begin = np.arange(len(self.begin)) * kernel
+        return kernel if np.array_equal(self.begin, begin) and np.array_equal(self.end, begin + kernel) else None
+
+
+def adaptive(n: int, out: int) -> Table:
+    """`out` windows that cover an axis of n cells, as those of PyTorch's adaptive pools.
+
+    Their sizes differ by one at most. Neighbours share a cell where `out` does not divide n.
+    """
+    i = np.arange(out)
+    return Table(i * n // out, -(-(i + 1) * n // out))
+
+
+def fractional(n: int, out: int, kernel: int, samples: np.ndarray) -> Table:
+    """`out` windows of `kernel` cells along an axis of n, whose distances are pseudo-random (Graham, 2014).
+
+    `samples` are numbers from 0 to 1, one for each plane; windows are along a last axis of the table. The rule is
+    PyTorch's, computed in the dtype of the samples.
+    """
+    steps = np.arange(out - 1, dtype=samples.dtype)
+    alpha = samples.dtype.type(n - kernel) / samples.dtype.type(max(out - 1, 1))
+    begin = ((steps + samples[..., None]) * alpha).astype(np.int64) - (samples[..., None] * alpha).astype(np.int64)
+    begin = np.concatenate([begin, np.full_like(begin, n - kernel, shape=(*samples.shape, 1))], -1)
+    return Table(begin, begin + kernel)
