@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastpool.arguments import check_layout, check_shape, frozen
+from fastpool.adaptive_average_plans import ADAPTIVE_AVG_POOL, ADAPTIVE_AVG_POOL_BACKWARD
+from fastpool.arguments import check_layout, check_shape, frozen_output_size
 from fastpool.calls import call
-from fastpool.table_plans import ADAPTIVE_AVG_POOL, ADAPTIVE_AVG_POOL_BACKWARD
-from fastpool.type_hints import A, Size
+from fastpool.type_hints import A, OutputSize
 
 
 def _avg_pool(axes, x, output_size, data_format, out, backend) -> Any:
-    static = (axes, frozen("output_size", output_size), check_layout(data_format))
+    static = (axes, frozen_output_size(output_size), check_layout(data_format))
     return call(ADAPTIVE_AVG_POOL, (x,), static, out, backend)
 
 
@@ -22,7 +22,7 @@ def _avg_pool_backward(axes, dy, x_shape, data_format, out, backend) -> Any:
 
 def adaptive_avg_pool1d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     out: A | None = None,
@@ -52,7 +52,7 @@ def adaptive_avg_pool1d(
 
 def adaptive_avg_pool2d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     out: A | None = None,
@@ -94,7 +94,7 @@ def adaptive_avg_pool2d(
 
 def adaptive_avg_pool3d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     out: A | None = None,

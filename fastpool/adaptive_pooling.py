@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastpool.arguments import check_layout, check_shape, flag, frozen
+from fastpool.arguments import check_layout, check_shape, flag, frozen_output_size
 from fastpool.calls import call
 from fastpool.table_plans import ADAPTIVE_MAX_POOL, TABLE_MAX_POOL_BACKWARD
-from fastpool.type_hints import A, Size
+from fastpool.type_hints import A, OutputSize
 
 
 def _max_pool(axes, x, output_size, data_format, return_indices, out, backend) -> Any:
-    static = (axes, frozen("output_size", output_size), check_layout(data_format))
+    static = (axes, frozen_output_size(output_size), check_layout(data_format))
     return call(ADAPTIVE_MAX_POOL, (x,), (*static, flag("return_indices", return_indices)), out, backend)
 
 
@@ -22,7 +22,7 @@ def call_max_pool_backward(axes, dy, indices, x_shape, data_format, out, backend
 
 def adaptive_max_pool1d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     return_indices: bool = False,
@@ -53,7 +53,7 @@ def adaptive_max_pool1d(
 
 def adaptive_max_pool2d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     return_indices: bool = False,
@@ -110,7 +110,7 @@ def adaptive_max_pool2d(
 
 def adaptive_max_pool3d(
     x: A,
-    output_size: Size | None,
+    output_size: OutputSize,
     *,
     data_format: str = "channels_first",
     return_indices: bool = False,

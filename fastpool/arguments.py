@@ -130,6 +130,13 @@ def frozen_window(
     return kernel_size, stride, padding, dilation, ceil_mode, data_format
 
 
+def frozen_output_size(output_size: Any) -> Any:
+    """As `frozen` returns it; a sequence may hold None."""
+    if isinstance(output_size, (tuple, list)):
+        return tuple(None if size is None else integer("output_size", size) for size in output_size)
+    return frozen("output_size", output_size)
+
+
 def required_stride(stride: Any) -> Any:
     """The stride of columns and convolutions, whose default is 1. None would mean kernel_size, as in pools."""
     if stride is None:

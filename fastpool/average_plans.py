@@ -14,7 +14,7 @@ from fastpool.pool_plans import no_kernel
 from fastpool.window import Divisors, Window, global_window, sliding_window
 
 
-def _kernel_of(
+def average_kernel(
     op: str, module: Any, window: Window, divisors: Divisors, channels_last: bool, dtype: np.dtype
 ) -> tuple[Any, bool]:
     """What fills its second array from its first, and whether it takes contiguous arrays of any shape."""
@@ -32,7 +32,7 @@ def _kernel_of(
 def average_plan(x: Any, window: Window, divisors: Divisors, backend: str | None) -> Plan:
     module = backend_for("avg_pool", backend, x.device)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
-    run, any_shape = _kernel_of("avg_pool", module, window, divisors, channels_last, dtype)
+    run, any_shape = average_kernel("avg_pool", module, window, divisors, channels_last, dtype)
     y = arrays.result(window, channels_last, window.y_shape, window.out, dtype, x, any_shape)
     return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), (y,), run)
 
@@ -44,7 +44,7 @@ def average_backward_plan(
     module = backend_for("avg_pool_backward", backend, dy.device)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
     channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
-    run, any_shape = _kernel_of("avg_pool_backward", module, window, divisors, channels_last, dtype)
+    run, any_shape = average_kernel("avg_pool_backward", module, window, divisors, channels_last, dtype)
     dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
     return Plan((arrays.source(dy, window, channels_last, window.out, any_shape, reshaped_to),), (dx,), run)
 

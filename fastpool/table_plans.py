@@ -1,8 +1,8 @@
-"""How pools are planned whose windows are given by tables: adaptive and fractional ones."""
+"""How max pools are planned whose windows are given by tables: adaptive and fractional ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.arguments import per_axis
-from fastpool.average_plans import average_backward_plan, average_plan
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.device_arrays import DeviceArray
@@ -28,7 +27,7 @@ def _in_main_memory(name: str, x: Any) -> None:
         )
 
 
-def _planes(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
+def planes_of(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
     """The planes of an array, as windows of one cell, and whether channels come last in memory."""
     _in_main_memory(name, x)
     window = sliding_window(axes, x.shape, 1, None, 0, 1, False, data_format, name)
@@ -134,7 +133,7 @@ def _kernel(
     return run
 
 
-def _results(window: Window, channels_last: bool, out: tuple[int, ...], x: Any, with_indices: bool) -> Any:
+def results_of(window: Window, channels_last: bool, out: tuple[int, ...], x: Any, with_indices: bool) -> Any:
     dtypes = (native(x.dtype), np.dtype(np.int64)) if with_indices else (native(x.dtype),)
     size: Any = (1,) * (3 - len(out)) + out
     y_shape = window.shape_of(out)
@@ -156,7 +155,7 @@ def adaptive_tables(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[Table,
     return tuple(adaptive(n, o) for n, o in zip(size, ones + out, strict=True))  # type: ignore[return-value]
 
 
-def _side_by_side(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
+def side_by_side(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
     """The windows of tables as those of one pool, if they lie side by side."""
     axes = window.spatial_axes
     strides = tuple(table.stride for table in tables)
@@ -191,12 +190,12 @@ def _kernel_by_stride(
 
 def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backend) -> Plan:
     (x,) = inputs
-    window, channels_last = _planes(axes, x, data_format)
+    window, channels_last = planes_of(axes, x, data_format)
     module, out = backend_for("max_pool", backend), output_sizes(window, output_size)
     tables = adaptive_tables(window.size, out)
-    side_by_side = _side_by_side(window, tables, data_format)
-    if side_by_side is not None:
-        run: Any = _kernel_by_stride(module, side_by_side, channels_last, native(x.dtype), return_indices)
+    strided = side_by_side(window, tables, data_format)
+    if strided is not None:
+        run: Any = _kernel_by_stride(module, strided, channels_last, native(x.dtype), return_indices)
     else:
         kernels = [(len(table.begin), table.kernel, table.stride) for table in tables]
         shape = arrays.planes(window, channels_last, window.size)
@@ -206,12 +205,12 @@ def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backe
             pool(x, tables, *results)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
-    return Plan((operand,), _results(window, channels_last, out, x, return_indices), run)
+    return Plan((operand,), results_of(window, channels_last, out, x, return_indices), run)
 
 
 def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return_indices, backend) -> Plan:
     x, samples = inputs
-    window, channels_last = _planes(axes, x, data_format)
+    window, channels_last = planes_of(axes, x, data_format)
     module, kernel = backend_for("max_pool", backend), per_axis("kernel_size", kernel_size, axes, 1)
     out, size = per_axis("output_size", output_size, axes, 1), window.size[-axes:]
     for n, k, o in zip(size, kernel, out, strict=True):
@@ -239,7 +238,7 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
         pool(x, tuple(tables), *results)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
-    return Plan((operand, None), _results(window, channels_last, out, x, return_indices), run)
+    return Plan((operand, None), results_of(window, channels_last, out, x, return_indices), run)
 
 
 def _canonical_table(a: np.ndarray, axis: int, channels_last: bool) -> np.ndarray:
@@ -249,10 +248,10 @@ def _canonical_table(a: np.ndarray, axis: int, channels_last: bool) -> np.ndarra
     return np.expand_dims(a, tuple(i for i in (1, 2, 3) if i != axis))
 
 
-def _planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format: str) -> tuple[Window, Window, bool]:
+def planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format: str) -> tuple[Window, Window, bool]:
     """The planes of x and those of dy, as windows of one cell, and whether channels come last in memory."""
     window = sliding_window(axes, x_shape, 1, None, 0, 1, False, data_format, "x_shape")
-    out, channels_last = _planes(axes, dy, data_format, "dy")
+    out, channels_last = planes_of(axes, dy, data_format, "dy")
     if (out.batch, out.channels, out.channel_axis) != (window.batch, window.channels, window.channel_axis):
         raise ValueError(f"dy must have the batch and the channels of x_shape {x_shape}, got shape {dy.shape}")
     return window, out, channels_last
@@ -262,7 +261,7 @@ def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
     dy, indices = inputs
     _in_main_memory("indices", indices)
     module = backend_for("max_pool_backward", backend)
-    window, out, channels_last = _planes_of_gradient(axes, x_shape, dy, data_format)
+    window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, got {indices.dtype}")
     arrays.expect_shape("indices", indices, dy.shape, "dy")
@@ -291,77 +290,6 @@ def _add_at(dy: np.ndarray, indices: np.ndarray, dx: np.ndarray) -> None:
     dx[...] = total.reshape(dx.shape)
 
 
-def _all(axes: int) -> Any:
-    """An index of everything along so many axes."""
-    return (slice(None),) * axes
-
-
-def _cells_of_windows(table: Table) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each window of a table one cell after the other: which windows have so many cells, and where the cell is."""
-    sizes = table.end - table.begin
-    for k in range(int(sizes.max())):
-        windows = np.flatnonzero(sizes > k)
-        yield windows, table.begin[windows] + k
-
-
-def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> Plan:
-    (x,) = inputs
-    window, channels_last = _planes(axes, x, data_format)
-    out = output_sizes(window, output_size)
-    tables = adaptive_tables(window.size, out)
-    side_by_side = _side_by_side(window, tables, data_format)
-    if side_by_side is not None:
-        return average_plan(x, side_by_side, side_by_side.divisors(False, None), backend)
-    backend_for("avg_pool", backend)
-    sums = sum_dtype(native(x.dtype))
-
-    @np.errstate(all="ignore")
-    def run(x: np.ndarray, y: np.ndarray) -> None:
-        total = x.astype(sums)
-        for axis, table in enumerate(tables, 1):
-            source, before = total, _all(axis)
-            total = np.zeros((*source.shape[:axis], len(table.begin), *source.shape[axis + 1 :]), sums)
-            for windows, cells in _cells_of_windows(table):
-                total[*before, windows] += source[*before, cells]
-        y[...] = total / _counts(tables).astype(sums)
-
-    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
-    return Plan((operand,), _results(window, channels_last, out, x, False), run)
-
-
-def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
-    (dy,) = inputs
-    window, out, channels_last = _planes_of_gradient(axes, x_shape, dy, data_format)
-    tables = adaptive_tables(window.size, out.size[-axes:])
-    side_by_side = _side_by_side(window, tables, data_format)
-    if side_by_side is not None:
-        return average_backward_plan(dy, side_by_side, side_by_side.divisors(False, None), backend)
-    backend_for("avg_pool_backward", backend)
-    sums = sum_dtype(native(dy.dtype))
-
-    @np.errstate(all="ignore")
-    def run(dy: np.ndarray, dx: np.ndarray) -> None:
-        total = dy.astype(sums) / _counts(tables).astype(sums)
-        for axis, table in enumerate(tables, 1):
-            source, before = total, _all(axis)
-            total = np.zeros((*source.shape[:axis], window.size[axis - 1], *source.shape[axis + 1 :]), sums)
-            for windows, cells in _cells_of_windows(table):
-                np.add.at(total, (*before, cells), source[*before, windows])
-        dx[...] = total
-
-    operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
-    return Plan((operand,), (dx,), run)
-
-
-def _counts(tables: tuple[Table, Table, Table]) -> np.ndarray:
-    """The cells of each window, in canonical form."""
-    d, h, w = (table.end - table.begin for table in tables)
-    return d[:, None, None, None] * h[:, None, None] * w[:, None]
-
-
-ADAPTIVE_AVG_POOL = Op("adaptive_avg_pool", ("x",), ("x",), _plan_adaptive_average)
-ADAPTIVE_AVG_POOL_BACKWARD = Op("adaptive_avg_pool_backward", ("dy",), ("dy",), _plan_adaptive_average_backward)
 ADAPTIVE_MAX_POOL = Op("adaptive_max_pool", ("x",), (), _plan_adaptive)
 FRACTIONAL_MAX_POOL = Op("fractional_max_pool", ("x", "random_samples"), ("random_samples",), _plan_fractional)
 TABLE_MAX_POOL_BACKWARD = Op("adaptive_max_pool_backward", ("dy", "indices"), ("dy",), _plan_backward)

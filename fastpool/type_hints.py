@@ -13,6 +13,7 @@ import numpy as np
 A = TypeVar("A", bound="HasShape")
 
 Size = int | Sequence[int]
+OutputSize = int | Sequence[int | None] | None
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Argmax = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 

@@ -35,6 +35,8 @@ def pools(images: Images, tensor: Tensor, flag: bool) -> None:
     assert_type(fp.avg_pool1d(tensor, 2, divisor_override=3), Tensor)
     assert_type(fp.avg_pool3d([1.0], 2), Any)
     assert_type(fp.avg_pool2d_backward(images, images.shape, 3, 2, 1), Images)
+    assert_type(fp.adaptive_avg_pool2d(tensor, (7, None)), Tensor)
+    assert_type(fp.adaptive_max_pool2d_backward(images, argmax, images.shape), Images)
     assert_type(fp.global_avg_pool(tensor), Tensor)
     assert_type(fp.global_avg_pool_backward(tensor, (1, 2, 3)), Tensor)
     assert_type(fp.global_max_pool(tensor), Tensor)

@@ -44,15 +44,20 @@ def _pool(x, window, y, offsets, wins, padding):
                 offsets[outer, *position, inner] = winner
 
 
+def _cells_by_tables(tables, outer, position, inner):
+    """The cells of one window, in row-major order, whose begin and end along each axis are in tables."""
+    bounds = []
+    for axis, (table, o) in enumerate(zip(tables, position, strict=True)):
+        at = [outer, 0, 0, 0, inner]
+        at[1 + axis] = o
+        bounds.append(range(*(int(a[o] if a.ndim == 1 else a[tuple(at)]) for a in table)))
+    return list(product(*bounds))
+
+
 def max_pool_by_tables(x, tables, y, indices=None):
     for outer, *position, inner in np.ndindex(y.shape):
-        bounds = []
-        for axis, (table, o) in enumerate(zip(tables, position, strict=True)):
-            at = [outer, 0, 0, 0, inner]
-            at[1 + axis] = o
-            bounds.append([int(a[o] if a.ndim == 1 else a[tuple(at)]) for a in table])
         best = None
-        for cell in product(*(range(begin, end) for begin, end in bounds)):
+        for cell in _cells_by_tables(tables, outer, position, inner):
             if best is None or wins(x[outer, *cell, inner], x[outer, *best, inner]):
                 best = cell
         y[outer, *position, inner] = x[outer, *best, inner]
@@ -96,6 +101,25 @@ def max_unpool(y, indices, x):
         if index >= 0:
             cell = np.unravel_index(index, x.shape[1:4])
             x[outer, *cell, inner] = y[outer, *position, inner]
+
+
+@np.errstate(all="ignore")
+def avg_pool_by_tables(x, tables, y):
+    for outer, *position, inner in np.ndindex(y.shape):
+        cells, total = _cells_by_tables(tables, outer, position, inner), sum_dtype(x.dtype).type(0)
+        for cell in cells:
+            total += x[outer, *cell, inner].astype(total.dtype)
+        y[outer, *position, inner] = total / total.dtype.type(len(cells))
+
+
+@np.errstate(all="ignore")
+def avg_pool_backward_by_tables(dy, tables, dx):
+    total = np.zeros(dx.shape, sum_dtype(dx.dtype))
+    for outer, *position, inner in np.ndindex(dy.shape):
+        cells = _cells_by_tables(tables, outer, position, inner)
+        for cell in cells:
+            total[outer, *cell, inner] += dy[outer, *position, inner].astype(total.dtype) / total.dtype.type(len(cells))
+    dx[...] = total
 
 
 def _averaged(window, divisors):

@@ -1,0 +1,129 @@
+"""How adaptive averages and their gradients are planned."""
+
+from __future__ import annotations
+
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastpool import arrays
+from fastpool.average_plans import average_backward_plan, average_kernel, average_plan
+from fastpool.backends import backend_for
+from fastpool.calls import Op, Plan
+from fastpool.dtypes import native, sum_dtype
+from fastpool.table_plans import adaptive_tables, output_sizes, planes_of, planes_of_gradient, results_of, side_by_side
+from fastpool.window import Window
+from fastpool.window_tables import Table
+
+
+class _AxisSums:
+    """Sums of the windows of a table along one axis of canonical arrays, and the adjoint of that.
+
+    A sum is that of a window of the shortest length, which a pool computes at every cell, and of the cell after it in
+    windows that are longer by one.
+    """
+
+    def __init__(self, module: ModuleType, shape: tuple[int, ...], axis: int, table: Table, dtype: np.dtype) -> None:
+        before: Any = (slice(None),) * axis
+        self._before, self._table = before, table
+        outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.kernel
+        window = Window.plan(1, (outer, shape[axis], inner), kernel, 1, data_format="channels_last")
+        divisors = window.divisors(False, 1)
+        self._pool, self._pool_backward = (
+            average_kernel(op, module, window, divisors, True, dtype)[0] for op in ("avg_pool", "avg_pool_backward")
+        )
+        self._x_shape, self._y_shape = (arrays.planes(window, True, size) for size in (window.size, window.out))
+        self._shape, self._sums = shape, (*shape[:axis], window.out[2], *shape[axis + 1 :])
+        self._longer = np.flatnonzero(table.end - table.begin > kernel)
+        self._dtype = dtype
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        sums = np.empty(self._y_shape, self._dtype)
+        self._pool(np.ascontiguousarray(x).reshape(self._x_shape), sums)
+        total = sums.reshape(self._sums)[*self._before, self._table.begin]
+        total[*self._before, self._longer] += x[*self._before, self._table.end[self._longer] - 1]
+        return total
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        grads = np.zeros(self._sums, self._dtype)
+        np.add.at(grads, (*self._before, self._table.begin), dy)
+        dx = np.empty(self._x_shape, self._dtype)
+        self._pool_backward(grads.reshape(self._y_shape), dx)
+        dx = dx.reshape(self._shape)
+        np.add.at(dx, (*self._before, self._table.end[self._longer] - 1), dy[*self._before, self._longer])
+        return dx
+
+
+def _sums(module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, ...], dtype: np.dtype) -> list[_AxisSums]:
+    """The sums along each axis where windows have more than one cell or leave some out, the last axis first."""
+    between, found = list(shape), []
+    for axis in (3, 2, 1):
+        table = tables[axis - 1]
+        if table.stride != 1:
+            found.append(_AxisSums(module, tuple(between), axis, table, dtype))
+        between[axis] = len(table.begin)
+    return found
+
+
+def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> Plan:
+    (x,) = inputs
+    window, channels_last = planes_of(axes, x, data_format)
+    out = output_sizes(window, output_size)
+    tables = adaptive_tables(window.size, out)
+    strided = side_by_side(window, tables, data_format)
+    if strided is not None:
+        return average_plan(x, strided, strided.divisors(False, None), backend)
+    module, dtype = backend_for("avg_pool", backend), sum_dtype(native(x.dtype))
+    by_tables = getattr(module, "avg_pool_by_tables", None)
+    axes_sums = _sums(module, arrays.planes(window, channels_last, window.size), tables, dtype)
+
+    @np.errstate(all="ignore")
+    def run(x: np.ndarray, y: np.ndarray) -> None:
+        if by_tables is not None:
+            by_tables(x, tables, y)
+            return
+        total = x.astype(dtype, copy=False)
+        for along_axis in axes_sums:
+            total = along_axis(total)
+        y[...] = total / _counts(tables).astype(dtype)
+
+    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    return Plan((operand,), results_of(window, channels_last, out, x, False), run)
+
+
+def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
+    (dy,) = inputs
+    window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
+    tables = adaptive_tables(window.size, out.size[-axes:])
+    strided = side_by_side(window, tables, data_format)
+    if strided is not None:
+        return average_backward_plan(dy, strided, strided.divisors(False, None), backend)
+    module, dtype = backend_for("avg_pool_backward", backend), sum_dtype(native(dy.dtype))
+    by_tables = getattr(module, "avg_pool_backward_by_tables", None)
+    axes_sums = _sums(module, arrays.planes(window, channels_last, window.size), tables, dtype)
+
+    @np.errstate(all="ignore")
+    def run(dy: np.ndarray, dx: np.ndarray) -> None:
+        if by_tables is not None:
+            by_tables(dy, tables, dx)
+            return
+        total = dy.astype(dtype) / _counts(tables).astype(dtype)
+        for along_axis in reversed(axes_sums):
+            total = along_axis.backward(total)
+        dx[...] = total
+
+    operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
+    dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
+    return Plan((operand,), (dx,), run)
+
+
+def _counts(tables: tuple[Table, Table, Table]) -> np.ndarray:
+    """The cells of each window, in canonical form."""
+    d, h, w = (table.end - table.begin for table in tables)
+    return d[:, None, None, None] * h[:, None, None] * w[:, None]
+
+
+ADAPTIVE_AVG_POOL = Op("adaptive_avg_pool", ("x",), ("x",), _plan_adaptive_average)
+ADAPTIVE_AVG_POOL_BACKWARD = Op("adaptive_avg_pool_backward", ("dy",), ("dy",), _plan_adaptive_average_backward)
