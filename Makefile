@@ -18,7 +18,8 @@ ASV ?=
 SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))
 BIN := $(VENV)/bin
 IN_BENCHMARKS := cd benchmarks && "$(abspath $(BIN))/python" -m asv
-SOURCES := pyproject.toml setup.py fastpool/__init__.py fastpool/backends/_columns.pyx \
+SOURCES := pyproject.toml setup.py fastpool/__init__.py \
+	$(addprefix fastpool/backends/,_columns.pyx _passes.pyx) \
 	$(addprefix fastpool/backends/numba/,_launch.pyx team.h cpu.h)
 # What the library of kernels may depend on. The build finds which kernels must be compiled anew.
 KERNEL_SOURCES := fastpool/_rules.py fastpool/build.py $(wildcard fastpool/backends/numba/*.py fastpool/backends/numba/*/*.py)
@@ -132,7 +133,7 @@ dashboard: $(VENV)/.bench
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf benchmarks/.asv/env benchmarks/.asv/html benchmarks/.asv/npm report.html
-	rm -f fastpool/backends/_columns.c fastpool/backends/numba/_launch.c
+	rm -f fastpool/backends/_columns.c fastpool/backends/_passes.c fastpool/backends/numba/_launch.c
 	rm -f fastpool/backends/*.so fastpool/backends/*.pyd fastpool/backends/numba/*.so fastpool/backends/numba/*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

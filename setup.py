@@ -17,6 +17,13 @@ modules = [
         extra_compile_args=["/O2"] if msvc else ["-O3"],
     ),
     Extension(
+        "fastpool.backends._passes",
+        [f"{here}/_passes.pyx"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=["/O2"] if msvc else ["-O2"],
+    ),
+    Extension(
         "fastpool.backends.numba._launch",
         [f"{here}/numba/_launch.pyx"],
         include_dirs=[numpy.get_include()],

@@ -399,6 +399,11 @@ class OpenCv:
             window = np.ones(2 * [p.task.window[0]], np.uint8)
             yield "", partial(self.cv2.dilate, p.x[0, 0], window), lambda y: (y[None, None],)
 
+    def maximum_filter(self, p: Problem) -> Candidates:
+        if _is_one_plane(p):
+            window = p.task.footprint.astype(np.uint8)
+            yield "", partial(self.cv2.dilate, p.x[0, 0], window), lambda y: (y[None, None],)
+
 
 class SciPy:
     """The maximum filter; one thread."""
@@ -414,6 +419,11 @@ class SciPy:
         if _is_centred(p):
             size = (1, 1, *p.task.axes * [p.task.window[0]])
             yield "", partial(self.ndimage.maximum_filter, p.x, size, mode="constant", cval=-np.inf), _alone
+
+    def maximum_filter(self, p: Problem) -> Candidates:
+        if p.task.visits <= MOST_VISITS or not p.task.disk:
+            footprint = p.task.footprint[None, None]
+            yield "", partial(self.ndimage.maximum_filter, p.x, footprint=footprint), _alone
 
 
 class ScikitImage:

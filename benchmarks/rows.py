@@ -40,7 +40,8 @@ class Task:
     ----------
     op : the function
     shape : of the forward pass's input, channels first whatever the layout
-    window : (kernel_size, stride, padding), the same along every axis; of pools and columns
+    window : (kernel_size, stride, padding), the same along every axis; of pools, columns and filters
+    disk : whether the windows of a filter are disks; else they are boxes
     pieces, grouping : of maxout, which goes along axis 1
     argmax : whether a pool or maxout also returns the argmax
     dtype, layout
@@ -53,6 +54,7 @@ class Task:
     pieces: int = 1
     grouping: str = "strided"
     argmax: bool = False
+    disk: bool = False
     dtype: str = "float32"
     layout: str = "channels_first"
     threads: int | None = None
@@ -65,7 +67,7 @@ class Task:
     @property
     def exact(self) -> bool:
         """Whether all must give the same bits; sums may be rounded differently."""
-        return self.family in ("max_pool", "min_pool", "maxout", "im2col", "maxout_backward")
+        return self.family in ("max_pool", "min_pool", "maxout", "im2col", "maxout_backward", "maximum_filter")
 
     @property
     def axes(self) -> int:
@@ -85,7 +87,13 @@ class Task:
     @property
     def visits(self) -> int:
         """The number of input elements that all windows visit, counted once per window."""
-        return prod(self.shape[:2]) * prod(self.out_space) * self.window[0] ** self.axes
+        return prod(self.shape[:2]) * prod(self.out_space) * int(self.footprint.sum())
+
+    @property
+    def footprint(self) -> np.ndarray:
+        """The elements of a window."""
+        kernel = self.window[0]
+        return fastpool.morphology.disk(kernel // 2) if self.disk else np.ones(self.axes * [kernel], bool)
 
     @property
     def label(self) -> str:
@@ -96,6 +104,8 @@ class Task:
             return f"{self.pieces} pieces {self.grouping} {shape}"
         if "swish" in self.op:
             return f"{self.op} {prod(self.shape):,}"
+        if self.family == "maximum_filter":
+            return f"{'disk' if self.disk else 'box'} {'x'.join(self.axes * [str(kernel)])} {shape}"
         padded = f" p{padding}" if padding else ""
         return f"{'x'.join(self.axes * [str(kernel)])} s{stride}{padded} {shape}"
 
@@ -149,6 +159,9 @@ class Problem:
             inputs, others = [x], list(window)
         elif task.family == "maxout":
             inputs, others = [x], [self.units]
+        elif task.family == "maximum_filter":
+            inputs, others = [x], []
+            keywords = {"footprint": task.footprint, "axes": (2, 3, 4)[: task.axes]}
         elif task.family == "avg_pool_backward":
             forward = Problem(replace(task, op=task.op.removesuffix("_backward")))
             self.dy = self._made(forward.to_channels_first(forward.call()).shape, start=1)
@@ -418,6 +431,19 @@ def _large_windows() -> Iterator[Row]:
         yield Row("large windows", f"{task.label} argmax", task, targets, {"without argmax": _dilation(kernel)})
 
 
+def _filters() -> Iterator[Row]:
+    """Dilations of one plane by disks, and by boxes of any number of axes."""
+    targets = (faster(1.5, "opencv"), faster(50, "scipy"))
+    for kernel in (3, 7, 15, 31, 63, 127, 255):
+        for dtype in ("uint8", "uint16", "float32"):
+            window = kernel, 1, kernel // 2
+            task = Task("maximum_filter", (1, 1, 512, 512), window, disk=True, dtype=dtype)
+            yield Row("filters", f"{dtype} {task.label}", task, targets)
+    for shape, kernel in (((1, 1, 512, 512), 15), ((1, 1, 64, 128, 128), 9)):
+        task = Task("maximum_filter", shape, (kernel, 1, kernel // 2))
+        yield Row("filters", task.label, task, targets[1:])
+
+
 def _tiny_and_single(threads: int) -> Iterator[Row]:
     targets = (within(1, "torch"),)
     for task in (
@@ -491,6 +517,7 @@ def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
         *_maxout(),
         *_columns_and_activations(),
         *_large_windows(),
+        *_filters(),
         *_tiny_and_single(threads),
         *_noise(),
         *_growth(threads, up_to_gib),

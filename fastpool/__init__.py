@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fastpool import morphology
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
 from fastpool.adaptive_average_pooling import (
     adaptive_avg_pool1d,
@@ -38,6 +39,7 @@ from fastpool.fractional_pooling import (
     fractional_max_pool3d,
     fractional_max_pool3d_backward,
 )
+from fastpool.filters import maximum_filter, minimum_filter, moving_max, moving_min
 from fastpool.indices import argmax_to_indices, indices_to_argmax
 from fastpool.maxout import maxout, maxout_backward
 from fastpool.min_pooling import (
@@ -118,6 +120,7 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "maximum_filter",
     "maxout",
     "maxout_backward",
     "min_pool1d",
@@ -126,6 +129,10 @@ __all__ = [
     "min_pool2d_backward",
     "min_pool3d",
     "min_pool3d_backward",
+    "minimum_filter",
+    "morphology",
+    "moving_max",
+    "moving_min",
     "set_num_threads",
     "swish",
     "swish_backward",

@@ -158,6 +158,14 @@ def per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     return sizes
 
 
+def for_each_axis(name: str, value: Any, axes: int) -> tuple[Any, ...]:
+    """One value for all axes, or a tuple of one for each."""
+    each = value if isinstance(value, tuple) else (value,) * axes
+    if len(each) != axes:
+        raise ValueError(f"{name} must be one value, or {axes}, one for each filtered axis, got {value!r}")
+    return each
+
+
 def pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding (before, after) for each axis, from everything but the strings."""
     if isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):

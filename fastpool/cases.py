@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -273,6 +274,20 @@ def _convolution(small: Shape, full: Shape) -> Iterator[Case]:
     yield Case("conv2d_backward 3x3 s1 p1", "conv2d_backward", backward, small, full, "floats", exact=False)
 
 
+def _filter(extreme: str, radius: int, small: Shape, full: Shape) -> Iterator[Case]:
+    """A filter of images by a disk, and by the box around it."""
+    disk = fastpool.morphology.disk(radius)
+    windows = {f"disk of radius {radius}": {"footprint": disk}, f"box of {len(disk)}": {"size": len(disk)}}
+
+    def make(rng, dtype, shape, layout, window):
+        axes = (2, 3) if layout == "channels_first" else (1, 2)
+        return {"input": random_array(rng, dtype, in_layout(shape, layout)), **window, "axes": axes}
+
+    op = f"{extreme}imum_filter"
+    for label, window in windows.items():
+        yield Case(f"{op} {label}", op, partial(make, window=window), small, full)
+
+
 def _elementwise(op: str, small: Shape, full: Shape, quick: bool = False) -> Iterator[Case]:
     def forward(rng, dtype, shape, layout):
         return {"x": _activations(rng, dtype, in_layout(shape, layout))}
@@ -320,6 +335,8 @@ CASES: dict[str, Case] = {
         _columns("unfold", _IMAGE, (8, 64, 56, 56), quick=True),
         _columns("gemm", _IMAGE, (8, 64, 56, 56)),
         _convolution((2, 3, 5, 6), (8, 64, 56, 56)),
+        _filter("max", 3, _IMAGE, (8, 1, 512, 512)),
+        _filter("min", 15, _IMAGE, (8, 1, 512, 512)),
         _elementwise("hard_swish", _IMAGE, _LARGE_IMAGE, quick=True),
         _elementwise("swish", _IMAGE, _LARGE_IMAGE),
     )

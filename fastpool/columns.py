@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import check_shape, frozen_window, one_of, required_stride, shown
+from fastpool.arguments import check_shape, frozen_window, one_of, required_stride
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
-from fastpool.dtypes import is_float, native, supported
+from fastpool.dtypes import native, number_held
 from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window, sliding_window, spatial_axes
 
@@ -40,30 +40,6 @@ def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
     return cols.reshape(n, c, k, p)
 
 
-def _fill(dtype: np.dtype, fill_value: Any) -> Any:
-    if type(fill_value) is int and fill_value == 0:
-        return dtype.type(0)
-    given = np.asarray(fill_value)
-    value = _held(given, dtype, fill_value) if given.ndim == 0 and supported(given.dtype) else None
-    if value is None:
-        advice = "; float(fill_value) would be rounded" if is_float(dtype) else ""
-        raise ValueError(f"fill_value must be a number that {dtype} holds, got {shown(fill_value)}{advice}")
-    return value
-
-
-def _held(given: np.ndarray, dtype: np.dtype, fill_value: Any) -> Any:
-    """A number as one of this dtype; None if it would overflow, or be rounded without being a Python float."""
-    number = float(given) if is_float(given.dtype) else int(given)
-    if not is_float(dtype):
-        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return dtype.type(int(number)) if least <= number <= most and int(number) == number else None
-    with np.errstate(all="ignore"):
-        value = given.astype(dtype)[()]
-    if isinstance(fill_value, float) and not isinstance(fill_value, np.generic):
-        return value if np.isfinite(value) or not np.isfinite(number) else None
-    return value if float(value) == number or number != number else None
-
-
 def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     (x,) = inputs
     module = backend_for("im2col", backend, x.device)
@@ -74,7 +50,8 @@ def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
         module.im2col(x, window, fill_value, _indexed(cols, window, order), fresh=fresh)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
-    return Plan((operand,), (arrays.Result(_shape(window, order), dtype),), run, partial(_fill, dtype))
+    cols = arrays.Result(_shape(window, order), dtype)
+    return Plan((operand,), (cols,), run, partial(number_held, "fill_value", dtype))
 
 
 def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:

@@ -1,4 +1,4 @@
-"""Which dtypes are supported, and what depends on the dtype: the lowest value, the dtype of sums, the format."""
+"""Which dtypes are supported, and what depends on them: extreme values, the dtype of sums, which numbers one holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastpool._rules import BFLOAT16_FORMAT, FLOAT16_FORMAT
+from fastpool.arguments import shown
 
 _NATIVE = {np.dtype(t) for t in "?bBhHiIlLqQefd"}
 
@@ -61,3 +62,31 @@ def highest(dtype: np.dtype) -> Any:
 def native(dtype: np.dtype) -> np.dtype:
     """NumPy's own dtype of this type: in native byte order, and without the metadata that somebody may have added."""
     return np.dtype(dtype.type)
+
+
+def number_held(name: str, dtype: np.dtype, value: Any) -> Any:
+    """A number as one of this dtype, or a ValueError that names the argument.
+
+    A Python float is rounded to a floating dtype, as in NumPy's arithmetic; all else must keep its value.
+    """
+    if type(value) is int and value == 0:
+        return dtype.type(0)
+    given = np.asarray(value)
+    held = _held(given, dtype, value) if given.ndim == 0 and supported(given.dtype) else None
+    if held is None:
+        advice = f"; float({name}) would be rounded" if is_float(dtype) else ""
+        raise ValueError(f"{name} must be a number that {dtype} holds, got {shown(value)}{advice}")
+    return held
+
+
+def _held(given: np.ndarray, dtype: np.dtype, value: Any) -> Any:
+    """A number as one of this dtype; None if it would overflow, or be rounded without being a Python float."""
+    number = float(given) if is_float(given.dtype) else int(given)
+    if not is_float(dtype):
+        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return dtype.type(int(number)) if least <= number <= most and int(number) == number else None
+    with np.errstate(all="ignore"):
+        rounded = given.astype(dtype)[()]
+    if isinstance(value, float) and not isinstance(value, np.generic):
+        return rounded if np.isfinite(rounded) or not np.isfinite(number) else None
+    return rounded if float(rounded) == number or number != number else None

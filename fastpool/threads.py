@@ -269,3 +269,51 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
     if raised:
         raise raised[0]
     return results[0]
+
+
+def share(function: Callable[[Any], None], items: list[Any], threads: int) -> None:
+    """Call a function that releases the GIL with each of several items, in this thread and in new ones.
+
+    What is raised first is raised here, once no thread works any more.
+    """
+    if threads == 1:
+        for item in items:
+            function(item)
+        return
+    pending = items[::-1]
+    raised: list[BaseException] = []
+    helpers: list[Any] = []
+
+    def work() -> None:
+        try:
+            while pending:
+                try:
+                    item = pending.pop()
+                except IndexError:  # another thread has taken it
+                    break
+                function(item)
+        except BaseException as error:
+            pending.clear()
+            raised.append(error)
+
+    def help(done: Any) -> None:
+        _running.add(done)
+        try:
+            work()
+        finally:
+            _running.discard(done)
+            done.release()
+
+    for _ in range(min(threads, len(items)) - 1):
+        done = allocate_lock()
+        done.acquire()
+        try:
+            start_new_thread(help, (done,))
+        except RuntimeError:  # no more threads: at a limit of the system's
+            break
+        helpers.append(done)
+    work()
+    for done in helpers:
+        done.acquire()
+    if raised:
+        raise raised[0]

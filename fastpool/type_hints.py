@@ -14,6 +14,7 @@ A = TypeVar("A", bound="HasShape")
 
 Size = int | Sequence[int]
 OutputSize = int | Sequence[int | None] | None
+Modes = str | Sequence[str]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Argmax = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 

@@ -25,7 +25,7 @@ PROCESSOR = "cortex-a53"  # ARMv8.0 and no extension: the least that the kernels
 DEBIAN_PACKAGES = ["python3-minimal", "libpython3-dev", "libstdc++6"]
 PYTHON_PACKAGES = ["hypothesis", "ml_dtypes", "pytest", "pytest-benchmark", "pytest-xdist"]
 PLATFORMS = ["manylinux2014_aarch64", "manylinux_2_28_aarch64"]
-MODULES = "fastpool.backends._columns, fastpool.backends.numba._launch"
+MODULES = "fastpool.backends._columns, fastpool.backends._passes, fastpool.backends.numba._launch"
 
 # Every op on every dtype. What takes the specification minutes is on float32 alone (tall and wide arrays), or left to
 # test_library.py, which compares with NumPy: typical calls, and every pooling kernel.

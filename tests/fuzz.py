@@ -550,6 +550,49 @@ def activation(rng, case, backend, small):
     return Call(op, (dy, x) if name.endswith("backward") else (x,), options, expected, name, eps=16)
 
 
+# The modes of filters, and what numpy.pad calls them.
+MODES = {"reflect": "symmetric", "constant": "constant", "nearest": "edge", "mirror": "reflect", "wrap": "wrap"}
+
+
+def extremes_by_taps(extreme, x, elements, axes, modes, origin, cval):
+    """The extremes over a footprint, one element of it after the other, of an array that numpy.pad has extended."""
+    wide = x.astype("f4") if x.dtype in BFLOAT16 else x
+    for axis, side, mode, o in zip(axes, elements.shape, modes, origin, strict=True):
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = side // 2 + o, side - 1 - side // 2 - o
+        more = {"constant_values": cval} if mode == "constant" else {}
+        wide = np.pad(wide, pad, MODES[mode], **more)
+    y = None
+    for tap in np.argwhere(elements).tolist():
+        part = [slice(None)] * x.ndim
+        for axis, t in zip(axes, tap, strict=True):
+            part[axis] = slice(t, t + x.shape[axis])
+        y = wide[tuple(part)].copy() if y is None else extreme(y, wide[tuple(part)])
+    return y.astype(x.dtype)
+
+
+def sliding_filter(rng, case, backend, small):
+    ndim, dtype = int(rng.integers(1, 5)), a_dtype(rng, case)
+    longest = {1: 3000, 2: 90, 3: 20, 4: 9}[ndim]
+    shape = tuple(a_size(rng, longest) for _ in range(ndim))
+    axes = tuple(rng.permutation(ndim)[: rng.integers(1, ndim + 1)].tolist())
+    sides = tuple(min(a_size(rng, 24 if len(axes) < 3 else 6), 2 * shape[axis]) for axis in axes)
+    elements = rng.random(sides) < rng.choice([0.1, 0.5, 0.9, 1.0])
+    elements.flat[rng.integers(elements.size)] = True
+    modes = tuple(str(mode) for mode in rng.choice(list(MODES), len(axes)))
+    origin = tuple(int(rng.integers(-(side // 2), (side - 1) // 2 + 1)) for side in sides)
+    cval = bool(rng.random() < 0.5) if dtype.kind == "b" else int(rng.integers(0, 8))
+    is_box = bool(elements.all())
+    options = {"size": sides} if is_box and rng.random() < 0.5 else {"footprint": elements}
+    options |= {"mode": modes, "origin": origin, "axes": axes, "cval": cval}
+    name = str(rng.choice(["maximum", "minimum"]))
+
+    def expected(x):
+        return (extremes_by_taps(getattr(np, name), x, elements, axes, modes, origin, cval),)
+
+    return Call(getattr(fp, f"{name}_filter"), (values(rng, shape, dtype),), options, expected, f"{name}_filter")
+
+
 def a_convolution(rng, case, backend):
     while True:
         shape, options, window, _ = a_window(rng, 2, backend, small=False, most_taps=1 << 16, ceil=False)
@@ -638,6 +681,7 @@ OPS = {
     "col2im": (col2im, "col2im", 4),
     "unpool": (unpool, "max_unpool", 3),
     "indices": (indices, "max_pool", 2),
+    "filter": (sliding_filter, "run_passes", 4),
     "activation": (activation, "hard_swish", 2),
     "conv2d": (conv2d, "im2col", 2),
     "conv2d_backward": (conv2d_backward, "im2col", 2),
@@ -663,6 +707,11 @@ WRONG = {
     "groups": (0, -1, 10_007, 1.0, None),
     "beta": (np.nan, np.inf, "1", None, True),
     "fill_value": ("0", None, [1, 2], 2**70j),
+    "size": (0, -1, 2**70, 1.5, "3", (1,) * 9, None, {}),
+    "footprint": ([], [0], np.zeros((2, 2)), "ones", np.ones((1,) * 9), [[1], [1, 1]], None),
+    "mode": ("symmetric", None, 0, ("wrap",) * 9, b"wrap"),
+    "origin": (99, -99, 0.5, "0", (0,) * 9, None),
+    "axes": (99, -99, (0, 0), 0.5, "0"),
     "backend": ("gpu", 3, ""),
     "output_shape": ((-1, 2), (1,) * 9, "3", 2.5, (2**70, 2**70)),
 }  # fmt: skip
@@ -675,7 +724,10 @@ REFUSALS = TypeError, ValueError, NotImplementedError
 class Machine:
     """The package with its arrays and scratch in guarded memory, and its launches cut in pieces or shared."""
 
-    PUBLIC = ("arrays", "calls", "columns", "convolution", "indices", "backends.cython")
+    PUBLIC = (
+        *("arrays", "calls", "columns", "convolution", "filter_plans", "indices", "running_extremes"),
+        "backends.cython",
+    )
 
     def __init__(self, memory):
         for name in self.PUBLIC:
@@ -844,7 +896,7 @@ def refuse(rng, call, arrays, options):
         what = f"array {which} of {arrays[which].dtype}"
     elif way == "shape":
         arrays[which] = np.zeros((2, 2, 3, 1, 5, 2, 2), arrays[which].dtype)
-        if call.description.startswith(("maxout", "hard", "swish")) and len(arrays) == 1:
+        if call.description.startswith(("maxout", "hard", "swish", "maximum", "minimum")) and len(arrays) == 1:
             return
         what = f"array {which} of shape {arrays[which].shape}"
     else:

@@ -35,7 +35,7 @@ def library(name):
 
 def copy_tree(tree, ignored):
     """Copy the sources and tests of the package, without generated C and without files that match a pattern."""
-    ignore = shutil.ignore_patterns("_columns.c", "_launch.c", "__pycache__", ignored)
+    ignore = shutil.ignore_patterns("_columns.c", "_passes.c", "_launch.c", "__pycache__", ignored)
     for name in ("fastpool", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -51,9 +51,9 @@ def build(folder, sanitizers):
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", built, tree]
     subprocess.run(command, check=True, env=os.environ | {"CC": "gcc", "CFLAGS": flags, "LDFLAGS": flags})
     # Without a compiler the package installs nevertheless.
-    for name in ("fastpool/backends/_columns.*.so", "fastpool/backends/numba/_launch.*.so"):
-        (module,) = built.glob(name)
-        shutil.copy(module, tree / module.relative_to(built))
+    for module in ("_columns", "_passes", "numba/_launch"):
+        (library,) = built.glob(f"fastpool/backends/{module}.*.so")
+        shutil.copy(library, tree / library.relative_to(built))
     return tree
 
 
@@ -93,6 +93,7 @@ def addresses(folder, seed):
     must_pass(run, *pytest, "tests/test_rules.py", "-k", "cython")
     must_pass(run, *pytest, "tests/test_bounds.py", "-k", BOUNDS)
     must_pass(run, *pytest, "tests/test_conformance.py", "-k", CONFORMANCE)
+    must_pass(run, *pytest, "tests/test_filters.py")
     must_pass(run, *pytest, "tests/test_threads.py")
     must_pass(run, "tests/fuzz.py", "--backend", "cython", "--seed", seed, "--cases", "300")
 

@@ -12,12 +12,12 @@ from fastpool import backends
 from fastpool.backends import chosen, interface
 
 OPS = (interface.Pooling, interface.Columns, interface.Activations)
-OPTIONAL = (interface.UnpoolsByIndices, interface.Planned, interface.Compiled, interface.Conditional)
+OPTIONAL = (interface.Passes, interface.UnpoolsByIndices, interface.Planned, interface.Compiled, interface.Conditional)
 EXPECTED = {
-    "numba": (*OPS, interface.Planned, interface.Compiled, interface.Conditional),
-    "cython": OPS[:2],
-    "numpy": OPS,
-    "naive": OPS,
+    "numba": (*OPS, interface.Passes, interface.Planned, interface.Compiled, interface.Conditional),
+    "cython": (*OPS[:2], interface.Passes),
+    "numpy": (*OPS, interface.Passes),
+    "naive": (*OPS, interface.Passes),
     "cuda": (*OPS, interface.UnpoolsByIndices, interface.Conditional),
 }
 

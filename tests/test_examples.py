@@ -58,13 +58,16 @@ def test_the_program_runs(name, python):
     assert said in python(f"examples/{name}", *arguments)
 
 
-def test_the_activations_are_drawn(python, tmp_path):
-    if find_spec("matplotlib") is None:
-        pytest.skip("matplotlib is not installed")
-    python("examples/plot_activations.py", "--picture", tmp_path / "drawn.png")
+@pytest.mark.parametrize(
+    ("name", "needs", "width"), [("plot_activations.py", "matplotlib", 1300), ("coins.py", "skimage", 900)]
+)
+def test_the_picture_is_drawn(name, needs, width, python, tmp_path):
+    if find_spec("matplotlib") is None or find_spec(needs) is None:
+        pytest.skip(f"{needs} is not installed")
+    python(f"examples/{name}", "--picture", tmp_path / "drawn.png")
     picture = (tmp_path / "drawn.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    assert int.from_bytes(picture[16:20], "big") == 1300  # pixels across
+    assert int.from_bytes(picture[16:20], "big") == width  # pixels across
 
 
 @pytest.mark.parametrize("name", fp.__all__)
@@ -83,6 +86,7 @@ def test_the_public_functions_are_those_of_the_design():
         global_max_pool global_max_pool_backward max_unpool1d max_unpool2d max_unpool3d
         maxout maxout_backward im2col col2im conv2d conv2d_backward
         hard_swish hard_swish_backward swish swish_backward argmax_to_indices indices_to_argmax
+        maximum_filter minimum_filter moving_max moving_min morphology
         backends use_backend set_num_threads get_num_threads
     """
     assert set(fp.__all__) == set(names.split())

@@ -49,6 +49,9 @@ def pools(images: Images, tensor: Tensor, flag: bool) -> None:
 
 
 def other_ops(images: Images, tensor: Tensor) -> None:
+    assert_type(fp.maximum_filter(images, 3, mode=("wrap", "reflect"), axes=(2, 3)), Images)
+    assert_type(fp.moving_min(tensor, 3, axis=0), Tensor)
+    assert_type(fp.morphology.white_tophat(images, fp.morphology.disk(3), axes=(2, 3)), Images)
     assert_type(fp.maxout(images, 4, axis=1), Images)
     assert_type(fp.maxout(tensor, 4, return_argmax=True), tuple[Tensor, Tensor])
     assert_type(fp.maxout_backward(tensor, tensor, (8,)), Tensor)

@@ -66,6 +66,17 @@ class Activations(Protocol):
     def swish_backward(self, dy: Array, x: Array, beta: float, dx: Array) -> None: ...
 
 
+class Passes(Protocol):
+    """What running extremes over footprints are made of."""
+
+    def run_passes(self, extreme: np.ufunc, scratch: np.ndarray, operations: np.ndarray) -> None:
+        """Compare parts of a flat array with each other, one operation after the other.
+
+        `extreme` is np.maximum or np.minimum. A row of `operations`, in int64, holds where two parts begin, where their
+        extremes go, which is apart from both or one of them, and how many elements they have.
+        """
+
+
 class UnpoolsByIndices(Protocol):
     """An inverse of pooling that takes the place of `max_unpool`."""
 

@@ -213,3 +213,10 @@ def swish_backward(dy, x, beta, dx):
         s = _sigmoid(z)
         slope = s * (1 + z * (1 - s)) if 0 < s < 1 else s
         dx[i] = dy[i].astype(np.float64) * slope
+
+
+@np.errstate(invalid="ignore")  # comparisons with NaN
+def run_passes(extreme, scratch, operations):
+    for first, second, target, count in operations.tolist():
+        for i in range(count):
+            scratch[target + i] = extreme(scratch[first + i], scratch[second + i])

@@ -219,3 +219,10 @@ def swish_backward(dy, x, beta, dx):
     z, s = _sigmoid(beta, value)
     slope = np.where((s == 0) | (s == 1), s, s * (1 + z * (1 - s)))
     dx[...] = dy.astype(slope.dtype, copy=False) * slope
+
+
+@np.errstate(invalid="ignore")  # comparisons with NaN
+def run_passes(extreme, scratch, operations):
+    for first, second, target, count in operations.tolist():
+        parts = (scratch[begin : begin + count] for begin in (first, second, target))
+        extreme(next(parts), next(parts), out=next(parts))

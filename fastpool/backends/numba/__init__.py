@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from fastpool.backends._passes import run_passes
 from fastpool.backends.numba import library, plan, tuning
 from fastpool.backends.numba._launch import Call
 from fastpool.backends.numba.encoding import encode, join_name
@@ -38,6 +39,7 @@ __all__ = [
     "prepare_min_pool",
     "prepare_swish",
     "prepare_swish_backward",
+    "run_passes",
     "swish",
     "swish_backward",
 ]
