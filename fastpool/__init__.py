@@ -1,25 +1,9 @@
 """Max, min and average pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from fastpool import morphology
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
-from fastpool.adaptive_average_pooling import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool1d_backward,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool2d_backward,
-    adaptive_avg_pool3d,
-    adaptive_avg_pool3d_backward,
-)
-from fastpool.adaptive_pooling import (
-    adaptive_max_pool1d,
-    adaptive_max_pool1d_backward,
-    adaptive_max_pool2d,
-    adaptive_max_pool2d_backward,
-    adaptive_max_pool3d,
-    adaptive_max_pool3d_backward,
-)
 from fastpool.average_pooling import (
     avg_pool1d,
     avg_pool1d_backward,
@@ -33,13 +17,6 @@ from fastpool.average_pooling import (
 from fastpool.backends import use_backend
 from fastpool.columns import col2im, im2col
 from fastpool.convolution import conv2d, conv2d_backward
-from fastpool.fractional_pooling import (
-    fractional_max_pool2d,
-    fractional_max_pool2d_backward,
-    fractional_max_pool3d,
-    fractional_max_pool3d_backward,
-)
-from fastpool.filters import maximum_filter, minimum_filter, moving_max, moving_min
 from fastpool.indices import argmax_to_indices, indices_to_argmax
 from fastpool.maxout import maxout, maxout_backward
 from fastpool.min_pooling import (
@@ -65,10 +42,34 @@ from fastpool.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
-from fastpool.threads import get_num_threads, set_num_threads
+from fastpool.threads import get_num_threads, importing, set_num_threads
 
-if TYPE_CHECKING:  # a call of the package fastpool.backends is one of this function
-    from fastpool.backends import backends
+if TYPE_CHECKING:
+    from fastpool import morphology
+    from fastpool.adaptive_average_pooling import (
+        adaptive_avg_pool1d,
+        adaptive_avg_pool1d_backward,
+        adaptive_avg_pool2d,
+        adaptive_avg_pool2d_backward,
+        adaptive_avg_pool3d,
+        adaptive_avg_pool3d_backward,
+    )
+    from fastpool.adaptive_pooling import (
+        adaptive_max_pool1d,
+        adaptive_max_pool1d_backward,
+        adaptive_max_pool2d,
+        adaptive_max_pool2d_backward,
+        adaptive_max_pool3d,
+        adaptive_max_pool3d_backward,
+    )
+    from fastpool.backends import backends  # a call of the package fastpool.backends is one of this function
+    from fastpool.filters import maximum_filter, minimum_filter, moving_max, moving_min
+    from fastpool.fractional_pooling import (
+        fractional_max_pool2d,
+        fractional_max_pool2d_backward,
+        fractional_max_pool3d,
+        fractional_max_pool3d_backward,
+    )
 
 __version__ = "0.1.0"
 
@@ -138,3 +139,28 @@ __all__ = [
     "swish_backward",
     "use_backend",
 ]
+
+# Modules that are imported when the first name that begins so is asked for: they would lengthen every import.
+_ON_DEMAND = {
+    "adaptive_avg": "adaptive_average_pooling",
+    "adaptive_max": "adaptive_pooling",
+    "fractional": "fractional_pooling",
+    "maximum_filter": "filters",
+    "minimum_filter": "filters",
+    "morphology": "morphology",
+    "moving": "filters",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        for begin, module in _ON_DEMAND.items():
+            if name in __all__ and name.startswith(begin):
+                with importing:
+                    found = import_module(f"{__name__}.{module}")
+                globals()[name] = found if name == module else getattr(found, name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -44,3 +44,14 @@ def test_imports_have_no_cycles():
         walk = ["arguments", "window", "arrays", "calls", plans, functions]
         places = [order.index(f"fastpool.{module}") for module in walk]
         assert places == sorted(places)
+
+
+def test_modules_on_demand_are_imported_with_their_first_name(python):
+    code = """
+import sys, fastpool
+later = {f"fastpool.{module}" for module in fastpool._ON_DEMAND.values()}
+print(later & set(sys.modules))
+print(set(fastpool.__all__) - set(dir(fastpool)), [name for name in fastpool.__all__ if not hasattr(fastpool, name)])
+print(later - set(sys.modules), hasattr(fastpool, "moving_nothing"))
+"""
+    assert python("-c", code).splitlines() == ["set()", "set() []", "set() False"]
