@@ -20,6 +20,7 @@ import numpy as np
 
 import fastpool
 from fastpool.arguments import LAYOUTS, check_layout
+from fastpool.columns import columns_shape
 from fastpool.dtypes import is_float
 from fastpool.window import Window
 
@@ -243,9 +244,7 @@ def _columns(order: str, small: Shape, full: Shape, quick: bool = False) -> Iter
         return {"x": random_array(rng, dtype, in_layout(shape, layout)), **window, "data_format": layout}
 
     def col2im(rng, dtype, shape, layout):
-        n, channels, positions = shape[0], shape[1], shape[2] * shape[3]
-        cols_shape = (n, channels * 9, positions) if order == "unfold" else (channels * 9, positions * n)
-        cols = random_array(rng, dtype, cols_shape)
+        cols = random_array(rng, dtype, columns_shape(Window.plan(2, shape, 3, 1, 1), order))
         return {"cols": cols, "x_shape": in_layout(shape, layout), **window, "data_format": layout}
 
     label = f"3x3 s1 p1 {order}"
@@ -334,6 +333,9 @@ CASES: dict[str, Case] = {
         _maxout("dense contiguous, 4 pieces", "contiguous", 4, (5, 12), (4096, 2048)),
         _columns("unfold", _IMAGE, (8, 64, 56, 56), quick=True),
         _columns("gemm", _IMAGE, (8, 64, 56, 56)),
+        _columns("columns", _IMAGE, (8, 64, 56, 56)),
+        _columns("rows", _IMAGE, (8, 64, 56, 56)),
+        _columns("rows_channels_last", _IMAGE, (8, 64, 56, 56)),
         _convolution((2, 3, 5, 6), (8, 64, 56, 56)),
         _filter("max", 3, _IMAGE, (8, 1, 512, 512)),
         _filter("min", 15, _IMAGE, (8, 1, 512, 512)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,29 +17,45 @@ from fastpool.dtypes import native, number_held
 from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window, sliding_window, spatial_axes
 
-ORDERS = ("unfold", "gemm", "windows")
+# The axes of the columns in each order: n images, c channels, k taps and l positions, from the slowest in memory to the
+# fastest. Those of a group are one axis of the result; K and L stand for an axis of each spatial axis.
+_AXES = {
+    "unfold": ("n", "ck", "l"),
+    "gemm": ("ck", "ln"),
+    "columns": ("ck", "nl"),
+    "rows": ("nl", "ck"),
+    "rows_channels_last": ("nl", "kc"),
+    "windows": ("n", "c", "K", "L"),
+}
+ORDERS = tuple(_AXES)
 
 
-def _shape(window: Window, order: str) -> tuple[int, ...]:
+def _sizes(window: Window) -> dict[str, int]:
+    return {"n": window.batch, "c": window.channels, "k": window.volume, "l": window.positions}
+
+
+def columns_shape(window: Window, order: str) -> tuple[int, ...]:
     """The shape of the columns as the caller sees them."""
-    taps, positions = window.volume, window.positions
-    if order == "gemm":
-        return window.channels * taps, positions * window.batch
+    sizes, unused = _sizes(window), 3 - window.spatial_axes
     batched = len(window.x_shape) == window.spatial_axes + 2
-    batch = (window.batch,) if batched else ()
-    if order == "unfold":
-        return (*batch, window.channels * taps, positions)
-    unused = 3 - window.spatial_axes
-    return (*batch, window.channels, *window.kernel[unused:], *window.out[unused:])
+    apart = {"n": (window.batch,) if batched else (), "K": window.kernel[unused:], "L": window.out[unused:]}
+    shape: tuple[int, ...] = ()
+    for group in _AXES[order]:
+        shape += apart[group] if group in apart else (prod(sizes[axis] for axis in group),)
+    return shape
 
 
-def _indexed(cols: np.ndarray, window: Window, order: str) -> np.ndarray:
-    """The columns as [image, channel, tap, position]: a view."""
-    n, c, k, p = window.batch, window.channels, window.volume, window.positions
-    cols = cols.reshape(cols.size)  # an axis of size 1 may have any stride, and keeps it in an array of the same shape
-    if order == "gemm":
-        return cols.reshape(c, k, p, n).transpose(3, 0, 1, 2)
-    return cols.reshape(n, c, k, p)
+def _indexed_by(window: Window, order: str) -> Callable[[Any], Any]:
+    """Make a function that gives the columns as [image, channel, tap, position]: a view."""
+    sizes, in_memory = _sizes(window), "".join(_AXES[order]).lower()
+    shape, axes = tuple([sizes[axis] for axis in in_memory]), tuple(map(in_memory.index, "nckl"))
+
+    def indexed(cols: Any) -> Any:
+        # An axis of size 1 may have any stride, and keeps it in an array of the same shape: so all become one first.
+        cols = cols.reshape(cols.size).reshape(shape)
+        return cols if axes == (0, 1, 2, 3) else cols.transpose(axes)
+
+    return indexed
 
 
 def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
@@ -45,12 +63,13 @@ def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     module = backend_for("im2col", backend, x.device)
     window = sliding_window(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
     channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
+    indexed = _indexed_by(window, order)
 
     def run(x: Any, cols: Any, fill_value: Any) -> None:
-        module.im2col(x, window, fill_value, _indexed(cols, window, order), fresh=fresh)
+        module.im2col(x, window, fill_value, indexed(cols), fresh=fresh)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
-    cols = arrays.Result(_shape(window, order), dtype)
+    cols = arrays.Result(columns_shape(window, order), dtype)
     return Plan((operand,), (cols,), run, partial(number_held, "fill_value", dtype))
 
 
@@ -60,13 +79,24 @@ def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
     if cols.dtype.kind == "b":
         raise TypeError("cols must be of an integer or floating dtype, which can be added up, got bool")
     window = sliding_window(spatial_axes(x_shape, arguments[0]), x_shape, *arguments, "x_shape")
-    if cols.shape != _shape(window, order):
-        raise ValueError(f"cols must have shape {_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
+    if cols.shape != columns_shape(window, order):
+        raise ValueError(f"cols must have shape {columns_shape(window, order)} for x_shape {x_shape}, got {cols.shape}")
     channels_last = window.channels > 1 and window.channel_axis == len(x_shape) - 1
+    indexed = _indexed_by(window, order)
 
     def run(cols: Any, x: Any) -> None:
-        module.col2im(_indexed(cols, window, order), window, x)
+        module.col2im(indexed(cols), window, x)
 
+    def run_by_planes(cols: Any, x: Any) -> None:
+        made = np.empty(arrays.planes(window, False, window.size), x.dtype)
+        module.col2im(indexed(cols), window, made)
+        x[...] = np.moveaxis(made.reshape(window.batch, window.channels, *window.size), 1, 4)
+
+    # Where the positions of a channel are contiguous, and few for each cell, a kernel that writes channels into cells
+    # one by one takes longer than one that writes planes, and NumPy's copy of these.
+    by_planes = _AXES[order][-1] in ("l", "nl", "L") and window.volume * window.positions <= 2 * prod(window.size)
+    if by_planes and channels_last and isinstance(cols, np.ndarray):
+        run = run_by_planes
     x = arrays.result(window, channels_last, x_shape, window.size, native(cols.dtype), cols, any_shape=False)
     return Plan((arrays.operand(cols),), (x,), run)
 
@@ -96,9 +126,12 @@ def im2col(
         Any dtype that `max_pool2d` takes. Where kernel_size is a tuple, the batch and the channels may be missing.
     kernel_size, stride, padding, dilation, data_format, backend
         As in `max_pool2d`, but stride defaults to 1.
-    order : "unfold", "gemm" or "windows"
+    order : "unfold", "gemm", "columns", "rows", "rows_channels_last" or "windows"
         - "unfold": (N, C*KH*KW, L), as `torch.nn.functional.unfold`; L = OH*OW counts the windows
-        - "gemm": (C*KH*KW, L*N), the position first and the image inside it, as deepnet and cs231n
+        - "gemm": (C*KH*KW, L*N), the position first and the image inside it, as deepnet and cs231n's `im2col_indices`
+        - "columns": (C*KH*KW, N*L), the image first, as the columns of cs231n's `conv_forward_strided`
+        - "rows": (N*L, C*KH*KW), as "Deep Learning from Scratch" and DeZero
+        - "rows_channels_last": (N*L, KH*KW*C), as TensorFlow's `extract_patches` and tinynn
         - "windows": (N, C, KH, KW, OH, OW), as Chainer
     fill_value : number
         What stands in the padding. A Python float is rounded to the dtype of a floating `x`, as in NumPy's arithmetic;

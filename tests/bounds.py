@@ -19,6 +19,7 @@ from fastpool import calls
 from fastpool.backends import numba as numba_backend
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.launching import runner
+from fastpool.columns import ORDERS
 
 PAGE = mmap.PAGESIZE
 DTYPES = tuple(map(np.dtype, ("f4", "u1", "f2", "f8")))
@@ -188,7 +189,7 @@ def columns_problem(rng, end, dtype):
     tuning.forget_plans()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
-    window |= {"data_format": layout, "order": str(rng.choice(["unfold", "gemm", "windows"]))}
+    window |= {"data_format": layout, "order": str(rng.choice(ORDERS))}
     yield f"columns {shape} {window}"
     x = flush(shape, dtype, end, small_integers(rng, shape, dtype))
     expected = fp.im2col(x, **window, backend="numpy")

@@ -30,6 +30,7 @@ import numpy as np
 from guarded import PATTERNS, GuardedNumPy, Memory, arranged
 
 import fastpool as fp
+from fastpool.columns import ORDERS
 from fastpool.window import Window
 
 try:
@@ -411,7 +412,7 @@ def a_column_window(rng, backend, small):
     while True:
         shape, options, window, other = a_window(rng, axes, backend, small=small, most_taps=most, ceil=False)
         if window.channel_axis is not None and len(shape) == axes + 2:
-            return shape, options | {"order": str(rng.choice(["unfold", "gemm", "windows"]))}, other
+            return shape, options | {"order": str(rng.choice(ORDERS))}, other
 
 
 def im2col(rng, case, backend, small):
@@ -699,7 +700,7 @@ WRONG = {
     "divisor_override": (0, -1, 1.5, "2", True),
     "keepdims": (2, None, "yes"),
     "data_format": ("NCHW", None, 0, "channels_middle"),
-    "order": ("rows", None, 3),
+    "order": ("lines", None, 3),
     "grouping": ("even", None),
     "axis": (99, -99, 0.0, None, "0", True),
     "num_units": (0, -2, 10**6 + 3, 2.0, None, True),

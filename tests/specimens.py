@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastpool as fp
+from fastpool.columns import ORDERS
 
 # Where the CUDA backend's PTX is run on the CPU (tests/interpreted.py): the small problems alone.
 INTERPRETED = os.environ.get("FASTPOOL_TEST_CUDA") == "interpreted"
@@ -469,7 +470,7 @@ def _all_cases():
             ]
         ):
             yield from maxout_cases(name, shape, units, axis, grouping, FEW)
-    for order in ("unfold", "gemm", "windows"):
+    for order in ORDERS:
         for name, (shape, window) in COLUMNS.items():
             yield from column_cases(name, shape, window, order, _dtypes(name))
         if not INTERPRETED:

@@ -12,6 +12,7 @@ from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, of_each_op, to_layout
 
 import fastpool as fp
 from fastpool import cases, timing
+from fastpool.columns import ORDERS
 
 F32 = np.dtype(np.float32)
 
@@ -341,7 +342,7 @@ of_numba = pytest.mark.skipif(
 
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("most_packed", [1, 200, 1 << 15])
 def test_columns_in_blocks_are_the_columns(most_packed, order, layout, tuned):
     tuned(MOST_COLUMNS_PACKED=most_packed, LARGE_COLUMNS=0)
@@ -371,7 +372,7 @@ def test_columns_in_blocks_are_the_columns(most_packed, order, layout, tuned):
 
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16, np.float64])
 def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order, layout, tuned):
     tuned(MOST_COLUMNS_PACKED=1, MOST_SCRATCH=500)
@@ -394,7 +395,7 @@ def test_columns_of_so_many_images_that_scratch_holds_some_of_them(dtype, order,
 
 
 @of_numba
-@pytest.mark.parametrize("order", ["unfold", "gemm"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_columns_of_windows_far_apart_need_no_room(order):
     x, far = np.arange(1.0, 13).reshape(2, 1, 2, 3), 2**40
     window = {"kernel_size": 2, "stride": far, "padding": far, "dilation": far, "order": order}

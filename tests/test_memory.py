@@ -8,6 +8,7 @@ import pytest
 from specimens import POOLS, POOLS_BACKWARD
 
 import fastpool as fp
+from fastpool.columns import ORDERS
 from fastpool.dtypes import sum_dtype
 from fastpool.window import Window
 
@@ -17,7 +18,7 @@ COMPILED = [name for name in ("numba", "cython") if fp.backends()[name].availabl
 of_numba = pytest.mark.skipif("numba" not in COMPILED, reason="is about Numba's kernels")
 if "numba" in COMPILED:
     from fastpool.backends.numba import plan, tuning
-    from fastpool.backends.numba.plan.columns import col2im_tiles, im2col_tiles
+    from fastpool.backends.numba.plan.columns import col2im_tiles, im2col_tiles, im2row_tiles, row2im_tiles
 
 
 @pytest.fixture(params=COMPILED)
@@ -125,7 +126,7 @@ def test_extreme_windows_take_8_megabytes_a_thread(name):
 
 
 @of_numba
-@pytest.mark.parametrize("order", ["unfold", "gemm"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "dilation"),
     [((1, 1, 120_000), 100, 400), ((1_500_000, 1, 2), 1, 1)],
@@ -195,6 +196,10 @@ def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
             steps = 1, 1, 1, images
             assert im2col_tiles(window, inner > 1, steps, dtype.itemsize)[1].scratch_bytes <= most, window
             assert col2im_tiles(window, inner > 1, steps, sums)[1].scratch_bytes <= most, window
+        channels, taps = window.channels, window.volume
+        for steps in ((1, taps, 1, channels * taps), (1, 1, channels, channels * taps)):
+            assert im2row_tiles(window, inner > 1, steps, dtype.itemsize)[1].scratch_bytes <= most, window
+            assert row2im_tiles(window, inner > 1, steps, sums)[1].scratch_bytes <= most, window
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -262,7 +267,7 @@ def test_no_plan_keeps_an_array_of_the_size_of_a_plane():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.slow
 def test_columns_take_blocks(order, dtype, backend):
     x = random(IMAGE, dtype)

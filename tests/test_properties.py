@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from specimens import AVERAGES, AVERAGES_BACKWARD, LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, shaped, to_layout, values
 
 import fastpool as fp
+from fastpool.columns import ORDERS
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
 
@@ -168,7 +169,7 @@ def test_the_gradient_of_maxout_is_the_adjoint_of_its_derivative(backend, outer,
 
 
 @settings(bounded, max_examples=30)
-@given(problem=problems(), order=st.sampled_from(["unfold", "gemm", "windows"]))
+@given(problem=problems(), order=st.sampled_from(ORDERS))
 def test_col2im_is_the_adjoint_of_im2col(backend, problem, order):
     _, shape, window, layout = problem
     plan = {k: v for k, v in window.items() if k != "ceil_mode"} | {"data_format": layout, "order": order}
@@ -317,7 +318,7 @@ def test_maxout_gives_the_same_bits_whatever_the_number_of_threads(shape, axis, 
     assert same_bits(call, threads)
 
 
-@pytest.mark.parametrize("order", ["unfold", "gemm", "windows"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_columns_and_activations_give_the_same_bits_whatever_the_number_of_threads(layout, order, threads):
     x = to_layout(np.random.default_rng(8).standard_normal((2, 16, 64, 64), np.float32), layout)

@@ -879,7 +879,10 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.maxout_backward(EYE, EYE, ()), r"x_shape must have at least one axis, got the shape \(\)"),
         (lambda: fp.max_pool2d([[1, 2], [3]], 1), "x must be an array, or nested sequences of the same lengths"),
         (lambda: fp.maxout_backward(EYE, np.zeros((4, 4), np.uint8), (4, 6)), r"dy must have the shape .*got \(4, 4\)"),
-        (lambda: fp.im2col(IMAGES, 2, order="cols"), "order must be 'unfold', 'gemm' or 'windows', got 'cols'"),
+        (
+            lambda: fp.im2col(IMAGES, 2, order="cols"),
+            "order must be 'unfold', 'gemm', 'columns', 'rows', 'rows_channels_last' or 'windows', got 'cols'",
+        ),
         (lambda: fp.im2col(IMAGES.astype(np.uint8), 2, fill_value=-1), "fill_value must be .*uint8.*got -1"),
         (lambda: fp.im2col(IMAGES.astype(int), 2, fill_value=0.5), "fill_value must be .*int64.*got 0.5"),
         (lambda: fp.im2col(IMAGES, 2, fill_value="zero"), "fill_value must be .*float32.*got 'zero'"),

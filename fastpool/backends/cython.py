@@ -180,21 +180,39 @@ def _grouped(x, cols, window):
         yield from zip(x[:, :, None], cols[:, :, None], strict=True)
 
 
+def _contiguous_last(x, cols, window):
+    """As `_grouped`, with the geometry, and with taps and positions of columns in the places of each other for rows.
+
+    A geometry that has them so describes the same cells: taps are then what is contiguous, or are with their channels.
+    The last window comes first, so that a cell is still the sum of its taps in their order.
+    """
+    geometry, (_, channel_step, tap_step, position_step) = _geometry(window), cols.strides
+    if min(channel_step, tap_step) >= position_step:
+        for part, its_cols in _grouped(x, cols, window):
+            yield part, its_cols, geometry
+        return
+    n, c = window.batch, window.channels
+    size, kernel, stride, before, dilation, out = geometry.reshape(6, 3)
+    x = np.moveaxis(x, 4, 1) if x.shape[4] > 1 else x.reshape(n, c, *window.size)
+    cols = cols.swapaxes(2, 3)[:, :, ::-1].reshape(n, c, window.positions, *window.kernel)
+    yield x, cols, np.concatenate([size, out, dilation, before - (out - 1) * stride, -stride, kernel])
+
+
 def im2col(x, window, fill_value, cols, *, fresh=True):
     fill_bits = int(_bits(np.asarray(fill_value, x.dtype)))
-    for part, its_cols in _grouped(_bits(x), _bits(cols), window):
-        _columns.gather(part, _geometry(window), fill_bits, its_cols)
+    for part, its_cols, geometry in _contiguous_last(_bits(x), _bits(cols), window):
+        _columns.gather(part, geometry, fill_bits, its_cols)
 
 
 def col2im(cols, window, dx):
-    half = is_half(dx.dtype)
+    if is_half(dx.dtype):
+        for x, its_cols in _grouped(dx, cols, window):
+            _add_up_halves(its_cols, window, x)
+        return
     if dx.dtype.kind in "iu":
         cols, dx = _bits(cols), _bits(dx)
-    for x, its_cols in _grouped(dx, cols, window):
-        if half:
-            _add_up_halves(its_cols, window, x)
-        else:
-            _columns.add_up(its_cols, _geometry(window), x)
+    for x, its_cols, geometry in _contiguous_last(dx, cols, window):
+        _columns.add_up(its_cols, geometry, x)
 
 
 @np.errstate(all="ignore")

@@ -11,6 +11,8 @@ pitch: the distance from one row to the next
 width: the number of elements of a vector
 work item: a part of the output that one thread computes; a kernel computes those from `start` up to `stop`
 tile: the windows or cells of a work item
+group, lane: a channel outside the taps of a window that is a row, or inside each of them
+line: what the rows of neighbouring windows have of one group and one row of taps
 phase: a position in a stride: a coordinate of the padded input modulo the stride
 key: what is compared in place of an element: see `simd/keys.py`
 maximum: that of keys; in a min pool, the minimum of elements
@@ -26,7 +28,9 @@ from fastpool.backends.numba.kernels import (  # noqa: F401  each enters its ker
     elementwise,
     gather_backward,
     im2col,
+    im2row,
     nonoverlapping_backward,
+    row2im,
     scatter_backward,
     separable,
     unpool,

@@ -30,15 +30,18 @@ def built_calls(
     dtypes: tuple[np.dtype, ...] = BUILT_DTYPES, indices: tuple[np.dtype, ...] = BUILT_INDICES
 ) -> Iterator[KernelCall]:
     """A call of each kernel that is built, for these dtypes of arrays and of an argmax."""
-    one = Window.plan(1, (1,), 1)
+    one, of_two_taps = Window.plan(1, (1,), 1), Window.plan(1, (2,), 2)
+    column, row = (1, 1, 1, 1), (2, 2, 1, 2)  # steps of columns from image to image, channel, tap and position
     for index in indices:
         yield validate_argmax(one, 1, 1, index)
     for itemsize in sorted({dtype.itemsize for dtype in dtypes}):
-        yield im2col(one, False, (1, 1, 1, 1), itemsize, 0, False)
+        yield im2col(one, False, column, itemsize, 0, False)
+        yield im2col(of_two_taps, False, row, itemsize, 0, False)
     for dtype in dtypes:
         yield from _forward_calls(dtype, indices)
         yield max_unpool(1, 1, 1, 1, dtype)
-        yield col2im(one, False, (1, 1, 1, 1), dtype)
+        yield col2im(one, False, column, dtype)
+        yield col2im(of_two_taps, False, row, dtype)
         if dtype.kind == "f":
             yield from _float_calls(dtype, indices)
 

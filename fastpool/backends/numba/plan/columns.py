@@ -11,7 +11,7 @@ from fastpool.backends.numba.geometry import Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of
 from fastpool.backends.numba.tiling import columns as tiling
-from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling
+from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, Im2rowTiling, Row2imTiling
 from fastpool.window import Window
 
 
@@ -24,17 +24,31 @@ def im2col(
     are written past the caches.
     """
     dtype = np.dtype(f"u{itemsize}")
-    g, tiles, items = im2col_tiles(window, inside, cols_steps, itemsize, nontemporal)
+    tiles: Im2colTiling | Im2rowTiling
+    if _windows_are_rows(cols_steps):
+        kernel, (g, tiles, items) = "im2row", im2row_tiles(window, inside, cols_steps, itemsize)
+    else:
+        kernel, (g, tiles, items) = "im2col", im2col_tiles(window, inside, cols_steps, itemsize, nontemporal)
     constants = dtype.type(fill_bits), g, tiles
-    return KernelCall("im2col", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+    return KernelCall(kernel, (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
 def col2im(window: Window, inside: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:
     """Of arrays (cols, dx)."""
     seen = seen_by_kernels(dtype)
-    g, tiles, items = col2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
+    tiles: Col2imTiling | Row2imTiling
+    if _windows_are_rows(cols_steps):
+        kernel, (g, tiles, items) = "row2im", row2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
+    else:
+        kernel, (g, tiles, items) = "col2im", col2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
     constants = seen.half_format, seen.sums, g, tiles
-    return KernelCall("col2im", (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+    return KernelCall(kernel, (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+
+
+def _windows_are_rows(cols_steps):
+    """Whether the channels and taps of a window are contiguous. Otherwise, windows or images are."""
+    _, channel, tap, position = cols_steps
+    return min(channel, tap) < position
 
 
 def _column_bytes(window, dtype):
@@ -104,3 +118,54 @@ def col2im_tiles(
     rows = min(max(most // (phases * tiles_of(1, columns, phases, images).pitch), 1), g.H)
     tiles = tiles_of(rows, columns, phases, images)
     return g, tiles, _planes(window, inner) * tiles.image_tiles * g.D * tiles.row_tiles * tiles.column_tiles
+
+
+def _groups_and_lanes(window, inside, cols_steps):
+    """The channels outside the taps of a row, those inside them, and the steps of x: see `Im2rowTiling`."""
+    image, channel, cell = _x_steps(window, inside)
+    if cols_steps[1] == 1:
+        return 1, window.channels, (image, 0, cell, channel if window.channels > 1 else 1)
+    return window.channels, 1, (image, channel, cell, 1)
+
+
+def im2row_tiles(
+    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
+) -> tuple[Geometry, Im2rowTiling, int]:
+    """The geometry, the tiles and how many of them.
+
+    A tile has all lines and lanes of its windows, unless they are very many or long.
+    """
+    g, most = geometry_of(window, 1), tuning.MOST_COLUMNS_PACKED
+    most_with_halo = tuning.MOST_GROWTH * most
+    groups, lanes, x_steps = _groups_and_lanes(window, inside, cols_steps)
+    fits = g.KW * lanes <= most_with_halo
+    along, tile_lanes = (g.KW if g.dw == 1 and fits else 1), (lanes if fits else min(lanes, most))
+    lines = groups * g.KD * g.KH * g.KW // along
+    columns = max(most // (lines * tile_lanes * g.sw), tuning.HALOS_OF_COLUMNS * (along - 1) // g.sw, 1)
+    columns = min(columns, g.OW)
+    tile_lines = min(max(most_with_halo // (((columns - 1) * g.sw + along) * tile_lanes), 1), lines)
+    tiles = tiling.im2row(g, x_steps, groups, lanes, along, (columns, tile_lines, tile_lanes), itemsize)
+    items = window.batch * g.OD * g.OH * tiles.column_tiles * tiles.line_tiles * tiles.lane_tiles
+    return g, tiles, items
+
+
+def row2im_tiles(
+    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
+) -> tuple[Geometry, Row2imTiling, int]:
+    """The geometry, the tiles and how many of them. `itemsize` is that of the sums.
+
+    A tile has all groups and lanes of some rows of cells, unless these are very many: rows of windows are then read
+    from end to end.
+    """
+    g, most = geometry_of(window, 1), tuning.MOST_COLUMNS_PACKED
+    groups, lanes, x_steps = _groups_and_lanes(window, inside, cols_steps)
+    tile_lanes = min(lanes, most)
+    columns = min(max(most // tile_lanes, 1), g.W)
+    pitch = tiling.pitch_of_sums(columns, tile_lanes, itemsize)
+    halos = tuning.HALOS_OF_COLUMNS * (g.KH - 1) * g.dh
+    least = min(max(halos, 1), g.H, max(most // pitch, 1))
+    tile_groups = min(max(tuning.MOST_GROWTH * most // (least * pitch), 1), groups)
+    rows = min(max(most // (tile_groups * pitch), least), g.H)
+    tiles = tiling.row2im(g, x_steps, groups, lanes, (tile_groups, tile_lanes, rows, columns), itemsize)
+    items = window.batch * g.D * tiles.group_tiles * tiles.lane_tiles * tiles.row_tiles * tiles.column_tiles
+    return g, tiles, items

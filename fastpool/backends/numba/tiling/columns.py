@@ -1,4 +1,4 @@
-"""Tiles of im2col and col2im, and how a thread's scratch is divided."""
+"""Tiles of im2col and col2im, whose windows are columns or rows, and how a thread's scratch is divided."""
 
 from typing import NamedTuple
 
@@ -126,6 +126,117 @@ def col2im(
         first_column=first_column,
         all_columns=all_columns,
         column_step=g.sw // phases,
+        pitch=pitch,
+        elements=elements,
+        scratch_bytes=in_cache_lines(elements, itemsize),
+    )
+
+
+class Im2rowTiling(NamedTuple):
+    """For `im2row`: tiles of `tile_columns` windows of one row of windows.
+
+    A row of a window has the taps of one group of channels after the other, and of each tap so many `lanes`, which are
+    channels, too: there is one group or one lane. A line is what neighbouring windows have of one group and
+    `taps_along` taps, which are those of a row of the window, or one.
+    """
+
+    x_image: int  # elements of x from one image, group, cell or lane to the next
+    x_group: int
+    x_cell: int
+    x_lane: int
+    lines: int
+    lanes: int
+    taps_along: int
+    row: int  # elements of a window
+    tile_columns: int
+    tile_lines: int
+    tile_lanes: int
+    column_tiles: int
+    line_tiles: int
+    lane_tiles: int
+    elements: int  # all of scratch
+    scratch_bytes: int
+
+
+def im2row(
+    g: Geometry,
+    x_steps: tuple[int, int, int, int],
+    groups: int,
+    lanes: int,
+    taps_along: int,
+    tile: tuple[int, int, int],
+    itemsize: int,
+) -> Im2rowTiling:
+    """`tile` has windows, lines and lanes; `x_steps` are those above."""
+    columns, tile_lines, tile_lanes = tile
+    taps = groups * g.KD * g.KH * g.KW
+    cells = (columns - 1) * g.sw + taps_along
+    elements = tile_lines * cells * tile_lanes + 2 * vector_width(itemsize)
+    return Im2rowTiling(
+        *x_steps,
+        taps // taps_along,
+        lanes,
+        taps_along,
+        taps * lanes,
+        *tile,
+        column_tiles=ceil_div(g.OW, columns),
+        line_tiles=ceil_div(taps // taps_along, tile_lines),
+        lane_tiles=ceil_div(lanes, tile_lanes),
+        elements=elements,
+        scratch_bytes=in_cache_lines(elements, itemsize),
+    )
+
+
+class Row2imTiling(NamedTuple):
+    """For `row2im`: tiles of cells of some groups or lanes, which are those of `Im2rowTiling`."""
+
+    x_image: int  # elements of dx from one image, group, cell or lane to the next
+    x_group: int
+    x_cell: int
+    x_lane: int
+    groups: int
+    lanes: int
+    taps_along: int  # taps of a row of the window that are added to neighbouring sums: all of them, or one
+    row: int  # elements of a window
+    tile_groups: int
+    tile_lanes: int
+    tile_rows: int
+    tile_columns: int
+    group_tiles: int
+    lane_tiles: int
+    row_tiles: int
+    column_tiles: int
+    pitch: int  # elements from the sums of a row of cells to those of the next
+    elements: int  # all sums
+    scratch_bytes: int
+
+
+def pitch_of_sums(columns: int, lanes: int, itemsize: int) -> int:
+    """Elements from one row of sums to the next. A vector that spills past a row changes no other."""
+    return columns * lanes + vector_width(itemsize)
+
+
+def row2im(
+    g: Geometry,
+    x_steps: tuple[int, int, int, int],
+    groups: int,
+    lanes: int,
+    tile: tuple[int, int, int, int],
+    itemsize: int,
+) -> Row2imTiling:
+    """`tile` has groups, lanes, rows and columns of cells; `itemsize` is that of the sums."""
+    (tile_groups, tile_lanes, rows, columns), width = tile, vector_width(itemsize)
+    pitch = pitch_of_sums(columns, tile_lanes, itemsize)
+    sizes = (groups, tile_groups), (lanes, tile_lanes), (g.H, rows), (g.W, columns)
+    elements = tile_groups * rows * pitch + 2 * width
+    return Row2imTiling(
+        *x_steps,
+        groups,
+        lanes,
+        g.KW if g.dw == 1 and tile_lanes == lanes else 1,
+        groups * g.KD * g.KH * g.KW * lanes,
+        *tile,
+        *(ceil_div(size, of_block) for size, of_block in sizes),
         pitch=pitch,
         elements=elements,
         scratch_bytes=in_cache_lines(elements, itemsize),
