@@ -39,13 +39,16 @@ def _steps(size: int, field: int, padding: int, stride: int) -> int:
     return slack // stride + 1
 
 
-def _check_tiling(x_shape: Any, field_height: Any, field_width: Any, padding: Any, stride: Any) -> None:
+def check_tiling(x_shape: Any, field_height: Any, field_width: Any, padding: Any, stride: Any) -> tuple[int, int]:
+    """How many windows lie along both axes of images, which they must cover to the last cell."""
     x_shape = check_shape("x_shape", x_shape)
     if len(x_shape) != 4:
         raise ValueError(f"x must have shape (N, C, H, W), got {x_shape}")
     stride, padding = positive("stride", stride), integer("padding", padding)
-    _steps(x_shape[2], positive("field_height", field_height), padding, stride)
-    _steps(x_shape[3], positive("field_width", field_width), padding, stride)
+    return (
+        _steps(x_shape[2], positive("field_height", field_height), padding, stride),
+        _steps(x_shape[3], positive("field_width", field_width), padding, stride),
+    )
 
 
 def im2col_indices(
@@ -76,7 +79,7 @@ def im2col_indices(
     array([[0, 4, 2, 6],
            [1, 5, 3, 7]])
     """
-    _check_tiling(np.shape(x), field_height, field_width, padding, stride)
+    check_tiling(np.shape(x), field_height, field_width, padding, stride)
     return im2col(x, (field_height, field_width), stride, padding, order="gemm")
 
 
@@ -113,7 +116,7 @@ def col2im_indices(
     array([[4., 4.],
            [4., 4.]])
     """
-    _check_tiling(x_shape, field_height, field_width, padding, stride)
+    check_tiling(x_shape, field_height, field_width, padding, stride)
     return col2im(cols, x_shape, (field_height, field_width), stride, padding, order="gemm")
 
 
