@@ -139,6 +139,13 @@ def adaptive_avg_pool1d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.adaptive_avg_pool1d_backward(np.array([2.0, 6.0]), (3,))
+    array([1., 4., 3.])
     """
     return _avg_pool_backward(1, dy, x_shape, data_format, out, backend)
 
@@ -193,5 +200,13 @@ def adaptive_avg_pool3d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.adaptive_avg_pool3d_backward(np.array([[[8.0]]]), (1, 2, 2))
+    array([[[2., 2.],
+            [2., 2.]]])
     """
     return _avg_pool_backward(3, dy, x_shape, data_format, out, backend)

@@ -157,6 +157,14 @@ def adaptive_max_pool1d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> y, indices = fp.adaptive_max_pool1d(np.array([1.0, 3.0, 2.0, 5.0, 4.0]), 2, return_indices=True)
+    >>> fp.adaptive_max_pool1d_backward(np.array([1.0, 2.0]), indices, (5,))
+    array([0., 1., 0., 2., 0.])
     """
     return call_max_pool_backward(1, dy, indices, x_shape, data_format, out, backend)
 
@@ -228,5 +236,17 @@ def adaptive_max_pool3d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> y, indices = fp.adaptive_max_pool3d(np.arange(8.0).reshape(2, 2, 2), 1, return_indices=True)
+    >>> fp.adaptive_max_pool3d_backward(np.ones_like(y), indices, (2, 2, 2))
+    array([[[0., 0.],
+            [0., 0.]],
+    <BLANKLINE>
+           [[0., 0.],
+            [0., 1.]]])
     """
     return call_max_pool_backward(3, dy, indices, x_shape, data_format, out, backend)

@@ -128,6 +128,18 @@ def fractional_max_pool2d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x, samples = np.arange(16.0).reshape(4, 4), np.array([[[0.3, 0.6]]])
+    >>> y, indices = fp.fractional_max_pool2d(x, 2, 2, samples, return_indices=True)
+    >>> fp.fractional_max_pool2d_backward(np.ones_like(y), indices, x.shape)
+    array([[0., 0., 0., 0.],
+           [0., 1., 0., 1.],
+           [0., 0., 0., 0.],
+           [0., 1., 0., 1.]])
     """
     return call_max_pool_backward(2, dy, indices, x_shape, data_format, out, backend)
 
@@ -150,5 +162,18 @@ def fractional_max_pool3d_backward(
     Returns
     -------
     array of shape `x_shape`, with the dtype of `dy`
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x, samples = np.arange(8.0).reshape(2, 2, 2), np.zeros((1, 1, 3))
+    >>> y, indices = fp.fractional_max_pool3d(x, 2, 1, samples, return_indices=True)
+    >>> fp.fractional_max_pool3d_backward(np.ones_like(y), indices, x.shape)
+    array([[[0., 0.],
+            [0., 0.]],
+    <BLANKLINE>
+           [[0., 0.],
+            [0., 1.]]])
     """
     return call_max_pool_backward(3, dy, indices, x_shape, data_format, out, backend)

@@ -87,6 +87,11 @@ def test_the_public_functions_are_those_of_the_design():
         global_max_pool global_max_pool_backward max_unpool1d max_unpool2d max_unpool3d
         maxout maxout_backward im2col col2im conv2d conv2d_backward
         hard_swish hard_swish_backward swish swish_backward argmax_to_indices indices_to_argmax
+        adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+        adaptive_max_pool1d_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward
+        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        adaptive_avg_pool1d_backward adaptive_avg_pool2d_backward adaptive_avg_pool3d_backward
+        fractional_max_pool2d fractional_max_pool2d_backward fractional_max_pool3d fractional_max_pool3d_backward
         maximum_filter minimum_filter moving_max moving_min morphology
         backends use_backend set_num_threads get_num_threads
     """
