@@ -29,7 +29,7 @@ FAULTS = {
         "ctypes.memset(y.ctypes.data - 1 if y.ctypes.data % 4096 else y.ctypes.data + y.nbytes, 7, 1)",
         "what is not a result was written|ended with -11",
     ),
-    "a hang": ("time.sleep(100)", "no answer in 15 s"),
+    "a hang": ("time.sleep(100)", "no answer in 8 s"),
 }
 
 
@@ -44,7 +44,7 @@ import ctypes, sys, time
 import numpy as np
 import fuzz
 from fastpool.backends import numpy as backend
-fuzz.TIMEOUT = 15 if {fault == "a hang"} else 150
+fuzz.TIMEOUT = 8 if {fault == "a hang"} else 150
 fuzz.__file__ = __file__
 pool = backend.max_pool
 def faulty(x, window, y, argmax):
