@@ -222,12 +222,15 @@ def need_memory(nbytes: int, what: str) -> None:
         raise MemoryError(f"{what} only where {nbytes >> 20} MB of memory are free") from None
 
 
-_running: set[Any] = set()  # a lock for each thread of `in_a_thread_of_its_own`, released at its end
+_running: set[Any] = set()  # a lock for each thread that was started here, released at its end
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)  # a child does not have these threads, and would wait for ever
 
 
 @atexit.register
 def _wait_for_threads() -> None:
-    """At the end of the process, wait for compilers: what they use is destroyed afterwards."""
+    """At the end of the process, wait for threads: what they use is destroyed afterwards."""
     for done in tuple(_running):
         done.acquire()
         done.release()
@@ -274,7 +277,7 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
 def share(function: Callable[[Any], None], items: list[Any], threads: int) -> None:
     """Call a function that releases the GIL with each of several items, in this thread and in new ones.
 
-    What is raised first is raised here, once no thread works any more.
+    What is raised first, by the function or by the handler of a signal, is raised here once no thread works any more.
     """
     if threads == 1:
         for item in items:
@@ -282,7 +285,7 @@ def share(function: Callable[[Any], None], items: list[Any], threads: int) -> No
         return
     pending = items[::-1]
     raised: list[BaseException] = []
-    helpers: list[Any] = []
+    working: list[Any] = []  # a lock for each new thread, entered before it takes its first item
 
     def work() -> None:
         try:
@@ -293,27 +296,40 @@ def share(function: Callable[[Any], None], items: list[Any], threads: int) -> No
                     break
                 function(item)
         except BaseException as error:
-            pending.clear()
             raised.append(error)
+            pending.clear()
 
-    def help(done: Any) -> None:
-        _running.add(done)
-        try:
-            work()
-        finally:
-            _running.discard(done)
-            done.release()
-
-    for _ in range(min(threads, len(items)) - 1):
+    def help() -> None:
         done = allocate_lock()
-        done.acquire()
+        with done:
+            working.append(done)
+            _running.add(done)
+            try:
+                work()
+            finally:
+                _running.discard(done)
+
+    try:
         try:
-            start_new_thread(help, (done,))
-        except RuntimeError:  # no more threads: at a limit of the system's
-            break
-        helpers.append(done)
-    work()
-    for done in helpers:
-        done.acquire()
+            for _ in range(min(threads, len(items)) - 1):
+                start_new_thread(help, ())
+        except RuntimeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # the handler of a signal has raised it
+            # Else there are no more threads, at a limit of the system's.
+        work()
+    except BaseException as error:
+        raised.append(error)
+        pending.clear()
+    # A thread that starts later finds no item.
+    waiting = True
+    while waiting:
+        try:
+            for done in working:
+                with done:  # a handler cannot raise between its calls
+                    pass
+            waiting = False
+        except BaseException as error:  # of the handler of a signal
+            raised.append(error)
     if raised:
         raise raised[0]

@@ -864,6 +864,84 @@ def test_a_first_call_near_the_limit_of_memory_raises_and_the_process_lives_on(p
     assert out.endswith("(8,)\n")
 
 
+FORKS_OF_A_FILTER = """
+import os, signal, sys, time
+from threading import Thread
+import numpy as np
+import fastpool as fp
+fp.set_num_threads(3)
+x, footprint = np.random.default_rng(0).random((800, 800)), fp.morphology.disk(9)
+y = fp.maximum_filter(x, footprint=footprint)
+going = True
+
+def run():
+    while going:
+        fp.maximum_filter(x, footprint=footprint)
+
+thread = Thread(target=run, daemon=True)
+thread.start()
+for _ in range(8):
+    time.sleep(0.02)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        assert (fp.maximum_filter(x, footprint=footprint) == y).all()
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+going = False
+thread.join()
+"""
+
+
+@needs_fork
+def test_a_child_forked_while_another_thread_filters_ends(python):
+    """At its end it waited for threads of its parent."""
+    python("-W", "ignore", "-c", FORKS_OF_A_FILTER)
+
+
+INTERRUPTED_SHARES = """
+import random
+import signal
+from time import sleep
+from fastpool.threads import share
+
+
+class Timeout(RuntimeError):
+    pass
+
+
+def raises(*_):
+    raise Timeout
+
+
+def work(item):
+    global at_work
+    at_work += 1
+    sleep(2e-4)
+    at_work -= 1
+
+
+at_work, caught, delays = 0, 0, random.Random(0)
+signal.signal(signal.SIGALRM, raises)
+for _ in range(500):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delays.uniform(2e-5, 1e-3))
+        share(work, list(range(9)), 3)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sleep(1e-4)
+    except Timeout:
+        caught += 1
+        before = at_work
+        sleep(5e-4)
+        assert at_work == before, "a thread works on"  # what the handler has interrupted here is never counted down
+assert caught > 100, caught
+"""
+
+
+def test_no_thread_works_on_after_a_signals_handler_has_raised(python):
+    python("-c", INTERRUPTED_SHARES)
+
+
 INTERRUPTED_STARTS = """
 import random
 import signal
