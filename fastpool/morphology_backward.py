@@ -123,8 +123,8 @@ def _backward(
     constant = dtype.type(0)
     if any(reach.mode == "constant" for reach in reaches.values()):
         constant = number_held("cval", dtype, cval)
-    if x.size == 0:
-        return arrays.to_library(np.zeros(x.shape, dtype), original)
+    if x.size == 0 or not axes:  # without axes, each element is a window of its own
+        return arrays.to_library(np.array(dy, dtype), original)
     extension = Extension(x.shape, [reaches.get(axis) for axis in range(x.ndim)])
     if prod(extension.shape) > POSITIONS:
         raise ValueError(f"input must have at most {POSITIONS} elements with its borders, got shape {x.shape}")

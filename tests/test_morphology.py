@@ -253,3 +253,11 @@ def test_gradients_of_other_inputs_are_refused():
     with pytest.raises(ValueError, match="footprint must have 2 axes"):
         morphology.erode_backward(x, x, [1, 1])
     assert morphology.dilate_backward(x[:0], x[:0], morphology.disk(1)).shape == (0, 4)
+
+
+def test_the_gradient_of_an_array_that_is_filtered_along_no_axis_is_that_of_its_elements():
+    for shape, axes in (((), None), ((3, 4), ())):
+        x, dy = values(shape, np.float32), np.ones(shape, np.float32)
+        dx = morphology.dilate_backward(dy, x, True, axes=axes)
+        np.testing.assert_array_equal(dx, dy)
+        assert not np.shares_memory(dx, dy)
