@@ -116,7 +116,8 @@ def runs(elements: np.ndarray, axes: list[int]) -> list[Runs]:
     found = []
     for length, begins in sorted(runs_by_length(elements, axis).items()):
         alone, stacks = np.zeros_like(elements), []
-        alone[tuple(np.transpose(begins))] = True
+        for begin in begins:  # all at once they would be one array for each axis, of which NumPy takes fewer than 64
+            alone[begin] = True
         if others:
             stacks = [stack for stack in runs(alone, others) if stack.length >= LEAST_STACK]
             for stack in stacks:

@@ -180,6 +180,14 @@ def test_arrays_without_elements_and_without_axes():
     np.testing.assert_array_equal(fp.maximum_filter(np.array([3.0, 4.0]), 3, axes=()), [3.0, 4.0])
 
 
+def test_arrays_of_as_many_axes_as_numpy_allows():
+    x = RNG.integers(0, 99, (3,) + (1,) * 61 + (4, 5))
+    for footprint in (CROSS, np.ones((3, 3), bool)):
+        y = fp.maximum_filter(x, footprint=footprint, axes=(0, -1))
+        expected = fp.maximum_filter(x.reshape(3, 4, 5), footprint=footprint, axes=(0, 2))
+        np.testing.assert_array_equal(y.reshape(3, 4, 5), expected)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_footprints_with_equal_runs_one_above_the_other(name):
     ndimage, rng = pytest.importorskip("scipy.ndimage"), np.random.default_rng(4)
