@@ -147,7 +147,10 @@ def output_sizes(window: Window, output_size: Any) -> tuple[int, ...]:
     if len(each) != axes:
         raise ValueError(f"output_size must be one integer or {axes}, one for each axis, got {output_size!r}")
     sizes = window.size[-axes:]
-    return per_axis("output_size", tuple(n if o is None else o for o, n in zip(each, sizes, strict=True)), axes, 1)
+    out = per_axis("output_size", tuple(n if o is None else o for o, n in zip(each, sizes, strict=True)), axes, 1)
+    if max(window.batch * window.channels, 1) * prod(out) >= 1 << 60:  # of int64, whose bytes NumPy counts in 63 bits
+        raise ValueError(f"output_size {output_size!r} is too large for the result of an x of shape {window.x_shape}")
+    return out
 
 
 def adaptive_tables(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[Table, Table, Table]:

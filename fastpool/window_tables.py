@@ -49,5 +49,6 @@ def fractional(n: int, out: int, kernel: int, samples: np.ndarray) -> Table:
     steps = np.arange(out - 1, dtype=samples.dtype)
     alpha = samples.dtype.type(n - kernel) / samples.dtype.type(max(out - 1, 1))
     begin = ((steps + samples[..., None]) * alpha).astype(np.int64) - (samples[..., None] * alpha).astype(np.int64)
+    begin = np.minimum(begin, n - kernel)  # float32 rounds numbers above 2**24
     begin = np.concatenate([begin, np.full_like(begin, n - kernel, shape=(*samples.shape, 1))], -1)
     return Table(begin, begin + kernel)

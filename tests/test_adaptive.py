@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from specimens import DTYPES, FLOATS, LAYOUTS, to_layout, values
 
 import fastpool as fp
-from fastpool.window_tables import adaptive
+from fastpool.window_tables import adaptive, fractional
 
 OUTPUTS = {1: (1, 3, 5, 9, 14), 2: (1, (3, 5), (9, 4), (None, 2), (13, 14)), 3: (1, (2, 3, 5), (4, None, 2), 7)}
 SHAPES = {1: (2, 3, 13), 2: (2, 3, 9, 13), 3: (1, 2, 5, 6, 7)}
@@ -94,6 +94,15 @@ def test_no_adaptive_window_is_longer_than_two_of_the_shortest(n, out):
     for begin, end in zip(*table, strict=True):
         covered[begin:end] += 1
     assert covered.min() >= 1
+
+
+@pytest.mark.parametrize("sample", [0, 0.3, 1])
+def test_no_fractional_window_leaves_an_axis_whose_length_float32_rounds(sample):
+    """The last but one began a cell too late."""
+    n = 16_777_756
+    begin, end = fractional(n, n - 3, 1, np.array([sample], np.float32))
+    assert begin.min() >= 0
+    assert end.max() == n
 
 
 # Every backend
@@ -223,6 +232,8 @@ X = np.zeros((2, 3, 8, 9), np.float32)
         (lambda: fp.adaptive_max_pool2d(X, 0), ValueError, "output_size must be positive"),
         (lambda: fp.adaptive_max_pool2d(X, (2, 3, 4)), ValueError, "output_size must be one integer or 2"),
         (lambda: fp.adaptive_max_pool2d(X, 2.5), TypeError, "output_size"),
+        (lambda: fp.adaptive_max_pool2d(X, 2**40), ValueError, "output_size 1099511627776 is too large for the result"),
+        (lambda: fp.adaptive_avg_pool1d(X[0, 0], 2**61), ValueError, "output_size .* is too large for the result"),
         (lambda: fp.adaptive_max_pool2d(X, 2, return_indices=2), TypeError, "return_indices must be True or False"),
         (lambda: fp.adaptive_max_pool2d(X.astype(complex), 2), TypeError, "x must be bool"),
         (lambda: fp.adaptive_avg_pool2d(X.astype(int), 2), TypeError, "x must be float16"),
