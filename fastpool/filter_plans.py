@@ -191,6 +191,7 @@ def _plan(op: str, inputs: Any, size: Any, footprint: Any, mode: Any, origin: An
     x_shape = tuple(x.shape[axis] for axis in in_memory)
     reaches = reaches_of(x_shape, places, size, mode, origin)
     if x.size == 0:
+        backend_for(POOLS[op], backend)  # an unknown name is an error here, too
         run: Any = no_kernel
     elif elements is None or elements.all():
         run = _box(op, x_shape, reaches, dtype, backend)

@@ -252,6 +252,7 @@ def moving_min(
     return _moving(MINIMUM_FILTER, np.inf, x, window, min_count, axis, nan, backend)
 
 
+@np.errstate(invalid="ignore")  # of a signalling NaN, in conversions
 def _moving(
     op: Op, never_wins: float, x: Any, window: Any, min_count: Any, axis: Any, nan: str, backend: str | None
 ) -> Any:

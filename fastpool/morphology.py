@@ -217,7 +217,7 @@ def _check_apart(input: Any, out: Any) -> None:
         check_apart(arrays.read("out", out), (arrays.read("input", input),), ())
 
 
-@np.errstate(invalid="ignore")  # inf - inf
+@np.errstate(all="ignore")  # inf - inf, and overflow
 def _subtract(a: Any, b: Any, out: Any) -> Any:
     """The difference of two arrays, in the place of one of them; of bools, where they differ."""
     first, second, result = (arrays.read("input", x) for x in (a, b, out))

@@ -103,6 +103,7 @@ def erode_backward(
     return _backward(dy, input, elements, mode, cval, origin, axes, backend, minimum=True)
 
 
+@np.errstate(all="ignore")
 def _backward(
     dy: Any,
     input: Any,
@@ -120,7 +121,7 @@ def _backward(
     axes = filtered_axes("axes", frozen("axes", axes), x.ndim)
     footprint = spread(elements, axes, x.ndim)
     reaches = reaches_of(x.shape, axes, elements.shape, read_mode(mode), origin)
-    constant = dtype.type(0)
+    constant, run_passes = dtype.type(0), kernel("run_passes", backend)
     if any(reach.mode == "constant" for reach in reaches.values()):
         constant = number_held("cval", dtype, cval)
     if x.size == 0 or not axes:  # without axes, each element is a window of its own
@@ -137,12 +138,11 @@ def _backward(
     positions = np.arange(POSITIONS - 1, POSITIONS - 1 - keys.size, -1).reshape(keys.shape)
     winners = np.empty(x.shape, np.int64)
     as_it_is = Extension(keys.shape, [None] * x.ndim)
-    find = RunningExtreme(footprint, x.shape, keys.dtype, np.maximum, as_it_is, kernel("run_passes", backend))
+    find = RunningExtreme(footprint, x.shape, keys.dtype, np.maximum, as_it_is, run_passes)
     find(keys * POSITIONS + positions, np.zeros(1, np.int64), winners)
     targets = sources.ravel()[POSITIONS - 1 - winners % POSITIONS]
     sums = np.bincount(targets.ravel(), dy.ravel(), x.size + 1)[1:]
-    with np.errstate(all="ignore"):
-        return arrays.to_library(sums.astype(dtype).reshape(x.shape), original)
+    return arrays.to_library(sums.astype(dtype).reshape(x.shape), original)
 
 
 def _ranks(values: np.ndarray, minimum: bool) -> np.ndarray:

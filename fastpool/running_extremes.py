@@ -31,6 +31,7 @@ LEAST_OVER_FOOTPRINT = 4
 BYTES_OF_THREAD = 1 << 23
 
 
+@np.errstate(invalid="ignore")  # of a signalling NaN, which ml_dtypes converts
 def comparable(x: np.ndarray, extreme: np.ufunc) -> np.ndarray:
     """`x` in a dtype that NumPy compares in vectors: bools as bytes, two-byte floats as keys.
 

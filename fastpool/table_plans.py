@@ -38,10 +38,10 @@ def _taken(a: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
     return np.take(a, places, axis) if places.ndim == 1 else np.take_along_axis(a, places, axis)
 
 
+@np.errstate(invalid="ignore")  # comparisons with NaN
 def _later_wins(first: np.ndarray, later: np.ndarray) -> np.ndarray:
     """Where a maximum is not the first one: a tie and a NaN go to the first."""
-    with np.errstate(invalid="ignore"):
-        wins = later > first
+    wins = later > first
     return wins | (np.isnan(later) & ~np.isnan(first)) if is_float(first.dtype) else wins
 
 

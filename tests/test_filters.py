@@ -135,6 +135,30 @@ def test_a_nan_propagates_of_either_sign_and_as_cval(dtype, name):
         np.testing.assert_array_equal(np.isnan(y), [[True] * 3, [True, False, True], [True] * 3])
 
 
+def signalling(dtype):
+    """Zeros with two signalling NaNs, one of either sign."""
+    bits = {"float16": 0x7C01, "bfloat16": 0x7F81, "float32": 0x7F800001, "float64": 0x7FF0000000000001}[dtype.name]
+    x = np.zeros(9, f"u{dtype.itemsize}")
+    x[2], x[6] = bits, bits | 1 << (8 * dtype.itemsize - 1)
+    return x.view(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_signalling_nans_warn_of_nothing(dtype, backend):
+    if not has(backend, "run_passes"):
+        pytest.skip(f"the backend {backend} has no run_passes")
+    x, near = signalling(dtype), [0, 1, 1, 1, 0, 1, 1, 1, 0]
+    results = [
+        (fp.maximum_filter(x, footprint=[1, 1, 1], backend=backend), near),
+        (fp.maximum_filter(x, footprint=[1, 0, 1], backend=backend), [0, 1, 0, 1, 0, 1, 0, 1, 0]),
+        (fp.moving_max(x, 1, backend=backend), [0, 0, 1, 0, 0, 0, 1, 0, 0]),
+        (fp.adaptive_max_pool1d(x, 5, backend=backend), [0, 1, 0, 1, 0]),
+    ]
+    with np.errstate(invalid="ignore"):
+        for y, expected in results:
+            np.testing.assert_array_equal(np.isnan(y), np.array(expected, bool))
+
+
 def test_integers_of_64_bits_are_compared_exactly():
     x = np.array([2**63 - 2, 2**63 - 1, 2**63 - 3])
     np.testing.assert_array_equal(fp.minimum_filter(x, 3), [2**63 - 2, 2**63 - 3, 2**63 - 3])
@@ -338,6 +362,11 @@ def test_an_error_names_the_argument_and_shows_the_value(arguments, message):
     pattern = ".*".join(map(re.escape, message.split(".*")))
     with pytest.raises((ValueError, TypeError), match=pattern):
         fp.maximum_filter(X, **arguments)
+
+
+def test_a_backend_is_looked_up_for_arrays_without_elements_too():
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'fast'"):
+        fp.maximum_filter(X[:0], 3, backend="fast")
 
 
 @pytest.mark.parametrize("x", [np.zeros(3, complex), np.array(["a"]), np.ma.zeros(3)])

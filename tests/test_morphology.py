@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from specimens import DTYPES, FLOATS, values
-from test_filters import element
+from test_filters import element, signalling
 
 import fastpool as fp
 from fastpool import morphology
@@ -152,9 +152,9 @@ def test_lists_and_tensors():
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
-def test_differences_of_infinities_warn_of_nothing(name):
-    x = np.array([np.inf, np.inf, 1, -np.inf])
-    getattr(morphology, name)(x, morphology.box(3))
+@pytest.mark.parametrize("x", [[np.inf, np.inf, 1, -np.inf], [3e38, -3e38, 3e38, 3e38]], ids=["inf", "overflow"])
+def test_differences_of_infinities_and_overflows_warn_of_nothing(x, name):
+    getattr(morphology, name)(np.array(x, np.float32), morphology.box(3))
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,13 @@ def test_the_gradient_of_a_box_is_that_of_a_pool():
     np.testing.assert_array_equal(morphology.dilate_backward(dy, x, morphology.box(5, 5)), expected)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradients_of_signalling_nans_warn_of_nothing(dtype):
+    x = signalling(dtype)
+    for function in (morphology.dilate_backward, morphology.erode_backward):
+        assert np.isnan(function(x, x, [1, 0, 1], mode="constant", cval=float("nan")).astype(float)).any()
+
+
 def test_gradients_of_other_inputs_are_refused():
     x = np.zeros((3, 4), np.float32)
     for dy, message in (
@@ -252,6 +259,8 @@ def test_gradients_of_other_inputs_are_refused():
         morphology.dilate_backward(x, x.astype(int), morphology.disk(1))
     with pytest.raises(ValueError, match="footprint must have 2 axes"):
         morphology.erode_backward(x, x, [1, 1])
+    with pytest.raises(ValueError, match="backend must be one of"):
+        morphology.erode_backward(x[:0], x[:0], morphology.disk(1), backend="fast")
     assert morphology.dilate_backward(x[:0], x[:0], morphology.disk(1)).shape == (0, 4)
 
 
