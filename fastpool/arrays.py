@@ -124,6 +124,13 @@ def device_name(a: Array) -> str:
     return "the CPU" if isinstance(a, np.ndarray) else f"CUDA device {a.device}"
 
 
+def in_main_memory(name: str, x: Any, purpose: str) -> np.ndarray:
+    """`x`, or a TypeError that says what it must lie in main memory for."""
+    if isinstance(x, DeviceArray):
+        raise TypeError(f"{name} must lie in main memory to be {purpose}, got one on {device_name(x)}; bring it there")
+    return x
+
+
 def _plain(dtype: np.dtype) -> np.dtype:
     """A dtype without metadata."""
     return native(dtype) if dtype.isnative else native(dtype).newbyteorder("S")

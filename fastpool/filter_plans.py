@@ -14,7 +14,6 @@ from fastpool.arguments import for_each_axis, integer, per_axis
 from fastpool.backends import backend_for, kernel
 from fastpool.borders import Copy, Extension, Reach, extend
 from fastpool.calls import Op, Plan
-from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import is_half, native, number_held
 from fastpool.pool_plans import kernel_of, no_kernel
 from fastpool.running_extremes import RunningExtreme, comparable
@@ -22,12 +21,6 @@ from fastpool.window import Window
 
 POOLS = {"maximum_filter": "max_pool", "minimum_filter": "min_pool"}
 EXTREMES = {"maximum_filter": np.maximum, "minimum_filter": np.minimum}
-
-
-def in_main_memory(name: str, x: Any) -> np.ndarray:
-    if isinstance(x, DeviceArray):
-        raise TypeError(f"{name} must lie in main memory to be filtered, got one on {arrays.device_name(x)}")
-    return x
 
 
 def filtered_axes(name: str, axes: Any, ndim: int) -> tuple[int, ...]:
@@ -180,7 +173,7 @@ def _footprint(
 
 def _plan(op: str, inputs: Any, size: Any, footprint: Any, mode: Any, origin: Any, axes: Any, backend: Any) -> Plan:
     """`footprint` holds the elements of a footprint of the shape `size` as bits; it is None for a box."""
-    x = in_main_memory("input", *inputs)
+    x = arrays.in_main_memory("input", inputs[0], "filtered")
     in_memory, dtype = arrays.memory_axes(x), native(x.dtype)
     axes = filtered_axes("axes", axes, x.ndim)
     places = tuple(in_memory.index(axis) for axis in axes)

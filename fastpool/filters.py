@@ -14,7 +14,7 @@ from fastpool.arguments import frozen, integer, one_of, per_axis
 from fastpool.borders import MODES
 from fastpool.calls import Op, call
 from fastpool.dtypes import is_float
-from fastpool.filter_plans import MAXIMUM_FILTER, MINIMUM_FILTER, filtered_axes, in_main_memory
+from fastpool.filter_plans import MAXIMUM_FILTER, MINIMUM_FILTER, filtered_axes
 from fastpool.footprints import read_footprint
 from fastpool.type_hints import A, Modes, Size
 
@@ -256,7 +256,7 @@ def moving_min(
 def _moving(
     op: Op, never_wins: float, x: Any, window: Any, min_count: Any, axis: Any, nan: str, backend: str | None
 ) -> Any:
-    original, x = x, in_main_memory("x", arrays.read("x", x))
+    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "filtered")
     if not is_float(x.dtype):
         x = x.astype(np.float64)
     axes = filtered_axes("axis", frozen("axis", axis), x.ndim)

@@ -222,13 +222,6 @@ def values_with_positions(
         yield slice(first, first + count), values[block].reshape(shape), positions.reshape(shape)
 
 
-def _in_main_memory(name: str, a: Any) -> None:
-    if isinstance(a, DeviceArray):
-        raise TypeError(
-            f"{name} must lie in main memory to be converted, got one on {arrays.device_name(a)}; bring it there"
-        )
-
-
 def _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format) -> Window:
     x_shape = check_shape("x_shape", x_shape)
     axes = spatial_axes(x_shape, kernel_size)
@@ -287,7 +280,7 @@ def argmax_to_indices(
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     original = argmax
     argmax = arrays.expect("argmax", argmax, window.y_shape, window.argmax_dtype, "this window's forward pass")
-    _in_main_memory("argmax", argmax)
+    arrays.in_main_memory("argmax", argmax, "converted")
     if check_convention(convention) != "chainer":
         _limit(window, convention)
     channels_last = arrays.channels_last_in_memory(argmax, window)
@@ -346,7 +339,7 @@ def indices_to_argmax(
     """
     window = _window_of(x_shape, kernel_size, stride, padding, dilation, ceil_mode, data_format)
     original, indices = indices, arrays.read("indices", indices)
-    _in_main_memory("indices", indices)
+    arrays.in_main_memory("indices", indices, "converted")
     check_indices(indices, window)
     convention = check_convention(convention)
     check_range(indices, window, convention)

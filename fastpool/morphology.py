@@ -214,7 +214,8 @@ def closing(
 def _check_apart(input: Any, out: Any) -> None:
     """The last step does not see the input, which may be needed after it."""
     if out is not None:
-        check_apart(arrays.read("out", out), (arrays.read("input", input),), ())
+        taken = arrays.in_main_memory("input", arrays.read("input", input), "filtered")
+        check_apart(arrays.in_main_memory("out", arrays.read("out", out), "filtered"), (taken,), ())
 
 
 @np.errstate(all="ignore")  # inf - inf, and overflow

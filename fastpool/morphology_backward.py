@@ -12,7 +12,7 @@ from fastpool.arguments import frozen
 from fastpool.backends import kernel
 from fastpool.borders import Extension, extend
 from fastpool.dtypes import native, number_held
-from fastpool.filter_plans import filtered_axes, in_main_memory, reaches_of, spread
+from fastpool.filter_plans import filtered_axes, reaches_of, spread
 from fastpool.filters import read_mode
 from fastpool.footprints import read_footprint, reflected
 from fastpool.running_extremes import RunningExtreme
@@ -115,9 +115,9 @@ def _backward(
     backend: str | None,
     minimum: bool,
 ) -> Any:
-    original, x = input, in_main_memory("input", arrays.read("input", input, floats_only=True))
+    original, x = input, arrays.in_main_memory("input", arrays.read("input", input, floats_only=True), "filtered")
     dtype = native(x.dtype)
-    dy = in_main_memory("dy", arrays.expect("dy", dy, x.shape, dtype, "input"))
+    dy = arrays.in_main_memory("dy", arrays.expect("dy", dy, x.shape, dtype, "input"), "filtered")
     axes = filtered_axes("axes", frozen("axes", axes), x.ndim)
     footprint = spread(elements, axes, x.ndim)
     reaches = reaches_of(x.shape, axes, elements.shape, read_mode(mode), origin)

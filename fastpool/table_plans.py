@@ -13,23 +13,15 @@ from fastpool import arrays
 from fastpool.arguments import per_axis
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
-from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import is_float, native, sum_dtype
 from fastpool.pool_plans import kernel_of
 from fastpool.window import Window, sliding_window
 from fastpool.window_tables import Table, adaptive, fractional
 
 
-def _in_main_memory(name: str, x: Any) -> None:
-    if isinstance(x, DeviceArray):
-        raise NotImplementedError(
-            f"{name} must lie in main memory for pools whose windows differ, got one on {arrays.device_name(x)}"
-        )
-
-
 def planes_of(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
     """The planes of an array, as windows of one cell, and whether channels come last in memory."""
-    _in_main_memory(name, x)
+    arrays.in_main_memory(name, x, "pooled by windows that differ")
     window = sliding_window(axes, x.shape, 1, None, 0, 1, False, data_format, name)
     return window, arrays.channels_last_in_memory(x, window)
 
@@ -262,7 +254,7 @@ def planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format
 
 def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
     dy, indices = inputs
-    _in_main_memory("indices", indices)
+    arrays.in_main_memory("indices", indices, "pooled by windows that differ")
     module = backend_for("max_pool_backward", backend)
     window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
     if indices.dtype.kind not in "iu":
