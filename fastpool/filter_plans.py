@@ -15,6 +15,7 @@ from fastpool.backends import backend_for, kernel
 from fastpool.borders import Copy, Extension, Reach, extend
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import is_half, native, number_held
+from fastpool.footprints import middle
 from fastpool.pool_plans import kernel_of, no_kernel
 from fastpool.running_extremes import RunningExtreme, comparable
 from fastpool.window import Window
@@ -54,9 +55,7 @@ def reaches_of(shape: tuple[int, ...], axes: tuple[int, ...], size: Any, mode: A
     for axis, k, word, o in zip(
         axes, sizes, for_each_axis("mode", mode, len(axes)), for_each_axis("origin", origin, len(axes)), strict=True
     ):
-        before = k // 2 + integer("origin", o)
-        if not 0 <= before < k:
-            raise ValueError(f"origin must be from {-(k // 2)} to {(k - 1) // 2} for a size of {k}, got {origin!r}")
+        before = middle(k, o, origin)
         reaches[axis] = Reach(shape[axis], before, k - 1 - before, word)
     return reaches
 

@@ -28,13 +28,22 @@ def read_footprint(footprint: Any) -> np.ndarray:
     return elements
 
 
+def middle(size: int, o: Any, origin: Any) -> int:
+    """Which element of a side lies on the element of the array; `o` is the one of `origin` for this axis."""
+    found = size // 2 + integer("origin", o)
+    if not 0 <= found < size:
+        raise ValueError(
+            f"origin must be from {-(size // 2)} to {(size - 1) // 2} for a size of {size}, got {origin!r}"
+        )
+    return found
+
+
 def reflected(footprint: Any, origin: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """A footprint read backwards along each axis, and the origins that keep its middle where it was."""
     elements = read_footprint(footprint)
-    origins = for_each_axis("origin", frozen("origin", origin), elements.ndim)
-    # The middle of an even side lies right of the centre, and left of it in the reflected side.
-    moved = tuple(-integer("origin", o) - (n % 2 == 0) for o, n in zip(origins, elements.shape, strict=True))
-    return np.flip(elements), moved
+    origin = frozen("origin", origin)
+    each = zip(elements.shape, for_each_axis("origin", origin, elements.ndim), strict=True)
+    return np.flip(elements), tuple(n - 1 - middle(n, o, origin) - n // 2 for n, o in each)
 
 
 def _steps(radius: Any) -> np.ndarray:

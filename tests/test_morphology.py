@@ -163,6 +163,7 @@ def test_differences_of_infinities_and_overflows_warn_of_nothing(x, name):
         (lambda: morphology.disk(-1), "radius must not be negative, got -1"),
         (lambda: morphology.diamond(1.5), "radius must be an integer, got 1.5"),
         (lambda: morphology.box(3, 0), "sizes must be positive, got 0"),
+        (lambda: morphology.dilate(np.zeros(3), [1, 0, 1, 1], origin=2), "origin must be from -2 to 1 .*, got 2$"),
         (lambda: morphology.dilate(np.zeros(3), np.zeros(3)), "footprint must hold a True"),
         (lambda: morphology.dilate(np.zeros(3), [1, 1], origin=(0, 0)), "origin must be one value, or 1, .*got"),
         (lambda: morphology.erode(np.zeros(3), morphology.disk(1)), "footprint must have 1 axes"),
