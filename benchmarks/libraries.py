@@ -113,6 +113,13 @@ class Torch:
         for name, tensor in self._formats(p):
             yield name, partial(pool, tensor(p.x), *p.task.window), self._alone
 
+    def adaptive_max_pool(self, p: Problem) -> Candidates:
+        pool = getattr(self.functional, f"{p.task.family}{p.task.axes}d")
+        for name, tensor in self._formats(p):
+            yield name, partial(pool, tensor(p.x), p.task.window[0]), self._alone
+
+    adaptive_avg_pool = adaptive_max_pool
+
     def avg_pool_backward(self, p: Problem) -> Candidates:
         kernel, stride, padding = ([n] * p.task.axes for n in p.task.window)
         backward = getattr(self.aten, f"avg_pool{p.task.axes}d_backward")

@@ -41,6 +41,7 @@ class Task:
     op : the function
     shape : of the forward pass's input, channels first whatever the layout
     window : (kernel_size, stride, padding), the same along every axis; of pools, columns and filters
+        Of an adaptive pool, the first is the size of the result.
     disk : whether the windows of a filter are disks; else they are boxes
     pieces, grouping : of maxout, which goes along axis 1
     argmax : whether a pool or maxout also returns the argmax
@@ -67,7 +68,19 @@ class Task:
     @property
     def exact(self) -> bool:
         """Whether all must give the same bits; sums may be rounded differently."""
-        return self.family in ("max_pool", "min_pool", "maxout", "im2col", "maxout_backward", "maximum_filter")
+        return self.family in (
+            "max_pool",
+            "min_pool",
+            "maxout",
+            "im2col",
+            "maxout_backward",
+            "maximum_filter",
+            "adaptive_max_pool",
+        )
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.family.startswith("adaptive")
 
     @property
     def axes(self) -> int:
@@ -82,6 +95,8 @@ class Task:
     def out_space(self) -> Shape:
         """The spatial shape of what a pool gives."""
         kernel, stride, padding = self.window
+        if self.is_adaptive:
+            return self.axes * (kernel,)
         return tuple((s + 2 * padding - kernel) // stride + 1 for s in self.shape[2:])
 
     @property
@@ -106,6 +121,10 @@ class Task:
             return f"{self.op} {prod(self.shape):,}"
         if self.family == "maximum_filter":
             return f"{'disk' if self.disk else 'box'} {'x'.join(self.axes * [str(kernel)])} {shape}"
+        if self.is_adaptive:
+            return (
+                f"{self.op.removesuffix('_pool2d').replace('_', ' ')} to {'x'.join(self.axes * [str(kernel)])} {shape}"
+            )
         padded = f" p{padding}" if padding else ""
         return f"{'x'.join(self.axes * [str(kernel)])} s{stride}{padded} {shape}"
 
@@ -157,6 +176,8 @@ class Problem:
         x, window = self.to_layout(self.x), task.window
         if task.family in ("max_pool", "min_pool", "avg_pool", "im2col"):
             inputs, others = [x], list(window)
+        elif task.is_adaptive:
+            inputs, others = [x], [window[0]]
         elif task.family == "maxout":
             inputs, others = [x], [self.units]
         elif task.family == "maximum_filter":
@@ -383,6 +404,15 @@ def _averages() -> Iterator[Row]:
             yield Row(group, f"{task.label} backward", _backward(average), (faster(1, "torch"),))
 
 
+def _adaptive() -> Iterator[Row]:
+    for op in ("adaptive_max_pool2d", "adaptive_avg_pool2d"):
+        for size, out in ((56, 7), (50, 7), (32, 5)):
+            task = Task(op, (8, 64, size, size), (out, 1, 0))
+            yield Row("adaptive", task.label, task, (faster(1, "torch"),))
+        last = _last(Task(op, (8, 64, 32, 32), (5, 1, 0)))
+        yield Row("adaptive", f"{last.label} channels_last", last, (faster(1, "torch"),))
+
+
 def _noise() -> Iterator[Row]:
     """Each library against itself: ratios of other rows that are as close to 1 tell nothing."""
     for task in (POOLS[0], POOLS[2], _backward(POOLS[4]), MAXOUTS[0]):
@@ -513,6 +543,7 @@ def rows(threads: int = 2, up_to_gib: float = 0.25) -> list[Row]:
         *_pooling(),
         *_minima(),
         *_averages(),
+        *_adaptive(),
         *_dtypes(),
         *_maxout(),
         *_columns_and_activations(),

@@ -13,7 +13,7 @@ from fastpool.average_plans import average_backward_plan, average_kernel, averag
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import native, sum_dtype
-from fastpool.table_plans import adaptive_tables, output_sizes, planes_of, planes_of_gradient, results_of, side_by_side
+from fastpool.table_plans import adaptive_tables, output_sizes, planes_of, planes_of_gradient, results_of, sliding
 from fastpool.window import Window
 from fastpool.window_tables import Table
 
@@ -28,7 +28,7 @@ class _AxisSums:
     def __init__(self, module: ModuleType, shape: tuple[int, ...], axis: int, table: Table, dtype: np.dtype) -> None:
         before: Any = (slice(None),) * axis
         self._before, self._table = before, table
-        outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.kernel
+        outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.shortest
         window = Window.plan(1, (outer, shape[axis], inner), kernel, 1, data_format="channels_last")
         divisors = window.divisors(False, 1)
         self._pool, self._pool_backward = (
@@ -61,7 +61,7 @@ def _sums(module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, ...],
     between, found = list(shape), []
     for axis in (3, 2, 1):
         table = tables[axis - 1]
-        if table.stride != 1:
+        if (len(table.begin), table.shortest) != (between[axis], 1):
             found.append(_AxisSums(module, tuple(between), axis, table, dtype))
         between[axis] = len(table.begin)
     return found
@@ -72,7 +72,7 @@ def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> P
     window, channels_last = planes_of(axes, x, data_format)
     out = output_sizes(window, output_size)
     tables = adaptive_tables(window.size, out)
-    strided = side_by_side(window, tables, data_format)
+    strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_plan(x, strided, strided.divisors(False, None), backend)
     module, dtype = backend_for("avg_pool", backend), sum_dtype(native(x.dtype))
@@ -97,7 +97,7 @@ def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend)
     (dy,) = inputs
     window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
     tables = adaptive_tables(window.size, out.size[-axes:])
-    strided = side_by_side(window, tables, data_format)
+    strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_backward_plan(dy, strided, strided.divisors(False, None), backend)
     module, dtype = backend_for("avg_pool_backward", backend), sum_dtype(native(dy.dtype))

@@ -41,7 +41,7 @@ class _Axis:
     """Maxima of the windows of a table along one axis of canonical arrays, and their positions along it.
 
     No window is longer than two of the shortest: its maximum is the larger one of two windows of that length, one from
-    its begin on and one up to its end. Windows side by side are pooled by their stride, all others at every cell.
+    its begin on and one up to its end. Windows at one distance are pooled by a stride, all others at every cell.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ def _kernel(
 ) -> Any:
     """What pools x, of a canonical shape, by three tables to (y) or (y, indices).
 
-    `kernels` has of each axis the number of windows, the size of the shortest, and the stride if they are side by side.
+    `kernels` has of each axis the number of windows, the size of the shortest, and the stride if there is one.
     """
     by_tables = getattr(module, "max_pool_by_tables", None)
     if by_tables is not None:
@@ -150,13 +150,11 @@ def adaptive_tables(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[Table,
     return tuple(adaptive(n, o) for n, o in zip(size, ones + out, strict=True))  # type: ignore[return-value]
 
 
-def side_by_side(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
-    """The windows of tables as those of one pool, if they lie side by side."""
+def sliding(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
+    """The windows of tables as those of one pool, if they slide by a stride along each axis."""
     axes = window.spatial_axes
-    strides = tuple(table.stride for table in tables)
-    if None in strides:
-        return None
-    return sliding_window(axes, window.x_shape, strides[-axes:], None, 0, 1, False, data_format)
+    kernel, stride = (tuple(each) for each in zip(*((t.shortest, t.stride) for t in tables[-axes:]), strict=True))
+    return None if None in stride else sliding_window(axes, window.x_shape, kernel, stride, 0, 1, False, data_format)
 
 
 def _kernel_by_stride(
@@ -174,7 +172,9 @@ def _kernel_by_stride(
         cells = 1
         for axis in (2, 1, 0):
             n, k = window.size[axis], window.kernel[axis]
-            starts = (np.arange(window.out[axis]) * k).reshape([-1 if i == axis + 1 else 1 for i in range(5)])
+            starts = (np.arange(window.out[axis]) * window.stride[axis]).reshape(
+                [-1 if i == axis + 1 else 1 for i in range(5)]
+            )
             rest, tap = rest // k, rest % k
             index += (starts + tap) * cells
             cells *= n
@@ -188,11 +188,11 @@ def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backe
     window, channels_last = planes_of(axes, x, data_format)
     module, out = backend_for("max_pool", backend), output_sizes(window, output_size)
     tables = adaptive_tables(window.size, out)
-    strided = side_by_side(window, tables, data_format)
+    strided = sliding(window, tables, data_format)
     if strided is not None:
         run: Any = _kernel_by_stride(module, strided, channels_last, native(x.dtype), return_indices)
     else:
-        kernels = [(len(table.begin), table.kernel, table.stride) for table in tables]
+        kernels = [(len(table.begin), table.shortest, table.stride) for table in tables]
         shape = arrays.planes(window, channels_last, window.size)
         pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
 

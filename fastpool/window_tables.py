@@ -17,18 +17,19 @@ class Table(NamedTuple):
     end: np.ndarray
 
     @property
-    def kernel(self) -> int:
+    def shortest(self) -> int:
         """The size of the smallest window."""
         return int((self.end - self.begin).min())
 
     @property
     def stride(self) -> int | None:
-        """The distance between windows that are all of one size and lie side by side from the first cell on."""
+        """The distance between windows, where all are of one size and at one distance from the first cell on."""
         if self.begin.ndim > 1:
             return None
-        kernel = self.kernel
-        begin = np.arange(len(self.begin)) * kernel
-        return kernel if np.array_equal(self.begin, begin) and np.array_equal(self.end, begin + kernel) else None
+        stride = int(self.begin[1]) if len(self.begin) > 1 else self.shortest
+        begin = np.arange(len(self.begin)) * stride
+        slides = stride > 0 and np.array_equal(self.begin, begin) and np.array_equal(self.end, begin + self.shortest)
+        return stride if slides else None
 
 
 def adaptive(n: int, out: int) -> Table:
