@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastpool.arguments import one_of
+
 # Each word that SciPy takes, and the mode that it names.
 MODES = {
     "reflect": "reflect",
@@ -19,6 +21,13 @@ MODES = {
     "wrap": "wrap",
     "grid-wrap": "wrap",
 }
+
+
+def read_mode(mode: Any) -> Any:
+    """The mode that a word names, or those of several words, one for each axis."""
+    if isinstance(mode, Sequence) and not isinstance(mode, str):
+        return tuple(MODES[one_of("mode", each, tuple(MODES))] for each in mode)
+    return MODES[one_of("mode", mode, tuple(MODES))]
 
 
 class Reach(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 from math import prod
 from typing import Any
@@ -11,18 +10,12 @@ import numpy as np
 
 from fastpool import arrays
 from fastpool.arguments import frozen, integer, one_of, per_axis
-from fastpool.borders import MODES
+from fastpool.borders import read_mode
 from fastpool.calls import Op, call
 from fastpool.dtypes import is_float
 from fastpool.filter_plans import MAXIMUM_FILTER, MINIMUM_FILTER, filtered_axes
 from fastpool.footprints import read_footprint
 from fastpool.type_hints import A, Modes, Size
-
-
-def read_mode(mode: Any) -> Any:
-    if isinstance(mode, Sequence) and not isinstance(mode, str):
-        return tuple(MODES[one_of("mode", each, tuple(MODES))] for each in mode)
-    return MODES[one_of("mode", mode, tuple(MODES))]
 
 
 def call_filter(

@@ -30,8 +30,8 @@ def fractional_max_pool2d(
 ) -> Any:
     """Fractional max pooling over the height and width of images, as `torch.nn.functional.fractional_max_pool2d`.
 
-    Windows of `kernel_size` cells begin at pseudo-random distances that differ by one at most and lead from the first
-    cell to the last, in each plane others: an image can so be reduced by a factor such as 1.4.
+    Windows of `kernel_size` cells begin at pseudo-random distances, in each plane others, which differ by one at most.
+    The last window ends with the last cell. An image can so be reduced by a factor such as 1.4.
 
     Parameters
     ----------

@@ -10,10 +10,9 @@ import numpy as np
 from fastpool import arrays
 from fastpool.arguments import frozen
 from fastpool.backends import kernel
-from fastpool.borders import Extension, extend
+from fastpool.borders import Extension, extend, read_mode
 from fastpool.dtypes import native, number_held
 from fastpool.filter_plans import filtered_axes, reaches_of, spread
-from fastpool.filters import read_mode
 from fastpool.footprints import read_footprint, reflected
 from fastpool.running_extremes import RunningExtreme
 from fastpool.type_hints import A, Modes, Size

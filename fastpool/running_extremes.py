@@ -21,7 +21,7 @@ from fastpool._rules import half_bits
 from fastpool.borders import Copy, Extension, extend
 from fastpool.dtypes import is_half
 from fastpool.footprints import Runs, runs
-from fastpool.threads import get_num_threads, share
+from fastpool.threads import get_num_threads, run_in_threads
 
 # Bytes of a tile and of what is computed in it: they stay in a core's second cache.
 TILE_BYTES = 3 << 19
@@ -177,7 +177,7 @@ class RunningExtreme:
             y[tile.part] = result[tuple([slice(0, n.stop - n.start) for n in tile.part])]
             spare.append(scratch)
 
-        share(fill, tiles, threads)
+        run_in_threads(fill, tiles, threads)
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -274,7 +274,7 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
     return results[0]
 
 
-def share(function: Callable[[Any], None], items: list[Any], threads: int) -> None:
+def run_in_threads(function: Callable[[Any], None], items: list[Any], threads: int) -> None:
     """Call a function that releases the GIL with each of several items, in this thread and in new ones.
 
     What is raised first, by the function or by the handler of a signal, is raised here once no thread works any more.

@@ -903,7 +903,7 @@ INTERRUPTED_SHARES = """
 import random
 import signal
 from time import sleep
-from fastpool.threads import share
+from fastpool.threads import run_in_threads
 
 
 class Timeout(RuntimeError):
@@ -926,7 +926,7 @@ signal.signal(signal.SIGALRM, raises)
 for _ in range(500):
     try:
         signal.setitimer(signal.ITIMER_REAL, delays.uniform(2e-5, 1e-3))
-        share(work, list(range(9)), 3)
+        run_in_threads(work, list(range(9)), 3)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sleep(1e-4)
     except Timeout:
