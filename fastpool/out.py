@@ -42,7 +42,7 @@ def check_out(
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if not (out.flags.c_contiguous or out.flags.f_contiguous) and _overlaps_itself(out):
+    if not out.flags.c_contiguous and _overlaps_itself(out):
         raise ValueError(
             f"out must not have elements that share memory, got strides {out.strides} for shape {out.shape}"
         )

@@ -351,12 +351,17 @@ def test_the_default_stream_is_named_as_the_driver_names_it(name):
 F32 = np.dtype(np.float32)
 
 
+def _on_gpu(cases):
+    """Those of ops that the CUDA backend has: all but averages."""
+    return [case for case in cases if not case.kernel.startswith("avg_pool")]
+
+
 def _cases():
     """Every op with every option in one dtype, and a call of each op in others."""
-    for case in CASES:
+    for case in _on_gpu(CASES):
         if case.dtypes:
             yield case, F32 if F32 in case.dtypes else case.dtypes[0]
-    for case in of_each_op():
+    for case in _on_gpu(of_each_op()):
         yield from ((case, d) for d in case.dtypes if str(d) in ("bfloat16", "uint8"))
 
 
@@ -394,7 +399,7 @@ def last_axis_first(t):
 
 MEMORY = {"every second element": every_second, "last axis first": last_axis_first}
 # A case of each op, but of the columns one in each order.
-OPS = {case.name: case for case in of_each_op()} | {
+OPS = {case.name: case for case in _on_gpu(of_each_op())} | {
     case.name: case for case in CASES if case.kernel in ("im2col", "col2im") and " 3 p1 " in f" {case.name} "
 }
 
