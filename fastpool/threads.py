@@ -236,6 +236,17 @@ def _wait_for_threads() -> None:
         done.release()
 
 
+def _start_thread(run: Callable[[], None]) -> bool:
+    """Run a function in a new thread. False where there are no more threads, at a limit of the system's."""
+    try:
+        start_new_thread(run, ())
+    except RuntimeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # the handler of a signal has raised it
+        return False
+    return True
+
+
 def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call what must not be left half done, as the import of a package, or a compiler's run.
 
@@ -262,12 +273,8 @@ def in_a_thread_of_its_own(function: Callable[..., Result], *arguments: Any) -> 
             _running.discard(done)
             done.release()
 
-    try:
-        start_new_thread(run, ())
-    except RuntimeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-            raise  # the handler of a signal has raised it
-        run()  # no more threads: at a limit of the system's
+    if not _start_thread(run):
+        run()
     done.acquire()
     if raised:
         raise raised[0]
@@ -310,13 +317,9 @@ def run_in_threads(function: Callable[[Any], None], items: list[Any], threads: i
                 _running.discard(done)
 
     try:
-        try:
-            for _ in range(min(threads, len(items)) - 1):
-                start_new_thread(help, ())
-        except RuntimeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                raise  # the handler of a signal has raised it
-            # Else there are no more threads, at a limit of the system's.
+        for _ in range(min(threads, len(items)) - 1):
+            if not _start_thread(help):
+                break
         work()
     except BaseException as error:
         raised.append(error)
