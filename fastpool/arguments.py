@@ -144,26 +144,25 @@ def required_stride(stride: Any) -> Any:
     return stride
 
 
-def per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
-    """One int for all axes or one for each, none below `least`."""
+def for_each_axis(
+    name: str, value: Any, axes: int, rule: str = "one integer or {}, one for each axis"
+) -> tuple[Any, ...]:
+    """One value for all axes, or a tuple of one for each; a ValueError states the `rule` with the number of axes."""
     each = value if isinstance(value, tuple) else (value,) * axes
     if len(each) != axes:
-        raise ValueError(f"{name} must be one integer or {axes}, one for each axis, got {value!r}")
-    sizes = tuple(integer(name, v) for v in each)
+        raise ValueError(f"{name} must be {rule.format(axes)}, got {value!r}")
+    return each
+
+
+def per_axis(name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One int for all axes or one for each, none below `least`."""
+    sizes = tuple(integer(name, v) for v in for_each_axis(name, value, axes))
     if min(sizes) < least:
         rule = "positive" if least == 1 else "0 or more"
         raise ValueError(f"{name} must be {rule} in every axis, got {value!r}")
     if max(sizes) > LARGEST_SIZE:
         raise ValueError(f"{name} is too large for any array, got {value!r}")
     return sizes
-
-
-def for_each_axis(name: str, value: Any, axes: int) -> tuple[Any, ...]:
-    """One value for all axes, or a tuple of one for each."""
-    each = value if isinstance(value, tuple) else (value,) * axes
-    if len(each) != axes:
-        raise ValueError(f"{name} must be one value, or {axes}, one for each filtered axis, got {value!r}")
-    return each
 
 
 def pad_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:

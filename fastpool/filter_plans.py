@@ -15,7 +15,7 @@ from fastpool.backends import backend_for, kernel
 from fastpool.borders import Copy, Extension, Reach, extend
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import is_half, native, number_held
-from fastpool.footprints import middle
+from fastpool.footprints import FILTERED, middle
 from fastpool.pool_plans import kernel_of, no_kernel
 from fastpool.running_extremes import RunningExtreme, comparable
 from fastpool.window import Window
@@ -52,9 +52,10 @@ def reaches_of(shape: tuple[int, ...], axes: tuple[int, ...], size: Any, mode: A
         return {}
     sizes = per_axis("size", size, len(axes), 1)
     reaches = {}
-    for axis, k, word, o in zip(
-        axes, sizes, for_each_axis("mode", mode, len(axes)), for_each_axis("origin", origin, len(axes)), strict=True
-    ):
+    modes, origins = (
+        for_each_axis(name, value, len(axes), FILTERED) for name, value in (("mode", mode), ("origin", origin))
+    )
+    for axis, k, word, o in zip(axes, sizes, modes, origins, strict=True):
         before = middle(k, o, origin)
         reaches[axis] = Reach(shape[axis], before, k - 1 - before, word)
     return reaches

@@ -8,6 +8,8 @@ import numpy as np
 
 from fastpool.arguments import for_each_axis, frozen, integer, positive
 
+FILTERED = "one value, or {}, one for each filtered axis"  # what an argument of filters must be
+
 # Equal runs one above the other are compared one by one where they are fewer.
 LEAST_STACK = 4
 
@@ -42,7 +44,7 @@ def reflected(footprint: Any, origin: Any) -> tuple[np.ndarray, tuple[int, ...]]
     """A footprint read backwards along each axis, and the origins that keep its middle where it was."""
     elements = read_footprint(footprint)
     origin = frozen("origin", origin)
-    each = zip(elements.shape, for_each_axis("origin", origin, elements.ndim), strict=True)
+    each = zip(elements.shape, for_each_axis("origin", origin, elements.ndim, FILTERED), strict=True)
     return np.flip(elements), tuple(n - 1 - middle(n, o, origin) - n // 2 for n, o in each)
 
 

@@ -90,7 +90,7 @@ def _divmod(a: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray]:
     return quotient, a - quotient * divisor
 
 
-def _positions_of_offsets(offsets: np.ndarray, window: Window, block: Block) -> tuple[np.ndarray, np.ndarray]:
+def positions_of_offsets(offsets: np.ndarray, window: Window, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Offsets inside the windows of a block as row-major positions inside planes, -1 for padding alone.
 
     And which of them are those of a real cell, or 0 in a window of padding alone.
@@ -108,7 +108,7 @@ def _positions_of_offsets(offsets: np.ndarray, window: Window, block: Block) -> 
 
 
 def _offsets_of_positions(positions: np.ndarray, window: Window, block: Block) -> np.ndarray:
-    """The inverse of `_positions_of_offsets`; ValueError for a position that its window does not cover."""
+    """The inverse of `positions_of_offsets`; ValueError for a position that its window does not cover."""
     rest, offsets, fits = positions, np.zeros(positions.shape, np.int64), np.ones(positions.shape, bool)
     for axis in (2, 1, 0):
         rest, cell = _divmod(rest, window.size[axis])
@@ -181,7 +181,7 @@ def _positions(indices: np.ndarray, window: Window, convention: str, block: Bloc
     indices = indices.astype(np.int64, order="C")
     if convention == "chainer":
         limit = window.volume
-        positions, fits = _positions_of_offsets(indices, window, block)
+        positions, fits = positions_of_offsets(indices, window, block)
     else:
         limit = _limit(window, convention)
         factor, base = _numbering(window, convention, block)
@@ -287,7 +287,7 @@ def argmax_to_indices(
     indices = np.empty(window.y_shape, np.int64)
     offsets, found = _ordered(argmax, window, channels_last), _ordered(indices, window, channels_last)
     for block in _blocks(window, channels_last):
-        positions, fits = _positions_of_offsets(offsets[block], window, block)
+        positions, fits = positions_of_offsets(offsets[block], window, block)
         if not fits.all():
             raise invalid_argmax(argmax, window, "argmax")
         if convention == "chainer":

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import per_axis
+from fastpool.arguments import for_each_axis, per_axis
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import is_float, native, sum_dtype
+from fastpool.indices import check_indices, positions_of_offsets
 from fastpool.pool_plans import kernel_of
-from fastpool.window import Window, sliding_window
+from fastpool.window import Window, along, sliding_window
 from fastpool.window_tables import Table, adaptive, fractional
 
 
@@ -24,6 +25,11 @@ def planes_of(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Win
     arrays.in_main_memory(name, x, "pooled by windows that differ")
     window = sliding_window(axes, x.shape, 1, None, 0, 1, False, data_format, name)
     return window, arrays.channels_last_in_memory(x, window)
+
+
+def _along(values: np.ndarray, axis: int) -> np.ndarray:
+    """One value for each place along an axis of canonical arrays."""
+    return along(values, axis - 1)[..., None]
 
 
 def _taken(a: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
@@ -67,7 +73,7 @@ class _Axis:
         self._pool(x.reshape(self._x_shape), *results)
         y, *offsets = (result.reshape(self._pooled) for result in results)
         begin = table.begin
-        positions = begin if begin.ndim > 1 else begin.reshape([-1 if i == self.axis else 1 for i in range(5)])
+        positions = begin if begin.ndim > 1 else _along(begin, self.axis)
         if self._stride is not None:
             return y, positions + offsets[0] if offsets else None
         last = table.end - self._kernel
@@ -118,8 +124,7 @@ def _kernel(
         if indices is not None:
             index: Any = 0
             for axis in (1, 2, 3):
-                place = positions.get(axis, np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(5)]))
-                index = index * shape[axis] + place
+                index = index * shape[axis] + positions.get(axis, _along(np.arange(shape[axis]), axis))
             indices[...] = index
 
     return run
@@ -135,11 +140,8 @@ def results_of(window: Window, channels_last: bool, out: tuple[int, ...], x: Any
 def output_sizes(window: Window, output_size: Any) -> tuple[int, ...]:
     """The spatial sizes of a result; None in an `output_size` keeps that of the input."""
     axes = window.spatial_axes
-    each = output_size if isinstance(output_size, tuple) else (output_size,) * axes
-    if len(each) != axes:
-        raise ValueError(f"output_size must be one integer or {axes}, one for each axis, got {output_size!r}")
-    sizes = window.size[-axes:]
-    out = per_axis("output_size", tuple(n if o is None else o for o, n in zip(each, sizes, strict=True)), axes, 1)
+    each = zip(for_each_axis("output_size", output_size, axes), window.size[-axes:], strict=True)
+    out = per_axis("output_size", tuple(n if o is None else o for o, n in each), axes, 1)
     if max(window.batch * window.channels, 1) * prod(out) >= 1 << 60:  # of int64, whose bytes NumPy counts in 63 bits
         raise ValueError(f"output_size {output_size!r} is too large for the result of an x of shape {window.x_shape}")
     return out
@@ -168,17 +170,9 @@ def _kernel_by_stride(
     def run(x: np.ndarray, y: np.ndarray, indices: np.ndarray) -> None:
         argmax = np.empty(y.shape, window.argmax_dtype)
         pool(x, y, argmax)
-        rest, index = argmax.astype(np.int64), np.zeros(y.shape, np.int64)
-        cells = 1
-        for axis in (2, 1, 0):
-            n, k = window.size[axis], window.kernel[axis]
-            starts = (np.arange(window.out[axis]) * window.stride[axis]).reshape(
-                [-1 if i == axis + 1 else 1 for i in range(5)]
-            )
-            rest, tap = rest // k, rest % k
-            index += (starts + tap) * cells
-            cells *= n
-        indices[...] = index
+        indices[...], _ = positions_of_offsets(
+            argmax, window, (slice(None), slice(None), *window.all_windows, slice(None))
+        )
 
     return run
 
@@ -257,9 +251,7 @@ def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
     arrays.in_main_memory("indices", indices, "pooled by windows that differ")
     module = backend_for("max_pool_backward", backend)
     window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"indices must be integers, got {indices.dtype}")
-    arrays.expect_shape("indices", indices, dy.shape, "dy")
+    check_indices(indices, out)
     dtype = native(dy.dtype)
     by_indices, cells = getattr(module, "max_pool_backward_by_indices", _add_at), prod(window.size)
 
