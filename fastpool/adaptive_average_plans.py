@@ -19,52 +19,73 @@ from fastpool.window_tables import Table
 
 
 class _AxisSums:
-    """Sums of the windows of a table along one axis of canonical arrays, and the adjoint of that.
+    """Sums of the windows of a table along one axis of canonical arrays, or the adjoint of that.
 
     A sum is that of a window of the shortest length, which a pool computes at every cell, and of the cell after it in
-    windows that are longer by one.
+    windows that are longer by one. `op` is "avg_pool", or "avg_pool_backward" for the adjoint.
     """
 
-    def __init__(self, module: ModuleType, shape: tuple[int, ...], axis: int, table: Table, dtype: np.dtype) -> None:
+    def __init__(
+        self, op: str, module: ModuleType, shape: tuple[int, ...], axis: int, table: Table, dtype: np.dtype
+    ) -> None:
         before: Any = (slice(None),) * axis
         self._before, self._table = before, table
         outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.shortest
         window = Window.plan(1, (outer, shape[axis], inner), kernel, 1, data_format="channels_last")
-        divisors = window.divisors(False, 1)
-        self._pool, self._pool_backward = (
-            average_kernel(op, module, window, divisors, True, dtype)[0] for op in ("avg_pool", "avg_pool_backward")
-        )
+        self._run, _ = average_kernel(op, module, window, window.divisors(False, 1), True, dtype)
         self._x_shape, self._y_shape = (arrays.planes(window, True, size) for size in (window.size, window.out))
         self._shape, self._sums = shape, (*shape[:axis], window.out[2], *shape[axis + 1 :])
         self._longer = np.flatnonzero(table.end - table.begin > kernel)
         self._dtype = dtype
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def sums(self, x: np.ndarray) -> np.ndarray:
         sums = np.empty(self._y_shape, self._dtype)
-        self._pool(np.ascontiguousarray(x).reshape(self._x_shape), sums)
+        self._run(np.ascontiguousarray(x).reshape(self._x_shape), sums)
         total = sums.reshape(self._sums)[*self._before, self._table.begin]
         total[*self._before, self._longer] += x[*self._before, self._table.end[self._longer] - 1]
         return total
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
+    def adjoint(self, dy: np.ndarray) -> np.ndarray:
         grads = np.zeros(self._sums, self._dtype)
         np.add.at(grads, (*self._before, self._table.begin), dy)
         dx = np.empty(self._x_shape, self._dtype)
-        self._pool_backward(grads.reshape(self._y_shape), dx)
+        self._run(grads.reshape(self._y_shape), dx)
         dx = dx.reshape(self._shape)
         np.add.at(dx, (*self._before, self._table.end[self._longer] - 1), dy[*self._before, self._longer])
         return dx
 
 
-def _sums(module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, ...], dtype: np.dtype) -> list[_AxisSums]:
-    """The sums along each axis where windows have more than one cell or leave some out, the last axis first."""
-    between, found = list(shape), []
+def _kernel(
+    op: str, module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, Table, Table], dtype: np.dtype
+) -> Any:
+    """What fills y from x, or dx from dy for the op "avg_pool_backward"; `shape` is the canonical shape of x and dx."""
+    by_tables = getattr(module, f"{op}_by_tables", None)
+    if by_tables is not None:
+        return lambda source, result: by_tables(source, tables, result)
+    between, steps = list(shape), []
     for axis in (3, 2, 1):
         table = tables[axis - 1]
-        if (len(table.begin), table.shortest) != (between[axis], 1):
-            found.append(_AxisSums(module, tuple(between), axis, table, dtype))
+        if (len(table.begin), table.shortest) != (between[axis], 1):  # else each window is a cell
+            steps.append(_AxisSums(op, module, tuple(between), axis, table, dtype))
         between[axis] = len(table.begin)
-    return found
+    d, h, w = (table.end - table.begin for table in tables)
+    counts = (d[:, None, None, None] * h[:, None, None] * w[:, None]).astype(dtype)
+
+    @np.errstate(all="ignore")
+    def pool(x: np.ndarray, y: np.ndarray) -> None:
+        total = x.astype(dtype, copy=False)
+        for step in steps:
+            total = step.sums(total)
+        y[...] = total / counts
+
+    @np.errstate(all="ignore")
+    def pool_backward(dy: np.ndarray, dx: np.ndarray) -> None:
+        total = dy.astype(dtype) / counts
+        for step in reversed(steps):
+            total = step.adjoint(total)
+        dx[...] = total
+
+    return pool if op == "avg_pool" else pool_backward
 
 
 def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> Plan:
@@ -75,20 +96,8 @@ def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> P
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_plan(x, strided, strided.divisors(False, None), backend)
-    module, dtype = backend_for("avg_pool", backend), sum_dtype(native(x.dtype))
-    by_tables = getattr(module, "avg_pool_by_tables", None)
-    axes_sums = _sums(module, arrays.planes(window, channels_last, window.size), tables, dtype)
-
-    @np.errstate(all="ignore")
-    def run(x: np.ndarray, y: np.ndarray) -> None:
-        if by_tables is not None:
-            by_tables(x, tables, y)
-            return
-        total = x.astype(dtype, copy=False)
-        for along_axis in axes_sums:
-            total = along_axis(total)
-        y[...] = total / _counts(tables).astype(dtype)
-
+    shape, dtype = arrays.planes(window, channels_last, window.size), sum_dtype(native(x.dtype))
+    run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, dtype)
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, False), run)
 
@@ -100,29 +109,11 @@ def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend)
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_backward_plan(dy, strided, strided.divisors(False, None), backend)
-    module, dtype = backend_for("avg_pool_backward", backend), sum_dtype(native(dy.dtype))
-    by_tables = getattr(module, "avg_pool_backward_by_tables", None)
-    axes_sums = _sums(module, arrays.planes(window, channels_last, window.size), tables, dtype)
-
-    @np.errstate(all="ignore")
-    def run(dy: np.ndarray, dx: np.ndarray) -> None:
-        if by_tables is not None:
-            by_tables(dy, tables, dx)
-            return
-        total = dy.astype(dtype) / _counts(tables).astype(dtype)
-        for along_axis in reversed(axes_sums):
-            total = along_axis.backward(total)
-        dx[...] = total
-
+    shape, dtype = arrays.planes(window, channels_last, window.size), sum_dtype(native(dy.dtype))
+    run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, dtype)
     operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
     dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
     return Plan((operand,), (dx,), run)
-
-
-def _counts(tables: tuple[Table, Table, Table]) -> np.ndarray:
-    """The cells of each window, in canonical form."""
-    d, h, w = (table.end - table.begin for table in tables)
-    return d[:, None, None, None] * h[:, None, None] * w[:, None]
 
 
 ADAPTIVE_AVG_POOL = Op("adaptive_avg_pool", ("x",), ("x",), _plan_adaptive_average)
