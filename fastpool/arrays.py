@@ -38,6 +38,14 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
     return x
 
 
+def read_images(name: str, x: Any) -> Any:
+    """`x` as an array that must have four axes."""
+    x = read(name, x)
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have shape (N, C, H, W), got {x.shape}")
+    return x
+
+
 def _zeros_and_ones(x: np.ndarray) -> np.ndarray:
     """A bool array whose bytes are 0 and 1: kernels compare bytes, and to NumPy any but 0 is True."""
     stored = x.view(np.uint8)

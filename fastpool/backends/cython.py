@@ -158,6 +158,11 @@ def max_unpool(y, indices, x):
     _columns.put(_planes(_bits(y)), _planes(indices), _planes(_bits(x)))
 
 
+def _by_channels(x, window):
+    """x as [image, channel, d, h, w]: a view."""
+    return np.moveaxis(x, 4, 1) if x.shape[4] > 1 else x.reshape(window.batch, window.channels, *window.size)
+
+
 def _grouped(x, cols, window):
     """x as [group, lane, d, h, w] beside columns as [group, lane, tap, d, h, w]: views, in one part or one an image.
 
@@ -169,7 +174,7 @@ def _grouped(x, cols, window):
     channels_last = x.shape[4] > 1
     merging = cols.strides[0] == c * cols.strides[1]
     cols = cols.reshape(n, c, window.volume, *window.out)
-    x = np.moveaxis(x, 4, 1) if channels_last else x.reshape(n, c, *window.size)
+    x = _by_channels(x, window)
     if images_last:
         yield x.swapaxes(0, 1), cols.swapaxes(0, 1)
     elif channels_last:
@@ -191,11 +196,13 @@ def _contiguous_last(x, cols, window):
         for part, its_cols in _grouped(x, cols, window):
             yield part, its_cols, geometry
         return
-    n, c = window.batch, window.channels
     size, kernel, stride, before, dilation, out = geometry.reshape(6, 3)
-    x = np.moveaxis(x, 4, 1) if x.shape[4] > 1 else x.reshape(n, c, *window.size)
-    cols = cols.swapaxes(2, 3)[:, :, ::-1].reshape(n, c, window.positions, *window.kernel)
-    yield x, cols, np.concatenate([size, out, dilation, before - (out - 1) * stride, -stride, kernel])
+    cols = cols.swapaxes(2, 3)[:, :, ::-1].reshape(window.batch, window.channels, window.positions, *window.kernel)
+    yield (
+        _by_channels(x, window),
+        cols,
+        np.concatenate([size, out, dilation, before - (out - 1) * stride, -stride, kernel]),
+    )
 
 
 def im2col(x, window, fill_value, cols, *, fresh=True):

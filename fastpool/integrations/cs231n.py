@@ -101,7 +101,7 @@ def im2col_cython(x: Any, field_height: int, field_width: int, padding: int, str
     array([[0., 4., 2., 6.],
            [1., 5., 3., 7.]])
     """
-    x = _images("x", x)
+    x = arrays.read_images("x", x)
     return im2col(x, (field_height, field_width), stride, integer("padding", padding), order="gemm")
 
 
@@ -195,7 +195,7 @@ def conv_forward_fast(x: Any, w: Any, b: Any, conv_param: dict[str, int]) -> tup
     >>> dx.shape, dw.shape, db
     ((2, 3, 5, 5), (4, 3, 3, 3), array([18., 18., 18., 18.]))
     """
-    x, w, b = _images("x", x), arrays.read("w", w), arrays.read("b", b)
+    x, w, b = arrays.read_images("x", x), arrays.read("w", w), arrays.read("b", b)
     if w.ndim != 4 or w.shape[1] != x.shape[1]:
         raise ValueError(f"w must have shape (F, {x.shape[1]}, HH, WW) for the channels of x, got {w.shape}")
     if b.shape != w.shape[:1]:
@@ -274,7 +274,7 @@ def max_pool_forward_fast(x: Any, pool_param: dict[str, int]) -> tuple[np.ndarra
     array([[[[1. , 0. , 0.5, 0.5],
              [0. , 0. , 0. , 0. ]]]])
     """
-    x = _images("x", x)
+    x = arrays.read_images("x", x)
     height, width, stride = (_param(pool_param, "pool_param", key) for key in ("pool_height", "pool_width", "stride"))
     check_tiling(x.shape, height, width, 0, stride)
     n, channels, rows, columns = x.shape
@@ -343,13 +343,6 @@ def _divided(dout: np.ndarray, x: np.ndarray, x_reshaped: np.ndarray, out: np.nd
         for tap, is_maximum in zip(taps, are_maxima, strict=True):
             target[tap] = np.where(is_maximum, share, others)
     return dx
-
-
-def _images(name: str, x: Any) -> Any:
-    x = arrays.read(name, x)
-    if x.ndim != 4:
-        raise ValueError(f"{name} must have shape (N, C, H, W), got {x.shape}")
-    return x
 
 
 def _param(param: dict[str, int], name: str, key: str, least: int = 1) -> int:

@@ -57,7 +57,7 @@ def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: 
            [3., 4., 6., 7.],
            [4., 5., 7., 8.]])
     """
-    x = _images("input_data", input_data).astype(np.float64, copy=False)
+    x = arrays.read_images("input_data", input_data).astype(np.float64, copy=False)
     return fast.im2col(x, (filter_h, filter_w), stride, integer("pad", pad), order="rows")
 
 
@@ -121,7 +121,7 @@ def im2col_array(img: Any, kernel_size: Pair, stride: Pair, pad: Pair, to_matrix
     ((60, 27), (2, 3, 3, 2, 2, 3))
     """
     order = "rows" if to_matrix else "windows"
-    return fast.im2col(_images("img", img), _pair(kernel_size), _pair(stride), _pair(pad), order=order)
+    return fast.im2col(arrays.read_images("img", img), _pair(kernel_size), _pair(stride), _pair(pad), order=order)
 
 
 def col2im_array(
@@ -201,7 +201,7 @@ class Convolution:
     def forward(self, x: Any) -> np.ndarray:
         """The output (N, FN, OH, OW) for images (N, C, H, W)."""
         filters, channels, height, width = self.W.shape
-        x = _images("x", x)
+        x = arrays.read_images("x", x)
         if x.shape[1] != channels:
             raise ValueError(f"x must have the {channels} channels of W, {self.W.shape}, got {x.shape}")
         col = im2col(x, height, width, self.stride, self.pad)
@@ -215,7 +215,7 @@ class Convolution:
         """The gradient of x, from that of the last output."""
         _after_forward(self)
         filters, channels, height, width = self.W.shape
-        dout = _images("dout", dout)
+        dout = arrays.read_images("dout", dout)
         if dout.shape[1] != filters or dout.size != len(self.col) * filters:
             raise ValueError(f"dout must have the shape of the output, (N, {filters}, OH, OW), got {dout.shape}")
         by_filter = dout.transpose(0, 2, 3, 1).reshape(-1, filters)
@@ -268,7 +268,7 @@ class Pooling:
 
     def forward(self, x: Any) -> np.ndarray:
         """The output (N, C, OH, OW), in float64, for images (N, C, H, W)."""
-        x = _images("x", x)
+        x = arrays.read_images("x", x)
         padded = self._padded(x.astype(np.float64, copy=False))
         out, self._argmax = max_pool2d(padded, (self.pool_h, self.pool_w), self.stride, return_argmax=True)
         self.x = x
@@ -277,7 +277,7 @@ class Pooling:
     def backward(self, dout: Any) -> np.ndarray:
         """The gradient of x, in float64, from that of the last output."""
         _after_forward(self)
-        dout = _images("dout", dout).astype(np.float64, copy=False)
+        dout = arrays.read_images("dout", dout).astype(np.float64, copy=False)
         n, channels, height, width = self.x.shape
         padded = n, channels, height + 2 * self.pad, width + 2 * self.pad
         dx = max_pool2d_backward(dout, self._argmax, padded, (self.pool_h, self.pool_w), self.stride)
@@ -291,13 +291,6 @@ class Pooling:
 def _after_forward(layer: Convolution | Pooling) -> None:
     if layer.x is None:
         raise RuntimeError(f"{type(layer).__name__}.backward needs a forward pass before it")
-
-
-def _images(name: str, x: Any) -> Any:
-    x = arrays.read(name, x)
-    if x.ndim != 4:
-        raise ValueError(f"{name} must have shape (N, C, H, W), got {x.shape}")
-    return x
 
 
 def _pair(size: Pair) -> Any:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from fastpool.backends.numba import sources
 from fastpool.backends.numba._launch import X86_64_LEVEL
+from fastpool.backends.numba.sources import FOLDER
 from fastpool.threads import fork_before_logging, importing, in_a_thread_of_its_own
 
-FOLDER = os.path.dirname(__file__)
 BUILT_LEVELS = ("x86-64-v4", "x86-64-v3", "aarch64")  # the best first
 JUST_IN_TIME = "jit"
 
