@@ -178,6 +178,15 @@ def test_the_cache_of_the_method_reshape_is_the_courses():
     np.testing.assert_array_equal(reshaped.max(axis=(3, 5)), out)
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_a_tie_of_more_cells_than_a_two_byte_float_counts_is_divided_among_all(name):
+    dtype = np.dtype(name) if name == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    x = np.zeros((1, 1, 50, 50), dtype)
+    out, cache = cs231n.max_pool_forward_fast(x, {"pool_height": 50, "pool_width": 50, "stride": 50})
+    dx = cs231n.max_pool_backward_fast(np.full_like(out, 7), cache)
+    np.testing.assert_array_equal(dx, np.full_like(x, dtype.type(7 / 2500)))
+
+
 def test_nan_fills_the_gradient_of_its_window_by_the_method_reshape():
     x = np.array([[[[1.0, np.nan, 2.0, 2.0], [3.0, 4.0, np.inf, 0.0]]]])
     out, cache = cs231n.max_pool_forward_fast(x, {"pool_height": 2, "pool_width": 2, "stride": 2})
@@ -310,6 +319,18 @@ CONVOLUTION = np.ones((2, 1, 2, 2)), np.zeros(2)
             ValueError,
             r"cols must have shape \(C, HH, WW, N, OH, OW\)",
         ),
+        (
+            lambda: cs231n.col2im_6d_cython(np.zeros((1, 2, 2, 1, 3, 2)), 1, 1, 3, 4, 2, 2, 0, 1),
+            ValueError,
+            r"cols must have shape .* here \(1, 2, 2, 1, 2, 3\), got \(1, 2, 2, 1, 3, 2\)",
+        ),
+        (
+            lambda: cs231n.conv_backward_fast(
+                np.ones((1, 2, 3, 4)), cs231n.conv_forward_fast(X, *CONVOLUTION, {"stride": 1, "pad": 0})[1]
+            ),
+            ValueError,
+            r"dout must have the shape \(1, 2, 4, 3\) of out, got \(1, 2, 3, 4\)",
+        ),
         (lambda: cs231n.col2im_cython(np.zeros((4, 5)), 1, 1, 3, 3, 2, 2, 0, 1), ValueError, "cols must have shape"),
         (lambda: dlfs.im2col(X[0, 0], 2, 2), ValueError, r"input_data must have shape \(N, C, H, W\), got \(5, 4\)"),
         (lambda: dlfs.im2col(X, 6, 2), ValueError, "6"),
@@ -339,14 +360,22 @@ def test_a_refusal_names_the_argument(call, error, message):
         call()
 
 
+def test_a_gradient_with_rows_and_columns_exchanged_is_refused():
+    layer = dlfs.Convolution(*CONVOLUTION)
+    dout = layer.forward(X).swapaxes(2, 3)
+    with pytest.raises(ValueError, match=r"dout must have the shape \(1, 2, 4, 3\) .* got \(1, 2, 3, 4\)"):
+        layer.backward(dout)
+
+
 def test_batches_of_no_image_work():
     x = np.zeros((0, 2, 4, 4))
     out, cache = cs231n.max_pool_forward_fast(x, POOL)
     assert cs231n.max_pool_backward_fast(out, cache).shape == x.shape
     assert dlfs.im2col(x, 2, 2).shape == (0, 8)
     assert dlfs.col2im(np.zeros((0, 8)), x.shape, 2, 2).shape == x.shape
-    layer = dlfs.Pooling(2, 2)
-    assert layer.backward(layer.forward(x)).shape == x.shape
+    assert cs231n.col2im_6d_cython(np.zeros((0, 2, 2, 1, 3, 3)), 1, 0, 4, 4, 2, 2, 0, 1).shape == (1, 0, 4, 4)
+    for layer in dlfs.Pooling(2, 2), dlfs.Convolution(np.ones((3, 2, 2, 2)), np.zeros(3)):
+        assert layer.backward(layer.forward(x)).shape == x.shape
 
 
 @pytest.fixture

@@ -14,16 +14,18 @@ an assertion of the course fails, a ValueError shows the sizes.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import integer, positive
+from fastpool.arguments import check_shape, integer, positive
 from fastpool.columns import col2im, im2col
-from fastpool.dtypes import is_float
+from fastpool.dtypes import is_float, sum_dtype
 from fastpool.integrations.deepnet import check_tiling, col2im_indices, im2col_indices
 from fastpool.pooling import max_pool2d, max_pool2d_backward
+from fastpool.window import Window
 
 __all__ = [
     "col2im_6d_cython",
@@ -144,6 +146,11 @@ def col2im_6d_cython(cols: Any, N: int, C: int, H: int, W: int, HH: int, WW: int
     -------
     array of shape (N, C, H, W), with the dtype of `cols`
 
+    Raises
+    ------
+    ValueError
+        For columns that do not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -153,11 +160,12 @@ def col2im_6d_cython(cols: Any, N: int, C: int, H: int, W: int, HH: int, WW: int
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    cols = arrays.read("cols", cols)
-    if cols.ndim != 6 or cols.shape[:4] != (C, HH, WW, N):
-        raise ValueError(f"cols must have shape (C, HH, WW, N, OH, OW), here {(C, HH, WW, N)} first, got {cols.shape}")
-    matrix = cols.reshape(C * HH * WW, -1)
-    return col2im(matrix, (N, C, H, W), (HH, WW), stride, integer("pad", pad), order="columns")
+    cols, shape = arrays.read("cols", cols), check_shape("(N, C, H, W)", (N, C, H, W))
+    window = (HH, WW), positive("stride", stride), integer("pad", pad)
+    out = Window.plan(2, shape, *window).out[1:]
+    if cols.shape != (C, HH, WW, N, *out):
+        raise ValueError(f"cols must have shape (C, HH, WW, N, OH, OW), here {(C, HH, WW, N, *out)}, got {cols.shape}")
+    return col2im(cols.reshape(C * HH * WW, N * prod(out)), shape, *window, order="columns")
 
 
 def conv_forward_fast(x: Any, w: Any, b: Any, conv_param: dict[str, int]) -> tuple[np.ndarray, tuple]:
@@ -233,12 +241,12 @@ def conv_backward_fast(dout: Any, cache: tuple) -> tuple[np.ndarray, np.ndarray,
     x, w, _, conv_param, x_cols = cache
     dout = arrays.read("dout", dout)
     filters = len(w)
-    if dout.ndim != 4 or dout.shape[:2] != (len(x), filters) or dout.size != filters * x_cols.shape[1]:
-        raise ValueError(f"dout must have the shape of out, ({len(x)}, {filters}, OH, OW), got {dout.shape}")
+    stride, pad = conv_param["stride"], conv_param["pad"]
+    arrays.expect_shape("dout", dout, (len(x), filters, *check_tiling(x.shape, *w.shape[2:], pad, stride)), "out")
     by_filter = dout.swapaxes(0, 1).reshape(filters, -1)
     dw = (by_filter @ x_cols.T).reshape(w.shape)
     dx_cols = w.reshape(filters, -1).T @ by_filter
-    dx = col2im(dx_cols, x.shape, w.shape[2:], conv_param["stride"], conv_param["pad"], order="columns")
+    dx = col2im(dx_cols, x.shape, w.shape[2:], stride, pad, order="columns")
     return dx, dw, dout.sum(axis=(0, 2, 3))
 
 
@@ -337,7 +345,7 @@ def _divided(dout: np.ndarray, x: np.ndarray, x_reshaped: np.ndarray, out: np.nd
         block = slice(first, first + images)
         cells, target = x_reshaped[block], dx.reshape(x_reshaped.shape)[block]
         are_maxima = [cells[tap] == out[block] for tap in taps]
-        count = sum(are_maxima, np.zeros(out[block].shape, x.dtype))
+        count = sum(are_maxima, np.zeros(out[block].shape, sum_dtype(x.dtype)))
         share = dout[block] / count
         others = 0 / count  # NaN where the maximum is, to which no cell is equal
         for tap, is_maximum in zip(taps, are_maxima, strict=True):

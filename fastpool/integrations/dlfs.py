@@ -197,6 +197,7 @@ class Convolution:
         self.col_W: Any = None
         self.dW: Any = None
         self.db: Any = None
+        self._out_shape: tuple[int, ...] = ()
 
     def forward(self, x: Any) -> np.ndarray:
         """The output (N, FN, OH, OW) for images (N, C, H, W)."""
@@ -208,16 +209,20 @@ class Convolution:
         col_W = self.W.reshape(filters, -1).T
         out = col @ col_W + self.b
         self.x, self.col, self.col_W = x, col, col_W
-        rows = (x.shape[2] + 2 * self.pad - height) // self.stride + 1
-        return out.reshape(len(x), rows, -1, filters).transpose(0, 3, 1, 2)
+        rows, columns = (
+            (cells + 2 * self.pad - taps) // self.stride + 1
+            for cells, taps in zip(x.shape[2:], (height, width), strict=True)
+        )
+        out = out.reshape(len(x), rows, columns, filters).transpose(0, 3, 1, 2)
+        self._out_shape = out.shape
+        return out
 
     def backward(self, dout: Any) -> np.ndarray:
         """The gradient of x, from that of the last output."""
         _after_forward(self)
         filters, channels, height, width = self.W.shape
         dout = arrays.read_images("dout", dout)
-        if dout.shape[1] != filters or dout.size != len(self.col) * filters:
-            raise ValueError(f"dout must have the shape of the output, (N, {filters}, OH, OW), got {dout.shape}")
+        arrays.expect_shape("dout", dout, self._out_shape, "the output")
         by_filter = dout.transpose(0, 2, 3, 1).reshape(-1, filters)
         self.db = by_filter.sum(axis=0)
         self.dW = (self.col.T @ by_filter).T.reshape(filters, channels, height, width)
