@@ -240,13 +240,14 @@ def conv_backward_fast(dout: Any, cache: tuple) -> tuple[np.ndarray, np.ndarray,
     """
     x, w, _, conv_param, x_cols = cache
     dout = arrays.read("dout", dout)
-    filters = len(w)
+    filters, _, height, width = w.shape
     stride, pad = conv_param["stride"], conv_param["pad"]
-    arrays.expect_shape("dout", dout, (len(x), filters, *check_tiling(x.shape, *w.shape[2:], pad, stride)), "out")
+    rows, columns = check_tiling(x.shape, height, width, pad, stride)
+    arrays.expect_shape("dout", dout, (len(x), filters, rows, columns), "out")
     by_filter = dout.swapaxes(0, 1).reshape(filters, -1)
     dw = (by_filter @ x_cols.T).reshape(w.shape)
     dx_cols = w.reshape(filters, -1).T @ by_filter
-    dx = col2im(dx_cols, x.shape, w.shape[2:], stride, pad, order="columns")
+    dx = col2im(dx_cols, x.shape, (height, width), stride, pad, order="columns")
     return dx, dw, dout.sum(axis=(0, 2, 3))
 
 
