@@ -24,6 +24,7 @@ from fastpool import arrays
 from fastpool import columns as fast
 from fastpool.arguments import integer, positive
 from fastpool.pooling import max_pool2d, max_pool2d_backward
+from fastpool.window import Window
 
 __all__ = ["Convolution", "Pooling", "col2im", "col2im_array", "im2col", "im2col_array"]
 
@@ -209,10 +210,7 @@ class Convolution:
         col_W = self.W.reshape(filters, -1).T
         out = col @ col_W + self.b
         self.x, self.col, self.col_W = x, col, col_W
-        rows, columns = (
-            (cells + 2 * self.pad - taps) // self.stride + 1
-            for cells, taps in zip(x.shape[2:], (height, width), strict=True)
-        )
+        _, rows, columns = Window.plan(2, x.shape, (height, width), self.stride, self.pad).out
         out = out.reshape(len(x), rows, columns, filters).transpose(0, 3, 1, 2)
         self._out_shape = out.shape
         return out
