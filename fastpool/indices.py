@@ -1,4 +1,4 @@
-"""Where a maximum was: the argmax of fastpool, and the index styles of four frameworks.
+"""Where a maximum was: the argmax of fastpool, and the indices of four frameworks.
 
 An argmax is an offset inside its window, so it needs no more than a byte and does not depend on the layout.
 """
@@ -18,7 +18,9 @@ from fastpool.device_arrays import DeviceArray
 from fastpool.type_hints import Padding, Size
 from fastpool.window import Window, along, spatial_axes
 
-CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
+CONVENTIONS = ("torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer")
+# Of max_unpool alone: as ONNX's own operator MaxUnpool counts, in the default of `output_shape` whatever that is.
+ONNX_DEFAULT_SHAPE = "onnx_default_shape"
 
 
 def check_argmax(argmax: Any, window: Window, backend: ModuleType, name: str) -> None:
@@ -135,7 +137,8 @@ def _countable(cells: int) -> int:
 def _limit(window: Window, convention: str) -> int:
     """How far a convention counts."""
     plane = _countable(prod(window.size))
-    planes = {"torch": 1, "tensorflow": window.channels, "onnx": window.batch * window.channels}
+    all_planes = window.batch * window.channels
+    planes = {"torch": 1, "tensorflow": window.channels, "tensorflow_with_batch": all_planes, "onnx": all_planes}
     return _countable(plane * planes[convention])
 
 
@@ -144,14 +147,16 @@ def _numbering(window: Window, convention: str, block: Block) -> tuple[int, np.n
     if convention == "torch":
         return 1, 0
     images, outer, *_, inner = (np.arange(some.start, some.stop) for some in block)
-    channels = outer[:, None, None, None, None] + inner
+    images, channels = images[:, None, None, None, None, None], outer[:, None, None, None, None] + inner
     if convention == "tensorflow":
         return window.channels, channels
-    return 1, (images[:, None, None, None, None, None] * window.channels + channels) * prod(window.size)
+    if convention == "tensorflow_with_batch":
+        return window.channels, images * prod(window.size) * window.channels + channels
+    return 1, (images * window.channels + channels) * prod(window.size)
 
 
-def check_convention(convention: Any) -> str:
-    return one_of("convention", convention, CONVENTIONS)
+def check_convention(convention: Any, *others: str) -> str:
+    return one_of("convention", convention, (*CONVENTIONS, *others))
 
 
 def check_indices(indices: Any, window: Window) -> None:
@@ -255,6 +260,8 @@ def argmax_to_indices(
         - "onnx": the position in the whole array of shape (N, C, D, H, W), as the operator MaxPool
         - "tensorflow": `((d * H + h) * W + w) * C + c`, the position in the image with the channels last, as
           `tf.nn.max_pool_with_argmax`
+        - "tensorflow_with_batch": the position in the whole array with the channels last, as the same function with
+          `include_batch_in_index=True`
         - "chainer": the offset in the window, as fastpool's own, but in int64
 
     Returns

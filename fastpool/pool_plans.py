@@ -6,6 +6,7 @@ maxout, too, which is pooling along the channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from fastpool.calls import Op, Plan
 from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import native
 from fastpool.indices import (
+    ONNX_DEFAULT_SHAPE,
     check_argmax,
     check_indices,
     check_positions,
@@ -179,11 +181,42 @@ def _plan_unpool(
     y, indices = inputs
     module = backend_for("max_unpool", backend, y.device)
     window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
+    if convention == ONNX_DEFAULT_SHAPE:
+        return _plan_unpool_in_default_shape(module, y, indices, window, kernel_size, stride, padding, data_format)
     check_indices(indices, window)
     indices = arrays.expect("indices", indices, window.y_shape, indices.dtype, "y", y)
+    channels_last = arrays.channels_last_in_memory(y, window)
+    run = _unpool(module, window, convention, channels_last, isinstance(y, DeviceArray), fresh)
+    return _unpooling(run, y, window, channels_last)
+
+
+def _plan_unpool_in_default_shape(module, y, indices, window, kernel_size, stride, padding, data_format) -> Plan:
+    """Indices count in an array of the default shape, which is the first part of the result in each axis."""
+    arrays.in_main_memory("y", y, "unpooled in another shape than that of the result")
+    inside = unpooling_window(window.spatial_axes, y.shape, None, kernel_size, stride, padding, data_format)
+    if any(n < least for n, least in zip(window.size, inside.size, strict=True)):
+        raise ValueError(
+            f"output_shape must be at least the default {inside.x_shape}, in which indices count, got {window.x_shape}"
+        )
+    check_indices(indices, inside)
+    channels_last = arrays.channels_last_in_memory(y, inside)
+    unpool = _unpool(module, inside, "onnx", channels_last, False, True)
+    shape, first = arrays.planes(inside, channels_last, inside.size), tuple(map(slice, inside.size))
+
+    def run(y: np.ndarray, indices: np.ndarray, x: np.ndarray) -> None:
+        part = np.empty(shape, x.dtype)
+        unpool(y, indices, part)
+        x[...] = 0
+        x[(slice(None), *first)] = part
+
+    return _unpooling(run, y, window, channels_last)
+
+
+def _unpool(
+    module: ModuleType, window: Window, convention: str, channels_last: bool, on_gpu: bool, fresh: bool
+) -> Callable[[Any, Any, Any], None]:
+    """What fills x from y in canonical form, and from indices in the caller's."""
     by_indices = getattr(module, "max_unpool_by_indices", None)
-    channels_last, dtype = arrays.channels_last_in_memory(y, window), native(y.dtype)
-    on_gpu = isinstance(y, DeviceArray)
 
     def check(indices: Any) -> None:
         check_range(indices, window, convention)
@@ -200,8 +233,12 @@ def _plan_unpool(
         for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
             module.max_unpool(some, positions, x[planes])
 
+    return run
+
+
+def _unpooling(run: Callable[[Any, Any, Any], None], y: Any, window: Window, channels_last: bool) -> Plan:
     operands = arrays.source(y, window, channels_last, window.out, any_shape=False), None
-    x = arrays.result(window, channels_last, window.x_shape, window.size, dtype, y, any_shape=False)
+    x = arrays.result(window, channels_last, window.x_shape, window.size, native(y.dtype), y, any_shape=False)
     return Plan(operands, (x,), run)
 
 

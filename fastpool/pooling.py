@@ -7,7 +7,7 @@ from typing import Any
 
 from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window
 from fastpool.calls import call
-from fastpool.indices import check_convention
+from fastpool.indices import ONNX_DEFAULT_SHAPE, check_convention
 from fastpool.pool_plans import (
     ARGMAX,
     GLOBAL_MAX_POOL,
@@ -388,7 +388,8 @@ def global_max_pool_backward(
 def _unpool(axes, y, indices, kernel_size, stride, padding, output_shape, convention, data_format, out, backend) -> Any:
     window = frozen("kernel_size", kernel_size), frozen("stride", stride), frozen("padding", padding)
     shape = None if output_shape is None else check_shape("output_shape", output_shape)
-    static = axes, *window, shape, check_convention(convention), check_layout(data_format), out is None
+    convention = check_convention(convention, ONNX_DEFAULT_SHAPE)
+    static = axes, *window, shape, convention, check_layout(data_format), out is None
     return call(MAX_UNPOOL, (y, indices), static, out, backend)
 
 
@@ -445,7 +446,9 @@ def max_unpool2d(
     output_shape : tuple of int
         The shape of the pooled input, all axes or the spatial ones; by default `(OH - 1) * stride + kernel_size`
         less the padding.
-    convention : "torch", "onnx", "tensorflow" or "chainer"
+    convention : "torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer" or "onnx_default_shape"
+        The last is that of ONNX's operator MaxUnpool: indices count in the default of `output_shape`, and what that
+        has more is 0.
     data_format, out, backend
         As in `max_pool2d`.
 

@@ -303,10 +303,12 @@ def unpooling_window(
     stride: Any,
     padding: Any,
     data_format: str,
+    y_name: str = "y",
+    shape_name: str = "output_shape",
 ) -> Window:
     """The windows that max_unpool inverts, in an array of `output_shape` (all axes, or the spatial ones).
 
-    `kernel_size`, `stride` and `padding` are as `frozen` returns them.
+    `kernel_size`, `stride` and `padding` are as `frozen` returns them. Messages call the shapes by the two names.
     """
     kernel = per_axis("kernel_size", kernel_size, axes, 1)
     stride = kernel if stride is None else per_axis("stride", stride, axes, 1)
@@ -316,21 +318,25 @@ def unpooling_window(
             raise ValueError(f"output_shape must be given with padding {padding!r}, which fits several shapes")
         padding = "valid"
     pads = ((0, 0),) * axes if padding == "valid" else pad_pairs(padding, axes)
-    batch, channels, out, channel_axis = _read_shape("y", axes, y_shape, data_format)
+    batch, channels, out, channel_axis = _read_shape(y_name, axes, y_shape, data_format)
     if output_shape is None:
         size = tuple((o - 1) * s + k - sum(p) for o, s, k, p in zip(out, stride, kernel, pads, strict=True))
     elif len(output_shape) == axes:
         size = output_shape
     elif len(output_shape) == len(y_shape):
-        b, c, size, _ = _read_shape("output_shape", axes, output_shape, data_format)
+        b, c, size, _ = _read_shape(shape_name, axes, output_shape, data_format)
         if (b, c) != (batch, channels):
-            raise ValueError(f"output_shape must keep the batch and the channels of y {y_shape}, got {output_shape}")
+            raise ValueError(
+                f"{shape_name} must keep the batch and the channels of {y_name} {y_shape}, got {output_shape}"
+            )
     else:
-        raise ValueError(f"output_shape must have {axes} spatial axes, or all {len(y_shape)} of y, got {output_shape}")
+        raise ValueError(
+            f"{shape_name} must have {axes} spatial axes, or all {len(y_shape)} of {y_name}, got {output_shape}"
+        )
     if min(size) < 1:
-        raise ValueError(f"output_shape must be positive in every spatial axis, got {size}")
+        raise ValueError(f"{shape_name} must be positive in every spatial axis, got {size}")
     if prod(size) > LARGEST_SIZE:
-        raise ValueError(f"output_shape is too large for any array, got {size}")
+        raise ValueError(f"{shape_name} is too large for any array, got {size}")
     if max((o - 1) * s + k for o, s, k in zip(out, stride, kernel, strict=True)) > LARGEST_SIZE:
         raise ValueError(f"stride {stride} is too large for {out} windows of {kernel}: where they lie overflows")
     x_shape = _user_shape(y_shape, size, channel_axis)

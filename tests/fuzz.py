@@ -58,7 +58,7 @@ POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.ma
 UNPOOLS = {1: fp.max_unpool1d, 2: fp.max_unpool2d, 3: fp.max_unpool3d}
 AVERAGES = {1: fp.avg_pool1d, 2: fp.avg_pool2d, 3: fp.avg_pool3d}
 AVERAGES_BACKWARD = {1: fp.avg_pool1d_backward, 2: fp.avg_pool2d_backward, 3: fp.avg_pool3d_backward}
-CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
+CONVENTIONS = ("torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer")
 
 
 class Call(NamedTuple):
@@ -490,6 +490,8 @@ def indices(rng, case, backend, small):
             made = found + ((n[:, None] * window.channels + c) * plane)[..., None]
         elif convention == "tensorflow":
             made = found * window.channels + c[:, None]
+        elif convention == "tensorflow_with_batch":
+            made = (n[:, None, None] * plane + found) * window.channels + c[:, None]
         else:
             made = found
         made = np.where(found == -1, -1, made).astype(np.int64)

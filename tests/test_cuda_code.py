@@ -124,7 +124,7 @@ def unpool(dtype, layout):
     window = Window.plan(2, shape, 2, data_format=layout)
     x, y = (array(planes(window, layout, size), dtype) for size in (window.size, window.out))
     backend.max_unpool.on_device(y, array(y.shape, "int64"), x)
-    for convention in ("torch", "onnx", "tensorflow", "chainer"):
+    for convention in ("torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer"):
         backend.max_unpool_by_indices(y, array(y.shape, "int32"), window, convention, x)
 
 

@@ -92,6 +92,10 @@ def test_the_public_functions_are_those_of_the_design():
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         adaptive_avg_pool1d_backward adaptive_avg_pool2d_backward adaptive_avg_pool3d_backward
         fractional_max_pool2d fractional_max_pool2d_backward fractional_max_pool3d fractional_max_pool3d_backward
+        max_pool1d_double_backward max_pool2d_double_backward max_pool3d_double_backward
+        min_pool1d_double_backward min_pool2d_double_backward min_pool3d_double_backward
+        max_unpool1d_backward max_unpool2d_backward max_unpool3d_backward
+        nearest_unpool1d nearest_unpool2d nearest_unpool3d
         maximum_filter minimum_filter moving_max moving_min morphology
         backends use_backend set_num_threads get_num_threads
     """

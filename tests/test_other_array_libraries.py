@@ -550,7 +550,7 @@ def test_an_argmax_on_a_gpu_that_does_not_fit_sends_its_gradient_nowhere(gpu_ten
     assert dx.nonzero().tolist() == [[0, 0, 0, 2], [0, 0, 2, 1]]
 
 
-@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_unpooling_on_a_gpu_counts_as_a_framework_does(convention, layout, gpu_tensors):
     shape = (2, 3, 8, 6) if layout == "channels_first" else (2, 8, 6, 3)

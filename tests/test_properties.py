@@ -11,7 +11,7 @@ from specimens import AVERAGES, AVERAGES_BACKWARD, LAYOUTS, POOLS, POOLS_BACKWAR
 import fastpool as fp
 from fastpool.columns import ORDERS
 
-CONVENTIONS = ("torch", "onnx", "tensorflow", "chainer")
+CONVENTIONS = ("torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer")
 
 bounded = settings(
     max_examples=60,
@@ -216,6 +216,7 @@ def test_indices_of_every_convention_point_to_the_maximum(problem):
         "torch": lambda i: planes[n, c, i],
         "onnx": lambda i: x.reshape(-1)[i],
         "tensorflow": lambda i: images[n, i],
+        "tensorflow_with_batch": lambda i: images.reshape(-1)[i],
     }
     for convention, look_up in found.items():
         indices = fp.argmax_to_indices(

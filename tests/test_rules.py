@@ -1083,7 +1083,7 @@ def test_an_index_outside_the_output_raises_and_writes_nothing(wrong, backend):
     assert (out == 7).all()
 
 
-@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer"])
 def test_the_largest_unsigned_index_is_not_minus_one(convention, backend):
     indices = np.array([[0, 1], [2, 2**64 - 1]], np.uint64)
     with pytest.raises(ValueError, match=r"indices must name cells.*got 18446744073709551615"):
@@ -1153,7 +1153,7 @@ def test_an_offset_of_chainer_that_names_padding_is_said_to():
 
 # More windows than are converted at once, in one plane or in several, and the channels of one window in one block.
 @pytest.mark.parametrize("shape", [(1, 2, 520, 520), (1, 520, 520, 2), (300, 3, 18, 18), (2, 2, 2, 70_000)])
-@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "chainer"])
+@pytest.mark.parametrize("convention", ["torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer"])
 def test_indices_of_many_blocks_bring_each_value_back(convention, shape, backend):
     if INTERPRETED or backend == "naive":
         pytest.skip("takes minutes")

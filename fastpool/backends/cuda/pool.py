@@ -663,6 +663,8 @@ def clear(p, items):
 
 def mark(convention):
     """Mark each element with the position of the value that goes there, plus 1; of several values, the last one."""
+    with_batch = convention == "tensorflow_with_batch"
+    channels_last = with_batch or convention == "tensorflow"
 
     def mark_cells(indices, marks, geometry, sizes, channels, inner, items):
         index = type(items)
@@ -677,7 +679,9 @@ def mark(convention):
             cell = np.int64(indices[item])
             if convention == "onnx":
                 cell = cell - image_channel * plane
-            elif convention == "tensorflow":
+            elif channels_last:
+                if with_batch:
+                    cell = cell - (image_channel - image_channel % channels) * plane
                 # An index into another channel is outside this plane.
                 cell = cell - image_channel % channels
                 cell = cell // channels if (cell >= 0) & (cell % channels == 0) else -1
