@@ -1,6 +1,7 @@
 """Max, min and average pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
 from importlib import import_module
+from re import match
 from typing import TYPE_CHECKING, Any
 
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         fractional_max_pool3d,
         fractional_max_pool3d_backward,
     )
+    from fastpool.nd_pooling import max_pool, max_pool_backward, min_pool, min_pool_backward
     from fastpool.second_derivatives import (
         max_pool1d_double_backward,
         max_pool2d_double_backward,
@@ -128,6 +130,7 @@ __all__ = [
     "hard_swish_backward",
     "im2col",
     "indices_to_argmax",
+    "max_pool",
     "max_pool1d",
     "max_pool1d_backward",
     "max_pool1d_double_backward",
@@ -137,6 +140,7 @@ __all__ = [
     "max_pool3d",
     "max_pool3d_backward",
     "max_pool3d_double_backward",
+    "max_pool_backward",
     "max_unpool1d",
     "max_unpool1d_backward",
     "max_unpool2d",
@@ -146,6 +150,7 @@ __all__ = [
     "maximum_filter",
     "maxout",
     "maxout_backward",
+    "min_pool",
     "min_pool1d",
     "min_pool1d_backward",
     "min_pool1d_double_backward",
@@ -155,6 +160,7 @@ __all__ = [
     "min_pool3d",
     "min_pool3d_backward",
     "min_pool3d_double_backward",
+    "min_pool_backward",
     "minimum_filter",
     "morphology",
     "moving_max",
@@ -168,26 +174,23 @@ __all__ = [
     "use_backend",
 ]
 
-# Modules that are imported when the first name that begins so is asked for: they would lengthen every import.
+# Modules that are imported when the first name that fits is asked for: they would lengthen every import.
 _ON_DEMAND = {
     "adaptive_avg": "adaptive_average_pooling",
     "adaptive_max": "adaptive_pooling",
     "fractional": "fractional_pooling",
-    "max_pool": "second_derivatives",
-    "max_unpool": "unpooling",
-    "maximum_filter": "filters",
-    "min_pool": "second_derivatives",
-    "minimum_filter": "filters",
+    "(maximum|minimum)_filter|moving": "filters",
     "morphology": "morphology",
-    "moving": "filters",
-    "nearest": "unpooling",
+    "(max|min)_pool.*double": "second_derivatives",
+    "(max|min)_pool": "nd_pooling",
+    "(max|nearest)_unpool": "unpooling",
 }
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        for begin, module in _ON_DEMAND.items():
-            if name in __all__ and name.startswith(begin):
+        for pattern, module in _ON_DEMAND.items():
+            if name in __all__ and match(pattern, name):
                 with importing:
                     found = import_module(f"{__name__}.{module}")
                 globals()[name] = found if name == module else getattr(found, name)

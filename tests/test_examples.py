@@ -95,7 +95,7 @@ def test_the_public_functions_are_those_of_the_design():
         max_pool1d_double_backward max_pool2d_double_backward max_pool3d_double_backward
         min_pool1d_double_backward min_pool2d_double_backward min_pool3d_double_backward
         max_unpool1d_backward max_unpool2d_backward max_unpool3d_backward
-        nearest_unpool1d nearest_unpool2d nearest_unpool3d
+        nearest_unpool1d nearest_unpool2d nearest_unpool3d max_pool max_pool_backward min_pool min_pool_backward
         maximum_filter minimum_filter moving_max moving_min morphology
         backends use_backend set_num_threads get_num_threads
     """

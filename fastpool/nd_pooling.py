@@ -1,0 +1,440 @@
+"""Max and min pooling along any axes of an array, however many, by the pools of one to three axes.
+
+A maximum over a box is a maximum of maxima along some of its axes. So axes are pooled by threes, the last ones first,
+and the offset of a maximum is put together from its offsets in each group of axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpool import arrays, min_pooling, pooling
+from fastpool.arguments import check_padding_word, check_shape, flag, frozen, pad_pairs, per_axis
+from fastpool.dtypes import native
+from fastpool.filter_plans import filtered_axes
+from fastpool.indices import argmax_to_indices
+from fastpool.out import check_out, split_out
+from fastpool.type_hints import A, Padding, Size
+from fastpool.window import Window
+
+MOST_AXES = 3  # of one pool
+POOLS = {"max": pooling, "min": min_pooling}
+
+
+class _Group(NamedTuple):
+    """Axes that are pooled at once, and the window along them."""
+
+    axes: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    ceil_mode: bool
+
+    @property
+    def window(self) -> tuple[Any, ...]:
+        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+
+    def images(self, a: np.ndarray) -> np.ndarray:
+        """`a` as (N, C, ...), with the axes of the group last."""
+        moved = np.moveaxis(a, self.axes, range(-len(self.axes), 0))
+        *batch, channels = moved.shape[: -len(self.axes)] or (1,)
+        return moved.reshape(prod(batch), channels, *moved.shape[-len(self.axes) :])
+
+    def restored(self, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The inverse of `images`. `shape` is that of an array that differs in the axes of the group alone."""
+        others = tuple(n for axis, n in enumerate(shape) if axis not in self.axes)
+        back = images.reshape(*others, *images.shape[2:])
+        return np.moveaxis(back, range(-len(self.axes), 0), self.axes)
+
+    def windows(self, shape: tuple[int, ...]) -> Window:
+        """Those of one plane, of an array of this shape."""
+        return Window.plan(len(self.axes), tuple(shape[axis] for axis in self.axes), *self.window)
+
+    def pooled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the pooled array."""
+        sizes = dict(zip(self.axes, self.windows(shape).y_shape, strict=True))
+        return tuple(sizes.get(axis, n) for axis, n in enumerate(shape))
+
+    def along(self, plane: np.ndarray, ndim: int) -> np.ndarray:
+        """Values for the windows of one plane, for an array of `ndim` axes."""
+        return self.restored(plane[None, None], tuple(1 for _ in range(ndim)))
+
+    def padding_alone(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Which windows hold no cell along some axis of the group."""
+        windows = self.windows(shape)
+        alone: Any = np.False_
+        for axis in range(3 - len(self.axes), 3):
+            first, end = windows.real_taps(axis, windows.all_windows[axis])
+            alone = alone[..., None] | (first >= end)
+        return self.along(alone, len(shape))
+
+    def first_cells(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The offset of the first cell of each window."""
+        windows = self.windows(shape)
+        return self.along(windows.first_cells(*windows.all_windows).reshape(windows.y_shape), len(shape))
+
+    def call(self, op: str, suffix: str) -> Any:
+        return getattr(POOLS[op], f"{op}_pool{len(self.axes)}d{suffix}")
+
+
+def _groups(ndim, kernel_size, stride, padding, dilation, ceil_mode, axes) -> list[_Group]:
+    """In the order of their pools: the last axes first."""
+    kernel_size, padding, axes = frozen("kernel_size", kernel_size), frozen("padding", padding), frozen("axes", axes)
+    if axes is None:
+        if not isinstance(kernel_size, tuple):
+            raise ValueError(f"kernel_size must hold an integer for each axis where axes is None, got {kernel_size!r}")
+        axes = tuple(range(-len(kernel_size), 0))
+    axes = filtered_axes("axes", axes, ndim)
+    n = len(axes)
+    if n == 0:
+        raise ValueError("axes must name one axis at least, got none")
+    kernel = per_axis("kernel_size", kernel_size, n, 1)
+    steps = kernel if stride is None else per_axis("stride", frozen("stride", stride), n, 1)
+    dilations, ceil_mode = per_axis("dilation", frozen("dilation", dilation), n, 1), flag("ceil_mode", ceil_mode)
+    if isinstance(padding, str):
+        check_padding_word(padding)
+    else:
+        padding = pad_pairs(padding, n)
+    groups = []
+    for start in reversed(range(0, n, MOST_AXES)):
+        part = slice(start, start + MOST_AXES)
+        of_part = padding if isinstance(padding, str) else padding[part]
+        groups.append(_Group(axes[part], kernel[part], steps[part], of_part, dilations[part], ceil_mode))
+    return groups
+
+
+def _offset_dtype(groups: Sequence[_Group]) -> np.dtype:
+    """That of an argmax."""
+    return Window.plan(1, (1,), prod(prod(group.kernel_size) for group in groups), padding="same").argmax_dtype
+
+
+def _pool(op, x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, out, backend) -> Any:
+    return_argmax = flag(f"return_arg{op}", return_argmax)
+    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "pooled along any axes")
+    groups = _groups(x.ndim, kernel_size, stride, padding, dilation, ceil_mode, axes)
+    shapes = _shapes(groups, x.shape)
+    dtypes = (native(x.dtype), _offset_dtype(groups)) if return_argmax else (native(x.dtype),)
+    outs: list[Any] = []
+    for one, dtype in zip(split_out(out, len(dtypes)), dtypes, strict=True):
+        outs.append(None if one is None else check_out(one, shapes[-1], dtype, (x,), original, tuple(outs)))
+    offsets: Any = None
+    volume = 1  # of the groups that are pooled
+    for group in groups:
+        images = group.images(x)
+        pooled = group.call(op, "")(images, *group.window, backend=backend, **{f"return_arg{op}": return_argmax})
+        y, *argmax = pooled if return_argmax else (pooled,)
+        if argmax:
+            found = argmax[0]
+            if volume > 1:
+                positions = argmax_to_indices(found, images.shape, *group.window)
+                found = found.astype(np.int64) * volume + _taken(group.images(offsets), positions)
+            offsets = group.restored(found, x.shape)
+            volume *= prod(group.kernel_size)
+        x = group.restored(y, x.shape)
+    if not return_argmax:
+        return _delivered((x,), outs, original, out)
+    if len(groups) > 1:
+        offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(_offset_dtype(groups))
+    return _delivered((x, offsets), outs, original, out)
+
+
+def _shapes(groups: Sequence[_Group], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the array before and after each of its pools."""
+    return list(accumulate(groups, lambda shape, group: group.pooled(shape), initial=shape))
+
+
+def _padding_alone(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) -> Any:
+    """Which windows hold no cell."""
+    alone: Any = False
+    for group, shape in zip(groups, shapes, strict=False):
+        alone = alone | group.padding_alone(shape)
+    return alone
+
+
+def _backward(op, dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, axes, out, backend) -> Any:
+    name, x_shape = f"arg{op}", check_shape("x_shape", x_shape)
+    original, dy = dy, arrays.in_main_memory("dy", arrays.read("dy", dy, floats_only=True), "pooled along any axes")
+    groups = _groups(len(x_shape), kernel_size, stride, padding, dilation, ceil_mode, axes)
+    shapes, dtype = _shapes(groups, x_shape), _offset_dtype(groups)
+    arrays.expect_shape("dy", dy, shapes[-1], "the pooled array")
+    argmax = arrays.expect(name, argmax, shapes[-1], dtype, "this window's forward pass", dy)
+    outs = [None if out is None else check_out(out, x_shape, native(dy.dtype), (dy, argmax), original)]
+    volume = prod(prod(group.kernel_size) for group in groups)
+    if argmax.size and int(argmax.max()) >= volume:
+        raise ValueError(f"{name} must be below {volume}, the cells of a window, got {argmax.max()}")
+    for count in range(len(groups), 0, -1):
+        group, shape, rest = groups[count - 1], shapes[count - 1], groups[: count - 1]
+        volume //= prod(group.kernel_size)
+        offsets, inside = argmax, argmax
+        if rest:
+            offsets, inside = np.divmod(argmax.astype(np.int64), volume)
+            # The offset in a window of padding alone is 0: not always that of a cell along the axes of this group.
+            offsets = np.where(_padding_alone(groups[:count], shapes), group.first_cells(shape), offsets)
+        images = group.images(dy)
+        x_images = (*images.shape[:2], *[shape[axis] for axis in group.axes])
+        offsets = group.images(offsets).astype(group.windows(shape).argmax_dtype, copy=False)
+        dx = group.call(op, "_backward")(images, offsets, x_images, *group.window, backend=backend)
+        if rest:
+            argmax = np.broadcast_to(_first_cells(rest, shapes), shape)
+            positions = argmax_to_indices(offsets, x_images, *group.window)
+            argmax = group.restored(_put(group.images(argmax), positions, group.images(inside)), shape)
+        dy = group.restored(dx, shape)
+    return _delivered((dy,), outs, original, out)
+
+
+def _first_cells(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) -> Any:
+    """The offset of the first cell of each window."""
+    first: Any = 0
+    volume = 1
+    for group, shape in zip(groups, shapes, strict=False):
+        first = first + group.first_cells(shape) * volume
+        volume *= prod(group.kernel_size)
+    return first
+
+
+def _taken(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """What `images` have at these positions of their planes; 0 for -1."""
+    flat = positions.reshape(*images.shape[:2], -1)
+    found = np.take_along_axis(images.reshape(*images.shape[:2], -1), np.maximum(flat, 0), -1)
+    return np.where(flat < 0, 0, found).reshape(positions.shape)
+
+
+def _put(images: np.ndarray, positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`images` with values at these positions of their planes; none for -1."""
+    planes = images.reshape(*images.shape[:2], -1)
+    cells = planes.shape[-1]
+    with_one_more = np.concatenate([planes, planes[..., :1]], -1)
+    flat = np.where(positions < 0, cells, positions).reshape(*planes.shape[:2], -1)
+    np.put_along_axis(with_one_more, flat, values.reshape(flat.shape), -1)
+    return with_one_more[..., :cells].reshape(images.shape)
+
+
+def _delivered(results: tuple[np.ndarray, ...], outs: list[Any], original: Any, out: Any) -> Any:
+    """The results, or the caller's arrays with them."""
+    for result, one in zip(results, outs, strict=True):
+        if one is not None:
+            one[...] = result
+    if len(results) == 1:
+        return arrays.to_library(results[0], original, out)
+    return arrays.to_library(results, original, out)
+
+
+def max_pool(
+    x: A,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    axes: Size | None = None,
+    return_argmax: bool = False,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Max pooling along any axes of an array, of any number.
+
+    Windows, ties, NaN and the dtypes are as in `max_pool2d`. Up to three axes are pooled at once; of more, three after
+    three, which takes an array of the size between for each.
+
+    Parameters
+    ----------
+    x : array of any number of axes
+        In main memory: of any dtype that `max_pool2d` takes, any strides and byte order.
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `max_pool2d`, for each of `axes`.
+    axes : int or tuple of int
+        The axes to pool. By default the last ones, as many as `kernel_size` has: of (..., H, W) with a kernel_size of
+        two integers, H and W. For channels_last these are (-3, -2).
+    return_argmax : bool
+        Also return where in each window the maximum is.
+    out : array, or (y, argmax) with return_argmax
+        Where to write the result, instead of to new memory. It is copied there.
+    backend : "numba", "cython", "numpy" or "naive"
+
+    Returns
+    -------
+    y : array of the shape of `x` but for the pooled axes, of its array library and dtype
+    argmax : array of the shape of `y`, with return_argmax
+        Row-major offsets inside the window, in the order of `axes`, in the smallest of uint8, uint16 and uint32 that
+        holds them. 0 in a window of padding alone.
+
+    Raises
+    ------
+    TypeError
+        For a dtype or an array library that is not supported.
+    ValueError
+        For axes, windows or an `out` that do not fit.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.max_pool(np.arange(24).reshape(2, 3, 4), (2, 2))
+    array([[[ 5,  7]],
+    <BLANKLINE>
+           [[17, 19]]])
+    >>> fp.max_pool(np.arange(24).reshape(2, 3, 4), 3, axes=1)
+    array([[[ 8,  9, 10, 11]],
+    <BLANKLINE>
+           [[20, 21, 22, 23]]])
+    >>> fp.max_pool(np.arange(81).reshape(3, 3, 3, 3), (3, 2, 2, 3)).shape
+    (1, 1, 1, 1)
+    """
+    return _pool("max", x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, out, backend)
+
+
+def max_pool_backward(
+    dy: A,
+    argmax: Any,
+    x_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    axes: Size | None = None,
+    out: A | None = None,
+    backend: str | None = None,
+) -> A:
+    """Gradient of `max_pool` with respect to its input: each dy goes to the maximum of its window.
+
+    As `max_pool2d_backward`; of more than three axes, gradients are rounded to their dtype after each three.
+
+    Parameters
+    ----------
+    dy : array of the shape of `y`; float16, bfloat16, float32 or float64
+    argmax : array of the shape of `y`
+        As `max_pool` returned it, from the same window.
+    x_shape : tuple of int
+        The shape of the input of the forward pass.
+    kernel_size, stride, padding, dilation, ceil_mode, axes, backend
+        As in the forward pass.
+    out : array of `x_shape`
+        Where to write the result, instead of to new memory. It is copied there.
+
+    Returns
+    -------
+    array of `x_shape`, with the dtype of `dy`
+
+    Raises
+    ------
+    TypeError
+        For a dy that is not floating, or an argmax of another dtype.
+    ValueError
+        For shapes that do not fit, or an argmax that names a cell outside its window or in the padding.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 9.0], [3.0, 4.0]])
+    >>> y, argmax = fp.max_pool(x, (2, 2), return_argmax=True)
+    >>> fp.max_pool_backward(np.array([[5.0]]), argmax, x.shape, (2, 2))
+    array([[0., 5.],
+           [0., 0.]])
+    """
+    return _backward("max", dy, argmax, x_shape, kernel_size, stride, padding, dilation, ceil_mode, axes, out, backend)
+
+
+def min_pool(
+    x: A,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    axes: Size | None = None,
+    return_argmin: bool = False,
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Min pooling along any axes of an array, of any number: as `max_pool`, for the minimum.
+
+    Parameters
+    ----------
+    x : array of any number of axes
+        In main memory: of any dtype that `min_pool2d` takes, any strides and byte order.
+    kernel_size, stride, padding, dilation, ceil_mode, axes, backend
+        As in `max_pool`.
+    return_argmin : bool
+        Also return where in each window the minimum is.
+    out : array, or (y, argmin) with return_argmin
+
+    Returns
+    -------
+    y : array of the shape of `x` but for the pooled axes, of its array library and dtype
+    argmin : array of the shape of `y`, with return_argmin
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> fp.min_pool(np.arange(24).reshape(2, 3, 4), (2, 2))
+    array([[[ 0,  2]],
+    <BLANKLINE>
+           [[12, 14]]])
+    """
+    return _pool("min", x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmin, out, backend)
+
+
+def min_pool_backward(
+    dy: A,
+    argmin: Any,
+    x_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    axes: Size | None = None,
+    out: A | None = None,
+    backend: str | None = None,
+) -> A:
+    """Gradient of `min_pool` with respect to its input: each dy goes to the minimum of its window.
+
+    As `min_pool2d_backward`; of more than three axes, gradients are rounded to their dtype after each three.
+
+    Parameters
+    ----------
+    dy : array of the shape of `y`; float16, bfloat16, float32 or float64
+    argmin : array of the shape of `y`
+        As `min_pool` returned it, from the same window.
+    x_shape : tuple of int
+        The shape of the input of the forward pass.
+    kernel_size, stride, padding, dilation, ceil_mode, axes, backend
+        As in the forward pass.
+    out : array of `x_shape`
+        Where to write the result, instead of to new memory. It is copied there.
+
+    Returns
+    -------
+    array of `x_shape`, with the dtype of `dy`
+
+    Raises
+    ------
+    TypeError
+        For a dy that is not floating, or an argmin of another dtype.
+    ValueError
+        For shapes that do not fit, or an argmin that names a cell outside its window or in the padding.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 9.0], [3.0, 4.0]])
+    >>> y, argmin = fp.min_pool(x, (2, 2), return_argmin=True)
+    >>> fp.min_pool_backward(np.array([[5.0]]), argmin, x.shape, (2, 2))
+    array([[5., 0.],
+           [0., 0.]])
+    """
+    return _backward("min", dy, argmin, x_shape, kernel_size, stride, padding, dilation, ceil_mode, axes, out, backend)
