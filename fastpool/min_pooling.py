@@ -8,7 +8,7 @@ from typing import Any
 from fastpool.arguments import check_layout, check_shape, flag
 from fastpool.calls import call
 from fastpool.pool_plans import GLOBAL_MIN_POOL, GLOBAL_MIN_POOL_BACKWARD, MIN_POOL, MIN_POOL_BACKWARD
-from fastpool.pooling import call_pool, call_pool_backward
+from fastpool.pooling import call_pool, call_pool_backward, pool_what_counts
 from fastpool.type_hints import A, Padding, Size, as_global_min_pool, as_min_pool
 
 _pool_backward = partial(call_pool_backward, MIN_POOL_BACKWARD)
@@ -25,6 +25,8 @@ def min_pool1d(
     *,
     data_format: str = "channels_first",
     return_argmin: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -47,9 +49,8 @@ def min_pool1d(
     >>> fp.min_pool1d(np.array([4, 3, 2, 5, 1]), 3, stride=2)
     array([2, 1])
     """
-    return call_pool(
-        MIN_POOL, 1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MIN_POOL, 1, x, *window, return_argmin, nan, where, out, backend)
 
 
 @as_min_pool
@@ -63,6 +64,8 @@ def min_pool2d(
     *,
     data_format: str = "channels_first",
     return_argmin: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -81,6 +84,8 @@ def min_pool2d(
         As in `max_pool2d`.
     return_argmin : bool
         Also return where in each window the minimum is.
+    nan, where
+        As in `max_pool2d`; of integers, a window where no cell counts gives the highest value.
     out : array, or (y, argmin) with return_argmin
         Where to write the result, instead of to new memory.
 
@@ -110,9 +115,8 @@ def min_pool2d(
     array([[4, 3],
            [1, 0]], dtype=uint8)
     """
-    return call_pool(
-        MIN_POOL, 2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MIN_POOL, 2, x, *window, return_argmin, nan, where, out, backend)
 
 
 @as_min_pool
@@ -126,6 +130,8 @@ def min_pool3d(
     *,
     data_format: str = "channels_first",
     return_argmin: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -148,9 +154,8 @@ def min_pool3d(
     >>> fp.min_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([40, 42])
     """
-    return call_pool(
-        MIN_POOL, 3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MIN_POOL, 3, x, *window, return_argmin, nan, where, out, backend)
 
 
 def min_pool1d_backward(
@@ -272,6 +277,8 @@ def global_min_pool(
     data_format: str = "channels_first",
     keepdims: bool = False,
     return_argmin: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -284,7 +291,7 @@ def global_min_pool(
         Keep the spatial axes with size 1.
     return_argmin : bool
         Also return where the minimum was: its row-major offset in the plane.
-    data_format, out, backend
+    data_format, nan, where, out, backend
         As in `min_pool2d`.
 
     Returns
@@ -304,8 +311,9 @@ def global_min_pool(
     >>> fp.global_min_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[ 0, 12]])
     """
-    static = check_layout(data_format), flag("keepdims", keepdims), flag("return_argmin", return_argmin)
-    return call(GLOBAL_MIN_POOL, (x,), static, out, backend)
+    static = check_layout(data_format), flag("keepdims", keepdims)
+    return_argmin = flag("return_argmin", return_argmin)
+    return pool_what_counts(GLOBAL_MIN_POOL, x, static, return_argmin, nan, where, out, backend)
 
 
 def global_min_pool_backward(

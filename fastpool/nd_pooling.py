@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastpool import arrays, min_pooling, pooling
-from fastpool.arguments import check_padding_word, check_shape, flag, frozen, pad_pairs, per_axis
-from fastpool.dtypes import native
+from fastpool.arguments import check_padding_word, check_shape, flag, frozen, one_of, pad_pairs, per_axis
 from fastpool.filter_plans import filtered_axes
 from fastpool.indices import argmax_to_indices
-from fastpool.out import check_out, split_out
+from fastpool.masked_pooling import masked_pool
+from fastpool.out import delivered
+from fastpool.pooling import NAN
 from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window
 
@@ -114,17 +115,21 @@ def _offset_dtype(groups: Sequence[_Group]) -> np.dtype:
     return Window.plan(1, (1,), prod(prod(group.kernel_size) for group in groups), padding="same").argmax_dtype
 
 
-def _pool(op, x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, out, backend) -> Any:
-    return_argmax = flag(f"return_arg{op}", return_argmax)
-    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "pooled along any axes")
-    groups = _groups(x.ndim, kernel_size, stride, padding, dilation, ceil_mode, axes)
-    shapes = _shapes(groups, x.shape)
-    dtypes = (native(x.dtype), _offset_dtype(groups)) if return_argmax else (native(x.dtype),)
-    outs: list[Any] = []
-    for one, dtype in zip(split_out(out, len(dtypes)), dtypes, strict=True):
-        outs.append(None if one is None else check_out(one, shapes[-1], dtype, (x,), original, tuple(outs)))
+def _pool(
+    op, x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, nan, where, out, backend
+) -> Any:
+    return_argmax, nan = flag(f"return_arg{op}", return_argmax), one_of("nan", nan, NAN)
+
+    def pool(x: np.ndarray, return_argmax: bool) -> tuple[np.ndarray, ...]:
+        groups = _groups(x.ndim, kernel_size, stride, padding, dilation, ceil_mode, axes)
+        return _pooled(op, x, groups, return_argmax, backend)
+
+    return masked_pool(op, pool, x, nan, where, return_argmax, out)
+
+
+def _pooled(op, x, groups, return_argmax, backend) -> tuple[np.ndarray, ...]:
+    shapes, volume = _shapes(groups, x.shape), 1
     offsets: Any = None
-    volume = 1  # of the groups that are pooled
     for group in groups:
         images = group.images(x)
         pooled = group.call(op, "")(images, *group.window, backend=backend, **{f"return_arg{op}": return_argmax})
@@ -138,10 +143,10 @@ def _pool(op, x, kernel_size, stride, padding, dilation, ceil_mode, axes, return
             volume *= prod(group.kernel_size)
         x = group.restored(y, x.shape)
     if not return_argmax:
-        return _delivered((x,), outs, original, out)
+        return (x,)
     if len(groups) > 1:
         offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(_offset_dtype(groups))
-    return _delivered((x, offsets), outs, original, out)
+    return x, offsets
 
 
 def _shapes(groups: Sequence[_Group], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -164,7 +169,7 @@ def _backward(op, dy, argmax, x_shape, kernel_size, stride, padding, dilation, c
     shapes, dtype = _shapes(groups, x_shape), _offset_dtype(groups)
     arrays.expect_shape("dy", dy, shapes[-1], "the pooled array")
     argmax = arrays.expect(name, argmax, shapes[-1], dtype, "this window's forward pass", dy)
-    outs = [None if out is None else check_out(out, x_shape, native(dy.dtype), (dy, argmax), original)]
+    inputs = dy, argmax
     volume = prod(prod(group.kernel_size) for group in groups)
     if argmax.size and int(argmax.max()) >= volume:
         raise ValueError(f"{name} must be below {volume}, the cells of a window, got {argmax.max()}")
@@ -185,7 +190,7 @@ def _backward(op, dy, argmax, x_shape, kernel_size, stride, padding, dilation, c
             positions = argmax_to_indices(offsets, x_images, *group.window)
             argmax = group.restored(_put(group.images(argmax), positions, group.images(inside)), shape)
         dy = group.restored(dx, shape)
-    return _delivered((dy,), outs, original, out)
+    return delivered((dy,), out, inputs, original)
 
 
 def _first_cells(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) -> Any:
@@ -215,16 +220,6 @@ def _put(images: np.ndarray, positions: np.ndarray, values: np.ndarray) -> np.nd
     return with_one_more[..., :cells].reshape(images.shape)
 
 
-def _delivered(results: tuple[np.ndarray, ...], outs: list[Any], original: Any, out: Any) -> Any:
-    """The results, or the caller's arrays with them."""
-    for result, one in zip(results, outs, strict=True):
-        if one is not None:
-            one[...] = result
-    if len(results) == 1:
-        return arrays.to_library(results[0], original, out)
-    return arrays.to_library(results, original, out)
-
-
 def max_pool(
     x: A,
     kernel_size: Size,
@@ -235,6 +230,8 @@ def max_pool(
     *,
     axes: Size | None = None,
     return_argmax: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -254,6 +251,8 @@ def max_pool(
         two integers, H and W. For channels_last these are (-3, -2).
     return_argmax : bool
         Also return where in each window the maximum is.
+    nan, where
+        As in `max_pool2d`.
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory. It is copied there.
     backend : "numba", "cython", "numpy" or "naive"
@@ -287,7 +286,8 @@ def max_pool(
     >>> fp.max_pool(np.arange(81).reshape(3, 3, 3, 3), (3, 2, 2, 3)).shape
     (1, 1, 1, 1)
     """
-    return _pool("max", x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, out, backend)
+    window = kernel_size, stride, padding, dilation, ceil_mode
+    return _pool("max", x, *window, axes, return_argmax, nan, where, out, backend)
 
 
 def max_pool_backward(
@@ -354,6 +354,8 @@ def min_pool(
     *,
     axes: Size | None = None,
     return_argmin: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -363,7 +365,7 @@ def min_pool(
     ----------
     x : array of any number of axes
         In main memory: of any dtype that `min_pool2d` takes, any strides and byte order.
-    kernel_size, stride, padding, dilation, ceil_mode, axes, backend
+    kernel_size, stride, padding, dilation, ceil_mode, axes, nan, where, backend
         As in `max_pool`.
     return_argmin : bool
         Also return where in each window the minimum is.
@@ -383,7 +385,8 @@ def min_pool(
     <BLANKLINE>
            [[12, 14]]])
     """
-    return _pool("min", x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmin, out, backend)
+    window = kernel_size, stride, padding, dilation, ceil_mode
+    return _pool("min", x, *window, axes, return_argmin, nan, where, out, backend)
 
 
 def min_pool_backward(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool.arrays import device_name
+from fastpool.arrays import device_name, to_library
 from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import native
 from fastpool.interop import library_of
@@ -101,3 +101,15 @@ def split_out(out: Any, results: int) -> tuple[Any, ...]:
         allowed = "one array" if results == 1 else f"one array, or a tuple of {results}"
         raise ValueError(f"out must be {allowed} for the results of this call, got a tuple of {len(out)}")
     return out
+
+
+def delivered(results: tuple[np.ndarray, ...], out: Any, inputs: tuple[Any, ...], original: Any) -> Any:
+    """Results as the caller gets them: in the arrays of `out`, where it gave some, or of the library of `original`."""
+    outs: list[Any] = []
+    for result, one in zip(results, split_out(out, len(results)), strict=True):
+        checked = tuple(each for each in outs if each is not None)
+        outs.append(None if one is None else check_out(one, result.shape, result.dtype, inputs, original, checked))
+    for result, one in zip(results, outs, strict=True):
+        if one is not None:
+            one[...] = result
+    return to_library(results if len(results) > 1 else results[0], original, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window
+from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window, one_of
 from fastpool.calls import call
 from fastpool.indices import ONNX_DEFAULT_SHAPE, check_convention
 from fastpool.pool_plans import (
@@ -16,16 +16,49 @@ from fastpool.pool_plans import (
     MAX_POOL_BACKWARD,
     MAX_UNPOOL,
 )
+from fastpool.threads import importing
 from fastpool.type_hints import A, Padding, Size, as_global_pool, as_pool
+
+PROPAGATE = "propagate"
+NAN = (PROPAGATE, "ignore")  # what a pool may do with NaN
 
 
 def call_pool(
-    op, axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
+    op,
+    axes,
+    x,
+    kernel_size,
+    stride,
+    padding,
+    dilation,
+    ceil_mode,
+    data_format,
+    return_argmax,
+    nan,
+    where,
+    out,
+    backend,
 ) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     if return_argmax is not True and return_argmax is not False:
         return_argmax = flag(f"return_{ARGMAX[op.name]}", return_argmax)
-    return call(op, (x,), (axes, *window, return_argmax), out, backend)
+    if where is None and nan is PROPAGATE:  # as mostly
+        return call(op, (x,), (axes, *window, return_argmax), out, backend)
+    return pool_what_counts(op, x, (axes, *window), return_argmax, nan, where, out, backend)
+
+
+def pool_what_counts(op, x, static, return_argmax, nan, where, out, backend) -> Any:
+    """`static` is what the plan depends on, but for `return_argmax`."""
+    nan = one_of("nan", nan, NAN)
+    if where is None and nan == PROPAGATE:
+        return call(op, (x,), (*static, return_argmax), out, backend)
+    with importing:
+        from fastpool.masked_pooling import masked_pool
+
+    def pool(x: Any, return_argmax: bool) -> Any:
+        return call(op, (x,), (*static, return_argmax), None, backend)
+
+    return masked_pool("min" if "min" in op.name else "max", pool, x, nan, where, return_argmax, out)
 
 
 def call_pool_backward(
@@ -49,6 +82,8 @@ def max_pool1d(
     *,
     data_format: str = "channels_first",
     return_argmax: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -71,9 +106,8 @@ def max_pool1d(
     >>> fp.max_pool1d(np.array([1, 3, 2, 5, 4]), 3, stride=2)
     array([3, 5])
     """
-    return call_pool(
-        MAX_POOL, 1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MAX_POOL, 1, x, *window, return_argmax, nan, where, out, backend)
 
 
 @as_pool
@@ -87,6 +121,8 @@ def max_pool2d(
     *,
     data_format: str = "channels_first",
     return_argmax: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -111,6 +147,11 @@ def max_pool2d(
         Which axes of `x` mean what. Either order in memory is read where it lies, without a copy.
     return_argmax : bool
         Also return where in each window the maximum is.
+    nan : "propagate" or "ignore"
+        With "ignore", cells that are NaN do not count: a window where no cell counts gives NaN, of integers the lowest
+        value, and the offset of its first cell.
+    where : array of bool, of a shape that broadcasts to that of `x`
+        Which cells count. With it, or with "ignore", `x` must lie in main memory, and is copied.
     out : array, or (y, argmax) with return_argmax
         Where to write the result, instead of to new memory.
     backend : "numba", "cython", "numpy", "naive" or "cuda"
@@ -142,9 +183,8 @@ def max_pool2d(
     array([[8, 8],
            [8, 8]], dtype=uint8)
     """
-    return call_pool(
-        MAX_POOL, 2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MAX_POOL, 2, x, *window, return_argmax, nan, where, out, backend)
 
 
 @as_pool
@@ -158,6 +198,8 @@ def max_pool3d(
     *,
     data_format: str = "channels_first",
     return_argmax: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -180,9 +222,8 @@ def max_pool3d(
     >>> fp.max_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([61, 63])
     """
-    return call_pool(
-        MAX_POOL, 3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
-    )
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return call_pool(MAX_POOL, 3, x, *window, return_argmax, nan, where, out, backend)
 
 
 def max_pool1d_backward(
@@ -308,6 +349,8 @@ def global_max_pool(
     data_format: str = "channels_first",
     keepdims: bool = False,
     return_argmax: bool = False,
+    nan: str = "propagate",
+    where: Any = None,
     out: Any = None,
     backend: str | None = None,
 ) -> Any:
@@ -320,7 +363,7 @@ def global_max_pool(
         Keep the spatial axes with size 1, as ONNX does.
     return_argmax : bool
         Also return where the maximum was: its row-major offset in the plane.
-    data_format, out, backend
+    data_format, nan, where, out, backend
         As in `max_pool2d`.
 
     Returns
@@ -340,8 +383,9 @@ def global_max_pool(
     >>> fp.global_max_pool(np.arange(24).reshape(1, 2, 3, 4))
     array([[11, 23]])
     """
-    static = check_layout(data_format), flag("keepdims", keepdims), flag("return_argmax", return_argmax)
-    return call(GLOBAL_MAX_POOL, (x,), static, out, backend)
+    static = check_layout(data_format), flag("keepdims", keepdims)
+    return_argmax = flag("return_argmax", return_argmax)
+    return pool_what_counts(GLOBAL_MAX_POOL, x, static, return_argmax, nan, where, out, backend)
 
 
 def global_max_pool_backward(

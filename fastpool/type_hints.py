@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmax: Literal[False] = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: A | None = ...,
             backend: str | None = ...,
         ) -> A: ...
@@ -60,6 +62,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmax: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
@@ -76,6 +80,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmax: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[A, A]: ...
@@ -92,6 +98,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmax: bool = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> Any: ...
@@ -142,6 +150,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmax: Literal[False] = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: A | None = ...,
             backend: str | None = ...,
         ) -> A: ...
@@ -154,6 +164,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmax: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
@@ -166,6 +178,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmax: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[A, A]: ...
@@ -178,6 +192,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmax: bool = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> Any: ...
@@ -197,6 +213,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmin: Literal[False] = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: A | None = ...,
             backend: str | None = ...,
         ) -> A: ...
@@ -213,6 +231,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmin: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
@@ -229,6 +249,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmin: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[A, A]: ...
@@ -245,6 +267,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             *,
             data_format: str = ...,
             return_argmin: bool = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> Any: ...
@@ -260,6 +284,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmin: Literal[False] = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: A | None = ...,
             backend: str | None = ...,
         ) -> A: ...
@@ -272,6 +298,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmin: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[np.ndarray[Any, Any], Argmax]: ...
@@ -284,6 +312,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmin: Literal[True],
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> tuple[A, A]: ...
@@ -296,6 +326,8 @@ if TYPE_CHECKING:  # classes take time to make, in every process that imports th
             data_format: str = ...,
             keepdims: bool = ...,
             return_argmin: bool = ...,
+            nan: str = ...,
+            where: Any = ...,
             out: Any = ...,
             backend: str | None = ...,
         ) -> Any: ...
