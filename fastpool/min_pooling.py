@@ -49,8 +49,22 @@ def min_pool1d(
     >>> fp.min_pool1d(np.array([4, 3, 2, 5, 1]), 3, stride=2)
     array([2, 1])
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MIN_POOL, 1, x, *window, return_argmin, nan, where, out, backend)
+    return call_pool(
+        MIN_POOL,
+        1,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmin,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 @as_min_pool
@@ -115,8 +129,22 @@ def min_pool2d(
     array([[4, 3],
            [1, 0]], dtype=uint8)
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MIN_POOL, 2, x, *window, return_argmin, nan, where, out, backend)
+    return call_pool(
+        MIN_POOL,
+        2,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmin,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 @as_min_pool
@@ -154,8 +182,22 @@ def min_pool3d(
     >>> fp.min_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([40, 42])
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MIN_POOL, 3, x, *window, return_argmin, nan, where, out, backend)
+    return call_pool(
+        MIN_POOL,
+        3,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmin,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 def min_pool1d_backward(

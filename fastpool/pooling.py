@@ -106,8 +106,22 @@ def max_pool1d(
     >>> fp.max_pool1d(np.array([1, 3, 2, 5, 4]), 3, stride=2)
     array([3, 5])
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MAX_POOL, 1, x, *window, return_argmax, nan, where, out, backend)
+    return call_pool(
+        MAX_POOL,
+        1,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmax,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 @as_pool
@@ -183,8 +197,22 @@ def max_pool2d(
     array([[8, 8],
            [8, 8]], dtype=uint8)
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MAX_POOL, 2, x, *window, return_argmax, nan, where, out, backend)
+    return call_pool(
+        MAX_POOL,
+        2,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmax,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 @as_pool
@@ -222,8 +250,22 @@ def max_pool3d(
     >>> fp.max_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([61, 63])
     """
-    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
-    return call_pool(MAX_POOL, 3, x, *window, return_argmax, nan, where, out, backend)
+    return call_pool(
+        MAX_POOL,
+        3,
+        x,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
+        return_argmax,
+        nan,
+        where,
+        out,
+        backend,
+    )
 
 
 def max_pool1d_backward(
