@@ -27,7 +27,12 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
         x = _as_numpy(name, x)
     if x.dtype.metadata is not None and isinstance(x, np.ndarray):
         x = x.view(_plain(x.dtype))
-    dtype = x.dtype
+    check_dtype(name, x.dtype, floats_only)
+    return x
+
+
+def check_dtype(name: str, dtype: np.dtype, floats_only: bool = False) -> None:
+    """Raise TypeError for a dtype that is not supported."""
     if floats_only:
         if not is_float(dtype):
             raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {dtype}")
@@ -35,7 +40,6 @@ def read(name: str, x: Any, floats_only: bool = False) -> Any:
         raise TypeError(
             f"{name} must be bool, an integer, float16, bfloat16 (ml_dtypes), float32 or float64, got {dtype}"
         )
-    return x
 
 
 def read_images(name: str, x: Any) -> Any:

@@ -207,6 +207,18 @@ class CudaArrayInterface(ArrayLibrary):
     else to Numba's default one, and results name the stream that the array names.
     """
 
+    def __init__(self, module: Any = None) -> None:
+        if module is not None:
+            self.module = module
+
+    @cached_property
+    def module(self) -> Any:
+        """Numba's, imported for arrays on a GPU alone."""
+        try:
+            return import_module("numba.cuda")
+        except ImportError as error:
+            raise RuntimeError(f'arrays on a GPU need numba-cuda: pip install "fastpool[cuda]" ({error})') from None
+
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         with _read_by(name, x, "__cuda_array_interface__"):
             interface = x.__cuda_array_interface__
@@ -293,7 +305,7 @@ class DLPack(CudaArrayInterface):
         with _read_by(name, x, "__dlpack__"):
             device_type = int(x.__dlpack_device__()[0])
             if device_type in self._IN_MAIN_MEMORY:
-                return np.from_dlpack(x)
+                return self._in_main_memory(x)
         if device_type not in self._ON_GPU:
             raise TypeError(
                 f"{name} must lie in main memory or on a CUDA device, got DLPack's device type {device_type}"
@@ -311,6 +323,12 @@ class DLPack(CudaArrayInterface):
         memory = (self, (x, capsule), tensor.device, pointer)
         return DeviceArray(*memory, shape, strides, dtype, named_stream=LEGACY_STREAM)
 
+    @staticmethod
+    def _in_main_memory(x: Any) -> np.ndarray:
+        if "bfloat16" in str(getattr(x, "dtype", "")) and hasattr(x, "__array__"):  # which NumPy takes from no capsule
+            return np.asarray(x)
+        return np.from_dlpack(x)
+
     def _dtype(self, name: str, tensor: _DLTensor) -> np.dtype:
         if (tensor.code, tensor.bits, tensor.lanes) == (4, 16, 1):
             return bfloat16()
@@ -320,7 +338,9 @@ class DLPack(CudaArrayInterface):
 
     def from_numpy(self, a: np.ndarray, like: Any) -> Any:
         namespace = getattr(like, "__array_namespace__", None)
-        return a if namespace is None else namespace().from_dlpack(a)
+        if namespace is None:
+            return a
+        return namespace().asarray(a) if a.dtype.kind == "V" else namespace().from_dlpack(a)
 
 
 _LIBRARIES: dict[str, type[ArrayLibrary]] = {"torch": Torch, "cupy": Cupy}
@@ -341,10 +361,7 @@ def _library(name: str) -> ArrayLibrary:
 
 @cache
 def _protocol(protocol: type[CudaArrayInterface]) -> CudaArrayInterface:
-    try:
-        return protocol(import_module("numba.cuda"))
-    except ImportError as error:
-        raise RuntimeError(f'arrays on a GPU need numba-cuda: pip install "fastpool[cuda]" ({error})') from None
+    return protocol()
 
 
 def _protocol_of(x: Any) -> type[CudaArrayInterface] | None:

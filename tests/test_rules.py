@@ -1589,3 +1589,55 @@ def test_an_average_of_one_element_in_far_padding_takes_no_scratch_for_the_paddi
         pytest.skip("the baseline holds the whole padded plane")
     y = fp.avg_pool1d(np.ones((1, 1)), 3, 2**40, ((2**33, 0),), backend=averager)
     np.testing.assert_array_equal(y, [[0.0]])
+
+
+# Arrays of the array API standard, of a library that has nothing but the standard.
+
+
+def results_of(xp):
+    x = xp.reshape(xp.arange(32, dtype=xp.float32), (1, 2, 4, 4))
+    y, argmax = fp.max_pool2d(x, 2, return_argmax=True)
+    cols = fp.im2col(x, 2)
+    return x, {
+        "pool": y,
+        "argmax": argmax,
+        "gradient": fp.max_pool2d_backward(y, argmax, x.shape, 2),
+        "second derivative": fp.max_pool2d_double_backward(x, argmax, 2),
+        "minimum": fp.min_pool2d(x, 2),
+        "average": fp.avg_pool2d(x, 2),
+        "adaptive": fp.adaptive_max_pool2d(x, 3),
+        "any axes": fp.max_pool(x, (2, 2, 2)),
+        "masked": fp.max_pool2d(x, 2, where=x > 3),
+        "unpooled": fp.max_unpool2d(y, fp.argmax_to_indices(argmax, x.shape, 2), 2),
+        "maxout": fp.maxout(x, 1, axis=1),
+        "columns": cols,
+        "from columns": fp.col2im(cols, x.shape, 2),
+        "convolution": fp.conv2d(x, x[:, :, :2, :2]),
+        "activation": fp.hard_swish(x),
+        "swish": fp.swish(x),
+        "filter": fp.maximum_filter(x, 3),
+        "moving": fp.moving_max(x, 2),
+        "dilation": fp.morphology.dilate(x[0, 0, ...], np.ones((3, 3), bool)),
+    }
+
+
+def test_arrays_of_the_array_api_standard_come_back_as_such():
+    xp = pytest.importorskip("array_api_strict")
+    (x, results), (plain, expected) = results_of(xp), results_of(np)
+    for name, result in results.items():
+        assert type(result) is type(x), name
+        np.testing.assert_array_equal(np.from_dlpack(result), expected[name], name)
+    out = xp.zeros((1, 2, 2, 2), dtype=xp.float32)
+    assert fp.max_pool2d(x, 2, out=out) is out
+    np.testing.assert_array_equal(np.from_dlpack(out), fp.max_pool2d(plain, 2))
+
+
+def test_arrays_of_other_libraries_in_main_memory_need_no_numba(python):
+    pytest.importorskip("array_api_strict")
+    script = """if True:
+        import sys
+        sys.modules["numba"] = sys.modules["numba.cuda"] = None
+        import array_api_strict as xp, fastpool as fp
+        print(type(fp.max_pool2d(xp.ones((4, 4)), 2, backend="numpy")).__module__)
+    """
+    assert python("-c", script).split() == ["array_api_strict._array_object"]
