@@ -20,8 +20,8 @@ from fastpool.window import Window
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
 GPU_BLOCK_BYTES = 256 * 2**20
-# Windows as rows are multiplied faster where they stay in the second cache. A block has twice the bytes of the filters at
-# least, because every block reads all of them; those of a depthwise convolution are few.
+# Windows as rows are multiplied faster where they stay in the second cache. A block has at least twice the bytes of the
+# filters, because every block reads all of them; those of a depthwise convolution are few.
 ROWS_BLOCK_BYTES = 4 * 2**20
 DEPTHWISE_BLOCK_BYTES = 2**20
 

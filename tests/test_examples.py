@@ -17,7 +17,7 @@ ELSEWHERE = (
     "fastpool.integrations.keras",
     "fastpool.integrations.torch",
 )
-GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md", "docs/scale.md")
+GUIDES_ELSEWHERE = ("docs/guides/keras.md", "docs/guides/pytorch.md", "docs/scale.md")
 
 
 def _docstrings():
