@@ -158,6 +158,16 @@ def test_swish_is_fastpools(beta):
         assert keras.backend.standardize_dtype(y.dtype) == "float32"
 
 
+@pytest.mark.parametrize("function", [hard_swish, swish, lambda x: swish(x, 1.5)])
+def test_functions_take_symbolic_inputs(function):
+    inputs = keras.Input((None, 4))
+    outputs = function(inputs)
+    assert (outputs.shape, outputs.dtype) == (inputs.shape, inputs.dtype)
+    x = draws((2, 3, 4))
+    y = keras.Model(inputs, outputs).predict(x, verbose=0)
+    np.testing.assert_allclose(y, numpy(function(ops.convert_to_tensor(x))), rtol=1e-6, atol=1e-6)
+
+
 def test_swish_refuses_a_beta_that_is_no_finite_number():
     for call in (Swish, lambda beta: swish(ops.convert_to_tensor([1.0]), beta)):
         with pytest.raises(ValueError, match="beta must be finite, got inf"):

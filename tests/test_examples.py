@@ -2,6 +2,7 @@
 
 import doctest
 import pkgutil
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -20,12 +21,20 @@ ELSEWHERE = (
 GUIDES_ELSEWHERE = ("docs/guides/keras.md", "docs/guides/pytorch.md", "docs/scale.md")
 
 
+def _modules(paths, package):
+    """All modules but those elsewhere, of which no package is imported either."""
+    for module in pkgutil.iter_modules(paths, f"{package}."):
+        if not module.name.startswith(ELSEWHERE):
+            yield module.name
+            if module.ispkg:
+                yield from _modules(import_module(module.name).__path__, module.name)
+
+
 def _docstrings():
     """Every docstring with examples, by name, once."""
     tests = {}
-    for name in ("fastpool", *(m.name for m in pkgutil.walk_packages(fp.__path__, "fastpool."))):
-        if not name.startswith(ELSEWHERE):
-            tests = {**of_module(name), **tests}
+    for name in ("fastpool", *_modules(fp.__path__, "fastpool")):
+        tests = {**of_module(name), **tests}
     return tests
 
 

@@ -93,7 +93,9 @@ class MinPooling1D(_MinPooling):
 class MinPooling2D(_MinPooling):
     """Min pooling over the height and width of images: `keras.layers.MaxPooling2D` for the minimum.
 
-    Padding never wins. A NaN and the gradients of a tie are as in the max pooling of Keras' backend.
+    It makes (N, OH, OW, C) of images (N, H, W, C), or (N, C, OH, OW) of (N, C, H, W) with channels_first. Inputs are
+    floats or, from Keras 3.7 on, integers: not those of volumes on TensorFlow and of signals on PyTorch. Padding never
+    wins. A NaN and the gradients of a tie are as in the max pooling of Keras' backend.
 
     Parameters
     ----------
@@ -103,19 +105,11 @@ class MinPooling2D(_MinPooling):
     data_format : "channels_last" or "channels_first"
         Defaults to Keras' setting.
 
-    Input shape
-    -----------
-    (N, H, W, C), or (N, C, H, W) with channels_first; floats, or integers but for volumes on TensorFlow and
-    signals on PyTorch
-
-    Output shape
-    ------------
-    (N, OH, OW, C), or (N, C, OH, OW), as of `keras.layers.MaxPooling2D`
-
     Raises
     ------
     TypeError, ValueError
-        For sizes that are not positive integers, an unknown padding or data_format, and windows that do not fit.
+        For sizes that are not positive integers, an unknown padding or data_format, windows that do not fit, and
+        integers that the backend does not pool.
 
     Examples
     --------
@@ -232,6 +226,9 @@ class AdaptiveMaxPooling1D(_AdaptiveMaxPooling):
 class AdaptiveMaxPooling2D(_AdaptiveMaxPooling):
     """Adaptive max pooling over the height and width of images, with the windows of PyTorch and of Keras 3.13.
 
+    It makes (N, OH, OW, C) of images (N, H, W, C), or (N, C, OH, OW) of (N, C, H, W) with channels_first. In graphs of
+    TensorFlow H and W must be known, unless their output is of one cell or of the same size.
+
     It differs from `keras.layers.AdaptiveMaxPooling2D` in three points: Keras versions before 3.13 run it, too; an axis
     may keep its size; and it takes outputs of one cell on TensorFlow and outputs as large as the input on JAX, where
     Keras 3.15 ends the process or gives NaN.
@@ -242,15 +239,6 @@ class AdaptiveMaxPooling2D(_AdaptiveMaxPooling):
         None keeps the size of the input.
     data_format : "channels_last" or "channels_first"
         Defaults to Keras' setting.
-
-    Input shape
-    -----------
-    (N, H, W, C), or (N, C, H, W) with channels_first. On TensorFlow graphs H and W must be known, unless their output
-    is of one cell or of the same size.
-
-    Output shape
-    ------------
-    (N, OH, OW, C), or (N, C, OH, OW)
 
     Raises
     ------
