@@ -147,7 +147,8 @@ def conv2d(
     Returns
     -------
     array of shape (N, O, OH, OW), or channels_last (N, OH, OW, O), with the dtype of `x`
-        float16 and bfloat16 are multiplied and summed in float32 and rounded once.
+        float16 and bfloat16 are multiplied and summed in float32 and rounded once. Where `x` has its channels last in
+        memory, and the groups are one or one for each channel and filter, so has the result.
 
     Raises
     ------

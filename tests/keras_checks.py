@@ -88,9 +88,9 @@ def steps_of_a_sentence(*more):
 
 
 @pytest.mark.parametrize("grouping", ["strided", "contiguous"])
-def test_a_mask_goes_through_maxout_and_hard_swish(grouping):
+def test_a_mask_goes_through_maxout_and_activations(grouping):
     model = steps_of_a_sentence(
-        layers.Dense(8), Maxout(4, grouping=grouping), HardSwish(), layers.Activation(hard_swish)
+        layers.Dense(8), Maxout(4, grouping=grouping), HardSwish(), layers.Activation(hard_swish), Swish()
     )
     tokens = np.array([[3, 1, 2, 0, 0], [5, 0, 0, 0, 0]], "int32")
     steps, averages = model.predict(tokens, verbose=0)

@@ -103,6 +103,8 @@ def test_layers_and_operators_of_keras_run_on_fastpool_until_undone(function, ca
         (lambda x: ops.max(x, axis=(1, 2), initial=9.0), draws(IMAGES)),
         (lambda x: ops.mean(x, axis=(0, 1)), draws(IMAGES)),
         (lambda x: ops.mean(x), draws(IMAGES)),
+        (lambda x: ops.mean(x, axis=(5, 6)), draws(IMAGES)),
+        (lambda x: ops.max(x, axis=(1, -3)), draws(IMAGES)),
         (lambda x: ops.mean(x, axis=1), np.arange(24).reshape(2, 3, 4)),
         (layers.Conv1D(4, 3), draws(SIGNALS)),
         (layers.Conv2D(4, 3), draws((1, 40, 40, 16))),

@@ -54,6 +54,11 @@ def test_the_example_runs_as_printed(name):
 PROGRAMS = {
     "deepnet_cnn.py": (("--epochs", "1", "--filters", "4"), "the losses are the same", "sklearn"),
     "from_scratch.py": (("--steps", "3", "--filters", "4"), "the losses are the same", "sklearn"),
+    "keras_numpy.py": (
+        ("--models", "MobileNetV3Small", "--size", "32", "--runs", "1"),
+        "outputs are the same up to rounding",
+        "keras",
+    ),
     "maxout_digits.py": (("--epochs", "2"), "digits that it has not seen are read", "sklearn"),
     "pyramid.py": (("--size", "1300"), "all levels are right", "zarr"),
     "torch_pools.py": (("--batch", "2", "--size", "32", "--runs", "1"), "outputs and gradients are the same", "torch"),

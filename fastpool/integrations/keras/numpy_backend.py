@@ -138,7 +138,7 @@ def _global_layout(x: Any, axis: Any) -> str | None:
     """In which data_format the axes of a reduction are all spatial axes of an array; None if in neither."""
     if not (_is_float(x) and 3 <= x.ndim <= 5 and x.size and isinstance(axis, (int, tuple, list))):
         return None
-    axes = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    axes = sorted(a + x.ndim if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis))
     if axes == list(range(1, x.ndim - 1)):
         return "channels_last"
     return "channels_first" if axes == list(range(2, x.ndim)) else None
