@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from math import inf, isfinite
 from typing import Any, overload
 
 import numpy as np
 
 from fastpool import arrays
-from fastpool.arguments import shown
+from fastpool.arguments import finite, shown
 from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
@@ -48,18 +47,6 @@ INPUTS = {
     "swish_backward": ("dy", "x"),
 }
 _OPS = {name: Op(name, inputs, inputs, partial(_plan, name)) for name, inputs in INPUTS.items()}
-
-
-def _checked_beta(beta: Any) -> float:
-    if isinstance(beta, (bool, np.bool_)) or not isinstance(beta, (int, float, np.integer, np.floating)):
-        raise TypeError(f"beta must be a number, got {shown(beta)}")
-    try:
-        number = float(beta)
-    except OverflowError:
-        number = inf
-    if not isfinite(number):
-        raise ValueError(f"beta must be finite, got {shown(beta)}")
-    return number
 
 
 def _beta_in(dtype: np.dtype, beta: float) -> float:
@@ -163,7 +150,7 @@ def swish(x: Any, beta: float = 1.0, *, out: Any = None, backend: str | None = N
     >>> fp.swish(np.array([0.0, 100.0]))
     array([  0., 100.])
     """
-    return call(_OPS["swish"], (x,), (), out, backend, (_checked_beta(beta),))
+    return call(_OPS["swish"], (x,), (), out, backend, (finite("beta", beta),))
 
 
 def swish_backward(dy: A, x: A, beta: float = 1.0, *, out: A | None = None, backend: str | None = None) -> A:
@@ -191,4 +178,4 @@ def swish_backward(dy: A, x: A, beta: float = 1.0, *, out: A | None = None, back
     >>> fp.swish_backward(np.ones(2), np.array([0.0, 100.0]))
     array([0.5, 1. ])
     """
-    return call(_OPS["swish_backward"], (dy, x), (), out, backend, (_checked_beta(beta),))
+    return call(_OPS["swish_backward"], (dy, x), (), out, backend, (finite("beta", beta),))

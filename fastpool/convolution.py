@@ -20,6 +20,10 @@ from fastpool.window import Window
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
 GPU_BLOCK_BYTES = 256 * 2**20
+# Windows as rows are multiplied faster where they stay in the second cache. A block has at least twice the bytes of the
+# filters, because every block reads all of them; those of a depthwise convolution are few.
+ROWS_BLOCK_BYTES = 4 * 2**20
+DEPTHWISE_BLOCK_BYTES = 2**20
 
 
 class _Block:
@@ -38,10 +42,11 @@ class _Block:
         self.window = whole.of_rows(self.image_count, rows_out.start, rows_out.stop)
 
 
-def _blocks(window: Window, x: Array) -> Iterator[_Block]:
+def _blocks(window: Window, x: Array, block_bytes: int | None = None) -> Iterator[_Block]:
     """Images and rows of windows whose columns fit into a block's bytes, at least one row at a time."""
     row = max(window.channels * window.volume * window.out[2] * _product_dtype(x).itemsize, 1)
-    rows = max((GPU_BLOCK_BYTES if isinstance(x, DeviceArray) else BLOCK_BYTES) // row, 1)
+    block_bytes = block_bytes or (GPU_BLOCK_BYTES if isinstance(x, DeviceArray) else BLOCK_BYTES)
+    rows = max(block_bytes // row, 1)
     if rows >= window.out[1]:
         images = max(rows // window.out[1], 1)
         for n in range(0, window.batch, images):
@@ -142,7 +147,8 @@ def conv2d(
     Returns
     -------
     array of shape (N, O, OH, OW), or channels_last (N, OH, OW, O), with the dtype of `x`
-        float16 and bfloat16 are multiplied and summed in float32 and rounded once.
+        float16 and bfloat16 are multiplied and summed in float32 and rounded once. Where `x` has its channels last in
+        memory, and the groups are one or one for each channel and filter, so has the result.
 
     Raises
     ------
@@ -171,24 +177,81 @@ def _convolved(x, w, b, stride, padding, dilation, groups, data_format, out, bac
     filters, (oh, ow) = w.shape[0], window.out[1:]
     if b is not None:
         b = arrays.expect("b", b, (filters,), dtype, "x", x)
+    _check_multiplies(x)
+    # All filters see all channels, or each has a channel of its own.
+    by_rows = (groups == 1 or groups == filters == window.channels) and _channels_last(x, window, data_format)
+
     shape = (window.batch, filters, oh, ow)
-    if out is None:
-        y = arrays.empty(shape, dtype, x)
-    else:
+    if out is not None:
         shape = shape if data_format == "channels_first" else (window.batch, oh, ow, filters)
         y = check_out(out, shape, dtype, (x, w) if b is None else (x, w, b), original)
         y = _channels_first(y, data_format)
-    _check_multiplies(x)
+    elif by_rows:
+        y = arrays.empty((window.batch, oh, ow, filters), dtype, x).transpose((0, 3, 1, 2))
+    else:
+        y = arrays.empty(shape, dtype, x)
 
-    x = _channels_first(x, data_format)
-    weights = _library_array(_converted(w, total)).reshape(groups, filters // groups, -1)
-    bias = None if b is None else _library_array(_converted(b, total)).reshape(filters, 1, 1, 1)
+    x, w = _channels_first(x, data_format), _converted(w, total)
+    bias = None if b is None else _library_array(_converted(b, total))
+    if by_rows:
+        _product_of_rows(x, w, bias, window, groups > 1, total, im2col, y)
+    else:
+        _product_of_columns(x, w, bias, window, groups, total, im2col, y)
+    return arrays.to_library(_as_asked(y, data_format), original, out)
+
+
+def _channels_last(x: Array, window: Window, data_format: str) -> bool:
+    """Whether an array in main memory has its channels last there; one channel is last if the caller says so."""
+    if isinstance(x, DeviceArray):
+        return False
+    return data_format == "channels_last" if window.channels == 1 else arrays.channels_last_in_memory(x, window)
+
+
+def _product_of_columns(x, w, bias, window, groups, total, im2col, y) -> None:
+    weights = _library_array(w).reshape(groups, w.shape[0] // groups, -1)
     for block in _blocks(window, x):
-        product = (weights @ _columns(x, block, groups, total, im2col)).reshape(filters, block.image_count, -1, ow)
+        columns = _columns(x, block, groups, total, im2col)
+        product = (weights @ columns).reshape(w.shape[0], block.image_count, -1, window.out[2])
+        if bias is not None:
+            product += bias[:, None, None, None]
+        _library_array(y[block.images, :, block.rows_out])[...] = product.swapaxes(0, 1)
+
+
+def _product_of_rows(x, w, bias, window, depthwise, total, im2col, y) -> None:
+    """One row for each window, so that the products have their channels last, as `x` and `y` have them in memory."""
+    filters = w.shape[0]
+    weights = w.transpose((2, 3, 1, 0)).reshape(-1, filters)
+    large = min(max(ROWS_BLOCK_BYTES, 2 * weights.nbytes), BLOCK_BYTES)
+    for block in _blocks(window, x, DEPTHWISE_BLOCK_BYTES if depthwise else large):
+        target = y[block.images, :, block.rows_out].transpose((0, 2, 3, 1))
+        in_place = target.dtype == total and target.flags.c_contiguous
+        product = target.reshape(-1, filters) if in_place else np.empty((target.size // filters, filters), total)
+        rows = _rows(x, block, window, total, im2col)
+        if depthwise:
+            np.einsum("lkc,kc->lc", rows.reshape(-1, window.volume, filters), weights, out=product)
+        else:
+            np.matmul(rows, weights, out=product)
         if bias is not None:
             product += bias
-        _library_array(y[block.images, :, block.rows_out])[...] = product.swapaxes(0, 1)
-    return arrays.to_library(_as_asked(y, data_format), original, out)
+        if not in_place:
+            target[...] = product.reshape(target.shape)
+
+
+def _rows(x: Any, block: _Block, whole: Window, total: np.dtype, im2col: Any) -> Any:
+    """The windows of one block as rows, (images * positions, KH * KW * C)."""
+    window = block.window
+    if window is None:
+        return np.zeros((block.image_count * block.positions, block.taps), total)
+    cells = _converted(x[block.images, :, block.rows_in], total)
+    if whole.volume == 1 and not any(whole.before + whole.after):
+        (_, sh, sw), (_, oh, ow) = window.stride, window.out
+        taken = cells.transpose((0, 2, 3, 1))[:, : oh * sh : sh, : ow * sw : sw]
+        return taken.reshape(-1, block.taps)
+    rows = np.empty((block.image_count, block.positions, window.volume, window.channels), total)
+    channels_last = arrays.channels_last_in_memory(cells, window)
+    cells = arrays.canonical(cells, window, channels_last, window.size)
+    im2col(cells, window, total.type(0), rows.transpose((0, 3, 2, 1)))
+    return rows.reshape(-1, block.taps)
 
 
 def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any) -> Any:

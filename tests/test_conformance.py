@@ -431,3 +431,40 @@ def test_convolution_in_blocks_is_the_convolution(window, layout, block_bytes, b
     np.testing.assert_array_equal(fp.conv2d(x, w, b, **plan, backend=backend), y)
     for got, expected in zip(fp.conv2d_backward(dy, x, w, **plan, backend=backend), gradients, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("block_bytes", [1, 700, 2**20], ids="blocks of {} bytes".format)
+@pytest.mark.parametrize("groups", [1, 4], ids=["all channels", "depthwise"])
+@pytest.mark.parametrize(
+    ("kernel", "window"),
+    [
+        ((3, 2), {"padding": 1}),
+        ((3, 2), {"stride": 2, "padding": ((0, 3), (2, 1)), "dilation": 2}),
+        ((3, 2), {"stride": 3, "padding": 7}),
+        ((3, 2), {"padding": ((9, 0), (0, 9)), "dilation": (1, 3)}),
+        ((5, 3), {"padding": "same", "stride": (1, 2)}),
+        ((1, 1), {}),
+        ((1, 1), {"stride": (2, 3)}),
+        ((1, 1), {"padding": 1}),
+    ],
+    ids=str,
+)
+def test_convolution_with_the_channels_last_in_memory_is_that_with_them_first(
+    kernel, window, groups, block_bytes, dtype, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    sizes = (3, 9, 8, 4), (4, 4 // groups, *kernel), (4,)
+    x, w, b = (rng.integers(-3, 4, size).astype(dtype) for size in sizes)
+    expected = np.moveaxis(fp.conv2d(np.moveaxis(x, -1, 1).copy(), w, b, groups=groups, **window), 1, -1)
+    for name in ("ROWS_BLOCK_BYTES", "BLOCK_BYTES", "DEPTHWISE_BLOCK_BYTES"):
+        monkeypatch.setattr(f"fastpool.convolution.{name}", block_bytes)
+    y = fp.conv2d(x, w, b, groups=groups, data_format="channels_last", **window)
+    np.testing.assert_array_equal(y, expected)
+    assert y.flags.c_contiguous
+    y = fp.conv2d(np.moveaxis(x, -1, 1), w, b, groups=groups, **window)
+    np.testing.assert_array_equal(np.moveaxis(y, 1, -1), expected)
+    out = np.full_like(np.pad(expected, ((0, 0), (0, 0), (0, 1), (0, 0))), 77)
+    fp.conv2d(x, w, None, groups=groups, data_format="channels_last", out=out[:, :, :-1], **window)
+    np.testing.assert_array_equal(out[:, :, :-1], expected - b)
+    assert (out[:, :, -1] == 77).all()

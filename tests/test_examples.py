@@ -2,6 +2,7 @@
 
 import doctest
 import pkgutil
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -17,15 +18,23 @@ ELSEWHERE = (
     "fastpool.integrations.keras",
     "fastpool.integrations.torch",
 )
-GUIDES_ELSEWHERE = ("docs/guides/keras-maxout.md", "docs/guides/pytorch.md", "docs/scale.md")
+GUIDES_ELSEWHERE = ("docs/guides/keras.md", "docs/guides/pytorch.md", "docs/scale.md")
+
+
+def _modules(paths, package):
+    """All modules but those elsewhere, of which no package is imported either."""
+    for module in pkgutil.iter_modules(paths, f"{package}."):
+        if not module.name.startswith(ELSEWHERE):
+            yield module.name
+            if module.ispkg:
+                yield from _modules(import_module(module.name).__path__, module.name)
 
 
 def _docstrings():
     """Every docstring with examples, by name, once."""
     tests = {}
-    for name in ("fastpool", *(m.name for m in pkgutil.walk_packages(fp.__path__, "fastpool."))):
-        if not name.startswith(ELSEWHERE):
-            tests = {**of_module(name), **tests}
+    for name in ("fastpool", *_modules(fp.__path__, "fastpool")):
+        tests = {**of_module(name), **tests}
     return tests
 
 
@@ -45,6 +54,11 @@ def test_the_example_runs_as_printed(name):
 PROGRAMS = {
     "deepnet_cnn.py": (("--epochs", "1", "--filters", "4"), "the losses are the same", "sklearn"),
     "from_scratch.py": (("--steps", "3", "--filters", "4"), "the losses are the same", "sklearn"),
+    "keras_numpy.py": (
+        ("--models", "MobileNetV3Small", "--size", "32", "--runs", "1"),
+        "outputs are the same up to rounding",
+        "keras",
+    ),
     "maxout_digits.py": (("--epochs", "2"), "digits that it has not seen are read", "sklearn"),
     "pyramid.py": (("--size", "1300"), "all levels are right", "zarr"),
     "torch_pools.py": (("--batch", "2", "--size", "32", "--runs", "1"), "outputs and gradients are the same", "torch"),
