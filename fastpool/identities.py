@@ -6,11 +6,11 @@ additions and relu alone: convolutions can do all of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from fastpool import arrays
 from fastpool.convolution import conv2d
+from fastpool.type_hints import A
 from fastpool.window import Window
 
 __all__ = ["max_pool2d_by_conv", "relu_stages"]
@@ -57,12 +57,12 @@ def relu_stages(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def max_pool2d_by_conv(
-    x: Any,
+    x: A,
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int] | None = None,
     *,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Max pooling of images as a tree of relu(a - b) + b, every step a convolution by `fastpool.conv2d`.
 
     Equal to `max_pool2d` up to rounding: a difference of two numbers is rounded, and so is what is added to it, so the
@@ -77,7 +77,7 @@ def max_pool2d_by_conv(
 
     Returns
     -------
-    array of shape (N, C, OH, OW) and so on, with the dtype of `x`
+    array of shape (N, C, OH, OW) and so on, of the array library and dtype of `x`
 
     Raises
     ------
@@ -95,16 +95,17 @@ def max_pool2d_by_conv(
     >>> fp.max_pool2d(x, 2)
     array([[7., 0., 8.]])
     """
-    x = np.asanyarray(x)
-    window = Window.plan(2, x.shape, kernel_size, stride)
+    read = arrays.in_main_memory("x", arrays.read("x", x, floats_only=True), "pooled by convolutions")
+    window = Window.plan(2, read.shape, kernel_size, stride)
     kernel = window.kernel[1:]
     step = kernel if stride is None else stride
-    features = x.reshape(-1, 1, *window.size[1:])
+    features = read.reshape(-1, 1, *window.size[1:])
     for differences, kept in relu_stages(window.volume):
-        filters = np.concatenate([differences, kept]).reshape(-1, features.shape[1], *kernel).astype(x.dtype)
+        filters = np.concatenate([differences, kept]).reshape(-1, features.shape[1], *kernel).astype(read.dtype)
         features = conv2d(features, filters, stride=step, backend=backend)
         pairs = features[:, : len(differences)]
         np.maximum(pairs, 0, out=pairs)
         kernel = step = (1, 1)
-    total = np.ones((1, features.shape[1], 1, 1), x.dtype)
-    return conv2d(features, total, stride=step, backend=backend).reshape(window.y_shape)
+    total = np.ones((1, features.shape[1], 1, 1), read.dtype)
+    y = conv2d(features, total, stride=step, backend=backend).reshape(window.y_shape)
+    return arrays.to_library(y, x)
