@@ -43,6 +43,7 @@ def test_the_example_runs_as_printed(name):
 
 
 PROGRAMS = {
+    "cifar_hard_swish.py": (("--steps", "2", "--batch", "8"), "1,418,826 parameters", "sklearn"),
     "deepnet_cnn.py": (("--epochs", "1", "--filters", "4"), "the losses are the same", "sklearn"),
     "from_scratch.py": (("--steps", "3", "--filters", "4"), "the losses are the same", "sklearn"),
     "maxout_digits.py": (("--epochs", "2"), "digits that it has not seen are read", "sklearn"),
