@@ -7,7 +7,7 @@ import pytest
 
 import fastpool as fp
 from fastpool import layers, morphology
-from fastpool.identities import max_pool2d_by_conv
+from fastpool.identities import avg_pool2d_by_conv, max_pool2d_by_conv
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (16, 24)).astype(np.uint8)
@@ -50,8 +50,11 @@ def _calls_on_arrays():
             pool = f"{extreme}_pool{axes}d"
             y, chosen = getattr(fp, pool)(x, 2, **{f"return_arg{extreme}": True})
             found |= {pool: (x, 2), f"{pool}_backward": (y, chosen, x.shape, 2)}
+            found[f"{pool}_double_backward"] = x, chosen, 2
         y, argmax = getattr(fp, f"max_pool{axes}d")(x, 2, return_argmax=True)
-        found[f"max_unpool{axes}d"] = y, fp.argmax_to_indices(argmax, x.shape, 2), 2
+        indices = fp.argmax_to_indices(argmax, x.shape, 2)
+        found |= {f"max_unpool{axes}d": (y, indices, 2), f"max_unpool{axes}d_backward": (x, indices, 2)}
+        found[f"nearest_unpool{axes}d"] = y, 2
         found |= {f"avg_pool{axes}d": (x, 2), f"avg_pool{axes}d_backward": (y, x.shape, 2)}
         adaptive = f"adaptive_max_pool{axes}d"
         y, indices = getattr(fp, adaptive)(x, 2, return_indices=True)
@@ -65,7 +68,9 @@ def _calls_on_arrays():
     for extreme in ("max", "min"):
         y, chosen = getattr(fp, f"global_{extreme}_pool")(x, **{f"return_arg{extreme}": True})
         found |= {f"global_{extreme}_pool": (x,), f"global_{extreme}_pool_backward": (y, chosen, x.shape)}
-    found |= {"global_avg_pool": (x,), "global_avg_pool_backward": (y, x.shape)}
+        y, chosen = getattr(fp, f"{extreme}_pool")(x, (2, 2), **{f"return_arg{extreme}": True})
+        found |= {f"{extreme}_pool": (x, (2, 2)), f"{extreme}_pool_backward": (y, chosen, x.shape, (2, 2))}
+    found |= {"global_avg_pool": (x,), "global_avg_pool_backward": (fp.global_avg_pool(x), x.shape)}
     y, argmax = fp.maxout(x, 2, 1, return_argmax=True)
     found |= {"maxout": (x, 2, 1), "maxout_backward": (y, argmax, x.shape, 1)}
     found |= {"im2col": (x, 3), "col2im": (fp.im2col(x, 3), x.shape, 3)}
@@ -82,7 +87,7 @@ def _calls_on_arrays():
 
 def _calls_on_images():
     """Those of the functions of other modules, by their names."""
-    found = {"max_pool2d_by_conv": (max_pool2d_by_conv, (IMAGE.astype(np.float32), 2))}
+    found = {pool.__name__: (pool, (IMAGE.astype(np.float32), 2)) for pool in (avg_pool2d_by_conv, max_pool2d_by_conv)}
     for name in sorted(set(morphology.__all__) - {"disk", "diamond", "box", "dilate_backward", "erode_backward"}):
         found[f"morphology.{name}"] = getattr(morphology, name), (IMAGE, morphology.disk(2))
     for name in ("dilate_backward", "erode_backward"):
@@ -109,7 +114,7 @@ def assert_same(got, expected):
 
 def test_each_public_function_is_called_here():
     without_arrays = {"backends", "use_backend", "set_num_threads", "get_num_threads", "morphology"}
-    assert set(ON_ARRAYS) == set(fp.__all__) - without_arrays
+    assert set(ON_ARRAYS) == set(fp.__all__) - without_arrays, "add the new function to _calls_on_arrays"
 
 
 @pytest.mark.parametrize("exporter", [Exporting, ExportingAsBeforeNumpy2, Interfaced, Structured])
@@ -118,6 +123,12 @@ def test_each_argument_may_be_an_object_that_numpy_converts(name, exporter):
     call, arguments = CALLS[name]
     wrapped = [exporter(a) if isinstance(a, np.ndarray) else a for a in arguments]
     assert_same(results(call, *wrapped), results(call, *arguments))
+
+
+def test_so_may_a_mask():
+    where = IMAGE > 50
+    expected = fp.max_pool2d(IMAGE, 2, where=where)
+    np.testing.assert_array_equal(fp.max_pool2d(Exporting(IMAGE), 2, where=Exporting(where)), expected)
 
 
 def test_results_are_written_to_numpy_arrays_alone():
