@@ -1,9 +1,9 @@
-"""Pyramids of a slide that does not fit into a cache, and need not fit into memory, and of a real photograph, tiled.
+"""Pyramids of a slide that need not fit into memory, of labels of the nuclei on it, and of a real photograph, tiled.
 
     python examples/pyramid.py [--size 20480] [--folder FOLDER]
 
 Needs the extras `dask` and `demo`: pip install "fastpool[dask,demo]". Without --folder the pyramids are deleted in the
-end. Ends with 1 if a level is not what pooling in memory gives (of the slide, a part is checked).
+end. Ends with 1 if a level is not what pooling in memory gives (of the slide and its labels, a part is checked).
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ def generated_slide(size: int) -> da.Array:
     return da.map_blocks(slide_chunk, chunks=chunks, meta=np.empty((0, 0, 0), np.uint8))
 
 
+def labelled(slide: da.Array) -> da.Array:
+    """The nuclei of a slide, each by a number of its own; 0 is what lies between them."""
+    rows, columns = (da.arange(size, chunks=CHUNK) // PITCH for size in slide.shape[1:])
+    numbers = 1 + rows[:, None] * (slide.shape[2] // PITCH + 1) + columns
+    return da.where(slide[0] > 0, numbers, 0).astype(np.uint32)
+
+
 def tiled_photograph(size: int) -> da.Array:
     """A photograph of 427x640 in three colours, tiled until it is about half as wide as `size`."""
     photo = np.moveaxis(load_sample_image("china.jpg"), -1, 0)
@@ -90,14 +97,22 @@ def peak_megabytes() -> float | None:
     return next(int(line.split()[1]) * 1.024e-3 for line in status.read_text().splitlines() if "VmHWM" in line)
 
 
-def is_right(levels: list[da.Array], image: da.Array, side: int) -> bool:
+def most_frequent(labels: np.ndarray) -> np.ndarray:
+    """Of four labels in order, those that are equal are neighbours; the first of all is the smallest."""
+    height, width = (n // 2 for n in labels.shape)
+    windows = labels[: 2 * height, : 2 * width].reshape(height, 2, width, 2).swapaxes(1, 2).reshape(height, width, 4)
+    a, b, c, d = np.moveaxis(np.sort(windows, axis=-1), -1, 0)
+    return np.where(a == b, a, np.where(b == c, b, np.where(c == d, c, a)))
+
+
+def is_right(levels: list[da.Array], image: da.Array, method: str, side: int) -> bool:
     """Whether the corner of each level is what pooling the corner of the image in memory gives."""
-    expected = image[:, :side, :side].compute()
+    expected = image[..., :side, :side].compute()
     for level in levels:
-        height, width = expected.shape[1:]
-        if not np.array_equal(level[:, :height, :width].compute(), expected):
+        height, width = expected.shape[-2:]
+        if not np.array_equal(level[..., :height, :width].compute(), expected):
             return False
-        expected = fp.max_pool2d(expected, 2)
+        expected = fp.max_pool2d(expected, 2) if method == "max" else most_frequent(expected)
     return True
 
 
@@ -106,29 +121,37 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=20480, help="of the slide's side, in pixels (default 20480)")
     parser.add_argument("--folder", type=Path, help="where the pyramids are kept, for a later run to go on with")
     args = parser.parse_args()
-    images = {"slide": generated_slide(args.size), "photograph": tiled_photograph(args.size)}
+    slide = generated_slide(args.size)
+    images = {
+        "slide": (slide, "max"),
+        "slide.zarr/labels/nuclei": (labelled(slide), "mode"),
+        "photograph": (tiled_photograph(args.size), "max"),
+    }
     table = Table("image", "shape", "MB", "levels", "s", "MB/s", "on disk, MB", "second run, s")
     right = True
     with tempfile.TemporaryDirectory() as temporary, dask.config.set(scheduler="threads"):
-        for name, image in images.items():
-            levels = max(int(np.log2(min(image.shape[1:]) / 128)), 1) + 1
+        folder = args.folder or Path(temporary)
+        for name, (image, method) in images.items():
+            levels = max(int(np.log2(min(image.shape[-2:]) / 128)), 1) + 1
             options = {
                 "levels": levels,
-                "store": (args.folder or Path(temporary)) / f"{name}.zarr",
-                "axes": "cyx",
+                "store": folder / (f"{name}.zarr" if method == "max" else name),
+                "method": method,
+                "axes": "cyx" if image.ndim == 3 else "yx",
                 "scale": {"y": 0.25, "x": 0.25},
                 "units": {"y": "micrometer", "x": "micrometer"},
-                "name": name,
+                "name": Path(name).name,
             }
             start = perf_counter()
             made = pyramid(image, **options, progress=True)
             seconds = perf_counter() - start
             pyramid(image, **options)
             second_run = perf_counter() - start - seconds
-            right &= is_right(made, image, 4096)
+            right &= is_right(made, image, method, 4096)
             stored = sum(file.stat().st_size for file in Path(options["store"]).rglob("*") if file.is_file())
             measured = (f"{n:.1f}" for n in (seconds, image.nbytes / 1e6 / seconds, stored / 1e6, second_run))
-            table.add_row(name, str(image.shape), f"{image.nbytes / 1e6:.0f}", str(levels), *measured)
+            table.add_row(Path(name).name, str(image.shape), f"{image.nbytes / 1e6:.0f}", str(levels), *measured)
+        zarr.open_group(folder / "slide.zarr/labels").attrs["ome"] = {"version": "0.5", "labels": ["nuclei"]}
     console.print(table)
     peak = peak_megabytes()
     if peak is not None:

@@ -4,7 +4,8 @@ Kernels take arrays in canonical form: of shape `(outer, D, H, W, inner)`, C-con
 whose channels lie before its spatial axes in memory has outer = N * C and inner = 1; one whose channels lie last has
 outer = N and inner = C. Lower modules do not know the caller's data_format.
 
-Arrays of other libraries are read by `fastpool.interop`: as NumPy arrays, or as device arrays on a GPU.
+Arrays of other libraries are read by `fastpool.interop`: as NumPy arrays, or as device arrays on a GPU. What NumPy
+alone can convert, such as images of Pillow and arrays of xarray, is read as NumPy reads it.
 """
 
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ import numpy as np
 
 from fastpool.device_arrays import DeviceArray
 from fastpool.dtypes import is_float, native, supported
-from fastpool.interop import library_of
+from fastpool.interop import converted, converts_to_numpy, library_of
 from fastpool.window import Window
 
 Array = np.ndarray | DeviceArray
 
 
 def read(name: str, x: Any, floats_only: bool = False) -> Any:
-    """`x`, an array or a sequence, as a plain NumPy array or a device array; a TypeError for another dtype."""
+    """`x`, an array or what NumPy makes one, as a plain NumPy or device array; a TypeError for another dtype."""
     if type(x) is not np.ndarray and not isinstance(x, DeviceArray):
         x = _as_numpy(name, x)
     if x.dtype.metadata is not None and isinstance(x, np.ndarray):
@@ -59,15 +60,17 @@ def _zeros_and_ones(x: np.ndarray) -> np.ndarray:
 def _as_numpy(name: str, x: Any) -> Array:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill it first, for instance with {name}.filled(value)")
+    if isinstance(x, (np.ndarray, np.generic, int, float)):
+        return np.asarray(x)
     if isinstance(x, (list, tuple)):
         return _array_of(name, x)
-    if not isinstance(x, (np.ndarray, np.generic, int, float)):
-        library = library_of(x)
-        if library is not None:
-            return library.read(name, x)
-        came = f"{type(x).__module__}.{type(x).__qualname__}"
-        raise TypeError(f"{name} must be a NumPy array, got {came}; convert it first, for instance with numpy.asarray")
-    return np.asarray(x)
+    library = library_of(x)
+    if library is not None:
+        return library.read(name, x)
+    if converts_to_numpy(x):
+        return _as_numpy(name, converted(name, x))
+    came = f"{type(x).__module__}.{type(x).__qualname__}"
+    raise TypeError(f"{name} must be an array, got {came}; convert it first, for instance with numpy.asarray")
 
 
 def _array_of(name: str, x: list[Any] | tuple[Any, ...]) -> np.ndarray:

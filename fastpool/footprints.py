@@ -16,12 +16,13 @@ LEAST_STACK = 4
 
 def read_footprint(footprint: Any) -> np.ndarray:
     """A footprint as an array of bools, some of them True."""
-    if isinstance(footprint, np.ma.MaskedArray):
-        raise TypeError("footprint must not be a masked array; fill it first: footprint.filled(False)")
     try:
-        elements = np.asarray(footprint)
+        elements = np.asanyarray(footprint)
     except ValueError as error:
         raise ValueError(f"footprint must be an array, or nested sequences of the same lengths: {error}") from error
+    if isinstance(elements, np.ma.MaskedArray):
+        raise TypeError("footprint must not be a masked array; fill it first: footprint.filled(False)")
+    elements = np.asarray(elements)
     if elements.dtype.kind not in "biuf":
         raise TypeError(f"footprint must hold bools or numbers, got {elements.dtype}")
     elements = elements != 0

@@ -1,7 +1,7 @@
-"""Max pooling made of other operations.
+"""Pooling made of convolutions.
 
-Since max(a, b) = relu(a - b) + b, a tree of these takes the maximum of any number of values with subtractions,
-additions and relu alone: convolutions can do all of it.
+The average of a window is a convolution with equal weights. Since max(a, b) = relu(a - b) + b, a tree of these takes
+the maximum of any number of values with subtractions, additions and relu alone: convolutions can do all of this, too.
 """
 
 from __future__ import annotations
@@ -10,10 +10,58 @@ from typing import Any
 
 import numpy as np
 
+from fastpool import arrays
 from fastpool.convolution import conv2d
+from fastpool.type_hints import A, Padding
 from fastpool.window import Window
 
-__all__ = ["max_pool2d_by_conv", "relu_stages"]
+__all__ = ["avg_pool2d_by_conv", "max_pool2d_by_conv", "relu_stages"]
+
+
+def avg_pool2d_by_conv(
+    x: A,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: Padding = 0,
+    *,
+    backend: str | None = None,
+) -> A:
+    """Average pooling of images as a convolution by `fastpool.conv2d`, whose weights are all 1 / (KH KW).
+
+    Equal to `avg_pool2d` up to rounding: the weights are rounded, and so are the sums. The padding of a convolution is
+    zeros, which count: it is that of `avg_pool2d` with count_include_pad=True, its default.
+
+    Parameters
+    ----------
+    x : array of shape (N, C, H, W), (C, H, W) or (H, W); float16, bfloat16, float32 or float64
+    kernel_size, stride, padding, backend
+        As in `avg_pool2d`.
+
+    Returns
+    -------
+    array of shape (N, C, OH, OW) and so on, of the array library and dtype of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `avg_pool2d`.
+
+    Examples
+    --------
+    >>> import fastpool as fp
+    >>> import numpy as np
+    >>> from fastpool.identities import avg_pool2d_by_conv
+    >>> x = np.array([[-7.0, 7, 0, -8, 8, -3], [-4, -5, -5, 0, -10, 7]])
+    >>> avg_pool2d_by_conv(x, 2)
+    array([[-2.25, -3.25,  0.5 ]])
+    >>> fp.avg_pool2d(x, 2)
+    array([[-2.25, -3.25,  0.5 ]])
+    """
+    images, window = _images(x, kernel_size, stride, padding)
+    kernel = window.kernel[1:]
+    weights = np.full((1, 1, *kernel), 1 / window.volume, images.dtype)
+    y = conv2d(images, weights, None, kernel if stride is None else stride, padding, backend=backend)
+    return arrays.to_library(y.reshape(window.y_shape), x)
 
 
 def relu_stages(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -57,12 +105,12 @@ def relu_stages(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def max_pool2d_by_conv(
-    x: Any,
+    x: A,
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int] | None = None,
     *,
     backend: str | None = None,
-) -> np.ndarray:
+) -> A:
     """Max pooling of images as a tree of relu(a - b) + b, every step a convolution by `fastpool.conv2d`.
 
     Equal to `max_pool2d` up to rounding: a difference of two numbers is rounded, and so is what is added to it, so the
@@ -77,7 +125,7 @@ def max_pool2d_by_conv(
 
     Returns
     -------
-    array of shape (N, C, OH, OW) and so on, with the dtype of `x`
+    array of shape (N, C, OH, OW) and so on, of the array library and dtype of `x`
 
     Raises
     ------
@@ -95,16 +143,22 @@ def max_pool2d_by_conv(
     >>> fp.max_pool2d(x, 2)
     array([[7., 0., 8.]])
     """
-    x = np.asanyarray(x)
-    window = Window.plan(2, x.shape, kernel_size, stride)
+    features, window = _images(x, kernel_size, stride)
     kernel = window.kernel[1:]
     step = kernel if stride is None else stride
-    features = x.reshape(-1, 1, *window.size[1:])
     for differences, kept in relu_stages(window.volume):
-        filters = np.concatenate([differences, kept]).reshape(-1, features.shape[1], *kernel).astype(x.dtype)
+        filters = np.concatenate([differences, kept]).reshape(-1, features.shape[1], *kernel).astype(features.dtype)
         features = conv2d(features, filters, stride=step, backend=backend)
         pairs = features[:, : len(differences)]
         np.maximum(pairs, 0, out=pairs)
         kernel = step = (1, 1)
-    total = np.ones((1, features.shape[1], 1, 1), x.dtype)
-    return conv2d(features, total, stride=step, backend=backend).reshape(window.y_shape)
+    total = np.ones((1, features.shape[1], 1, 1), features.dtype)
+    y = conv2d(features, total, stride=step, backend=backend).reshape(window.y_shape)
+    return arrays.to_library(y, x)
+
+
+def _images(x: Any, kernel_size: Any, stride: Any, padding: Any = 0) -> tuple[np.ndarray, Window]:
+    """Each channel of an array as an image of one channel, and the window."""
+    read = arrays.in_main_memory("x", arrays.read("x", x, floats_only=True), "pooled by convolutions")
+    window = Window.plan(2, read.shape, kernel_size, stride, padding)
+    return read.reshape(-1, 1, *window.size[1:]), window

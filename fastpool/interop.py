@@ -1,7 +1,8 @@
 """Arrays of other libraries: how they are recognised, read, allocated, and made of results.
 
 A PyTorch tensor in main memory is read as a NumPy array, an array on a GPU as a `DeviceArray`. No library is imported
-here that the caller has not imported.
+here that the caller has not imported. Objects of no such library that NumPy can convert are read as NumPy reads them,
+and results are NumPy arrays.
 """
 
 from __future__ import annotations
@@ -374,6 +375,17 @@ def _protocol_of(x: Any) -> type[CudaArrayInterface] | None:
     except Exception:  # reading it raises the same again, with the name of the argument
         return CudaArrayInterface
     return None if interface is None else CudaArrayInterface
+
+
+def converts_to_numpy(x: Any) -> bool:
+    """Whether an object says how it becomes a NumPy array: by one of NumPy's protocols."""
+    return any(hasattr(x, protocol) for protocol in ("__array__", "__array_interface__", "__array_struct__"))
+
+
+def converted(name: str, x: Any) -> np.ndarray:
+    """An object of no library of arrays as NumPy converts it: a subclass, such as a masked array, stays one."""
+    with _read_by(name, x, "__array__"):
+        return np.asanyarray(x)
 
 
 def library_of(x: Any) -> ArrayLibrary | None:

@@ -23,6 +23,7 @@ import numpy as np
 from fastpool import arrays
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
 from fastpool.arguments import check_shape, integer, positive, required_stride
+from fastpool.average_pooling import global_avg_pool, global_avg_pool_backward
 from fastpool.convolution import conv2d, conv2d_backward
 from fastpool.dtypes import is_float
 from fastpool.maxout import check_grouping, maxout, maxout_backward
@@ -34,6 +35,7 @@ __all__ = [
     "Conv2D",
     "Dense",
     "Flatten",
+    "GlobalAvgPool2D",
     "HardSwish",
     "Layer",
     "MaxPool2D",
@@ -253,6 +255,52 @@ class MaxPool2D(Layer):
     def backward(self, dout: Any) -> Gradients:
         argmax, shape = self._last_forward()
         return max_pool2d_backward(dout, argmax, shape, *self._window, backend=self._backend), []
+
+
+class GlobalAvgPool2D(Layer):
+    """The mean of each channel of images, by `fastpool.global_avg_pool`: what comes out are rows of features.
+
+    Parameters
+    ----------
+    X_dim : (channels, height, width)
+    backend : str
+        As in `fastpool.global_avg_pool`.
+
+    Attributes
+    ----------
+    params : []
+    out_dim : (channels,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For dimensions that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastpool.layers import GlobalAvgPool2D
+    >>> layer = GlobalAvgPool2D((1, 2, 2))
+    >>> layer.forward(np.array([[[[1.0, 2.0], [3.0, 6.0]]]]))
+    array([[3.]])
+    >>> layer.backward(np.array([[8.0]]))
+    (array([[[[2., 2.],
+             [2., 2.]]]]), [])
+    """
+
+    def __init__(self, X_dim: tuple[int, int, int], *, backend: str | None = None) -> None:
+        dims = checked_dims(X_dim, "channels", "height", "width")
+        super().__init__(dims, dims[:1])
+        self._backend = backend
+
+    def forward(self, X: Any) -> np.ndarray:
+        X = self._batch(X)
+        out = global_avg_pool(X, backend=self._backend)
+        self._saved = X.shape
+        return out
+
+    def backward(self, dout: Any) -> Gradients:
+        return global_avg_pool_backward(dout, self._last_forward(), backend=self._backend), []
 
 
 class Maxout(Layer):

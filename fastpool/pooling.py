@@ -149,7 +149,8 @@ def max_pool2d(
     ----------
     x : array of shape (N, C, H, W), (C, H, W) or (H, W); channels_last: (N, H, W, C), (H, W, C)
         bool, any integer, float16, bfloat16 (ml_dtypes), float32 or float64; any strides and byte order. A NumPy
-        array, a PyTorch tensor, a CuPy array, or whatever has `__cuda_array_interface__` or DLPack.
+        array, a PyTorch tensor, a CuPy array, or whatever has `__cuda_array_interface__` or DLPack. What NumPy alone
+        converts, such as images of Pillow and arrays of xarray, pandas and Zarr, gives NumPy arrays.
     kernel_size, stride, dilation : int or one int for each axis
         `stride` defaults to `kernel_size`.
     padding : int, one for each axis, a (before, after) pair for each, "valid", "same" or "same_lower"

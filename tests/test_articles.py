@@ -6,7 +6,7 @@ from tables import X, Y, table
 
 import fastpool as fp
 from examples.deepnet_cnn import InNumPy
-from fastpool.identities import max_pool2d_by_conv
+from fastpool.identities import avg_pool2d_by_conv, max_pool2d_by_conv
 
 # Seed 002: max pooling expressed by Conv2D alone, and what it printed
 
@@ -36,6 +36,16 @@ def test_the_model_of_convolutions_gives_the_same_table(backend):
 def test_the_tree_of_convolutions_gives_the_same_table(backend):
     for dtype in (np.float16, np.float32, np.float64):
         np.testing.assert_array_equal(max_pool2d_by_conv(table(X, dtype), 2, backend=backend), table(Y, dtype))
+
+
+def test_the_average_of_the_table_is_a_convolution_with_four_quarters(backend):
+    """The article begins with it: ((0.25, 0.25), (0.25, 0.25)), at a stride of 2."""
+    x = table(X, np.float32)
+    quarters = np.full((1, 1, 2, 2), 0.25, np.float32)
+    expected = x.reshape(8, 2, 8, 2).mean((1, 3))
+    np.testing.assert_array_equal(fp.conv2d(x[None, None], quarters, stride=2, backend=backend)[0, 0], expected)
+    for dtype in (np.float16, np.float32, np.float64):
+        np.testing.assert_array_equal(avg_pool2d_by_conv(table(X, dtype), 2, backend=backend), expected.astype(dtype))
 
 
 # Seed 000: Keras' Maxout layer

@@ -52,6 +52,7 @@ def test_the_example_runs_as_printed(name):
 
 
 PROGRAMS = {
+    "cifar_hard_swish.py": (("--steps", "2", "--batch", "8"), "1,418,826 parameters", "sklearn"),
     "deepnet_cnn.py": (("--epochs", "1", "--filters", "4"), "the losses are the same", "sklearn"),
     "from_scratch.py": (("--steps", "3", "--filters", "4"), "the losses are the same", "sklearn"),
     "keras_numpy.py": (

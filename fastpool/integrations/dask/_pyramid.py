@@ -18,8 +18,8 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 import fastpool as fp
-from fastpool.arguments import frozen, integer
-from fastpool.integrations.dask import _folders
+from fastpool.arguments import frozen, integer, one_of
+from fastpool.integrations.dask import _folders, _labels
 from fastpool.type_hints import Padding
 from fastpool.window import Window
 
@@ -34,6 +34,7 @@ except ImportError as error:
 
 FORMATS = {"0.4": 2, "0.5": 3}  # of OME-NGFF, and of Zarr
 BLOCK_BYTES = 1 << 24
+MULTISCALE_TYPES = {"max": "maximum", "mode": "mode", "nearest": "nearest"}  # of each method, as OME-NGFF tells it
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 NOTE = "fastpool"  # the attribute of the group that tells what was asked for
 DELETED = "being deleted"  # what it is before the group is emptied
@@ -51,6 +52,7 @@ def pyramid(
     ceil_mode: bool = False,
     *,
     store: Any,
+    method: str = "max",
     axes: str | None = None,
     scale: Mapping[str, float] | None = None,
     units: Mapping[str, str] | None = None,
@@ -63,7 +65,9 @@ def pyramid(
     progress: bool = False,
     backend: str | None = None,
 ) -> list[da.Array]:
-    """Write an array and ever smaller maxima of it to Zarr, each level max-pooled from the stored one before.
+    """Write an array and ever smaller versions of it to Zarr, each level pooled from the stored one before.
+
+    Levels of an image are its maxima, those of labels the most frequent label of each window, or the middle one.
 
     Called again after it was interrupted, with the same arguments, it goes on: finished levels are left as they are,
     and so are finished chunks of the level that was being written, but for those that hold only zeros, which Zarr does
@@ -78,9 +82,15 @@ def pyramid(
         How many, with that of the array itself. A finished pyramid can be given more.
     kernel_size, stride, padding, dilation, ceil_mode
         Of the pooling from one level to the next, as in `max_pool2d`; one for each of the space axes where they differ:
-        kernel_size=(1, 2, 2) leaves the depth of a volume as it is.
+        kernel_size=(1, 2, 2) leaves the depth of a volume as it is. Windows of labels neither overlap nor have padding:
+        for them stride, padding and dilation stay as they are by default.
     store : str, path or Zarr store
         Where the group is, or is to be. Workers must reach it by the same name.
+    method : "max", "mode" or "nearest"
+        What stands for a window: its maximum, or, of labels, which are integers, the most frequent one, or the one in
+        the middle. Of labels that are equally frequent the smallest is taken, as by `scipy.stats.mode` and TensorStore.
+        The middle of k elements is element k // 2, as scikit-image and ome-zarr take it; of a window that hangs over
+        the end it is the last element at most.
     axes : str
         What each axis is: "yx" with "z", "c" and "t" before it as far as they are there, in the order "tczyx". It need
         not be given for 2 or 5 axes, nor where kernel_size says how many of them are space.
@@ -105,7 +115,7 @@ def pyramid(
     progress : bool
         Show a progress bar for each level; needs rich.
     backend : str
-        As in `max_pool2d`. With "cuda" the chunks are pooled on the GPUs of the workers.
+        Of maxima, as in `max_pool2d`. With "cuda" the chunks are pooled on the GPUs of the workers.
 
     Returns
     -------
@@ -114,8 +124,8 @@ def pyramid(
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit, chunks of unknown size, a window that does not fit into a level, or a store that
-        holds something else: a pyramid of other arguments, or no pyramid.
+        For arguments that do not fit, labels that are no integers, chunks of unknown size, a window that does not fit
+        into a level, or a store that holds something else: a pyramid of other arguments, or no pyramid.
 
     Examples
     --------
@@ -134,6 +144,7 @@ def pyramid(
         raise ValueError(
             f"array has chunks of unknown size, shape {array.shape}; call array.compute_chunk_sizes() first"
         )
+    method = one_of("method", method, tuple(MULTISCALE_TYPES))
     axes = _checked_axes(axes, array.ndim, kernel_size)
     space = sum(TYPES[axis] == "space" for axis in axes)
     window = {
@@ -143,12 +154,15 @@ def pyramid(
         "dilation": _each("dilation", dilation, space),
         "ceil_mode": ceil_mode,
     }
+    if method != "max":
+        _check_labels(method, array.dtype, window, backend)
     cell = _of_axes("scale", scale or {}, axes)
     if not all(isinstance(size, (int, float)) and isfinite(size) and size > 0 for size in cell.values()):
         raise ValueError(f"scale must be positive for each axis, got {scale!r}")
     plan = _planned(array.shape, integer("levels", levels), window, [float(cell.get(axis, 1)) for axis in axes])
     options = _storage(array.dtype, axes, version, chunks, shards, compressors)
-    named = {"name": name, "axes": _described(axes, _of_axes("units", units or {}, axes)), "version": version}
+    described = _described(axes, _of_axes("units", units or {}, axes))
+    named = {"name": name, "axes": described, "version": version, "method": method}
 
     place = _place(store)
     first = _unseen(place, 0, array.shape, options).metadata.to_dict()
@@ -168,7 +182,7 @@ def pyramid(
                 if n == 0:
                     source = array if _aligned(array, target) else array.rechunk(block)
                 else:
-                    source = _pooled(root[str(n - 1)], window, block, backend)
+                    source = _pooled(root[str(n - 1)], window, block, method, backend)
                 _write(source, target, f"level {n} {level.shape}", bar)
                 zarr.create_array(root.store, name=_path(root, n), shape=level.shape, **options)
             if n >= len(_listed(root)):
@@ -216,6 +230,17 @@ def _each(name: str, value: Any, space: int) -> tuple[int, ...]:
     return each
 
 
+def _check_labels(method: str, dtype: np.dtype, window: dict[str, Any], backend: str | None) -> None:
+    if dtype.kind not in "iu":
+        raise TypeError(f"array must hold labels, which are integers, with method={method!r}, got {dtype}")
+    plain = {"stride": window["kernel_size"], "padding": 0, "dilation": (1,) * len(window["kernel_size"])}
+    for name, value in plain.items():
+        if window[name] != value:
+            raise ValueError(f"{name} must be left out with method={method!r}, got {window[name]!r}")
+    if backend is not None:
+        raise ValueError(f"backend must be None with method={method!r}, which has no kernels, got {backend!r}")
+
+
 def _planned(shape: tuple[int, ...], levels: int, window: dict[str, Any], cell: Sequence[float]) -> list[_Level]:
     """All levels; an error if a window does not fit into one."""
     if levels < 1:
@@ -255,20 +280,21 @@ def _metadata(plan: Sequence[_Level], named: dict[str, Any], window: dict[str, A
             {"type": "translation", "translation": list(level.translation)},
         ]
         datasets.append({"path": str(n), "coordinateTransformations": transformations})
+    method, labels = named["method"], {}
+    function, kwargs = f"fastpool.max_pool{len(window['kernel_size'])}d", window
+    if method != "max":
+        function, kwargs = "fastpool.integrations.dask.pyramid", {"method": method, **window}
+        labels = {"image-label": {"version": named["version"]}}  # by which viewers know that these are labels
     multiscale = {
         "name": named["name"],
         "axes": named["axes"],
         "datasets": datasets,
-        "type": "maximum",
-        "metadata": {
-            "method": f"fastpool.max_pool{len(window['kernel_size'])}d",
-            "version": fp.__version__,
-            "kwargs": window,
-        },
+        "type": MULTISCALE_TYPES[method],
+        "metadata": {"method": function, "version": fp.__version__, "kwargs": kwargs},
     }
     if named["version"] == "0.4":
-        return {"multiscales": [{"version": "0.4", **multiscale}]}
-    return {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+        return {"multiscales": [{"version": "0.4", **multiscale}], **labels}
+    return {"ome": {"version": "0.5", "multiscales": [multiscale], **labels}}
 
 
 # Zarr
@@ -372,6 +398,8 @@ def _storage(dtype: np.dtype, axes: str, version: str, chunks: Any, shards: Any,
     """How the arrays are stored, as `zarr.create_array` has it."""
     side = 128 if "z" in axes else 1024
     default = tuple(side if TYPES[axis] == "space" else 1 for axis in axes)
+    if dtype.kind in "iu":
+        dtype = np.dtype(dtype.str)  # Zarr knows one of two C types of the same size, such as long and long long
     options = {"chunks": chunks or default, "dtype": dtype, "compressors": compressors}
     if version == "0.4":
         if shards is not None:
@@ -405,11 +433,13 @@ def _aligned(array: Any, stored: Any) -> bool:
     return all(end % unit == 0 for each, unit in zip(ends, _unit(stored), strict=True) for end in each)
 
 
-def _pooled(stored: Any, window: dict[str, Any], block: tuple[int, ...], backend: str | None) -> Any:
+def _pooled(stored: Any, window: dict[str, Any], block: tuple[int, ...], method: str, backend: str | None) -> Any:
     """The level that is pooled from a stored one, in chunks that are blocks."""
     space = len(window["kernel_size"])
     strides = (1,) * (len(block) - space) + window["stride"]
     source = da.from_zarr(stored, chunks=tuple(b * s for b, s in zip(block, strides, strict=True)))
+    if method != "max":
+        return _labels.pooled(source, strides, method, window["ceil_mode"])
     return getattr(fp, f"max_pool{space}d")(source, **window, backend=backend)
 
 
