@@ -50,7 +50,7 @@ INPUTS = {
 _OPS = {name: Op(name, inputs, inputs, partial(_plan, name)) for name, inputs in INPUTS.items()}
 
 
-def _checked_beta(beta: Any) -> float:
+def checked_beta(beta: Any) -> float:
     if isinstance(beta, (bool, np.bool_)) or not isinstance(beta, (int, float, np.integer, np.floating)):
         raise TypeError(f"beta must be a number, got {shown(beta)}")
     try:
@@ -163,7 +163,7 @@ def swish(x: Any, beta: float = 1.0, *, out: Any = None, backend: str | None = N
     >>> fp.swish(np.array([0.0, 100.0]))
     array([  0., 100.])
     """
-    return call(_OPS["swish"], (x,), (), out, backend, (_checked_beta(beta),))
+    return call(_OPS["swish"], (x,), (), out, backend, (checked_beta(beta),))
 
 
 def swish_backward(dy: A, x: A, beta: float = 1.0, *, out: A | None = None, backend: str | None = None) -> A:
@@ -191,4 +191,4 @@ def swish_backward(dy: A, x: A, beta: float = 1.0, *, out: A | None = None, back
     >>> fp.swish_backward(np.ones(2), np.array([0.0, 100.0]))
     array([0.5, 1. ])
     """
-    return call(_OPS["swish_backward"], (dy, x), (), out, backend, (_checked_beta(beta),))
+    return call(_OPS["swish_backward"], (dy, x), (), out, backend, (checked_beta(beta),))

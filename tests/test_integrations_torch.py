@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 F, nn = torch.nn.functional, torch.nn
 
 from fastpool.integrations import torch as ft  # noqa: E402  after it is known that PyTorch is there
+from fastpool.integrations.torch import pool_operators  # noqa: E402
 
 POOLS = {1: ft.max_pool1d, 2: ft.max_pool2d, 3: ft.max_pool3d}
 THEIRS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -155,7 +156,7 @@ def test_padding_may_be_any_that_fastpool_takes(padding):
 
 def test_the_kernel_reads_the_memory_of_the_tensor(monkeypatch):
     seen = []
-    monkeypatch.setitem(ft._POOLS, 2, lambda x, **k: seen.append(x) or fp.max_pool2d(x, **k))
+    monkeypatch.setitem(pool_operators.MAX_POOLS, 2, lambda x, **k: seen.append(x) or fp.max_pool2d(x, **k))
     for memory_format in FORMATS.values():
         x = draws(2, 3, 8, 8, memory_format=memory_format)
         ft.max_pool2d(x, 2)
