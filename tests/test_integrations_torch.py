@@ -1,7 +1,5 @@
 """fastpool's pooling, maxout and hard-swish as custom operators of PyTorch."""
 
-import shutil
-
 import numpy as np
 import pytest
 from doctests import check, of_module, of_page
@@ -11,12 +9,13 @@ import fastpool as fp
 torch = pytest.importorskip("torch")
 F, nn = torch.nn.functional, torch.nn
 
-from fastpool.integrations import torch as ft  # noqa: E402  after it is known that PyTorch is there
+from torch_specimens import FORMATS, draws, needs_compiler  # noqa: E402  after it is known that PyTorch is there
+
+from fastpool.integrations import torch as ft  # noqa: E402
 from fastpool.integrations.torch import pool_operators  # noqa: E402
 
 POOLS = {1: ft.max_pool1d, 2: ft.max_pool2d, 3: ft.max_pool3d}
 THEIRS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WINDOWS = [
     {"kernel_size": 2},
     {"kernel_size": 3, "stride": 2, "padding": 1},
@@ -25,16 +24,6 @@ WINDOWS = [
 ]
 # PyTorch's make_dual warns of PyTorch's own decompositions.
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")),
-    reason="torch.compile needs a C++ compiler",
-)
-
-
-def draws(*shape, dtype=torch.float32, memory_format=torch.contiguous_format):
-    """Distinct values, far enough apart that a small step changes no argmax."""
-    x = torch.from_numpy(np.random.default_rng(0).permutation(int(np.prod(shape)))).to(dtype).reshape(shape) / 8
-    return x.contiguous(memory_format=memory_format)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -444,58 +433,6 @@ def test_the_layer_is_a_drop_in(axes):
     x = draws(2, 3, *(9, 8, 7)[:axes])
     for got, expected in zip(mine(*arguments)(x), own(*arguments)(x), strict=True):
         assert torch.equal(got, expected)
-
-
-class Gated(nn.MaxPool2d):
-    """A subclass, which does more than pool."""
-
-
-def test_every_pooling_layer_of_a_model_is_replaced_and_no_other():
-    model = nn.Sequential(
-        nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Sequential(nn.MaxPool1d(2), nn.ReLU()), Gated(2), nn.AvgPool2d(2)
-    ).eval()
-    shown = repr(model)
-    assert ft.replace_max_pools(model) is model
-    assert repr(model) == shown
-    assert [type(m) for m in model] == [ft.MaxPool2d, nn.Sequential, Gated, nn.AvgPool2d]
-    assert type(model[1][0]) is ft.MaxPool1d
-    assert not model[0].training
-    assert type(ft.replace_max_pools(nn.MaxPool3d(2))) is ft.MaxPool3d
-
-
-def test_a_pool_in_several_places_is_replaced_by_one_in_all():
-    pool = nn.MaxPool2d(2)
-    block = nn.Sequential(pool, nn.ReLU())
-    model = nn.ModuleDict({"first": pool, "blocks": nn.ModuleList([block, block]), "last": nn.Sequential(pool, pool)})
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    ft.replace_max_pools(model)
-    places = [model["first"], model["blocks"][0][0], model["blocks"][1][0], *model["last"]]
-    assert {type(place) for place in places} == {ft.MaxPool2d}
-    assert len(set(places)) == 1
-    assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
-    assert type(pool) is nn.MaxPool2d, "a layer that another model may hold is left alone"
-
-
-def test_hooks_and_attributes_of_a_pool_are_kept_and_hooks_can_be_removed():
-    calls = []
-    model = nn.Sequential(nn.MaxPool2d(2)).eval()
-    model[0].note = "kept"
-    handles = [
-        model[0].register_forward_pre_hook(lambda module, args: calls.append("before")),
-        model[0].register_forward_hook(lambda module, args, kwargs, y: y + 1, with_kwargs=True),
-        model[0].register_full_backward_hook(lambda module, dx, dy: calls.append("gradient")),
-    ]
-    ft.replace_max_pools(model)
-    assert model[0].note == "kept"
-    assert not model[0].training
-    x = draws(1, 1, 4, 4).requires_grad_()
-    assert torch.equal(model(x), F.max_pool2d(x, 2) + 1)
-    model(x).sum().backward()
-    assert calls == ["before", "before", "gradient"]
-    for handle in handles:
-        handle.remove()
-    assert torch.equal(model(x), F.max_pool2d(x, 2))
-    assert len(calls) == 3
 
 
 def test_the_layer_of_maxout_says_what_it_is():

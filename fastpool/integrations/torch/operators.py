@@ -28,8 +28,8 @@ def operator(name: str, schema: str, fake: Callable[..., Any], vmap: Callable[..
             # What is exported as a module calls PyTorch's operators: see standard.py.
             if torch.onnx.is_in_onnx_export():
                 raise NotImplementedError(
-                    f"fastpool::{name} has no counterpart in ONNX; give torch.onnx.export the module instead of a program "
-                    "that torch.export made of it, or exchange its layers by restore_max_pools first"
+                    f"fastpool::{name} has no counterpart in ONNX; give torch.onnx.export the module, not a program "
+                    "that torch.export made of it, or call restore_max_pools first"
                 )
             return fake(*inputs)
 

@@ -75,7 +75,7 @@ def min_pool(axes: int, input: Any, window: tuple[Any, ...], return_indices: boo
 def check_floating(input: Tensor) -> None:
     """Minima are the negated maxima of negated values, but unsigned integers have no negative ones."""
     if not input.is_floating_point():
-        raise TypeError("input must be floating where min pooling is exported, traced, scripted or quantised")
+        raise TypeError(f"input must be floating where min pooling is exported, got {input.dtype}")
 
 
 def max_unpool(axes: int, input: Any, indices: Any, window: tuple[Any, ...], output_size: Any) -> Any:
