@@ -1,4 +1,4 @@
-"""Models with fastpool's layers leave PyTorch: exported, scripted and traced, they run where fastpool is not installed."""
+"""Models with fastpool's layers leave PyTorch: what is exported, scripted or traced runs without fastpool."""
 
 import warnings
 

@@ -126,8 +126,8 @@ def swish(input: Tensor, beta: float = 1.0) -> Tensor:
     --------
     >>> import torch
     >>> from fastpool.integrations.torch import swish
-    >>> swish(torch.tensor([-100.0, 0.0, 100.0]))
-    tensor([ -0.,   0., 100.])
+    >>> swish(torch.tensor([0.0, 100.0]))
+    tensor([  0., 100.])
     """
     beta = checked_beta(beta)
     return standard.swish(input, beta) if standard.takes_over(input) else _swish(input, beta)
