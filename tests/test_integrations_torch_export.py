@@ -171,6 +171,13 @@ def test_a_traced_graph_calls_pytorchs_functions_and_can_be_differentiated():
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("grouping", ["strided", "contiguous"])
+def test_a_traced_maxout_sends_the_gradient_of_a_tie_to_the_first_piece_as_fastpool_does(grouping):
+    layer, x = ft.Maxout(2, grouping=grouping), torch.zeros(1, 8, 3).requires_grad_()
+    expected, got = (torch.autograd.grad(run(x).sum(), x)[0] for run in (layer, torch.jit.trace(layer, (x,))))
+    assert torch.equal(got, expected)
+
+
 UNLIKE_PYTORCHS = {
     "more than half a window": (5, r"got \(5, 5\), more than half of a window of \(3, 3\)"),
     "one more than half a window": (2, r"got \(2, 2\), more than half"),

@@ -45,7 +45,9 @@ def result(a: Any, like: Tensor, axes: int, dtype: torch.dtype | None = None) ->
     if isinstance(a, np.ndarray):
         bfloat16 = a.dtype.kind == "V"  # as ml_dtypes has it
         a = torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if bfloat16 else torch.from_numpy(a)
-    return in_format_of(like, a if dtype is None else a.to(dtype), axes)
+    if dtype is not None and a.dtype != dtype:
+        a = a.to(dtype)
+    return in_format_of(like, a, axes)
 
 
 def backend(t: Tensor) -> str | None:
