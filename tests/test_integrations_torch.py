@@ -184,6 +184,7 @@ def test_tensors_of_any_strides_pool():
         (lambda x: ft.maxout(torch.tensor(3.0), 1), ValueError, "input must have at least one axis"),
         (lambda x: ft.max_pool2d(x, 9), ValueError, "a window of 9 cells does not fit"),
         (lambda x: ft.max_pool2d(x, 2, padding="full"), ValueError, "padding must be 'valid', 'same'"),
+        (lambda x: ft.max_pool2d(x, 2, padding=""), ValueError, "padding must hold .* got ''"),
         (lambda x: ft.max_pool2d(x, 2, padding=[(1, 1)]), ValueError, r"padding must hold a \(before, after\) pair"),
         (lambda x: ft.max_pool2d(x[0, 0, 0], 2), ValueError, "x must have 2 to 4 axes"),
         (lambda x: ft.max_pool2d(x.to(torch.complex64), 2), TypeError, "x must be bool, an integer, float16"),

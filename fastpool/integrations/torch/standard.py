@@ -37,23 +37,27 @@ def padding_of(
     kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], auto_pad: str, dilation: Sequence[int]
 ) -> tuple[int, ...]:
     """The padding of a window as PyTorch's max pooling takes it, or a ValueError. Arguments as operators have them."""
-    extent = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    before, after = tuple(padding[::2]), tuple(padding[1::2])
+    extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
     if auto_pad == "valid":
-        before = after = (0,) * len(extent)
-    elif auto_pad and all(s == 1 and e % 2 for s, e in zip(stride, extent, strict=True)):
-        before = after = tuple(e // 2 for e in extent)
-    if auto_pad not in ("", "valid") and not before:
-        problem = f"{auto_pad!r}, which depends on the size of the input unless the window is odd and the stride 1"
-    elif before != after:
-        problem = f"{tuple(zip(before, after, strict=True))}, which differs before and after"
-    elif any(p > e // 2 for p, e in zip(before, extent, strict=True)):
-        problem = f"{before}, more than half of a window of {tuple(extent)}"
-    else:
-        return before
-    raise ValueError(
+        return (0,) * len(extent)
+    if auto_pad:
+        if all(s == 1 and e % 2 for s, e in zip(stride, extent, strict=True)):
+            return tuple(e // 2 for e in extent)
+        raise _unlike_pytorchs(
+            f"{auto_pad!r}, which depends on the size of the input unless windows are odd and strides 1"
+        )
+    before, after = tuple(padding[::2]), tuple(padding[1::2])
+    if before != after:
+        raise _unlike_pytorchs(f"{tuple(zip(before, after, strict=True))}, which differs before and after")
+    if any(p > e // 2 for p, e in zip(before, extent, strict=True)):
+        raise _unlike_pytorchs(f"{before}, more than half of a window of {extent}")
+    return before
+
+
+def _unlike_pytorchs(padding: str) -> ValueError:
+    return ValueError(
         "padding must be one that PyTorch's own max pooling has, where a model is exported, traced, quantised or "
-        f"restored: got {problem}; pad the input with torch.nn.functional.pad instead"
+        f"restored: got {padding}; pad the input with torch.nn.functional.pad instead"
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 import fastpool as fp
-from fastpool.arguments import check_padding_word
 from fastpool.integrations.torch import standard
 from fastpool.integrations.torch.operators import differentiable, operator, run_in_joined_batches
 from fastpool.integrations.torch.pool_operators import picked
@@ -59,8 +58,6 @@ def _spatial_size(axes: int, shape: Sequence[int], window: tuple[Any, ...], outp
     for name, values, least in (("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", pads, 0)):
         if any(value < least for value in values):
             raise ValueError(f"{name} must be {least} or more in every axis, got {tuple(values)}")
-    if auto_pad:
-        check_padding_word(auto_pad)
     windows = list(zip(shape[-axes:], kernel, stride, strict=True))
     if auto_pad in ("same", "same_lower"):
         if output_size is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool.arguments import flag, integer
+from fastpool.arguments import check_padding_word, flag, integer
 from fastpool.window import Window, uncached_window
 
 Size = int | Sequence[int]
@@ -34,17 +34,14 @@ def for_each_axis(name: str, value: Any, axes: int) -> list[int]:
     return each
 
 
-def kernel_and_stride(axes: int, kernel_size: Any, stride: Any) -> tuple[list[int], list[int]]:
-    """With the kernel size for the stride where it is None, or empty as PyTorch's operators have it."""
-    kernel = for_each_axis("kernel_size", kernel_size, axes)
-    no_stride = stride is None or (isinstance(stride, (list, tuple)) and not stride)
-    return kernel, kernel if no_stride else for_each_axis("stride", stride, axes)
-
-
 def as_operators_take_it(axes: int, kernel_size, stride, padding, dilation, ceil_mode) -> tuple[Any, ...]:
     """The arguments of a pool as those of an operator."""
-    kernel, steps = kernel_and_stride(axes, kernel_size, stride)
+    kernel = for_each_axis("kernel_size", kernel_size, axes)
+    no_stride = stride is None or (isinstance(stride, (list, tuple)) and not stride)  # as PyTorch's operators have it
+    steps = kernel if no_stride else for_each_axis("stride", stride, axes)
     auto_pad, pads = (padding, []) if isinstance(padding, str) else ("", padding)
+    if auto_pad:
+        check_padding_word(auto_pad)
     if not isinstance(pads, Sequence) or not all(isinstance(p, Sequence) for p in pads):
         pads = [(p, p) for p in for_each_axis("padding", pads, axes)]
     if not auto_pad and [len(p) for p in pads] != [2] * axes:
