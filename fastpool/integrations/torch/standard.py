@@ -25,9 +25,12 @@ def takes_over(input: Any) -> bool:
     In `torch.onnx.export`, `torch.jit.trace` and `torch.fx.symbolic_trace`, and for quantised tensors.
     `torch.compile` and `torch.export` keep fastpool's operators.
     """
+    if isinstance(input, Proxy):
+        return True
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a torch.Tensor, got {type(input).__module__}.{type(input).__qualname__}")
     return (
-        isinstance(input, Proxy)
-        or input.is_quantized
+        input.is_quantized
         or torch.jit.is_tracing()
         or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
     )
