@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-FRAMEWORKS ?= keras jax tensorflow-cpu ome-zarr-models ome-zarr
+FRAMEWORKS ?= keras jax tensorflow-cpu ome-zarr-models ome-zarr onnx onnxruntime onnxscript
 BASE ?= main
 FACTOR ?= 1.25
 ROUNDS ?= 10

@@ -1,6 +1,7 @@
-"""fastpool's pooling, maxout and hard-swish as custom operators of PyTorch."""
+"""fastpool's pooling, maxout and activations as custom operators of PyTorch."""
 
-import shutil
+import pkgutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import fastpool as fp
 torch = pytest.importorskip("torch")
 F, nn = torch.nn.functional, torch.nn
 
-from fastpool.integrations import torch as ft  # noqa: E402  after it is known that PyTorch is there
+from torch_specimens import FORMATS, draws, needs_compiler  # noqa: E402  after it is known that PyTorch is there
+
+from fastpool.integrations import torch as ft  # noqa: E402
+from fastpool.integrations.torch import pool_operators, tensors  # noqa: E402
 
 POOLS = {1: ft.max_pool1d, 2: ft.max_pool2d, 3: ft.max_pool3d}
 THEIRS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WINDOWS = [
     {"kernel_size": 2},
     {"kernel_size": 3, "stride": 2, "padding": 1},
@@ -24,16 +27,6 @@ WINDOWS = [
 ]
 # PyTorch's make_dual warns of PyTorch's own decompositions.
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")),
-    reason="torch.compile needs a C++ compiler",
-)
-
-
-def draws(*shape, dtype=torch.float32, memory_format=torch.contiguous_format):
-    """Distinct values, far enough apart that a small step changes no argmax."""
-    x = torch.from_numpy(np.random.default_rng(0).permutation(int(np.prod(shape)))).to(dtype).reshape(shape) / 8
-    return x.contiguous(memory_format=memory_format)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -155,7 +148,7 @@ def test_padding_may_be_any_that_fastpool_takes(padding):
 
 def test_the_kernel_reads_the_memory_of_the_tensor(monkeypatch):
     seen = []
-    monkeypatch.setitem(ft._POOLS, 2, lambda x, **k: seen.append(x) or fp.max_pool2d(x, **k))
+    monkeypatch.setitem(pool_operators.MAX_POOLS, 2, lambda x, **k: seen.append(x) or fp.max_pool2d(x, **k))
     for memory_format in FORMATS.values():
         x = draws(2, 3, 8, 8, memory_format=memory_format)
         ft.max_pool2d(x, 2)
@@ -191,6 +184,10 @@ def test_tensors_of_any_strides_pool():
         (lambda x: ft.maxout(torch.tensor(3.0), 1), ValueError, "input must have at least one axis"),
         (lambda x: ft.max_pool2d(x, 9), ValueError, "a window of 9 cells does not fit"),
         (lambda x: ft.max_pool2d(x, 2, padding="full"), ValueError, "padding must be 'valid', 'same'"),
+        (lambda x: ft.max_pool2d(x.numpy(), 2), TypeError, "input must be a torch.Tensor, got numpy.ndarray"),
+        (lambda x: ft.maxout([1.0], 1), TypeError, "input must be a torch.Tensor, got builtins.list"),
+        (lambda x: ft.hard_swish(1.0), TypeError, "input must be a torch.Tensor, got builtins.float"),
+        (lambda x: ft.max_pool2d(x, 2, padding=""), ValueError, "padding must hold .* got ''"),
         (lambda x: ft.max_pool2d(x, 2, padding=[(1, 1)]), ValueError, r"padding must hold a \(before, after\) pair"),
         (lambda x: ft.max_pool2d(x[0, 0, 0], 2), ValueError, "x must have 2 to 4 axes"),
         (lambda x: ft.max_pool2d(x.to(torch.complex64), 2), TypeError, "x must be bool, an integer, float16"),
@@ -198,6 +195,11 @@ def test_tensors_of_any_strides_pool():
         (lambda x: ft.maxout(x, 2, 4), ValueError, "axis must be from -4 to 3"),
         (lambda x: ft.maxout(x, 3, 1, "halves"), ValueError, "grouping must be"),
         (lambda x: ft.hard_swish(x.to(torch.int32)), TypeError, "float16, bfloat16, float32 or float64"),
+        (lambda x: ft.swish(x.to(torch.int32)), TypeError, "float16, bfloat16, float32 or float64"),
+        (lambda x: ft.swish(x, "1"), TypeError, "beta must be a number, got '1'"),
+        (lambda x: ft.Swish(float("inf")), ValueError, "beta must be finite, got inf"),
+        (lambda x: ft.min_pool2d(x, 0), ValueError, "kernel_size must be positive"),
+        (lambda x: ft.Maxout(2, grouping="halves"), ValueError, "grouping must be"),
     ],
 )
 def test_bad_arguments_are_refused_as_fastpool_does(call, error, message):
@@ -228,6 +230,70 @@ def test_maxout_is_fastpools_with_its_gradient(num_units, axis, grouping, memory
     np.testing.assert_array_equal(dx.numpy(), fp.maxout_backward(dy.numpy(), argmax, x.shape, axis, grouping=grouping))
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_min_pooling_is_the_negated_maximum_of_negated_values(window, dtype, memory_format):
+    x = torch.randn(2, 5, 11, 12).to(getattr(torch, dtype)).contiguous(memory_format=FORMATS[memory_format])
+    results = []
+    for pool in (ft.min_pool2d, lambda x, **window: -F.max_pool2d(-x, **window)):
+        mine = x.clone().requires_grad_()
+        y = pool(mine, **window)
+        dy = torch.arange(y.numel()).remainder(7).to(y.dtype).reshape(y.shape)
+        y.backward(dy)
+        results.append((y.detach(), mine.grad))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        assert got.stride() == expected.stride()
+        assert torch.equal(got, expected)
+    assert torch.equal(ft.min_pool2d(x, **window), results[1][0])  # without a gradient
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("batched", [True, False], ids=["batch", "no batch"])
+def test_minima_of_signals_images_and_volumes_have_pytorchs_indices(axes, batched):
+    x = draws(*([2] if batched else []), 3, *(9, 8, 7)[:axes])
+    expected, theirs = THEIRS[axes](-x, 3, 2, 1, return_indices=True)
+    for pool in (getattr(ft, f"min_pool{axes}d"), lambda x, *a, **k: getattr(ft, f"MinPool{axes}d")(*a, **k)(x)):
+        y, indices = pool(x, 3, 2, 1, return_indices=True)
+        assert torch.equal(y, -expected)
+        assert torch.equal(indices, theirs)
+    assert torch.equal(getattr(ft, f"MinPool{axes}d")(2)(x), -THEIRS[axes](-x, 2))
+
+
+def test_minima_of_integers_and_of_padding_alone():
+    x = torch.tensor([[0, 200], [255, 7]], dtype=torch.uint8)
+    assert torch.equal(ft.min_pool2d(x, 2), torch.tensor([[0]], dtype=torch.uint8))
+    y = ft.min_pool2d(x, 1, 1, 1)
+    assert torch.equal(y[1:-1, 1:-1], x)
+    assert y[0].eq(255).all()
+    assert repr(ft.MinPool2d(3, 2, 1)) == repr(nn.MaxPool2d(3, 2, 1)).replace("Max", "Min")
+    assert not isinstance(ft.MinPool2d(2), nn.MaxPool2d)
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.5, 2.5, 1])
+def test_swish_is_its_definition_with_its_gradient(beta):
+    x = torch.linspace(-20, 20, 101, dtype=torch.float64).requires_grad_()
+    y, expected = ft.swish(x, beta), x * torch.sigmoid(beta * x)
+    torch.testing.assert_close(y, expected)
+    dy = torch.randn_like(x)
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, x, dy))
+    assert torch.equal(ft.Swish(beta)(x), y)
+    assert torch.equal(ft.HardSwish()(x), ft.hard_swish(x))
+    assert repr(ft.Swish(beta)) == f"Swish(beta={float(beta)})"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_second_derivatives_of_swish_are_right_where_its_exponential_overflows(dtype):
+    x = torch.tensor([-torch.inf, -3e4, -800, 0, 800, 3e4, torch.inf, torch.nan]).to(getattr(torch, dtype))
+    x.requires_grad_()
+    (dx,) = torch.autograd.grad(ft.swish(x).sum(), x, create_graph=True)
+    (ddx,) = torch.autograd.grad(dx.sum(), x)
+    assert dx.dtype == ddx.dtype == x.dtype
+    assert ddx[:-1].tolist() == [0, 0, 0, 0.5, 0, 0, 0]
+    assert ddx[-1].isnan()
+
+
 def test_hard_swish_is_pytorchs():
     x = torch.linspace(-6, 6, 101, dtype=torch.float64).reshape(1, 101).requires_grad_()
     y, expected = ft.hard_swish(x), F.hardswish(x)
@@ -235,6 +301,10 @@ def test_hard_swish_is_pytorchs():
     dy = torch.randn_like(x)
     torch.testing.assert_close(torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, x, dy))
 
+
+# Where the values of a (2, 4, 4, 6) go in planes of (8, 12), each to a cell of its own.
+PLACES = torch.from_numpy(np.random.default_rng(1).permuted(np.tile(np.arange(96), (8, 1)), axis=1)[:, :24])
+PLACES = PLACES.reshape(2, 4, 4, 6)
 
 DIFFERENTIABLE = {
     "pool": lambda x: ft.max_pool2d(x, 3, 2, 1),
@@ -245,6 +315,9 @@ DIFFERENTIABLE = {
     "maxout": lambda x: ft.maxout(x, 2, 1),
     "maxout, contiguous": lambda x: ft.maxout(x, 3, -1, "contiguous"),
     "hard_swish": lambda x: ft.hard_swish(x / 16 - 3.01),
+    "swish": lambda x: ft.swish(x / 16 - 3.01, 1.5),
+    "min pool": lambda x: ft.min_pool2d(x, 3, 2, 1),
+    "unpool": lambda x: ft.max_unpool2d(x, PLACES, 2),
 }
 
 
@@ -267,6 +340,14 @@ TWINS = {
     "maxout": (lambda x: ft.maxout(x, 2, 1), lambda x: x.unflatten(1, (-1, 2)).amax(1)),
     "maxout, contiguous": (lambda x: ft.maxout(x, 3, -1, "contiguous"), lambda x: x.unflatten(-1, (3, -1)).amax(-1)),
     "hard_swish": (lambda x: ft.hard_swish(x / 16 - 3.01), lambda x: F.hardswish(x / 16 - 3.01)),
+    "swish": (lambda x: ft.swish(x / 16 - 3.01), lambda x: F.silu(x / 16 - 3.01)),
+    "min pool": (lambda x: ft.min_pool2d(x, 3, 2, 1), lambda x: -F.max_pool2d(-x, 3, 2, 1)),
+    "min pool, no batch": (lambda x: ft.min_pool2d(x[0], 2), lambda x: -F.max_pool2d(-x[0], 2)),
+    "pool, image alone": (lambda x: ft.max_pool2d(x[0, 0], 2), lambda x: F.max_pool2d(x[0, :1], 2)[0]),
+    "unpool": (
+        lambda x: ft.max_unpool2d(x, PLACES, 2),
+        lambda x: x.new_zeros(2, 4, 96).scatter(2, PLACES.flatten(2), x.flatten(2)).reshape(2, 4, 8, 12),
+    ),
 }
 
 
@@ -293,12 +374,22 @@ TRANSFORMS = {
     )[1],
     "jvp of vmap": lambda f, x, t: torch.func.jvp(torch.func.vmap(f), (x[None],), (t[None],))[1],
     "vmap of jvp": lambda f, x, t: torch.func.vmap(lambda a, b: torch.func.jvp(f, (a,), (b,))[1])(x[None], t[None]),
+    "jacrev": lambda f, x, t: torch.func.jacrev(f)(x),
+    "vjp": lambda f, x, t: torch.func.vjp(f, x)[1](f(x).detach())[0],
+    "vjp of vjp": lambda f, x, t: torch.func.vjp(torch.func.grad(_cubes(f)), x)[1](t)[0],
+    "linearize": lambda f, x, t: torch.func.linearize(f, x)[1](t),
     "hessian": lambda f, x, t: torch.func.hessian(_cubes(f))(x),
+    "jacrev of grad": lambda f, x, t: torch.func.jacrev(torch.func.grad(_cubes(f)))(x),
+    "vmap": lambda f, x, t: torch.func.vmap(f)(torch.stack([x, t, x + t])),
+    "vmap over the last axis": lambda f, x, t: torch.func.vmap(f, in_dims=-1, out_dims=-1)(torch.stack([x, t], -1)),
+    "vmap of vmap": lambda f, x, t: torch.func.vmap(torch.func.vmap(f))(torch.stack([x, t, x + t, x - t])[None]),
+    "vmap of grad": lambda f, x, t: torch.func.vmap(torch.func.grad(_cubes(f)))(torch.stack([x, t])),
+    "grad of vmap": lambda f, x, t: torch.func.grad(lambda a: _cubes(torch.func.vmap(f))(a))(torch.stack([x, t])),
 }
 
 
 @forward_mode
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap calls operators once for each item
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch.func.linearize, of its own graphs
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("name", TWINS)
 def test_forward_mode_and_function_transforms_agree_with_pytorchs(name, transform):
@@ -307,6 +398,50 @@ def test_forward_mode_and_function_transforms_agree_with_pytorchs(name, transfor
     got, expected = (TRANSFORMS[transform](f, x, t) for f in TWINS[name])
     assert expected.count_nonzero() > 0
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("randomly_kept", [False, True], ids=["", "and dropout"])
+def test_gradients_of_each_sample_are_those_of_the_samples_one_by_one(memory_format, randomly_kept):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), ft.MaxPool2d(3, 2, 1), ft.Maxout(4), ft.Swish(), ft.MinPool2d(2)
+    dropout = [nn.Dropout()] if randomly_kept else []
+    model = nn.Sequential(*layers, ft.HardSwish(), *dropout, nn.Flatten(), nn.Linear(64, 2)).eval()
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    x, labels = draws(5, 3, 16, 16, memory_format=FORMATS[memory_format]) / 100, torch.tensor([0, 1, 1, 0, 1])
+
+    def loss(weights, image, label):
+        return F.cross_entropy(torch.func.functional_call(model, weights, (image[None],)), label[None])
+
+    got = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, x, labels)
+    for i in range(len(x)):
+        model.zero_grad()
+        F.cross_entropy(model(x[i : i + 1]), labels[i : i + 1]).backward()
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(got[name][i], p.grad)
+
+
+def test_models_of_an_ensemble_are_mapped_over():
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Conv2d(3, 4, 3), ft.MaxPool2d(2), ft.Maxout(2)) for _ in range(3)]
+    weights, buffers = torch.func.stack_module_state(models)
+    x = draws(2, 3, 8, 8)
+    got = torch.func.vmap(lambda w, b: torch.func.functional_call(models[0], (w, b), (x,)))(weights, buffers)
+    for each, model in zip(got, models, strict=True):
+        torch.testing.assert_close(each, model(x))
+
+
+def test_vmap_calls_the_kernel_once_for_all_items(monkeypatch):
+    shapes = []
+    monkeypatch.setitem(
+        pool_operators.MAX_POOLS, 2, lambda x, *a, **k: shapes.append(x.shape) or fp.max_pool2d(x, *a, **k)
+    )
+    torch.func.vmap(lambda x: ft.max_pool2d(x, 2))(draws(5, 2, 3, 4, 4))
+    torch.func.vmap(lambda x: ft.max_pool2d(x, 2))(draws(5, 3, 4, 4))
+    torch.func.vmap(torch.func.vmap(lambda x: ft.max_pool2d(x, 2)))(draws(5, 2, 4, 4))
+    assert shapes == [(10, 3, 4, 4), (5, 3, 4, 4), (5, 2, 4, 4)]
+    assert ft.max_pool2d(torch.zeros(0, 3, 4, 4), 2).shape == (0, 3, 2, 2)
+    assert torch.func.vmap(lambda x: ft.max_pool2d(x, 2))(torch.zeros(3, 0, 2, 4, 4)).shape == (3, 0, 2, 2, 2)
 
 
 @forward_mode
@@ -372,8 +507,13 @@ def _operator_cases():
             yield f"maxout-{memory_format}-{grouping}", (x, 3, 1, grouping)
             yield f"maxout_with_argmax-{memory_format}-{grouping}", (x, 3, 1, grouping)
             yield f"maxout_backward-{memory_format}-{grouping}", (dy, argmax, list(x.shape), 1, grouping)
-        yield f"hard_swish-{memory_format}", (x,)
-        yield f"hard_swish_backward-{memory_format}", (torch.randn_like(x).requires_grad_(), x)
+        yield f"min_pool-{memory_format}", (x, *WINDOW)
+        yield f"min_pool_with_argmin-{memory_format}", (x, *WINDOW)
+        for name, beta in (("hard_swish", ()), ("swish", (1.5,))):
+            yield f"{name}-{memory_format}", (x, *beta)
+            yield f"{name}_backward-{memory_format}", (torch.randn_like(x).requires_grad_(), x, *beta)
+        indices = torch.arange(2 * 6 * 7 * 8).reshape(2, 6, 7, 8) % 56
+        yield f"max_unpool-{memory_format}", (x, indices, [8, 9])
     yield "max_pool-no batch", (draws(6, 7, 8).requires_grad_(), *WINDOW)
     yield "max_pool-same", (draws(6, 7, 8).requires_grad_(), [3, 3], [2, 2], [], "same", [1, 1], False)
 
@@ -445,56 +585,45 @@ def test_the_layer_is_a_drop_in(axes):
         assert torch.equal(got, expected)
 
 
-class Gated(nn.MaxPool2d):
-    """A subclass, which does more than pool."""
+@pytest.fixture
+def without_ml_dtypes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # importing it fails
+    tensors._numpy_bfloat16.cache_clear()
+    yield
+    tensors._numpy_bfloat16.cache_clear()
 
 
-def test_every_pooling_layer_of_a_model_is_replaced_and_no_other():
-    model = nn.Sequential(
-        nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Sequential(nn.MaxPool1d(2), nn.ReLU()), Gated(2), nn.AvgPool2d(2)
-    ).eval()
-    shown = repr(model)
-    assert ft.replace_max_pools(model) is model
-    assert repr(model) == shown
-    assert [type(m) for m in model] == [ft.MaxPool2d, nn.Sequential, Gated, nn.AvgPool2d]
-    assert type(model[1][0]) is ft.MaxPool1d
-    assert not model[0].training
-    assert type(ft.replace_max_pools(nn.MaxPool3d(2))) is ft.MaxPool3d
+IN_BFLOAT16 = {
+    "max pool": lambda x: ft.max_pool2d(x, 3, 1, 1),
+    "max pool with indices": lambda x: ft.max_pool2d(x, 3, 2, 1, return_indices=True)[0],
+    "min pool": lambda x: ft.min_pool2d(x, 3, 1, 1),
+    "maxout": lambda x: ft.maxout(x, 2, 1),
+    "hard_swish": ft.hard_swish,
+    "swish": lambda x: ft.swish(x, 1.5),
+    "unpool": lambda x: ft.max_unpool2d(*ft.max_pool2d(x, 2, return_indices=True), 2),
+}
 
 
-def test_a_pool_in_several_places_is_replaced_by_one_in_all():
-    pool = nn.MaxPool2d(2)
-    block = nn.Sequential(pool, nn.ReLU())
-    model = nn.ModuleDict({"first": pool, "blocks": nn.ModuleList([block, block]), "last": nn.Sequential(pool, pool)})
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    ft.replace_max_pools(model)
-    places = [model["first"], model["blocks"][0][0], model["blocks"][1][0], *model["last"]]
-    assert {type(place) for place in places} == {ft.MaxPool2d}
-    assert len(set(places)) == 1
-    assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
-    assert type(pool) is nn.MaxPool2d, "a layer that another model may hold is left alone"
-
-
-def test_hooks_and_attributes_of_a_pool_are_kept_and_hooks_can_be_removed():
-    calls = []
-    model = nn.Sequential(nn.MaxPool2d(2)).eval()
-    model[0].note = "kept"
-    handles = [
-        model[0].register_forward_pre_hook(lambda module, args: calls.append("before")),
-        model[0].register_forward_hook(lambda module, args, kwargs, y: y + 1, with_kwargs=True),
-        model[0].register_full_backward_hook(lambda module, dx, dy: calls.append("gradient")),
-    ]
-    ft.replace_max_pools(model)
-    assert model[0].note == "kept"
-    assert not model[0].training
-    x = draws(1, 1, 4, 4).requires_grad_()
-    assert torch.equal(model(x), F.max_pool2d(x, 2) + 1)
-    model(x).sum().backward()
-    assert calls == ["before", "before", "gradient"]
-    for handle in handles:
-        handle.remove()
-    assert torch.equal(model(x), F.max_pool2d(x, 2))
-    assert len(calls) == 3
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_bfloat16_gives_the_same_bits_with_and_without_ml_dtypes(name, memory_format, request):
+    torch.manual_seed(0)
+    x = (4 * torch.randn(2, 4, 10, 12)).to(torch.bfloat16).contiguous(memory_format=FORMATS[memory_format])
+    x[0, 0, :2, 0], x[0, 1, 3, 3] = torch.tensor([-torch.inf, torch.inf]), torch.nan
+    results = []
+    for _ in range(2):
+        leaf = x.clone().requires_grad_()
+        y = IN_BFLOAT16[name](leaf)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+        (dx,) = torch.autograd.grad(y, leaf, dy)
+        assert y.dtype == dx.dtype == torch.bfloat16
+        results.append((y.detach(), dx, y.stride(), dx.stride()))
+        request.getfixturevalue("without_ml_dtypes")  # from the second time on
+    assert sys.modules["ml_dtypes"] is None
+    (y, dx, *strides), (y2, dx2, *strides2) = results
+    torch.testing.assert_close(y2, y, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(dx2, dx, rtol=0, atol=0, equal_nan=True)
+    assert strides2 == strides
 
 
 def test_the_layer_of_maxout_says_what_it_is():
@@ -517,7 +646,9 @@ def test_a_network_with_the_layers_learns():
     assert losses[-1] < 0.8 * losses[0]
 
 
-EXAMPLES = {**of_module("fastpool.integrations.torch"), "guide": of_page("docs/guides/pytorch.md")}
+MODULES = [module.name for module in pkgutil.iter_modules(ft.__path__, f"{ft.__name__}.")]
+EXAMPLES = {name: test for module in MODULES for name, test in of_module(module).items()}
+EXAMPLES["guide"] = of_page("docs/guides/pytorch.md")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
