@@ -270,8 +270,9 @@ def uncached_window(
     )
     if prod(out) * max(prod(kernel), 1) * max(batch, 1) * max(channels, 1) > LARGEST_SIZE:
         raise ValueError(f"kernel_size {kernel_size!r} with padding {padding!r} overflows: the windows are too many")
-    for axis, (d, k) in enumerate(zip(dilation, kernel, strict=True)):
-        if k > 1 and d * prod(size[axis + 1 :]) * max(channels, 1) > LARGEST_SIZE:
+    for axis, (reach, k) in enumerate(zip(extent, kernel, strict=True)):
+        # Kernels add up to four such distances, also those of taps that are padding.
+        if k > 1 and 4 * reach * prod(size[axis + 1 :]) * max(channels, 1) > LARGEST_SIZE:
             raise ValueError(f"dilation {dilation!r} overflows: taps are further apart than any array is long")
 
     return _window(batch, channels, size, kernel, stride, pads, dilation, out, x_shape, channel_axis)

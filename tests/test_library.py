@@ -18,7 +18,7 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba._launch import Call
 
-from fastpool.backends.numba import bound_call, kernel_name, library, plan, sources, tuning
+from fastpool.backends.numba import _launch, bound_call, encoding, kernel_name, library, plan, sources, tuning
 from fastpool.backends.numba.encoding import encode
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.launching import thread_scratch
@@ -75,7 +75,14 @@ def test_where_no_sources_are_installed_a_kernel_is_named_without_them(object_co
     monkeypatch.setattr(sources, "of_kernels", dict)
     name, processor = kernel_name(next(plan.built_calls())), object_code.this_processor()
     assert sources.of_kernel(name) == set()
-    assert object_code.object_name(name, processor) != object_code.object_name(name + "_", processor)
+    before = object_code.object_name(name, processor)
+    assert before != object_code.object_name(name + "_", processor)
+    monkeypatch.setattr(fp, "__version__", "another")
+    assert object_code.object_name(name, processor) != before
+
+
+def test_the_words_of_an_array_are_as_many_to_who_writes_and_to_who_reads_them():
+    assert _launch.WORDS_OF_ARRAY == encoding.WORDS_OF_ARRAY
 
 
 @of_each_library

@@ -191,6 +191,10 @@ def test_no_plan_takes_more_scratch_than_8_megabytes_a_thread(dtype):
             assert plan.validate_argmax(window, outer, inner, index).scratch_bytes <= most, window
         if index is not None and dtype.kind == "f":
             assert plan.max_pool_backward(window, outer, inner, dtype).scratch_bytes <= most, window
+        if dtype.kind == "f":
+            for average in (plan.avg_pool, plan.avg_pool_backward):
+                planned = average(window, window.divisors(True, None), outer, inner, dtype)
+                assert planned.scratch_bytes <= most, window
         for images in (1, window.batch):
             sums = sum_dtype(dtype).itemsize
             steps = 1, 1, 1, images

@@ -162,6 +162,8 @@ def test_taps_further_apart_than_any_array_are_refused_and_the_dilation_of_one_t
     assert dx.sum() == y.sum()
     with pytest.raises(ValueError, match=r"dilation .* overflows: taps are further apart than any array is long"):
         fp.max_pool2d(x, (2, 13), 1, (2**60, 0), (2**61, 1), backend=backend)
+    with pytest.raises(ValueError, match=r"dilation .* overflows: taps are further apart than any array is long"):
+        fp.max_pool1d(np.ones((1, 1, 8)), 3, 1, ((2**60, 0),), 2**59, data_format="channels_last", backend=backend)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -124,6 +124,17 @@ KERNEL(multiply) {
         DOUBLES(1)[item] += DOUBLES(0)[item] * words[6];
 }
 
+/* Halves of numbers, which may be subnormal. Chunks wait until so many have begun. */
+KERNEL(halve) {
+    if (stop > start) {
+        COUNT(&INTS(2)[1]);
+        for (int64_t i = 0; i < words[10] && SEEN(&INTS(2)[1]) < words[9]; i++)
+            PAUSE();
+        for (int64_t item = start; item < stop; item++)
+            DOUBLES(1)[item] = DOUBLES(0)[item] * 0.5;
+    }
+}
+
 /* Its constants as they came, as many words as its array has. */
 KERNEL(copy_words) {
     memcpy(INTS(0), &words[3], 8 * words[1]);
@@ -749,3 +760,21 @@ print(another_thread_helps(), (noted(1001, MUCH)[0] == 1).all())
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
 def test_calls_are_shared_after_thousands_of_interrupts_by_a_handler_that_raises(python):
     assert python("-c", INTERRUPTED, "3000") == "3000\nTrue True\n"
+
+
+def test_helpers_flush_subnormals_as_their_caller_does():
+    """Whether they started before or after torch.set_flush_denormal."""
+    torch = pytest.importorskip("torch")
+    tiny = np.finfo(np.float64).tiny
+    x = np.full(64, tiny)
+    assert another_thread_helps()
+    try:
+        for flushes in (False, True, False):
+            if not torch.set_flush_denormal(flushes):
+                pytest.skip("this processor flushes none")
+            y = np.full(64, -1.0)
+            with helpers_that_watch_for_long():
+                launch(call("halve", 64, MUCH, 3, [2, PATIENCE]), x, y, new_flag())
+            assert set(y.view(np.int64)) == {0 if flushes else int(np.float64(tiny).view(np.int64)) >> 1}
+    finally:
+        torch.set_flush_denormal(False)

@@ -39,9 +39,12 @@ def watch_for(int pauses):
 
 cdef enum:
     MOST_ARRAYS = 4
-    WORDS_OF_ARRAY = 3  # its address, its number of elements, the bytes of one
+    ARRAY_WORDS = 3  # its address, its number of elements, the bytes of one: WORDS_OF_ARRAY of `encoding.py`
     MOST_WORDS = 96
     SCRATCH_ALIGNMENT = 64  # a cache line
+
+
+WORDS_OF_ARRAY = ARRAY_WORDS
 
 
 cdef class Call:
@@ -82,7 +85,7 @@ cdef class Call:
         for i in range(self.arrays):
             self.itemsizes[i] = itemsizes[i]
             if itemsizes[i]:
-                self.used += WORDS_OF_ARRAY
+                self.used += ARRAY_WORDS
                 self.needed = i + 1
         if 8 * self.used + len(constants) > sizeof(self.words):
             raise ValueError(f"at most {MOST_WORDS} words, got {self.used} and {len(constants) // 8}")
@@ -113,7 +116,7 @@ cdef class Call:
             word[0] = <int64_t><uintptr_t>cnp.PyArray_DATA(a)
             word[1] = cnp.PyArray_SIZE(a)
             word[2] = self.itemsizes[i]
-            word += WORDS_OF_ARRAY
+            word += ARRAY_WORDS
         return 0
 
     def run_alone(self, *arrays):

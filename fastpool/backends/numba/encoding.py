@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+WORDS_OF_ARRAY = 3  # which `_launch.pyx` writes, and `object_code.py` reads
+
 
 class DtypeOnly(NamedTuple):
     """A constant that tells a kernel a dtype, and nothing else."""

@@ -7,7 +7,7 @@ The build of the package links the objects of many kernels to one library. Any o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+import fastpool
 from fastpool.backends.kept_code import DIGEST, file_name
 from fastpool.backends.numba import geometry, sources, tiling
 from fastpool.backends.numba.decorators import KERNELS, NUMBA_VERSION
@@ -98,7 +99,7 @@ class _Words:
             pointer = self.builder.bitcast(pointer, llvm_type.as_pointer())
         return self.builder.load(pointer)
 
-    def array(self, array_type):
+    def array(self, array_type):  # WORDS_OF_ARRAY of them
         pointer = self.builder.inttoptr(self._next(), self.context.get_data_type(array_type.dtype).as_pointer())
         return self._array(array_type, pointer, self._next(), self._next())
 
@@ -200,9 +201,11 @@ def target_machine(processor: Processor, **options: Any) -> Any:
     return target.create_target_machine(cpu=processor.cpu, features=processor.features, opt=3, **options)
 
 
-def _digest_of(modules: Iterable[str]) -> str:
+def _digest_of(modules: Collection[str]) -> str:
     # Numba compiles bytecode, and each version of Python has its own.
     digest = DIGEST("/".join((NUMBA_VERSION, version("llvmlite"), sys.version)).encode())
+    if not modules:  # no sources are installed
+        digest.update(fastpool.__version__.encode())
     for module in sorted(modules):
         digest.update(module.encode() + sources.of_kernels()[module])
     return digest.hexdigest()

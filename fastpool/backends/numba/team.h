@@ -47,6 +47,26 @@
 #define team_pause() ((void)0)
 #endif
 
+/* How a thread calculates with floats: rounding, and whether subnormals are flushed to zero, as torch.set_flush_denormal
+ * has it. Helpers do as their caller does, so that results do not depend on which thread computes them. */
+#if defined(__x86_64__) || defined(_M_X64)
+typedef unsigned int team_float_mode;
+#define team_get_float_mode() _mm_getcsr()
+#define team_set_float_mode(mode) _mm_setcsr(mode)
+#elif defined(__aarch64__) && defined(__GNUC__)
+typedef uint64_t team_float_mode;
+static team_float_mode team_get_float_mode(void) {
+    team_float_mode mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+#define team_set_float_mode(mode) __asm__ volatile("msr fpcr, %0" : : "r"(mode))
+#else
+typedef int team_float_mode;
+#define team_get_float_mode() 0
+#define team_set_float_mode(mode) ((void)(mode))
+#endif
+
 /* A kernel: its arguments in words of eight bytes, this thread's scratch, and the work items from `begin` up to `end`. */
 typedef void (*team_kernel)(const int64_t *words, char *scratch, int64_t begin, int64_t end);
 
@@ -74,6 +94,7 @@ static struct {
     const int64_t *words;
     char *scratch;
     int64_t scratch_bytes, items;
+    team_float_mode float_mode; /* of the caller */
     atomic_int starting;     /* whether a thread is in `team_start` */
     atomic_int started;      /* how many helpers there are */
     team_helper helper[TEAM_MOST_HELPERS];
@@ -96,6 +117,8 @@ static int team_take_chunk(int thread) {
         /* Not items * chunk / chunks, which may overflow. */
         const int64_t each = team.items / (int64_t)chunks, more = team.items % (int64_t)chunks;
         const int64_t begin = each * chunk + (chunk < more ? chunk : more);
+        if (thread != 0)
+            team_set_float_mode(team.float_mode);
         team.kernel(team.words, team.scratch + thread * team.scratch_bytes, begin, begin + each + (chunk < more));
         atomic_fetch_add_explicit(&team.done, 1, memory_order_release);
     }
@@ -166,7 +189,7 @@ static void team_start(int count) {
     atomic_store(&team.starting, 0);
 }
 
-/* Wake those of the first `count` helpers that sleep. Only the caller whose call the team has may do so. */
+/* Wake those of the first `count` helpers that sleep. Only the caller that holds `busy` may do so. */
 static void team_wake(int count) {
     const int started = atomic_load(&team.started);
     for (int helper = 0; helper < count && helper < started; helper++) {
@@ -189,6 +212,7 @@ static int team_run(team_kernel kernel, const int64_t *words, char *scratch, int
     team.scratch = scratch;
     team.scratch_bytes = scratch_bytes;
     team.items = items;
+    team.float_mode = team_get_float_mode();
     atomic_store_explicit(&team.done, 0, memory_order_relaxed);
     atomic_store_explicit(&team.helpers, helpers, memory_order_relaxed);
     const uint64_t call = (atomic_load_explicit(&team.state, memory_order_relaxed) >> 3 * TEAM_BITS) + 1;

@@ -172,12 +172,15 @@ def tiles_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
     def elements(columns, channels):
         return (min((columns - 1) // g.sw + 2, columns) + most_windows) * channels
 
+    def are_too_many(columns, channels):
+        return max(elements(columns, channels), columns * channels) > tuning.MOST_SUMS_OF_A_ROW
+
     columns = columns_of(channels)
-    while elements(columns, channels) > tuning.MOST_SUMS_OF_A_ROW and channels > VECTOR_BYTES:
+    while are_too_many(columns, channels) and channels > VECTOR_BYTES:
         channels = ceil_div(channels, 2)
         columns = columns_of(channels)
     too_long = most_windows > max(tuning.LEAST_LONG, 2 * g.W)
-    if too_long or elements(columns, channels) > tuning.MOST_SUMS_OF_A_ROW:
+    if too_long or are_too_many(columns, channels):
         channels = min(g.inner, tuning.TILE)
         columns = min(max(tuning.TILE // channels, 1), g.W)
         chunk = min(max(tuning.TILE // channels, 1), g.OW)
