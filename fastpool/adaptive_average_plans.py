@@ -15,7 +15,7 @@ from fastpool.calls import Op, Plan
 from fastpool.dtypes import native, sum_dtype
 from fastpool.table_plans import adaptive_tables, output_sizes, planes_of, planes_of_gradient, results_of, sliding
 from fastpool.window import Window
-from fastpool.window_tables import Table
+from fastpool.window_tables import Table, flattened
 
 
 class _AxisSums:
@@ -56,12 +56,19 @@ class _AxisSums:
 
 
 def _kernel(
-    op: str, module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, Table, Table], dtype: np.dtype
+    op: str, module: ModuleType, shape: tuple[int, ...], tables: tuple[Table, Table, Table], x_dtype: np.dtype
 ) -> Any:
     """What fills y from x, or dx from dy for the op "avg_pool_backward"; `shape` is the canonical shape of x and dx."""
     by_tables = getattr(module, f"{op}_by_tables", None)
     if by_tables is not None:
         return lambda source, result: by_tables(source, tables, result)
+    prepare = getattr(module, f"prepare_{op}_by_tables", None)
+    outer, size, inner = shape[0], shape[1:4], shape[4]
+    if prepare is not None and outer * inner:
+        flat, out = flattened(tables, outer), tuple(len(table.begin) for table in tables)
+        prepared = prepare(outer, size, out, inner, False, x_dtype)
+        return lambda x, y: prepared(x, flat, y)
+    dtype = sum_dtype(x_dtype)
     between, steps = list(shape), []
     for axis in (3, 2, 1):
         table = tables[axis - 1]
@@ -96,8 +103,8 @@ def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> P
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_plan(x, strided, strided.divisors(False, None), backend)
-    shape, dtype = arrays.planes(window, channels_last, window.size), sum_dtype(native(x.dtype))
-    run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, dtype)
+    shape = arrays.planes(window, channels_last, window.size)
+    run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, native(x.dtype))
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, False), run)
 
@@ -109,8 +116,8 @@ def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend)
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_backward_plan(dy, strided, strided.divisors(False, None), backend)
-    shape, dtype = arrays.planes(window, channels_last, window.size), sum_dtype(native(dy.dtype))
-    run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, dtype)
+    shape = arrays.planes(window, channels_last, window.size)
+    run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, native(dy.dtype))
     operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
     dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
     return Plan((operand,), (dx,), run)

@@ -17,7 +17,7 @@ from fastpool.dtypes import is_float, native, sum_dtype
 from fastpool.indices import check_indices, positions_of_offsets
 from fastpool.pool_plans import kernel_of
 from fastpool.window import Window, along, sliding_window
-from fastpool.window_tables import Table, adaptive, fractional
+from fastpool.window_tables import Table, adaptive, flattened, fractional
 
 
 def planes_of(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
@@ -94,16 +94,23 @@ def _kernel(
     module: ModuleType,
     shape: tuple[int, ...],
     kernels: Sequence[tuple[int, int, int | None]],
+    of_planes: bool,
     dtype: np.dtype,
     with_indices: bool,
 ) -> Any:
     """What pools x, of a canonical shape, by three tables to (y) or (y, indices).
 
-    `kernels` has of each axis the number of windows, the size of the shortest, and the stride if there is one.
+    `kernels` has of each axis the number of windows, the size of the shortest, and the stride if there is one. Each
+    plane has tables of its own if they are `of_planes`.
     """
-    by_tables = getattr(module, "max_pool_by_tables", None)
+    by_tables, prepare = (getattr(module, f"{name}max_pool_by_tables", None) for name in ("", "prepare_"))
     if by_tables is not None:
         return by_tables
+    outer, size, inner = shape[0], shape[1:4], shape[4]
+    if prepare is not None and outer * inner and (inner == 1 or not of_planes):
+        counts = tuple(each[0] for each in kernels)
+        prepared = prepare(outer, size, counts, inner, of_planes, dtype, with_indices)
+        return lambda x, tables, *results: prepared(x, flattened(tables, outer), *results)
     steps, between = [], list(shape)
     for axis in (3, 2, 1):  # the first maximum in row-major order: of each row, then of the rows, then of the slices
         out, kernel, stride = kernels[axis - 1]
@@ -188,7 +195,7 @@ def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backe
     else:
         kernels = [(len(table.begin), table.shortest, table.stride) for table in tables]
         shape = arrays.planes(window, channels_last, window.size)
-        pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
+        pool = _kernel(module, shape, kernels, False, native(x.dtype), return_indices)
 
         def run(x: np.ndarray, *results: np.ndarray) -> None:
             pool(x, tables, *results)
@@ -212,7 +219,7 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
     ones = (1,) * (3 - axes)
     shape = arrays.planes(window, channels_last, window.size)
     kernels = [(o, k, None) for o, k in zip(ones + out, ones + kernel, strict=True)]
-    pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
+    pool = _kernel(module, shape, kernels, True, native(x.dtype), return_indices)
 
     def run(x: np.ndarray, samples: np.ndarray, *results: np.ndarray) -> None:
         if not ((samples >= 0) & (samples <= 1)).all():

@@ -32,6 +32,15 @@ class Table(NamedTuple):
         return stride if slides else None
 
 
+def flattened(tables: tuple[Table, ...], planes: int) -> np.ndarray:
+    """Three tables as one array, each with its begins and then its ends: for all planes, or a row for each plane."""
+    ends = [each for table in tables for each in table]
+    if all(each.ndim == 1 for each in ends):
+        return np.concatenate(ends)
+    rows = [each.reshape(planes, -1) if each.ndim > 1 else np.broadcast_to(each, (planes, len(each))) for each in ends]
+    return np.concatenate(rows, 1)
+
+
 def adaptive(n: int, out: int) -> Table:
     """`out` windows that cover an axis of n cells, as those of PyTorch's adaptive pools.
 

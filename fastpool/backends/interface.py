@@ -115,6 +115,33 @@ class Planned(Protocol):
     ) -> Callable[..., None]:
         """Of (dy, dx)."""
 
+    def prepare_max_pool_by_tables(
+        self,
+        outer: int,
+        size: tuple[int, int, int],
+        out: tuple[int, int, int],
+        inner: int,
+        of_planes: bool,
+        dtype: np.dtype,
+        with_indices: bool,
+    ) -> Callable[..., None]:
+        """Of (x, tables, y) or (x, tables, y, indices).
+
+        `tables` are of int64: of depth, height and width where the windows begin, and then where they end; if they are
+        `of_planes`, one row of them for each.
+        """
+
+    def prepare_avg_pool_by_tables(
+        self,
+        outer: int,
+        size: tuple[int, int, int],
+        out: tuple[int, int, int],
+        inner: int,
+        of_planes: bool,
+        dtype: np.dtype,
+    ) -> Callable[..., None]:
+        """Of (x, tables, y)."""
+
     def prepare_argmax_fits(
         self, window: Window, outer: int, inner: int, dtype: np.dtype
     ) -> Callable[[np.ndarray], bool]: ...

@@ -32,10 +32,12 @@ __all__ = [
     "min_pool",
     "prepare_avg_pool",
     "prepare_avg_pool_backward",
+    "prepare_avg_pool_by_tables",
     "prepare_hard_swish",
     "prepare_hard_swish_backward",
     "prepare_max_pool",
     "prepare_max_pool_backward",
+    "prepare_max_pool_by_tables",
     "prepare_min_pool",
     "prepare_swish",
     "prepare_swish_backward",
@@ -132,6 +134,25 @@ def prepare_avg_pool(window, divisors, outer, inner, dtype):
 
 def prepare_avg_pool_backward(window, divisors, outer, inner, dtype):
     return runner(bound_call(plan.avg_pool_backward(window, divisors, outer, inner, dtype)))
+
+
+def prepare_max_pool_by_tables(outer, size, out, inner, of_planes, dtype, with_indices):
+    arguments = outer, size, out, inner, of_planes, dtype
+    pool = runner(bound_call(plan.max_pool_by_tables(*arguments)))
+    if not with_indices:
+        return lambda x, tables, y: pool(x, y, tables)
+    locate = runner(bound_call(plan.locate_by_tables(*arguments)))
+
+    def run(x, tables, y, indices):
+        pool(x, y, tables)
+        locate(x, y, indices, tables)
+
+    return run
+
+
+def prepare_avg_pool_by_tables(outer, size, out, inner, of_planes, dtype):
+    pool = runner(bound_call(plan.avg_pool_by_tables(outer, size, out, inner, of_planes, dtype)))
+    return lambda x, tables, y: pool(x, y, tables)
 
 
 def max_unpool(y, indices, x):

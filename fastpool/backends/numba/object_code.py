@@ -6,6 +6,7 @@ The build of the package links the objects of many kernels to one library. Any o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection
 from functools import cache
@@ -121,64 +122,54 @@ class _Words:
         return self._next(self.context.get_data_type(constant_type))
 
 
-def _reader(arrays, constants):
-    """Make a function that reads a kernel's arguments from words and scratch: all but its first and last work item."""
-    scratch_type = types.Array(types.uint8, 1, "C")
-    all_types = types.Tuple([*arrays, *constants, scratch_type])
-
-    @intrinsic
-    def arguments(typing_context, words, scratch):
-        def generate(context, builder, signature, args):
-            reader = _Words(context, builder, args[0])
-            values = [reader.array(one) if isinstance(one, types.Array) else reader.constant(one) for one in arrays]
-            values += [reader.constant(one) for one in constants]
-            one = ir.Constant(ir.IntType(64), 1)
-            values.append(reader._array(scratch_type, args[1], one.type(0), one))
-            return context.make_tuple(builder, all_types, values)
-
-        return all_types(words, scratch), generate
-
-    return arguments
-
-
 _ENTRY = types.void(types.CPointer(types.int64), types.CPointer(types.uint8), types.int64, types.int64)
+_SCRATCH = types.Array(types.uint8, 1, "C")
 
 
-def _entry(run: Any, arguments: Any, count: int) -> Any:
-    """A function that reads a kernel's arguments, all but its work items, and runs it.
+def _compiled(name: str) -> tuple[str, str, str]:
+    """LLVM's code of a kernel, and of a C function that reads its arguments from words and calls it; the latter's name.
 
-    Each argument has a name here, since Numba does not inline calls of any number of arguments.
+    They are two modules, so that LLVM optimises the kernel once.
     """
-    names = ", ".join(f"argument{at}" for at in range(count))
-    source = f"""
-def entry(words, scratch, start, stop):
-    {names} = arguments(words, scratch)
-    run({names}, start, stop)
-"""
-    scope = {"run": run, "arguments": arguments}
-    exec(source, scope)
-    return scope["entry"]
-
-
-def _compiled(name: str) -> Any:
-    """Numba's C function of a kernel."""
     # Imported here, since kernels whose object code was kept need none of these modules.
     from fastpool.backends.numba import kernels  # noqa: F401
 
     kernel, arrays, constants = split_name(name)
     run = KERNELS[kernel]
-    arguments = _reader(
-        [types.none if code is None else types.Array(_dtype(code), 1, "C") for code in arrays],
-        [_type(code) for code in constants],
-    )
+    array_types = [types.none if code is None else types.Array(_dtype(code), 1, "C") for code in arrays]
+    constant_types = [_type(code) for code in constants]
+    signature = types.void(*array_types, *constant_types, _SCRATCH, types.int64, types.int64)
+    described = run.get_compile_result(signature).fndesc
 
-    return numba.cfunc(_ENTRY, error_model="numpy")(_entry(run, arguments, len(arrays) + len(constants) + 1))
+    @intrinsic
+    def call(typing_context, words, scratch, start, stop):
+        def generate(context, builder, of_call, args):
+            reader = _Words(context, builder, args[0])
+            values = [
+                reader.array(one) if isinstance(one, types.Array) else reader.constant(one) for one in array_types
+            ]
+            values += [reader.constant(one) for one in constant_types]
+            unit = ir.Constant(ir.IntType(64), 1)
+            values.append(reader._array(_SCRATCH, args[1], unit.type(0), unit))
+            context.call_internal_no_propagate(builder, described, signature, [*values, *args[2:]])
+            return context.get_dummy_value()
+
+        return types.void(words, scratch, start, stop), generate
+
+    @numba.cfunc(_ENTRY)
+    def entry(words, scratch, start, stop):
+        call(words, scratch, start, stop)
+
+    return run.inspect_llvm(signature.args), entry.inspect_llvm(), entry.native_name
 
 
 def make_object(name: str, processor: Processor) -> bytes:
     """The object code of a kernel, with one symbol of its name."""
-    entry = _compiled(name)
-    module = llvm.parse_assembly(entry.inspect_llvm())
+    kernel, entry, native_name = _compiled(name)
+    if not numba.config.BOUNDSCHECK and re.search(r"\bret i32 (?!0\b)", kernel):
+        raise RuntimeError(f"the kernel {name} may raise an exception, which nobody would see")
+    module = llvm.parse_assembly(kernel)
+    module.link_in(llvm.parse_assembly(entry))
     module.name = name
     for function in module.functions:
         if not function.is_declaration:
@@ -186,12 +177,21 @@ def make_object(name: str, processor: Processor) -> bytes:
     for variable in module.global_variables:
         if not variable.is_declaration:
             variable.linkage = "internal"
-    symbol = module.get_function(entry.native_name)
+    symbol = module.get_function(native_name)
     symbol.name, symbol.linkage = name, "external"
     machine = target_machine(processor, reloc="pic", codemodel="default")
     if processor.triple != module.triple:  # kernels ask for nothing of one processor: LLVM makes code for another
         module.triple, module.data_layout = processor.triple, str(machine.target_data)
+    _optimise(module, machine)
     return machine.emit_object(module)
+
+
+def _optimise(module: Any, machine: Any) -> None:
+    """Optimise a kernel as a whole: the arrays that it is given have no owner, so that no references are counted."""
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization, options.slp_vectorization = True, False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
 
 
 def target_machine(processor: Processor, **options: Any) -> Any:

@@ -23,6 +23,7 @@ spill: to store past the end of a row, where a later store overwrites what was s
 from fastpool.backends.numba.kernels import (  # noqa: F401  each enters its kernels where it is imported
     average,
     average_backward,
+    by_tables,
     col2im,
     direct,
     elementwise,

@@ -10,6 +10,7 @@ from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.plan.average import avg_pool, avg_pool_backward
 from fastpool.backends.numba.plan.backward import max_pool_backward
+from fastpool.backends.numba.plan.by_tables import avg_pool_by_tables, locate_by_tables, max_pool_by_tables
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
 from fastpool.backends.numba.plan.elementwise import activation, max_unpool
@@ -40,6 +41,8 @@ def built_calls(
     for dtype in dtypes:
         yield from _forward_calls(dtype, indices)
         yield max_unpool(1, 1, 1, 1, dtype)
+        for by_tables in (max_pool_by_tables, locate_by_tables):
+            yield by_tables(1, (1, 1, 1), (1, 1, 1), 1, False, dtype)
         yield col2im(one, False, column, dtype)
         yield col2im(of_two_taps, False, row, dtype)
         if dtype.kind == "f":
@@ -64,6 +67,7 @@ def _float_calls(dtype: np.dtype, indices: tuple[np.dtype, ...]) -> Iterator[Ker
             yield max_pool_backward(window, 1, 1, dtype)._replace(dtypes=(dtype, index, dtype))
     for average in (avg_pool, avg_pool_backward):
         yield average(nonoverlapping, nonoverlapping.divisors(True, None), 1, 1, dtype)
+    yield avg_pool_by_tables(1, (1, 1, 1), (1, 1, 1), 1, False, dtype)
     for kernel in ("hard_swish", "hard_swish_backward"):
         yield activation(kernel, dtype, 1)
     for kernel in ("swish", "swish_backward"):
