@@ -70,11 +70,9 @@ def _compile(task: tuple[str, str, str]) -> Path:
 
 def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator[Path]:
     target = TARGETS[level]
-    # Numba, which makes the code that LLVM compiles, knows only processors of this machine's architecture. It optimises
-    # and compiles each function that a kernel calls, which would take a third of the time: LLVM optimises the kernel
-    # as a whole in any case.
+    # Numba, which makes the code that LLVM compiles, knows only processors of this machine's architecture.
     cpu, features = (target.cpu, target.features) if target.is_native else ("generic", "")
-    settings = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_OPT": "1"}
+    settings = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     before = {setting: os.environ.get(setting) for setting in settings}
     os.environ.update(settings)
     try:
