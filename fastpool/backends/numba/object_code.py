@@ -143,6 +143,22 @@ def _reader(arrays, constants):
 _ENTRY = types.void(types.CPointer(types.int64), types.CPointer(types.uint8), types.int64, types.int64)
 
 
+def _entry(run: Any, arguments: Any, count: int) -> Any:
+    """A function that reads a kernel's arguments, all but its work items, and runs it.
+
+    Each argument has a name here, since Numba does not inline calls of any number of arguments.
+    """
+    names = ", ".join(f"argument{at}" for at in range(count))
+    source = f"""
+def entry(words, scratch, start, stop):
+    {names} = arguments(words, scratch)
+    run({names}, start, stop)
+"""
+    scope = {"run": run, "arguments": arguments}
+    exec(source, scope)
+    return scope["entry"]
+
+
 def _compiled(name: str) -> Any:
     """Numba's C function of a kernel."""
     # Imported here, since kernels whose object code was kept need none of these modules.
@@ -155,11 +171,7 @@ def _compiled(name: str) -> Any:
         [_type(code) for code in constants],
     )
 
-    @numba.cfunc(_ENTRY, error_model="numpy")
-    def entry(words, scratch, start, stop):
-        run(*arguments(words, scratch), start, stop)
-
-    return entry
+    return numba.cfunc(_ENTRY, error_model="numpy")(_entry(run, arguments, len(arrays) + len(constants) + 1))
 
 
 def make_object(name: str, processor: Processor) -> bytes:
