@@ -111,7 +111,7 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
 )
 @pytest.mark.slow
 def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, dtype, tuned):
-    tuned(LEAST_WIDE=64, MOST_KEPT=1)
+    tuned(LEAST_WIDE=64, KEPT_MAXIMA=1)
     for windows in (194, 195, 255, 259, 383):
         x = to_layout(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
         plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)

@@ -89,7 +89,7 @@ def _prepare_pool(planner, window, outer, inner, dtype, with_argmax):
     def runner_for(threads):
         return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, index, threads)))
 
-    if not plan.depends_on_threads(window, inner):
+    if not plan.suits_van_herk(window, inner):
         return runner_for(1)
 
     def run(*arrays):
@@ -227,7 +227,7 @@ def cache_directory() -> str:
 
 def kernel_names(everything=True):
     """All kernels that are built with the package, or those of float32 and uint8 with an argmax of bytes."""
-    calls = plan.built_calls() if everything else plan.built_calls(plan.WARMUP_DTYPES, plan.WARMUP_INDICES)
+    calls = plan.built_calls() if everything else plan.built_calls(plan.WARMUP_DTYPES, plan.WARMUP_ARGMAX_DTYPES)
     return list(dict.fromkeys(map(kernel_name, calls)))
 
 

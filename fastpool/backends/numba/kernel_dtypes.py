@@ -20,7 +20,7 @@ class KernelDtype(NamedTuple):
 
 
 @cache
-def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
+def kernel_dtype_of(dtype: np.dtype) -> KernelDtype:
     value, sums = np.array([lowest(dtype)], dtype), DtypeOnly(np.dtype(sum_dtype(dtype)))
     unsigned = np.dtype(f"u{dtype.itemsize}").type
     if dtype.kind == "b":

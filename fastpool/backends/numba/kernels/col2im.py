@@ -12,10 +12,10 @@ from numba import types
 from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
-from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
+from fastpool.backends.numba.kernels.rows import fill_vectors, write_interleaved_sums, write_sums
 from fastpool.backends.numba.kernels.windows import windows_with_tap
 from fastpool.backends.numba.simd.half import narrow, widen
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
+from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, where, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 def col2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
     """Work items are tiles of cells of one channel. Columns are added in increasing offset of their taps."""
     total = scratch_view(scratch, 0, t.elements, sums)
-    zeros = splat(load(total, 0), sums.dtype.type(0))
+    zeros = vector_like(total, sums.dtype.type(0))
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         fill_vectors(total, 0, (tile.h1 - tile.h0) * t.phases * t.pitch, zeros)
@@ -110,7 +110,7 @@ def add_whole_rows(sums, sums_pitch, cols, cols_pitch, rows, count):
 
     Return how many rows were added.
     """
-    width, zeros = width_of(sums), splat(load(sums, 0), sums.dtype.type(0))
+    width, zeros = width_of(sums), vector_like(sums, sums.dtype.type(0))
     whole = count // width * width
     last_mask = mask_first(zeros, count - whole)
     to = source = done = 0
@@ -148,12 +148,12 @@ def write_tile(dx, total, tile, g, t, half_format):
         limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + last - first
         first_phase = first + g.pw - tile.q0 * t.phases
         if t.phases == 1 and t.x_cell * g.inner == 1:
-            narrow_row(dx, to, limit, sums, last - first, half_format)
+            write_sums(dx, to, limit, sums, last - first, half_format)
         elif t.phases == 2 and t.x_cell * g.inner == 1:
             even, odd = tail_view(sums, 0), tail_view(sums, t.pitch)
             if first_phase == 1:
                 even, odd = odd, tail_view(even, 1)
-            narrow_interleaved(dx, to, limit, even, odd, last - first, half_format)
+            write_interleaved_sums(dx, to, limit, even, odd, last - first, half_format)
         else:
             write_phases(tail_view(dx, to), sums, first_phase, last - first, tile.images, t, half_format)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle
-from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, narrow_interleaved, narrow_row, widen_row
+from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, read_grads, write_interleaved_sums, write_sums
 from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.half import narrow
 from fastpool.backends.numba.simd.vectors import (
@@ -20,8 +20,8 @@ from fastpool.backends.numba.simd.vectors import (
     load_like,
     mask_first,
     prefetch_to_write,
-    splat,
     store,
+    vector_like,
     where,
     width_of,
 )
@@ -171,7 +171,7 @@ def pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format):
 @inlined
 def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
     """Pack a rectangle of windows. dy and argmax begin at the first of them; windows beyond an edge get gradient 0."""
-    width, zeros = width_of(grads), splat(load(grads, 0), grads.dtype.type(0))
+    width, zeros = width_of(grads), vector_like(grads, grads.dtype.type(0))
     first_column, end_column = inside_input(windows.w, windows.columns, g.OW)
     begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(zeros, (end - begin) % width)
@@ -181,7 +181,7 @@ def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
         if 0 <= windows.h + row < g.OH:
             copy_argmax(tail_view(offsets, to), tail_view(argmax, source), begin, end, zeros, width)
             fill_vectors(grads_row, 0, begin, zeros)
-            written = widen_row(grads_row, tail_view(dy, source), begin, end, last_mask, zeros, half_format)
+            written = read_grads(grads_row, tail_view(dy, source), begin, end, last_mask, zeros, half_format)
         fill_vectors(grads_row, written, windows.columns * g.inner, zeros)
 
 
@@ -220,7 +220,7 @@ def list_taps_of_slice(buffers, found, phase, kd, to_slice, pitch, g):
             if kh * g.dh % g.sh * g.sw + kw * g.dw % g.sw == phase:
                 buffers.sources[found] = (kh * g.dh // g.sh * pitch + kw * g.dw // g.sw) * g.inner - to_slice
                 offset = buffers.taps.dtype.type((kd * g.KH + kh) * g.KW + kw)
-                store(buffers.taps, found, splat(load(buffers.sums, 0), offset))
+                store(buffers.taps, found, vector_like(buffers.sums, offset))
                 found += width_of(buffers.sums)
     return found
 
@@ -231,7 +231,7 @@ def sum_phase(sums, windows, count, buffers, phase, dx, to):
     width = width_of(sums)
     begin, end = buffers.phase_begins[phase], buffers.phase_begins[phase + 1]
     for i in range(0, count, positive(2 * width)):
-        low = splat(load(sums, 0), sums.dtype.type(0))
+        low = vector_like(sums, sums.dtype.type(0))
         high = low
         prefetch_to_write(dx, to + i)
         prefetch_to_write(dx, to + i + width)
@@ -254,7 +254,7 @@ def write_as_one_row(dx, sums, tile, limit, g, half_format):
     first, end = max(tile.first_row - g.ph, 0), min(tile.first_row + tile.rows - g.ph, g.H)
     at = ((first + g.ph - tile.first_row) * g.OW + g.pw) * g.inner
     to = ((tile.plane * g.D + tile.d) * g.H + first) * g.W * g.inner
-    narrow_row(dx, to, limit, tail_view(sums, at), (end - first) * g.W * g.inner, half_format)
+    write_sums(dx, to, limit, tail_view(sums, at), (end - first) * g.W * g.inner, half_format)
 
 
 @inlined
@@ -277,26 +277,26 @@ def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
 def write_row(dx, to, limit, sums, first_phase, count, g, t, half_format):
     """Write `count` cells of a row. The first is of `first_phase`."""
     if g.sw == 1:
-        narrow_row(dx, to, limit, sums, count * g.inner, half_format)
+        write_sums(dx, to, limit, sums, count * g.inner, half_format)
     elif g.sw == 2 and g.inner == 1:
         even, odd = tail_view(sums, 0), tail_view(sums, t.phase_step)
         if first_phase == 1:
             even, odd = odd, tail_view(even, 1)
-        narrow_interleaved(dx, to, limit, even, odd, count, half_format)
+        write_interleaved_sums(dx, to, limit, even, odd, count, half_format)
     elif g.inner == 1:
         for w in range(min(g.sw, count)):
             column, phase = divmod(first_phase + w, g.sw)
             sums_of_phase = tail_view(sums, phase * t.phase_step + column)
-            narrow_every(tail_view(dx, to + w), sums_of_phase, g.sw, count - w, half_format)
+            write_every(tail_view(dx, to + w), sums_of_phase, g.sw, count - w, half_format)
     else:
         for w in range(count):
             column, phase = divmod(w + first_phase, g.sw)
             cell = tail_view(sums, phase * t.phase_step + column * g.inner)
-            narrow_row(dx, to + w * g.inner, limit, cell, g.inner, half_format)
+            write_sums(dx, to + w * g.inner, limit, cell, g.inner, half_format)
 
 
 @inlined
-def narrow_every(dx, sums, step, count, half_format):
+def write_every(dx, sums, step, count, half_format):
     """Write sums to every step-th of `count` elements of dx."""
     for i in range((count - 1) // step + 1):
         dx[np.uint64(i * step)] = narrow(sums[np.uint64(i)], half_format)

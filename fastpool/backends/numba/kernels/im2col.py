@@ -18,9 +18,9 @@ from fastpool.backends.numba.simd.vectors import (
     fence,
     load,
     mask_first,
-    splat,
     store,
     store_nontemporal,
+    vector_like,
     width_of,
 )
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
@@ -69,7 +69,7 @@ def im2col(x, cols, fill_value, g, t, scratch, start, stop):
     window that are a multiple of the stride apart.
     """
     values = scratch_view(scratch, 0, t.elements, x)
-    padding = splat(load(values, 0), fill_value)
+    padding = vector_like(values, fill_value)
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         for tap in range(0, g.KD * g.KH * g.KW, positive(t.taps_down * t.taps_along)):

@@ -12,7 +12,7 @@ import numpy as np
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
 from fastpool.backends.numba.kernels.windows import inside_input
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, width_of
+from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 def im2row(x, cols, fill_value, g, t, scratch, start, stop):
     """Work items are windows of one row of windows."""
     lines = scratch_view(scratch, 0, t.elements, x)
-    padding = splat(load(lines, 0), fill_value)
+    padding = vector_like(lines, fill_value)
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         cells = (tile.columns - 1) * g.sw + t.taps_along

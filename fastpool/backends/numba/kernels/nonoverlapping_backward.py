@@ -1,7 +1,7 @@
 """The gradient of a max pool of nonoverlapping windows: each winner has the gradient of its window, all other cells 0.
 
 The plan chooses this kernel where windows neither overlap nor leave cells between them nor leave the input, and where
-channels come last or KW is one of `INTERLEAVED_KW`. dy and the argmax are read in vectors, once for each row of cells
+channels come last or KW is one of `VECTOR_STORE_KW`. dy and the argmax are read in vectors, once for each row of cells
 under a row of windows; each element of dx is written once.
 """
 

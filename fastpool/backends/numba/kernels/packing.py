@@ -5,7 +5,7 @@ from typing import NamedTuple
 from fastpool.backends.numba.decorators import inlined
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
 from fastpool.backends.numba.kernels.windows import inside_input
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, width_of
+from fastpool.backends.numba.simd.vectors import mask_first, vector_like, width_of
 from fastpool.backends.numba.simd.views import tail_view
 
 
@@ -25,7 +25,7 @@ def pack_cells(packed, x, cells, g, keys, prefetch_distance):
 
     The elements of x that lie `prefetch_distance` further are prefetched, for the next tile.
     """
-    padding = splat(load(packed, 0), keys.lowest)
+    padding = vector_like(packed, keys.lowest)
     first_column, end_column = inside_input(cells.w, cells.columns, g.W)
     begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(padding, (end - begin) % width_of(x))
@@ -41,5 +41,5 @@ def pack_cells(packed, x, cells, g, keys, prefetch_distance):
 @inlined
 def pack_contiguous(packed, x, count, keys, prefetch_distance):
     """Pack the keys of the first `count` elements of x, several rows without padding. It may read past them."""
-    padding = splat(load(packed, 0), keys.lowest)
+    padding = vector_like(packed, keys.lowest)
     pack_row(packed, x, 0, count, mask_first(padding, count % width_of(x)), padding, keys, prefetch_distance)

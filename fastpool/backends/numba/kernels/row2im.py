@@ -12,10 +12,10 @@ from numba import types
 from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
-from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_row
+from fastpool.backends.numba.kernels.rows import fill_vectors, write_sums
 from fastpool.backends.numba.kernels.windows import after_last_tap, after_last_window, first_tap, first_window
 from fastpool.backends.numba.simd.half import narrow, widen
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
+from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, where, width_of
 from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
 
 
@@ -47,7 +47,7 @@ class Steps(NamedTuple):
 def row2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
     """Work items are tiles of cells of one image."""
     total = scratch_view(scratch, 0, t.elements, sums)
-    zeros = splat(load(total, 0), sums.dtype.type(0))
+    zeros = vector_like(total, sums.dtype.type(0))
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         fill_vectors(total, 0, tile.groups * tile.rows * t.pitch, zeros)
@@ -163,7 +163,7 @@ def write_tile(dx, total, tile, g, t, half_format):
         if t.x_cell == tile.lanes and t.x_lane == 1:
             for group in range(tile.groups):
                 sums = tail_view(total, source + group * tile.rows * t.pitch)
-                narrow_row(dx, to + group * t.x_group, to + group * t.x_group + count, sums, count, half_format)
+                write_sums(dx, to + group * t.x_group, to + group * t.x_group + count, sums, count, half_format)
         else:
             write_cells(dx, to, total, source, tile, t, half_format)
 

@@ -39,9 +39,9 @@ from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, 
 from fastpool.backends.numba.tiling.forward import (
     BY_CHANNELS,
     BY_DOUBLING,
-    BY_GATHERING,
     BY_HALVING,
     BY_STRIDE,
+    BY_STRIDED_COPY,
     BY_TAPS,
 )
 
@@ -63,8 +63,8 @@ def pool_along_rows(out, count, cells, scratch, method, g):
         pool_channels_along_rows(out, count, Maxima(cells, tail_view(out.argmax, width)), g)
     elif method == BY_HALVING:
         pool_by_halving(out, count, cells, g)
-    elif method == BY_GATHERING:
-        pool_gathered(out, count, cells, scratch, g)
+    elif method == BY_STRIDED_COPY:
+        pool_by_strided_copy(out, count, cells, scratch, g)
     elif method == BY_STRIDE:
         pool_by_stride(out, count, cells, g)
 
@@ -76,7 +76,7 @@ def pool_by_doubling(out, count, cells, g):
     taps = two_overlapping(double_windows(out, cells, every_cell, taps), taps)
     reduce_row(out, every_cell, every_cell, tail_of(out, 0), one_slice(), taps, unliteral(0))
     if g.sw > 1:
-        gather_cells(out.values, out.values, count, g.sw)
+        copy_strided(out.values, out.values, count, g.sw)
         copy_offsets(out.argmax, 0, out.argmax, g.sw, count)
 
 
@@ -140,16 +140,16 @@ def halve(out, source, count, offset_step):
 
 
 @inlined
-def pool_gathered(out, count, cells, scratch, g):
+def pool_by_strided_copy(out, count, cells, scratch, g):
     """For other strides: the cells of each tap are gathered in scratch, then compared in vectors; piece by piece."""
     most, width = len(scratch) // 2, width_of(scratch)
     best, values = slice_view(scratch, 0, most), slice_view(scratch, most, most)
     for begin in range(0, count, positive(most)):
         piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
-        gather_cells(best, tail_view(cells, begin * g.sw), piece, g.sw)
+        copy_strided(best, tail_view(cells, begin * g.sw), piece, g.sw)
         fill_offsets(slice_view(argmax, 0, piece), 0)
         for tap in range(1, g.KW):
-            gather_cells(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
+            copy_strided(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
             for i in range(0, piece, positive(width)):
                 earlier = load(best, i)
                 earlier_offset, offset = load_offsets(earlier, argmax, argmax, i), splat_offset(earlier, argmax, tap)
@@ -161,6 +161,6 @@ def pool_gathered(out, count, cells, scratch, g):
 
 
 @inlined
-def gather_cells(to, cells, count, stride):
+def copy_strided(to, cells, count, stride):
     for i in range(count):
         to[i] = cells[np.uint64(i * stride)]

@@ -49,6 +49,7 @@ from fastpool.backends.numba.simd.vectors import (
     prefetch,
     splat,
     store,
+    vector_like,
     where,
     width_of,
 )
@@ -99,7 +100,7 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     rows: Any  # maxima along rows, and before that the packed cells
-    gathered: Any  # two pieces of a row: see `pool_gathered`
+    gathered: Any  # two pieces of a row: see `pool_by_strided_copy`
     tail: Any  # a row of output that is shorter than a vector
     tap_bits: Any  # for each window of a tile, a bit for each tap along its row that is real
 
@@ -209,7 +210,7 @@ def pool_masked_rows(buffers, x, tile, source, g, t, keys):
 
     A window has a bit for each tap along its row that is real. The other taps are compared as padding.
     """
-    padding = splat(load(buffers.rows.values, 0), keys.lowest)
+    padding = vector_like(buffers.rows.values, keys.lowest)
     above = source.first_row * source.pitch
     below, end = source.end_row * source.pitch, source.rows * source.pitch
     first_row = source.origin + source.first_row * g.W * g.inner

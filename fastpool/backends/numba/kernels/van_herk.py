@@ -36,7 +36,7 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     row: Any  # the maxima along the current row
-    gathered: Any  # two pieces of a row: see `pool_gathered`
+    gathered: Any  # two pieces of a row: see `pool_by_strided_copy`
     beginning: Any  # maxima over the rows of the current group so far
     ends: Any  # maxima from each row of a group to the group's end, `kept_pitch` elements apart
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.geometry import LOADED_STRIDES, VECTOR_BYTES, Geometry, ceil_div
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import average as tiling
 from fastpool.backends.numba.tiling.average import (
-    BY_CHANNELS,
     BY_MASK,
     BY_NEIGHBOURS,
     BY_ROWS,
     BY_STRIDED_LOADS,
     BY_WINDOWS,
-    SUMMED_STRIDES,
+    IN_PLACE,
     AverageBackwardTiling,
     AverageTiling,
     Counted,
@@ -27,7 +26,7 @@ from fastpool.window import LARGEST_SIZE, Divisors, Window
 
 def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (x, y)."""
-    seen = seen_by_kernels(dtype)
+    seen = kernel_dtype_of(dtype)
     g, counted, planes = geometry(window, divisors, outer, inner)
     tiles = tiles_of_windows(g, seen.sums.dtype.itemsize, is_half(dtype))
     constants = seen.half_format, seen.sums, g, tiles, counted
@@ -38,7 +37,7 @@ def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: 
 
 def avg_pool_backward(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (dy, dx)."""
-    seen = seen_by_kernels(dtype)
+    seen = kernel_dtype_of(dtype)
     g, counted, planes = geometry(window, divisors, outer, inner)
     if g.OW == 1:  # the stride of a single window means nothing: as long as the window, no two of them overlap
         g = g._replace(sw=g.KW)
@@ -107,7 +106,7 @@ def tiles_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
     """`itemsize` is that of the sums."""
     row = g.W * g.inner
     if _are_rows(g) and not half:
-        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // row, 1), g.OH, tuning.TILE)
+        rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // row, 1), g.OH, tuning.TILE)
         return tiling.average(g, rows, 1, 1, BY_ROWS, 1, itemsize)
     if _may_be_masked(g) and row <= tuning.TILE:
         rows = min(max(tuning.TILE // row, 1), g.OH)
@@ -115,13 +114,13 @@ def tiles_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
     if _may_be_read_in_place(g, VECTOR_BYTES // itemsize):
         channels = min(g.inner, tuning.TILE)
         columns = _equal(min(max(tuning.TILE // channels, 1), g.OW), g.OW)
-        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
-        return tiling.average(g, rows, columns, channels, BY_CHANNELS, 1, itemsize)
+        rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
+        return tiling.average(g, rows, columns, channels, IN_PLACE, 1, itemsize)
     method, channels = BY_WINDOWS, g.inner
     if max(tuning.LEAST_LONG, 2 * g.W) >= g.KW:
         if g.sw == 1:
             method = BY_NEIGHBOURS
-        elif g.inner == 1 and g.sw in SUMMED_STRIDES:
+        elif g.inner == 1 and g.sw in LOADED_STRIDES:
             method = BY_STRIDED_LOADS
     columns = _columns_of_windows(g, channels)
     while _reach(g, columns) * channels > tuning.MOST_SUMS_OF_A_ROW and channels > VECTOR_BYTES:
@@ -135,7 +134,7 @@ def tiles_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
         chunk = min(chunk, _reach(g, columns))
     columns = _equal(columns, g.OW)
     cells = min(_reach(g, columns), g.W) * channels * g.sh
-    rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // cells, 1), g.OH)
+    rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // cells, 1), g.OH)
     return tiling.average(g, rows, columns, channels, method, chunk, itemsize)
 
 
@@ -182,6 +181,6 @@ def tiles_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
         columns = min(max(tuning.TILE // channels, 1), g.W)
         chunk = min(max(tuning.TILE // channels, 1), g.OW)
     columns = _equal(columns, g.W)
-    rows = max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels), 1)
+    rows = max(tuning.TILES_IN_L2 * tuning.TILE // (columns * channels), 1)
     rows = min(ceil_div(rows, g.sh) * g.sh, g.H)
     return tiling.average_backward(g, rows, columns, channels, chunk, itemsize)

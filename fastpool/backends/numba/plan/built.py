@@ -19,15 +19,15 @@ from fastpool.window import Window
 
 # bool has the kernels of uint8, and bfloat16 those of float16.
 BUILT_DTYPES = tuple(map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
-BUILT_INDICES = tuple(map(np.dtype, ("u1", "u2", "u4")))  # dtypes of an argmax
+BUILT_ARGMAX_DTYPES = tuple(map(np.dtype, ("u1", "u2", "u4")))  # dtypes of an argmax
 
 # A warm-up compiles only these, unless it is asked for all.
 WARMUP_DTYPES = tuple(map(np.dtype, ("u1", "f4")))
-WARMUP_INDICES = tuple(map(np.dtype, ("u1",)))
+WARMUP_ARGMAX_DTYPES = tuple(map(np.dtype, ("u1",)))
 
 
 def built_calls(
-    dtypes: tuple[np.dtype, ...] = BUILT_DTYPES, indices: tuple[np.dtype, ...] = BUILT_INDICES
+    dtypes: tuple[np.dtype, ...] = BUILT_DTYPES, indices: tuple[np.dtype, ...] = BUILT_ARGMAX_DTYPES
 ) -> Iterator[KernelCall]:
     """A call of each kernel that is built, for these dtypes of arrays and of an argmax."""
     one, of_two_taps = Window.plan(1, (1,), 1), Window.plan(1, (2,), 2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of
 from fastpool.backends.numba.tiling import columns as tiling
 from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, Im2rowTiling, Row2imTiling
@@ -35,7 +35,7 @@ def im2col(
 
 def col2im(window: Window, inside: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:
     """Of arrays (cols, dx)."""
-    seen = seen_by_kernels(dtype)
+    seen = kernel_dtype_of(dtype)
     tiles: Col2imTiling | Row2imTiling
     if _windows_are_rows(cols_steps):
         kernel, (g, tiles, items) = "row2im", row2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, most_threads, pooled_bytes
 from fastpool.backends.numba.tiling import forward as tiling
 from fastpool.backends.numba.tiling.forward import DirectTiling, SeparableTiling, VanHerkTiling
@@ -42,7 +42,7 @@ def _pool(
     if planned is None:
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
-    seen = seen_by_kernels(dtype)
+    seen = kernel_dtype_of(dtype)
     flip = seen.flip if reverse_order else type(seen.flip)(0)
     constants = seen.half_format, flip, seen.lowest, g, tiles
     return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
@@ -82,11 +82,11 @@ def _first_tile(g):
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
     for halos_h, halos_w in ((tuning.HALOS_DOWN, tuning.HALOS_ALONG), (1, 1)):
         columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
-        row = tiling.packed_row(g, columns)
-        elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
+        row = tiling.packed_row_elements(g, columns)
+        elements = tuning.TILE if reach_h < g.sh else tuning.TILES_IN_L2 * tuning.TILE
         rows = min(max(elements // (row * g.sh), halos_h * reach_h // g.sh, 1), g.OH)
         packed = min(g.KD, g.D) * tiling.packed_rows(g, rows) * row
-        if packed <= tuning.LESS_PACKED:
+        if packed <= tuning.MOST_PACKED_BY_HALOS:
             break
     return rows, columns, packed
 
@@ -99,7 +99,7 @@ def _packing_does_not_pay(window, g, packed, itemsize, half):
     width, most_reads = VECTOR_BYTES // itemsize, tuning.MOST_READS_OF_HALF if half else tuning.MOST_READS
     has_vectors = g.inner >= width or (g.inner == g.dw == 1 and width <= g.KW)
     shares_few = window.volume * window.positions <= most_reads * prod(window.size)
-    return has_vectors and shares_few and (packed > tuning.MUCH_PACKED or g.inner > 1 or g.OW == 1)
+    return has_vectors and shares_few and (packed > tuning.MOST_PACKED_IN_CACHE or g.inner > 1 or g.OW == 1)
 
 
 def _halved(rows, columns, g):
@@ -118,7 +118,7 @@ def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -
     return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_tiles
 
 
-def depends_on_threads(window: Window, inner: int) -> bool:
+def suits_van_herk(window: Window, inner: int) -> bool:
     """Whether the plan of a pool depends on the number of threads: where many tall windows lie one row apart."""
     KH, (_, OH, OW) = window.kernel[1], window.out
     row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
@@ -138,12 +138,12 @@ def van_herk(
 
     None for other windows, and where scratch would not hold their rows.
     """
-    if not depends_on_threads(window, inner):
+    if not suits_van_herk(window, inner):
         return None
     g = geometry_of(window, inner)
     reach_w = (g.KW - 1) * g.dw
     halos = min(tuning.HALOS_ALONG * reach_w // g.sw, tuning.MOST_PACKED // ((g.KH + 1) * inner))
-    columns = min(max(tuning.MOST_KEPT // (g.KH * inner), halos, tuning.LEAST_WIDE // inner + 1), g.OW)
+    columns = min(max(tuning.KEPT_MAXIMA // (g.KH * inner), halos, tuning.LEAST_WIDE // inner + 1), g.OW)
     columns = _with_whole_vectors(columns, g)
     while tiling.van_herk(g, g.OH, columns, *itemsizes).scratch_bytes > tuning.MOST_SCRATCH:
         half = columns // 2

@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
+from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
-# How `kernels/average.py` adds up the windows of a row: a function for each.
-BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_CHANNELS, BY_WINDOWS = range(6)
-
-# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
-SUMMED_STRIDES = 2, 3, 5
+# How `kernels/average.py` adds up windows: `pool_by_rows`; `pool_by_mask`; sums of columns, then of neighbours
+# (`sum_rows`) or of every second, third or fifth (`sum_strided`); `pool_in_place`; and `sum_each_window`.
+BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, IN_PLACE, BY_WINDOWS = range(6)
 
 
 class Counted(NamedTuple):
@@ -37,10 +36,10 @@ class AverageTiling(NamedTuple):
     row_method: int
     chunk: int  # columns of cells that are added up at once
     lead: int  # elements that vectors read before the first cell
-    column_sums: int  # elements of their sums, with zeros in the padding
+    column_sums: int  # elements of the sums down the columns, with zeros in the padding
     totals: int  # elements of the sums of a row of windows
     counts: int  # elements of the divisors: of one row, or `BY_MASK` of all rows
-    elements: int  # of the dtype of sums in all
+    elements: int  # all of scratch of the dtype of sums
     tap_bits_begin: int
     tap_bits: int  # bytes of the mask of real taps: one for each window of a tile
     scratch_bytes: int
@@ -98,9 +97,10 @@ class AverageBackwardTiling(NamedTuple):
     most_windows: int
     more_cells: int
     one_window: bool  # all cells of a row, of one channel, are covered by one window
+    by_phases: bool  # gradients are spread to the cells of one phase of all strides after the other
     chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
     grads: int  # elements of the gradients of a row of windows; as many divisors
-    sums: int  # elements of the sums of one cell of each stride, of either number of windows
+    sums: int  # elements of the sums of one cell of each stride: of `most_windows` windows, and of one less
     row: int  # elements of a row of cells
     elements: int  # all of scratch
     scratch_bytes: int
@@ -126,6 +126,7 @@ def average_backward(
         most_windows=most_windows,
         more_cells=g.KW - (most_windows - 1) * g.sw,
         one_window=g.OW == g.inner == 1 and g.pw == 0 and g.KW >= g.W,
+        by_phases=g.sw <= tuning.MOST_PHASES_SPREAD,
         chunk=chunk,
         grads=grads,
         sums=sums,

@@ -171,7 +171,7 @@ def scatter(
 
 # Taps along a row of nonoverlapping windows for which `kernels/nonoverlapping_backward.py` has a store of vectors. Rows
 # with channels last need none: vectors are of channels there.
-INTERLEAVED_KW = 1, 2, 3, 4, 5, 8
+VECTOR_STORE_KW = 1, 2, 3, 4, 5, 8
 
 
 class NonoverlappingTiling(NamedTuple):

@@ -3,14 +3,11 @@
 from typing import NamedTuple
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
+from fastpool.backends.numba.geometry import LOADED_STRIDES, VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/row_pass.py` takes the maxima along rows: a function for each.
-BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING = range(6)
-
-# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDE`.
-LOADED_STRIDES = 2, 3, 5
+BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_STRIDED_COPY = range(6)
 
 
 def row_method(g, itemsize, argmax_itemsize):
@@ -23,14 +20,14 @@ def row_method(g, itemsize, argmax_itemsize):
         return BY_HALVING
     if g.sw in LOADED_STRIDES:
         return BY_STRIDE
-    gathered = g.KW * (tuning.GATHERED_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.GATHERED_BYTES)
+    gathered = g.KW * (tuning.STRIDED_COPY_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.STRIDED_COPY_BYTES)
     doublings = (g.KW - 1).bit_length()
-    return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
+    return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_STRIDED_COPY
 
 
 def _gathered(method, itemsize):
-    """Elements of scratch for `BY_GATHERING`: two pieces of a row, equally long."""
-    return tuning.GATHERED_VECTORS * vector_width(itemsize) if method == BY_GATHERING else 0
+    """Elements of scratch for `BY_STRIDED_COPY`: two pieces of a row, equally long."""
+    return tuning.STRIDED_COPY_VECTORS * vector_width(itemsize) if method == BY_STRIDED_COPY else 0
 
 
 class SeparableTiling(NamedTuple):
@@ -47,7 +44,7 @@ class SeparableTiling(NamedTuple):
     prefetch_distance: int  # elements of x from a row under this tile to the same row under the next
     read_past: int  # elements that vectors read past the end of the rows under a tile, at most
     maxima: int  # elements of the packed cells of all slices under a tile, which row maxima overwrite
-    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    gathered: int  # elements of the pieces of a row for `BY_STRIDED_COPY`
     elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
     tap_bits_begin: int
@@ -60,7 +57,7 @@ def packed_rows(g: Geometry, tile_rows: int) -> int:
     return (tile_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
 
 
-def packed_row(g: Geometry, tile_columns: int) -> int:
+def packed_row_elements(g: Geometry, tile_columns: int) -> int:
     """Elements that are packed for a row of a tile."""
     strides = tile_columns + (g.KW - 1) * g.dw // g.sw
     return max(strides, ceil_div(g.W, g.sw) if tile_columns >= g.OW else 0) * g.sw * g.inner
@@ -70,7 +67,7 @@ def separable(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, arg
     width, reach_w, whole_rows = vector_width(itemsize), (g.KW - 1) * g.dw, tile_columns >= g.OW
     most_rows = packed_rows(g, tile_rows)
     read_past = reach_w * g.inner + 2 * g.sw * width
-    maxima = min(g.KD, g.D) * (most_rows * packed_row(g, tile_columns) + width) + read_past
+    maxima = min(g.KD, g.D) * (most_rows * packed_row_elements(g, tile_columns) + width) + read_past
     method = row_method(g, itemsize, argmax_itemsize)
     gathered = _gathered(method, itemsize)
     elements = maxima + gathered + width  # of a row of output that is shorter than a vector
@@ -110,7 +107,7 @@ class VanHerkTiling(NamedTuple):
     row_method: int
     prefetch_distance: int  # elements of x from a row to the one that is prefetched
     row: int  # elements of a row of packed cells, which row maxima overwrite
-    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    gathered: int  # elements of the pieces of a row for `BY_STRIDED_COPY`
     kept_pitch: int  # elements from one kept row of maxima to the next
     elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
@@ -131,7 +128,7 @@ def van_herk(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, argm
         row_tiles=ceil_div(g.OH, tile_rows),
         column_tiles=ceil_div(g.OW, tile_columns),
         row_method=method,
-        prefetch_distance=tuning.ROWS_PREFETCHED * g.W * g.inner,
+        prefetch_distance=tuning.PREFETCHED_ROW_DISTANCE * g.W * g.inner,
         row=row,
         gathered=gathered,
         kept_pitch=kept_pitch,
