@@ -103,7 +103,7 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
     for pitch in pitches:
         step = cell_rows * pitch * g.sw + width
         assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
-        if tiles.same_pitch:
+        if tiles.may_mask:
             assert cell_rows * g.OW * inner + width <= tiles.tap_bits
 
 
@@ -128,11 +128,11 @@ def test_every_row_of_taps_that_is_interleaved_has_its_code_path(kernel):
 
 @pytest.mark.parametrize("with_argmax", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (9, 1), (3, 2), (4, 4), (6, 5), (9, 5), (3, 7), (9, 4)])
-def test_only_rows_that_are_gathered_take_scratch_for_it(kernel, stride, with_argmax):
+def test_only_rows_copied_at_a_stride_take_scratch_for_it(kernel, stride, with_argmax):
     """Rows at stride 5 took it, too."""
     g = Geometry(*fp.window.Window.plan(2, (60, 600), (9, kernel), (1, stride)).geometry, 1)
     for tiles in (tiling.separable(g, 4, 8, 4, with_argmax), tiling.van_herk(g, 20, 40, 4, with_argmax)):
-        assert (tiles.gathered > 0) == (tiles.row_method == BY_STRIDED_COPY)
+        assert (tiles.copies > 0) == (tiles.row_method == BY_STRIDED_COPY)
 
 
 @given(start=st.integers(-30, 30), count=st.integers(1, 30), size=st.integers(1, 30))

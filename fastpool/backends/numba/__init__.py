@@ -83,13 +83,13 @@ _activation = _runners("activation")
 
 
 def _prepare_pool(planner, window, outer, inner, dtype, with_argmax):
-    index = window.argmax_dtype if with_argmax else None
+    argmax_dtype = window.argmax_dtype if with_argmax else None
 
     @lru_cache(maxsize=8)
     def runner_for(threads):
-        return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, index, threads)))
+        return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, argmax_dtype, threads)))
 
-    if not plan.suits_van_herk(window, inner):
+    if not plan.suits_van_herk(window, inner):  # only the tiles of `max_pool_van_herk` depend on the threads
         return runner_for(1)
 
     def run(*arrays):
@@ -102,7 +102,7 @@ prepare_max_pool = partial(_prepare_pool, "max_pool")
 prepare_min_pool = partial(_prepare_pool, "min_pool")
 
 
-def prepare_argmax_fits(window, outer, inner, dtype):
+def _prepare_argmax_fits(window, outer, inner, dtype):
     validate = runner(bound_call(plan.validate_argmax(window, outer, inner, dtype)))
 
     def fits(argmax):
@@ -114,7 +114,7 @@ def prepare_argmax_fits(window, outer, inner, dtype):
 
 
 def prepare_max_pool_backward(window, outer, inner, dtype):
-    fits = prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
+    fits = _prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
     add = runner(bound_call(plan.max_pool_backward(window, outer, inner, dtype)))
 
     def run(dy, argmax, dx):
@@ -201,7 +201,7 @@ def avg_pool_backward(dy, window, divisors, dx):
 
 
 def argmax_fits(argmax, window):
-    return prepare_argmax_fits(window, argmax.shape[0], argmax.shape[4], argmax.dtype)(argmax)
+    return _prepare_argmax_fits(window, argmax.shape[0], argmax.shape[4], argmax.dtype)(argmax)
 
 
 def hard_swish(x, y):

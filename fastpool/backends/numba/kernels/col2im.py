@@ -141,21 +141,21 @@ def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape
 @inlined
 def write_tile(dx, total, tile, g, t, half_format):
     """Write the sums of a tile to dx. A row may spill into the next one of the tile, if rows are not divided."""
-    first, last = max(tile.q0 * t.phases - g.pw, 0), min(tile.q1 * t.phases - g.pw, g.W)
+    begin, end = max(tile.q0 * t.phases - g.pw, 0), min(tile.q1 * t.phases - g.pw, g.W)
     plane = tile.image * t.x_image + tile.channel * t.x_channel + tile.d * g.H * g.W * t.x_cell
     for h in range(tile.h0, tile.h1):
-        to, sums = plane + (h * g.W + first) * t.x_cell, tail_view(total, (h - tile.h0) * t.phases * t.pitch)
-        limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + last - first
-        first_phase = first + g.pw - tile.q0 * t.phases
+        to, sums = plane + (h * g.W + begin) * t.x_cell, tail_view(total, (h - tile.h0) * t.phases * t.pitch)
+        limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + end - begin
+        first_phase = begin + g.pw - tile.q0 * t.phases
         if t.phases == 1 and t.x_cell * g.inner == 1:
-            write_sums(dx, to, limit, sums, last - first, half_format)
+            write_sums(dx, to, limit, sums, end - begin, half_format)
         elif t.phases == 2 and t.x_cell * g.inner == 1:
             even, odd = tail_view(sums, 0), tail_view(sums, t.pitch)
             if first_phase == 1:
                 even, odd = odd, tail_view(even, 1)
-            write_interleaved_sums(dx, to, limit, even, odd, last - first, half_format)
+            write_interleaved_sums(dx, to, limit, even, odd, end - begin, half_format)
         else:
-            write_phases(tail_view(dx, to), sums, first_phase, last - first, tile.images, t, half_format)
+            write_phases(tail_view(dx, to), sums, first_phase, end - begin, tile.images, t, half_format)
 
 
 @inlined

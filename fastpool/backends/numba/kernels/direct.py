@@ -29,7 +29,7 @@ class DirectWindow(NamedTuple):
     """Where a window is read and written."""
 
     origin: int  # the element of x at its first tap
-    to: int  # the element of y
+    to: int  # the element of y at its first channel
     first: int  # the offset of its first real tap
 
 
@@ -37,7 +37,8 @@ class DirectWindow(NamedTuple):
 def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
     """Work items are `tile_columns` windows of a row, or what is left of it.
 
-    Each of the three loops has its own code, since one for all would be slower for each.
+    Each of the three loops has its own code, since one for all would be slower for each. Minima have none in fours:
+    they are rarer, and it would be a fourth loop to compile.
     """
     out = Maxima(y, argmax)
     vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))

@@ -2,7 +2,8 @@
 
 Under a tile of windows, cells are packed with their padding, and from these the cells of each tap along a row: one of
 every window. The columns of the taps below are then found in the same packed cells, some rows further. Each cell is
-read from x once for every tile, and each column is written once, in whole cache lines.
+read from x once for every tile; or for every row of taps, or every tap, where the cells under all taps are too many.
+Each column is written once, in whole cache lines.
 """
 
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class Tile(NamedTuple):
 class Tap(NamedTuple):
     """The first of the taps that are packed together."""
 
-    index: int
+    offset: int
     kd: int
     kh: int
     kw: int
@@ -106,18 +107,18 @@ def rows_under(x, packed, tile, tap, phase, padding, g, t):
     left, columns = tile.ow * g.sw - g.pw + tap.kw * g.dw, (tile.columns - 1) * g.sw + t.reach + 1
     d, h = tile.od * g.sd - g.pd + tap.kd * g.dd, tile.oh * g.sh - g.ph + tap.kh * g.dh + phase
     rows, (begin, end) = tile.rows + t.rows_below, inside_input(left, columns, g.W)
-    first, last = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
+    first_row, end_row = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
     if not 0 <= d < g.D:
-        first, last = 0, 0
+        first_row, end_row = 0, 0
     source, next_row = tile.source + ((d * g.H + h) * g.W + left) * t.x_cell, g.sh * g.W * t.x_cell
     read_end = source + (rows - 1) * next_row + columns + 2 * width_of(x)
-    unpadded = begin + first == 0 and end == columns and last == rows
+    unpadded = begin + first_row == 0 and end == columns and end_row == rows
     if unpadded and t.x_cell * g.inner == 1 and read_end <= len(x):
         return tail_view(x, source), next_row
     pitch = columns * tile.images
     fill_vectors(packed, 0, rows * pitch, padding)
     last_mask = mask_first(padding, (end - begin) % width_of(x))
-    for row in range(first, last):
+    for row in range(first_row, end_row):
         cells, x_row = tail_view(packed, row * pitch), tail_view(x, source + row * next_row)
         if t.x_cell == 1 and tile.images == 1:
             pack_row(cells, x_row, begin, end, last_mask, padding, None, 0)
@@ -176,7 +177,7 @@ def copy_taps(cols, taps, tile, first_tap, phase, g, t):
     for down in range(t.taps_down):
         above, tap_phase = (down * g.dh, 0) if g.sh == 1 else divmod(down * g.dh, g.sh)
         for along in range(t.taps_along if tap_phase == phase else 0):
-            to = tile.to + (first_tap.index + down * g.KW + along) * t.cols_tap
+            to = tile.to + (first_tap.offset + down * g.KW + along) * t.cols_tap
             source = along * taps.tap_step + above * taps.row_pitch
             for _ in range(0, tile.rows * taps.row, positive(count)):
                 copy_column(tail_view(cols, to), tail_view(taps.values, source), count, t.nontemporal)

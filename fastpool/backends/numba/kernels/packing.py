@@ -10,13 +10,13 @@ from fastpool.backends.numba.simd.views import tail_view
 
 
 class Rectangle(NamedTuple):
-    """What is packed: rows and columns from the coordinates (h, w) on. A packed row has `pitch` columns."""
+    """What is packed: rows and columns from the coordinates (h, w) on. A packed row has `packed_columns` columns."""
 
     h: int
     w: int
     rows: int
     columns: int
-    pitch: int
+    packed_columns: int
 
 
 @inlined
@@ -30,7 +30,7 @@ def pack_cells(packed, x, cells, g, keys, prefetch_distance):
     begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(padding, (end - begin) % width_of(x))
     for row in range(cells.rows):
-        to, written = tail_view(packed, row * cells.pitch * g.inner), 0
+        to, written = tail_view(packed, row * cells.packed_columns * g.inner), 0
         if 0 <= cells.h + row < g.H:
             fill_vectors(to, 0, begin, padding)
             x_row = tail_view(x, row * g.W * g.inner)

@@ -1,4 +1,4 @@
-"""Taps in the padding: a mask without them, and offsets that name one.
+"""A mask of the real taps along a row, and correction of argmax offsets that would name padding.
 
 Padding is compared as the lowest value of the dtype, so that it wins a tie with real cells of this value if it comes
 first.

@@ -47,7 +47,7 @@ from fastpool.backends.numba.tiling.forward import (
 
 
 @inlined
-def pool_along_rows(out, count, cells, scratch, method, g):
+def pool_along_rows(out, count, cells, copies, method, g):
     """Write the maxima of `count` windows, over the taps of one row, to `out`. `tiling.forward` chooses the method.
 
     The cells may be packed in `out` itself, one vector after its start: each is read before it is overwritten.
@@ -64,7 +64,7 @@ def pool_along_rows(out, count, cells, scratch, method, g):
     elif method == BY_HALVING:
         pool_by_halving(out, count, cells, g)
     elif method == BY_STRIDED_COPY:
-        pool_by_strided_copy(out, count, cells, scratch, g)
+        pool_by_strided_copy(out, count, cells, copies, g)
     elif method == BY_STRIDE:
         pool_by_stride(out, count, cells, g)
 
@@ -140,10 +140,10 @@ def halve(out, source, count, offset_step):
 
 
 @inlined
-def pool_by_strided_copy(out, count, cells, scratch, g):
-    """For other strides: the cells of each tap are gathered in scratch, then compared in vectors; piece by piece."""
-    most, width = len(scratch) // 2, width_of(scratch)
-    best, values = slice_view(scratch, 0, most), slice_view(scratch, most, most)
+def pool_by_strided_copy(out, count, cells, copies, g):
+    """For other strides: the cells of each tap are copied one by one, then compared in vectors; piece by piece."""
+    most, width = len(copies) // 2, width_of(copies)
+    best, values = slice_view(copies, 0, most), slice_view(copies, most, most)
     for begin in range(0, count, positive(most)):
         piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
         copy_strided(best, tail_view(cells, begin * g.sw), piece, g.sw)
@@ -162,5 +162,6 @@ def pool_by_strided_copy(out, count, cells, scratch, g):
 
 @inlined
 def copy_strided(to, cells, count, stride):
+    """to[:count] = cells[: count * stride : stride]."""
     for i in range(count):
         to[i] = cells[np.uint64(i * stride)]

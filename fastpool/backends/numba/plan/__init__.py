@@ -1,4 +1,6 @@
-"""How a call is cut into work items, and what its kernel is given: pure functions of the window, layout and dtypes.
+"""How a call is cut into work items, and what its kernel is given.
+
+The functions are pure: a plan depends on the window, layout, dtypes, batch and threads of a call, and on `tuning.py`.
 
 A module is imported when the first of its names is asked for: half of a process's first call would be spent on named
 tuples that it does not use.
@@ -9,11 +11,9 @@ from typing import Any
 
 from fastpool.threads import importing
 
-MODULES = {
-    "BUILT_DTYPES": "built",
+MODULE_OF = {
     "WARMUP_DTYPES": "built",
     "WARMUP_ARGMAX_DTYPES": "built",
-    "KernelCall": "call",
     "activation": "elementwise",
     "avg_pool": "average",
     "avg_pool_backward": "average",
@@ -30,8 +30,8 @@ MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with importing:
-        found = globals()[name] = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+        found = globals()[name] = getattr(import_module(f"{__name__}.{MODULE_OF[name]}"), name)
     return found

@@ -37,14 +37,12 @@ def geometry_of(window: Window, inner: int) -> Geometry:
     return Geometry(*window.geometry, inner)
 
 
-def as_one_plane(window: Window, outer: int, inner: int) -> Geometry:
-    """The geometry of a call, with all planes as one tall plane if that is possible."""
-    return stacked(geometry_of(window, inner), outer)
+def stacked(g: Geometry, outer: int) -> tuple[Geometry, int]:
+    """The geometry of a call with `outer` planes as one tall plane, if that is possible; and how many planes it has.
 
-
-def stacked(g: Geometry, outer: int) -> Geometry:
-    """All planes as one tall plane, where no window leaves its plane above or below and windows go up to its end."""
+    It is where no window leaves its plane above or below and windows go up to its end.
+    """
     fits = g.ph == 0 and g.OH * g.sh == g.H and (g.KH - 1) * g.dh < g.sh
     if g.D == g.KD == g.OD == 1 and g.pd == 0 and fits:
-        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1)
-    return g
+        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1), 1
+    return g, outer

@@ -19,7 +19,7 @@ def activation(kernel: str, dtype: np.dtype, size: int, beta: float | None = Non
 
 
 def max_unpool(outer: int, windows: int, cells: int, inner: int, dtype: np.dtype) -> KernelCall:
-    """Of arrays (y, indices, x). Elements are only moved, and so seen as unsigned integers: fewer kernels."""
+    """Of arrays (y, indices, x). Elements are only moved, and so viewed as unsigned integers: fewer kernels."""
     bits = np.dtype(f"u{dtype.itemsize}")
     dtypes, cost_bytes = (bits, np.dtype(np.int64), bits), dtype.itemsize * outer * inner * (windows + cells)
     return KernelCall("max_unpool", dtypes, (windows, cells, inner), outer, cost_bytes, 0)
