@@ -16,7 +16,7 @@ class KernelDtype(NamedTuple):
     half_format: np.int16 | None  # of a two-byte float
     lowest: np.generic  # the lowest value, as kernels compare it
     flip: np.generic  # the bits of a value to flip to reverse the order of all values: see `simd/keys.py`
-    sums: DtypeOnly  # of the dtype that gradients are added up in
+    sums: DtypeOnly  # the dtype of sums
 
 
 @cache

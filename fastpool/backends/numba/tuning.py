@@ -161,7 +161,8 @@ SWISH_COST = 8
 # Calls that move fewer bytes run on one thread: a thread that spins begins within 5 us, one that sleeps within 50.
 PARALLEL_BYTES = 1 << 19
 
-# Bytes that a chunk of a shared call moves, at least; and chunks for each thread, so that a late thread delays little.
+# Bytes that a chunk of a call on several threads moves, at least; and chunks for each thread, so that a late thread
+# delays little.
 CHUNK_BYTES = 1 << 18
 CHUNKS_PER_THREAD = 4
 

@@ -19,7 +19,7 @@ class KernelCall(NamedTuple):
     dtypes: tuple[np.dtype | None, ...]  # of the arrays; None for one that the kernel is not given
     constants: tuple[Any, ...]  # what it is given after the arrays
     items: int  # work items: any of them may run on any thread
-    cost_bytes: int  # bytes that the call moves, or that take as long: they decide how many threads it is worth
+    cost_bytes: int  # bytes that the call moves, or its time in bytes moved: they decide how many threads it is worth
     scratch_bytes: int  # for each thread, in whole cache lines: see `in_cache_lines`
 
 
