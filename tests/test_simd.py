@@ -422,7 +422,7 @@ def test_a_view_of_none_is_none():
     @numba.njit
     def run(scratch):
         none = views.slice_view(None, 0, 1), views.tail_view(None, 0), views.scratch_view(scratch, 0, 1, None)
-        return none, views.unliteral(3), views.positive(4)
+        return none, views.unliteral(3), views.assume_positive(4)
 
     assert run(np.zeros(64, np.uint8)) == ((None, None, None), 3, 4)
 

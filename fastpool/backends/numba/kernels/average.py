@@ -37,7 +37,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 from fastpool.backends.numba.tiling.average import (
     BY_MASK,
     BY_NEIGHBOURS,
@@ -190,7 +190,7 @@ def pool_by_mask(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
 def sum_masked(load_at, buffers, count, zeros, stride, g, t):
     """Overwrite the sums of columns with those of `count` windows, over the real taps along their rows."""
     width, none = width_of(buffers.column_sums), splat(zeros, np.uint8(0))
-    for i in range(0, count, positive(width)):
+    for i in range(0, count, assume_positive(width)):
         at, bit, bits = (
             t.lead - g.pw * g.inner + i * stride,
             splat(zeros, np.uint8(1)),
@@ -290,7 +290,7 @@ def sum_columns(cells, x, tile, source, begin, end, to, g, t, half_format):
 @inlined
 def sum_strided(load_strided, out, count, cells, stride, g):
     """For `LOADED_STRIDES`: for each tap, a vector of its cells in neighbouring windows."""
-    for i in range(0, count, positive(width_of(out))):
+    for i in range(0, count, assume_positive(width_of(out))):
         total = load_strided(cells, i * stride)
         for tap in range(1, g.KW):
             total = total + load_strided(cells, i * stride + tap)
@@ -308,7 +308,7 @@ def sum_each_window(x, buffers, tile, source, g, t, half_format):
     in_place = half_format is None and g.inner == 1 and source.slices.count * source.rows.count == 1
     if in_place:
         chunk = max(tile.end - tile.begin, 1)
-    for chunk_begin in range(tile.begin, tile.end, positive(chunk)):
+    for chunk_begin in range(tile.begin, tile.end, assume_positive(chunk)):
         chunk_end = min(chunk_begin + chunk, tile.end)
         cells, origin = buffers.column_sums, -chunk_begin * pitch
         if in_place:

@@ -22,7 +22,7 @@ from fastpool.backends.numba.kernels.sums import (
 from fastpool.backends.numba.kernels.windows import after_last_window, first_window, rows_before
 from fastpool.backends.numba.simd.half import widen
 from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, store, vector_like, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -208,7 +208,7 @@ def spread_channels(cells, more, fewer, tile, g, t):
     pitch, width, phase, stride = t.tile_channels, width_of(cells), tile.phase, 0
     for cell in range(tile.w1 - tile.w0):
         source = more if phase < t.more_cells else fewer
-        for i in range(0, tile.channels, positive(width)):
+        for i in range(0, tile.channels, assume_positive(width)):
             store(cells, cell * pitch + i, load(source, stride * pitch + i))
         phase += 1
         if phase == g.sw:
@@ -223,7 +223,7 @@ def interleave(cells, more, fewer, tile, t):
     if tile.phase == 1:
         even, odd = odd, tail_view(even, 1)
     width = width_of(cells)
-    for i in range(0, tile.w1 - tile.w0, positive(2 * width)):
+    for i in range(0, tile.w1 - tile.w0, assume_positive(2 * width)):
         low, high = load(even, i // 2), load(odd, i // 2)
         store(cells, i, interleave_low(low, high))
         store(cells, i + width, interleave_high(low, high))
@@ -259,7 +259,7 @@ def sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format
     """For windows that are far longer than rows of cells: cell by cell, over the windows that cover it."""
     pitch = t.tile_channels
     fill_vectors(buffers.cells, 0, (tile.w1 - tile.w0) * pitch, zeros)
-    for first in range(tile.first_window, tile.end_window, positive(t.chunk)):
+    for first in range(tile.first_window, tile.end_window, assume_positive(t.chunk)):
         count = min(first + t.chunk, tile.end_window) - first
         fill_vectors(buffers.grads, 0, count * pitch, zeros)
         list_counts(buffers.counts, first, count, pitch, g, counted)

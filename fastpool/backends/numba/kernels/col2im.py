@@ -16,7 +16,7 @@ from fastpool.backends.numba.kernels.rows import fill_vectors, write_interleaved
 from fastpool.backends.numba.kernels.windows import windows_with_tap
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, where, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -131,7 +131,7 @@ def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape
     rows, windows, images = shape
     run, next_run = (windows * images, 0) if sums_step == images else (images, sums_step)
     for row in range(first_row, rows):
-        for at in range(0, windows * images, positive(run)):
+        for at in range(0, windows * images, assume_positive(run)):
             to = tail_view(sums, row * sums_pitch + at // images * next_run)
             column = tail_view(cols, row * cols_pitch + at)
             for i in range(run):

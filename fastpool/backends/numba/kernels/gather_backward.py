@@ -25,7 +25,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -229,7 +229,7 @@ def sum_phase(sums, windows, count, buffers, phase, dx, to):
     """Add up the gradients of the cells of one phase, two vectors at a time. dx is prefetched from `to` on."""
     width = width_of(sums)
     begin, end = buffers.phase_begins[phase], buffers.phase_begins[phase + 1]
-    for i in range(0, count, positive(2 * width)):
+    for i in range(0, count, assume_positive(2 * width)):
         low = vector_like(sums, sums.dtype.type(0))
         high = low
         prefetch_to_write(dx, to + i)

@@ -24,7 +24,7 @@ from fastpool.backends.numba.simd.vectors import (
     vector_like,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -73,7 +73,7 @@ def im2col(x, cols, fill_value, g, t, scratch, start, stop):
     padding = vector_like(values, fill_value)
     for item in range(start, stop):
         tile = tile_at(item, g, t)
-        for tap in range(0, g.KD * g.KH * g.KW, positive(t.taps_down * t.taps_along)):
+        for tap in range(0, g.KD * g.KH * g.KW, assume_positive(t.taps_down * t.taps_along)):
             first_tap = Tap(tap, tap // (g.KH * g.KW), tap // g.KW % g.KH, tap % g.KW)
             for phase in range(min(g.sh, (t.taps_down - 1) * g.dh + 1)):
                 cells, pitch = rows_under(x, values, tile, first_tap, phase, padding, g, t)
@@ -154,17 +154,17 @@ def pack_tap(to, cells, tile, g):
     """Pack the cells of one tap in a row of windows. Vectors may spill past the row."""
     width, images = width_of(to), tile.images
     if g.sw == 1:
-        for i in range(0, tile.columns * images, positive(width)):
+        for i in range(0, tile.columns * images, assume_positive(width)):
             store(to, i, load(cells, i))
     elif g.sw == 2 and images == 1:
-        for i in range(0, tile.columns, positive(width)):
+        for i in range(0, tile.columns, assume_positive(width)):
             store(to, i, deinterleave_even(load(cells, 2 * i), load(cells, 2 * i + width)))
     elif images == 1:
         for i in range(tile.columns):
             to[i] = cells[np.uint64(i * g.sw)]
     else:
         for window in range(tile.columns):
-            for i in range(0, images, positive(width)):
+            for i in range(0, images, assume_positive(width)):
                 store(to, window * images + i, load(cells, window * g.sw * images + i))
 
 
@@ -179,7 +179,7 @@ def copy_taps(cols, taps, tile, first_tap, phase, g, t):
         for along in range(t.taps_along if tap_phase == phase else 0):
             to = tile.to + (first_tap.offset + down * g.KW + along) * t.cols_tap
             source = along * taps.tap_step + above * taps.row_pitch
-            for _ in range(0, tile.rows * taps.row, positive(count)):
+            for _ in range(0, tile.rows * taps.row, assume_positive(count)):
                 copy_column(tail_view(cols, to), tail_view(taps.values, source), count, t.nontemporal)
                 to, source = to + g.OW * g.inner, source + taps.row_pitch
 

@@ -13,7 +13,7 @@ from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill_vectors, pack_row
 from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -116,7 +116,7 @@ def copy_runs(cols, to, packed, source, lines, run, pitch):
     """Copy a run of each line. Vectors may spill past the last."""
     width = width_of(cols)
     for _ in range(lines):
-        for i in range(0, run, positive(width)):
+        for i in range(0, run, assume_positive(width)):
             store(cols, to + i, load(packed, source + i))
         to, source = to + run, source + pitch
 

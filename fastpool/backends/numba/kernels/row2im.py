@@ -16,7 +16,7 @@ from fastpool.backends.numba.kernels.rows import fill_vectors, write_sums
 from fastpool.backends.numba.kernels.windows import after_last_tap, after_last_window, first_tap, first_window
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, where, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -93,7 +93,7 @@ def add_windows(total, cols, tile, od, kd, zeros, g, t, half_format):
             w = ow * g.sw - g.pw - tile.w
             first_kw, end_kw = first_tap(w, g.dw), after_last_tap(w, g.KW, g.dw, tile.columns)
             row = (((tile.image * g.OD + od) * g.OH + oh) * g.OW + ow) * t.row + tile.inner_channel
-            for kw in range(first_kw, end_kw, positive(t.taps_along)):
+            for kw in range(first_kw, end_kw, assume_positive(t.taps_along)):
                 to = (h + first_kh * g.dh) * t.pitch + (w + kw * g.dw) * tile.inner_channels
                 source = row + ((first_row + first_kh) * g.KW + kw) * t.inner_channels
                 run = min(end_kw - kw, t.taps_along) * tile.inner_channels
@@ -135,7 +135,7 @@ def add_vectors(sums, to, cols, source, steps, runs, zeros):
     for channel in range(outer_channels):
         at, column = to + channel * steps.sums_outer, source + channel * steps.cols_outer
         for _ in range(rows):
-            for i in range(0, whole, positive(width)):
+            for i in range(0, whole, assume_positive(width)):
                 store(sums, at + i, load(sums, at + i) + load(cols, column + i))
             if whole < run:
                 last = where(last_mask, load(cols, column + whole), zeros)

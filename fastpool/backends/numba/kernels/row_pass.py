@@ -35,7 +35,7 @@ from fastpool.backends.numba.simd.vectors import (
     store,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, unliteral
+from fastpool.backends.numba.simd.views import assume_positive, slice_view, tail_view, unliteral
 from fastpool.backends.numba.tiling.forward import (
     BY_CHANNELS,
     BY_DOUBLING,
@@ -102,7 +102,7 @@ def pool_by_stride(out, count, cells, g):
 
 @inlined
 def pool_strided(load_strided, out, count, cells, stride, g):
-    for i in range(0, count, positive(width_of(out.values))):
+    for i in range(0, count, assume_positive(width_of(out.values))):
         best = load_strided(cells, i * stride)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
         next_tap = splat_offset(best, out.argmax, 1)
@@ -127,7 +127,7 @@ def pool_by_halving(out, count, cells, g):
 def halve(out, source, count, offset_step):
     """Write the larger of each two neighbours: `count` elements. The second's offset is larger by `offset_step`."""
     width = width_of(out.values)
-    for i in range(0, count, positive(width)):
+    for i in range(0, count, assume_positive(width)):
         low, high = load(source.values, 2 * i), load(source.values, 2 * i + width)
         low_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i)
         high_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i + width)
@@ -144,13 +144,13 @@ def pool_by_strided_copy(out, count, cells, copies, g):
     """For other strides: the cells of each tap are copied one by one, then compared in vectors; piece by piece."""
     most, width = len(copies) // 2, width_of(copies)
     best, values = slice_view(copies, 0, most), slice_view(copies, most, most)
-    for begin in range(0, count, positive(most)):
+    for begin in range(0, count, assume_positive(most)):
         piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
         copy_strided(best, tail_view(cells, begin * g.sw), piece, g.sw)
         fill_offsets(slice_view(argmax, 0, piece), 0)
         for tap in range(1, g.KW):
             copy_strided(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
-            for i in range(0, piece, positive(width)):
+            for i in range(0, piece, assume_positive(width)):
                 earlier = load(best, i)
                 earlier_offset, offset = load_offsets(earlier, argmax, argmax, i), splat_offset(earlier, argmax, tap)
                 largest, winner = larger(earlier, earlier_offset, load(values, i), offset)

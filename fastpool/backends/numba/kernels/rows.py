@@ -21,7 +21,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive
+from fastpool.backends.numba.simd.views import assume_positive
 
 
 @inlined
@@ -45,7 +45,7 @@ def fill_vectors(array, begin, end, vector):
 def repeat(array, period, count):
     """Repeat the first `period` elements of an array until it has `count` of them. Vectors may spill."""
     width = width_of(array)
-    for i in range(period, count, positive(min(period, width))):
+    for i in range(period, count, assume_positive(min(period, width))):
         store(array, i, load(array, i - period))
 
 

@@ -54,7 +54,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -240,7 +240,7 @@ def pool_masked_slice(out, count, cells, tap_bits, padding, g, t, keys):
 def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, keys):
     """The maxima of `count` windows over the real taps along their rows."""
     width, step, none = width_of(out.values), g.dw * g.inner, splat(padding, np.uint8(0))
-    for i in range(0, count, positive(width)):
+    for i in range(0, count, assume_positive(width)):
         at, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
         best = where((bits & bit) != none, to_keys(load_at(cells, at), keys), padding)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
@@ -284,7 +284,7 @@ def pool_down_input(out, short_row, x, tile, source, g, t, limit):
         target, last = output_row(out, short_row, to, count, limit, t)
         cells = tail_view(x, source.origin + row * g.sh * row_step)
         for tap in range(g.KH):
-            for i in range(0, count, positive(width)):
+            for i in range(0, count, assume_positive(width)):
                 prefetch(cells, tap * g.dh * row_step + i + t.prefetch_distance)
         reduce_row(target, count, max(last, 0), Maxima(cells, None), slices, taps, tile.first_kd * g.KH * g.KW)
         if last < 0:

@@ -81,7 +81,7 @@ def unliteral(typing_context, constant):
 
 
 @intrinsic
-def positive(typing_context, step):
+def assume_positive(typing_context, step):
     """Promise LLVM that a step is positive, so that it drops the test of range() for 0."""
 
     def generate(context, builder, signature, args):
