@@ -17,16 +17,7 @@ windows_at_edges = inlined(geometry.windows_at_edges)
 inside_input = inlined(geometry.inside_input)
 leaves_input = inlined(geometry.leaves_input)
 last_vector = inlined(geometry.last_vector)
-
-
-@inlined
-def rows_before(item, row_tiles, tile_rows, padding, rows):
-    """The rows of all tiles before a work item, where a tile is `tile_rows` whole rows and each plane has `rows` rows.
-
-    The first of the `row_tiles` tiles of a plane begins `padding` rows above it. Rows of these tiles are contiguous, so
-    that one may spill into the next, up to the end of the last tile of a call.
-    """
-    return item // row_tiles * rows + max(min(item % row_tiles * tile_rows - padding, rows), 0)
+rows_before = inlined(geometry.rows_before)
 
 
 class RealTaps(NamedTuple):

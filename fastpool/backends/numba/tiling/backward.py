@@ -42,7 +42,7 @@ class GatherTiling(NamedTuple):
     row_tiles: int
     column_tiles: int
     in_place: bool  # windows begin throughout the input, up to the end of each axis: dy may be read without packing it
-    rows_match_dx: bool  # read in place, a row of sums is as long as one of dx: a tile is written as one row
+    rows_match_dx: bool  # where dy is read in place, rows of sums lie as those of dx do: see `write_as_one_row`
     back_h: int
     back_w: int
     packed_columns: int  # windows of a packed row
