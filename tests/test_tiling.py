@@ -18,7 +18,6 @@ from fastpool.backends.numba.geometry import (
     Geometry,
     inside_input,
     last_vector,
-    rows_before,
 )
 from fastpool.backends.numba.tiling import forward as tiling
 from fastpool.backends.numba.tiling.backward import VECTOR_STORE_KW, reciprocal
@@ -112,16 +111,6 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
         assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
         if tiles.may_mask:
             assert cell_rows * g.OW * inner + width <= tiles.tap_bits
-
-
-@given(planes=st.integers(1, 3), rows=st.integers(1, 20), tile_rows=st.integers(1, 25), padding=st.integers(0, 24))
-def test_tiles_of_whole_rows_follow_each_other(planes, rows, tile_rows, padding):
-    row_tiles, counted = -(-(rows + padding) // tile_rows), 0
-    for item in range(planes * row_tiles):
-        assert rows_before(item, row_tiles, tile_rows, padding, rows) == counted
-        begin = item % row_tiles * tile_rows - padding
-        counted += len(range(max(begin, 0), min(begin + tile_rows, rows)))
-    assert counted == rows_before(planes * row_tiles, row_tiles, tile_rows, padding, rows) == planes * rows
 
 
 @pytest.mark.parametrize("stride", LOADED_STRIDES)

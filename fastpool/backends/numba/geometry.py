@@ -87,12 +87,3 @@ def last_vector(count, width, spill_end, limit):
     `average_rows`, `pool_in_fours`, and the loops of `im2row`. `sum_rows` asks it for what it reads.
     """
     return count if spill_end <= limit else count - width
-
-
-def rows_before(item, row_tiles, tile_rows, padding, rows):
-    """How many rows the tiles before a work item have: each `tile_rows` whole rows of the `rows` of a plane, or less.
-
-    The first of the `row_tiles` tiles of a plane begins `padding` rows above it. These rows are contiguous, so that one
-    may spill into the next, up to the end of the last tile of a call.
-    """
-    return item // row_tiles * rows + max(min(item % row_tiles * tile_rows - padding, rows), 0)

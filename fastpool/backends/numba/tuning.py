@@ -90,10 +90,6 @@ MOST_SUMS_OF_A_ROW = 1 << 16
 # Rows of windows are padded with zeros, unless windows are longer than this and than two rows of cells.
 LEAST_LONG = 64
 
-# Strides up to which the gradient is spread to the cells of one phase of all strides after the other; above, stride
-# after stride.
-MOST_PHASES_SPREAD = 15
-
 # Gradients
 
 # Gradients of windows of more taps are scattered: added to dx one by one. With fewer taps they are gathered: each cell

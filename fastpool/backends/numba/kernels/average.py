@@ -24,7 +24,7 @@ from fastpool.backends.numba.kernels.sums import (
     sum_rows,
     sum_run,
 )
-from fastpool.backends.numba.kernels.windows import after_last_tap, first_tap, inside_input, rows_before
+from fastpool.backends.numba.kernels.windows import after_last_tap, first_tap, inside_input
 from fastpool.backends.numba.simd.vectors import (
     load,
     load_like,
@@ -93,7 +93,8 @@ def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     """Work items are tiles of windows."""
     buffers = divide_scratch(scratch, sums, t)
     zeros = vector_like(buffers.column_sums, sums.dtype.type(0))
-    limit = rows_before(stop, t.row_tiles, t.tile_rows, 0, g.OH) * g.OW * g.inner
+    # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
+    limit = (stop // t.row_tiles * g.OH + stop % t.row_tiles * t.tile_rows) * g.OW * g.inner
     if t.row_method == BY_ROWS:
         list_counts(buffers.counts, 0, 1, t.tile_rows, g, counted)
     elif t.row_method == BY_MASK:

@@ -19,10 +19,11 @@ from fastpool.backends.numba.kernels.sums import (
     sum_rows,
     sum_run,
 )
-from fastpool.backends.numba.kernels.windows import after_last_window, first_window, rows_before
+from fastpool.backends.numba.kernels.windows import after_last_window, first_window
 from fastpool.backends.numba.simd.half import widen
 from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, store, vector_like, width_of
 from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.tiling.average import MOST_PHASES_SPREAD
 
 
 class Tile(NamedTuple):
@@ -73,7 +74,9 @@ def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, 
     buffers = divide_scratch(scratch, sums, t)
     zeros = vector_like(buffers.cells, sums.dtype.type(0))
     fill_vectors(buffers.fewer, 0, t.sums - width_of(buffers.cells), zeros)
-    limit = rows_before(stop, t.row_tiles, t.tile_rows, 0, g.H) * g.W * g.inner
+    # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
+    rows_before = min(stop % t.row_tiles * t.tile_rows, g.H)
+    limit = (stop // t.row_tiles * g.H + rows_before) * g.W * g.inner
     listed = -1
     for item in range(start, stop):
         tile = tile_at(item, g, t)
@@ -195,7 +198,7 @@ def sum_cells(buffers, tile, g, t):
         spread_channels(buffers.cells, more, fewer, tile, g, t)
     elif g.sw == 2:
         interleave(buffers.cells, more, fewer, tile, t)
-    elif t.by_phases:
+    elif g.sw <= MOST_PHASES_SPREAD:
         spread_phases(buffers.cells, more, fewer, tile, g, t)
     else:
         spread_strides(buffers.cells, more, fewer, tile, g, t)
@@ -260,14 +263,14 @@ def sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format
     pitch = t.tile_channels
     fill_vectors(buffers.cells, 0, (tile.w1 - tile.w0) * pitch, zeros)
     for first in range(tile.first_window, tile.end_window, assume_positive(t.chunk)):
-        count = min(first + t.chunk, tile.end_window) - first
-        fill_vectors(buffers.grads, 0, count * pitch, zeros)
-        list_counts(buffers.counts, first, count, pitch, g, counted)
-        sum_windows(buffers.grads, buffers, dy, tile, covering, first, first + count, first, g, t, counted, half_format)
+        chunk_end = min(first + t.chunk, tile.end_window)
+        fill_vectors(buffers.grads, 0, (chunk_end - first) * pitch, zeros)
+        list_counts(buffers.counts, first, chunk_end - first, pitch, g, counted)
+        sum_windows(buffers.grads, buffers, dy, tile, covering, first, chunk_end, first, g, t, counted, half_format)
         for cell in range(tile.w1 - tile.w0):
             w = tile.w0 + cell
-            begin = max(first_window(w, g.KW, g.sw, g.pw) - first, 0)
-            end = min(after_last_window(w, g.sw, g.pw, g.OW) - first, count)
+            begin = max(first_window(w, g.KW, g.sw, g.pw), first) - first
+            end = min(after_last_window(w, g.sw, g.pw, g.OW), chunk_end) - first
             if g.inner == 1 and begin < end:
                 buffers.cells[cell] += sum_run(buffers.grads, begin, end - begin, buffers.more)
             elif g.inner > 1:

@@ -13,7 +13,7 @@ import numpy as np
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle
 from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, read_grads, write_interleaved_sums, write_sums
-from fastpool.backends.numba.kernels.windows import inside_input, rows_before
+from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.half import narrow
 from fastpool.backends.numba.simd.vectors import (
     load,
@@ -79,7 +79,9 @@ def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, s
     is padding, which a validated argmax never names, so that it adds nothing.
     """
     buffers = divide_scratch(scratch, argmax, sums, t)
-    limit = rows_before(stop, t.row_tiles, t.tile_rows * g.sh, g.ph, g.H) * g.W * g.inner
+    # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
+    rows_before = max(min(stop % t.row_tiles * t.tile_rows * g.sh - g.ph, g.H), 0)
+    limit = (stop // t.row_tiles * g.H + rows_before) * g.W * g.inner
     listed = -1, -1, False
     for item in range(start, stop):
         tile = tile_at(item, g, t)

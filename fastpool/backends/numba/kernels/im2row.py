@@ -85,7 +85,7 @@ def pack_line(packed, x, tile, line, cells, padding, g, t):
     else:
         for channel in range(tile.inner_channels):
             for cell in range(begin, end):
-                to, source = cell * tile.inner_channels + channel, first + cell * t.x_cell + channel * t.x_inner
+                source, to = first + cell * t.x_cell + channel * t.x_inner, cell * tile.inner_channels + channel
                 packed[np.uint64(to)] = x[np.uint64(source)]
         written = end * tile.inner_channels
     fill_vectors(packed, written, cells * tile.inner_channels, padding)

@@ -31,7 +31,6 @@ from fastpool.backends.numba.kernels.windows import (
     inside_input,
     last_vector,
     leaves_input,
-    rows_before,
     windows_at_edges,
 )
 from fastpool.backends.numba.simd.keys import Keys, are_elements, from_keys, to_keys, without_flip
@@ -117,7 +116,8 @@ def max_pool_separable(x, y, argmax, half_format, flip, lowest, g, t, scratch, s
     out, buffers = Maxima(y, argmax), divide_scratch(scratch, x, argmax, t)
     mark_real_taps(buffers.tap_bits, g)
     fill_offsets(buffers.rows.argmax, 0)
-    limit = rows_before(stop, t.row_tiles, t.tile_rows, 0, g.OH) * g.OW * g.inner
+    # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
+    limit = (stop // t.row_tiles * g.OH + stop % t.row_tiles * t.tile_rows) * g.OW * g.inner
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         source = source_of(x, tile, g, t, keys)

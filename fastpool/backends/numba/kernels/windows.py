@@ -17,7 +17,6 @@ windows_at_edges = inlined(geometry.windows_at_edges)
 inside_input = inlined(geometry.inside_input)
 leaves_input = inlined(geometry.leaves_input)
 last_vector = inlined(geometry.last_vector)
-rows_before = inlined(geometry.rows_before)
 
 
 class RealTaps(NamedTuple):

@@ -2,13 +2,16 @@
 
 from typing import NamedTuple
 
-from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
 # How `kernels/average.py` adds up windows: `pool_by_rows`; `pool_by_mask`; sums of columns, then of neighbours
 # (`sum_rows`) or of every second, third or fifth (`sum_strided`); `pool_in_place`; and `sum_each_window`.
 BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, IN_PLACE, BY_WINDOWS = range(6)
+
+# Strides up to which `kernels/average_backward.py` writes the cells of one phase of all strides after the other; above,
+# stride after stride. It is a tuned constant that is compiled into the kernel.
+MOST_PHASES_SPREAD = 15
 
 
 class Counted(NamedTuple):
@@ -97,7 +100,6 @@ class AverageBackwardTiling(NamedTuple):
     most_windows: int
     more_cells: int
     one_window: bool  # all cells of a row, of one channel, are covered by one window
-    by_phases: bool  # gradients are spread to the cells of one phase of all strides after the other
     chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
     grads: int  # elements of the gradients of a row of windows; as many divisors
     sums: int  # elements of the sums of one cell of each stride: of `most_windows` windows, and of one less
@@ -126,7 +128,6 @@ def average_backward(
         most_windows=most_windows,
         more_cells=g.KW - (most_windows - 1) * g.sw,
         one_window=g.OW == g.inner == 1 and g.pw == 0 and g.KW >= g.W,
-        by_phases=g.sw <= tuning.MOST_PHASES_SPREAD,
         chunk=chunk,
         grads=grads,
         sums=sums,
