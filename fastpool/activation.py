@@ -34,10 +34,10 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
 
     order = arrays.memory_axes(x)
     axes = None if order == tuple(range(x.ndim)) else order
-    canonical = None if prepare is not None else (x.size,)
-    operands = [arrays.operand(a, order, canonical) for a in inputs]
+    canonical_shape = None if prepare is not None else (x.size,)
+    operands = [arrays.operand(a, order, canonical_shape) for a in inputs]
     run = run_with_beta if op.startswith("swish") else function
-    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical),), run, partial(_beta_in, dtype))
+    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical_shape),), run, partial(_beta_in, dtype))
 
 
 INPUTS = {

@@ -206,18 +206,18 @@ def _order(window: Window, ndim: int, channels_last: bool) -> tuple[int, ...]:
 class Operand:
     """How an input becomes C-contiguous, aligned and native, in the shape that a kernel takes."""
 
-    __slots__ = ("axes", "canonical", "copied_as", "is_bool", "reshaped_to")
+    __slots__ = ("axes", "canonical_shape", "copied_as", "is_bool", "reshaped_to")
 
     def __init__(
         self,
         reshaped_to: tuple[int, ...] | None,  # another shape, before all else
         axes: tuple[int, ...] | None,  # from the slowest to the fastest in memory
         copied_as: np.dtype | None,  # where it is not yet contiguous, aligned and native
-        canonical: tuple[int, ...] | None,
+        canonical_shape: tuple[int, ...] | None,
         is_bool: bool,
     ) -> None:
         self.reshaped_to, self.axes, self.copied_as = reshaped_to, axes, copied_as
-        self.canonical, self.is_bool = canonical, is_bool
+        self.canonical_shape, self.is_bool = canonical_shape, is_bool
 
     def __call__(self, x: Any) -> Any:
         if self.is_bool:
@@ -228,13 +228,13 @@ class Operand:
             x = x.transpose(self.axes)
         if self.copied_as is not None:
             x = x.compact() if isinstance(x, DeviceArray) else np.array(x, self.copied_as, order="C", copy=True)
-        return x if self.canonical is None else x.reshape(self.canonical)
+        return x if self.canonical_shape is None else x.reshape(self.canonical_shape)
 
 
 def operand(
     x: Array,
     axes: tuple[int, ...] | None = None,
-    canonical: tuple[int, ...] | None = None,
+    canonical_shape: tuple[int, ...] | None = None,
     reshaped_to: tuple[int, ...] | None = None,
 ) -> Operand | None:
     """How arrays of the shape, strides and dtype of `x` become canonical: as views where possible, else by one copy.
@@ -247,9 +247,9 @@ def operand(
     view = view if axes is None else view.transpose(axes)
     ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
     is_bool = x.dtype.kind == "b" and isinstance(x, np.ndarray)
-    if ready and not is_bool and reshaped_to is axes is canonical is None:
+    if ready and not is_bool and reshaped_to is axes is canonical_shape is None:
         return None
-    return Operand(reshaped_to, axes, None if ready else native(x.dtype), canonical, is_bool)
+    return Operand(reshaped_to, axes, None if ready else native(x.dtype), canonical_shape, is_bool)
 
 
 def canonical(x: Any, window: Window, channels_last: bool, size: tuple[int, int, int]) -> Any:
@@ -286,12 +286,12 @@ class Result(NamedTuple):
     dtype: np.dtype
     axes: tuple[int, ...] | None = None  # of a new array, from the slowest to the fastest in memory
     out_axes: tuple[int, ...] | None = None  # of `out`, in the order of the canonical axes
-    canonical: tuple[int, ...] | None = None
+    canonical_shape: tuple[int, ...] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether kernels fill a new array as the caller gets it."""
-        return self.axes is None and self.canonical is None
+        return self.axes is None and self.canonical_shape is None
 
     def new(self, like: Array) -> Target:
         """A new array on the device of `like`."""
@@ -300,13 +300,13 @@ class Result(NamedTuple):
         else:
             fresh = empty(tuple([self.shape[axis] for axis in self.axes]), self.dtype, like)
             user = fresh.transpose(tuple([self.axes.index(axis) for axis in range(len(self.axes))]))
-        return Target(user, fresh if self.canonical is None else fresh.reshape(self.canonical))
+        return Target(user, fresh if self.canonical_shape is None else fresh.reshape(self.canonical_shape))
 
     def within(self, out: Array, user: Any) -> Target:
         """The caller's array `user`, of which `fastpool.out` has checked the view `out`."""
         view = out if self.out_axes is None else out.transpose(self.out_axes)
         ready = view.flags.c_contiguous and view.flags.aligned and view.dtype.isnative
-        shape = view.shape if self.canonical is None else self.canonical
+        shape = view.shape if self.canonical_shape is None else self.canonical_shape
         if ready:
             return Target(user, view.reshape(shape))
         return Target(user, empty(shape, self.dtype, out), view)

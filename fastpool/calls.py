@@ -65,7 +65,8 @@ class Plan:
                 targets.append(empty(shape, dtype))
         if not self._is_empty:
             if self._operands is not None:
-                inputs = tuple([x if see is None else see(x) for see, x in zip(self._operands, inputs, strict=True)])
+                pairs = zip(self._operands, inputs, strict=True)
+                inputs = tuple([x if operand is None else operand(x) for operand, x in pairs])
             filled = targets if in_place else [_canonical(target) for target in targets]
             self._run(*inputs, *filled, *options)
         if not in_place:
@@ -76,23 +77,23 @@ class Plan:
         """The caller's arrays, checked, and new ones in the place of None."""
         targets: list[Any] = []
         earlier: tuple[Any, ...] = ()
-        for result, one in zip(self._results, split_out(out, len(self._results)), strict=True):
-            if one is None:
+        for result, target in zip(self._results, split_out(out, len(self._results)), strict=True):
+            if target is None:
                 targets.append(result.new(inputs[0]))
             elif (
                 self._shapes is not None
-                and type(one) is type(original) is ndarray
-                and one.dtype is result.dtype
-                and one.shape == result.shape
-                and one.flags.carray
+                and type(target) is type(original) is ndarray
+                and target.dtype is result.dtype
+                and target.shape == result.shape
+                and target.flags.carray
             ):  # the usual case: a kernel can fill it directly
-                check_apart(one, inputs, earlier)
-                earlier += (one,)
-                targets.append(one)
+                check_apart(target, inputs, earlier)
+                earlier += (target,)
+                targets.append(target)
             else:
-                view = check_out(one, result.shape, result.dtype, inputs, original, earlier)
+                view = check_out(target, result.shape, result.dtype, inputs, original, earlier)
                 earlier += (view,)
-                targets.append(result.within(view, one))
+                targets.append(result.within(view, target))
         return targets
 
 

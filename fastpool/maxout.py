@@ -52,14 +52,14 @@ def checked_units(num_units: Any, features: int) -> int:
     return num_units
 
 
-def _canonical(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
+def _canonical_shape(window: Window, size: tuple[int, int, int]) -> tuple[int, ...]:
     return (window.batch, *size, window.channels)
 
 
-def _result(shape: tuple[int, ...], dtype: np.dtype, order: tuple[int, ...], canonical: Any) -> Result:
+def _result(shape: tuple[int, ...], dtype: np.dtype, order: tuple[int, ...], canonical_shape: Any) -> Result:
     """A result whose axes lie in memory in `order`."""
     axes = None if order == tuple(range(len(order))) else order
-    return Result(shape, dtype, axes, axes, canonical)
+    return Result(shape, dtype, axes, axes, canonical_shape)
 
 
 def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> Plan:
@@ -70,11 +70,11 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
     module = backend_for("max_pool", backend, x.device)
     run, any_shape = kernel_of("max_pool", module, window, window.batch, window.channels, dtype, return_argmax)
-    planes = None if any_shape else _canonical(window, window.out)
+    planes = None if any_shape else _canonical_shape(window, window.out)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
     return Plan(
-        (arrays.operand(x, order, None if any_shape else _canonical(window, window.size)),),
+        (arrays.operand(x, order, None if any_shape else _canonical_shape(window, window.size)),),
         tuple(results),
         run,
     )
@@ -89,10 +89,10 @@ def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     module = backend_for("max_pool_backward", backend, dy.device)
     run, any_shape = backward_kernel_of(module, window, window.batch, window.channels, dtype)
     argmax = arrays.expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
-    planes = None if any_shape else _canonical(window, window.out)
+    planes = None if any_shape else _canonical_shape(window, window.out)
     return Plan(
         (arrays.operand(dy, order, planes), arrays.operand(argmax, order, planes)),
-        (_result(x_shape, dtype, order, None if any_shape else _canonical(window, window.size)),),
+        (_result(x_shape, dtype, order, None if any_shape else _canonical_shape(window, window.size)),),
         run,
     )
 

@@ -59,7 +59,8 @@ def backward_kernel_of(
 ) -> tuple[Any, bool]:
     """What checks an argmax and sends (dy, argmax) to dx, and whether it takes contiguous arrays of any shape.
 
-    `argmax_name` is what error messages call the argmax: "argmin" in the gradient of a minimum, which is no other.
+    `argmax_name` is what error messages call the argmax: "argmin" in the gradient of a minimum, which has the same
+    kernel.
     """
     prepare = getattr(backend, "prepare_max_pool_backward", None)
     if prepare is not None:
@@ -177,7 +178,7 @@ GLOBAL_MIN_POOL_BACKWARD = _global_pool_backward("min_pool")
 def _plan_unpool(
     inputs, axes, kernel_size, stride, padding, output_shape, convention, data_format, fresh, backend
 ) -> Plan:
-    """The result may be `fresh`: then nobody sees it where an index is found invalid."""
+    """With `fresh`, the result is a new array, so it may be partly written before an invalid index raises."""
     y, indices = inputs
     module = backend_for("max_unpool", backend, y.device)
     window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)

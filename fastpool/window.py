@@ -1,7 +1,7 @@
 """The geometry of one call: where every window lies, and what shape comes out.
 
-This is the one place where the shape of an input, or of what is to be unpooled, is compared with the window. Windows
-are immutable and cached by their arguments.
+The shape of an input, or of what is to be unpooled, is compared with the window here; that of columns in `columns.py`,
+of a gradient of maxout in `maxout.py`. Windows are immutable and cached by their arguments.
 """
 
 from collections.abc import Sequence
@@ -187,7 +187,7 @@ class Window(_Geometry):
         return Divisors(begin, end, divisor_override or 0)
 
     @cached_property
-    def leaves_input(self) -> tuple[bool, bool, bool]:
+    def any_leaves_input(self) -> tuple[bool, bool, bool]:
         """Whether any tap along each axis lies in the padding."""
         ends = (
             (o - 1) * s - b + (k - 1) * d >= n

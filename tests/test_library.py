@@ -22,6 +22,7 @@ from fastpool.backends.numba import _launch, bound_call, encoding, kernel_name, 
 from fastpool.backends.numba.encoding import encode
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.launching import thread_scratch
+from fastpool.backends.numba.plan.built import BUILT_DTYPES
 from fastpool.build import FUNCTIONS_OF_C
 from fastpool.window import Window
 
@@ -183,8 +184,8 @@ def backpropagated(name, dtype, index):
 def test_every_pooling_kernel_agrees_with_numpy():
     """Of each dtype and each argmax dtype, also those that only very large windows have."""
     done = set()
-    problems = [(pooled, name, dtype, i) for name in POOLS for dtype in plan.BUILT_DTYPES for i in (None, *INDICES)]
-    floats = [dtype for dtype in plan.BUILT_DTYPES if dtype.kind == "f"]
+    problems = [(pooled, name, dtype, i) for name in POOLS for dtype in BUILT_DTYPES for i in (None, *INDICES)]
+    floats = [dtype for dtype in BUILT_DTYPES if dtype.kind == "f"]
     problems += [(backpropagated, name, dtype, i) for name in POOLS_BACKWARD for dtype in floats for i in INDICES]
     for of, *problem in problems:
         name, got, expected = of(*problem)

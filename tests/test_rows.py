@@ -1,5 +1,7 @@
 """The numba backend on rows that end in the middle of a vector, for each kernel that works along rows or columns."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from specimens import POOLS, POOLS_BACKWARD, to_layout, values
@@ -89,7 +91,7 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
             continue  # some windows would have only padding
         _, valid = fp.max_pool2d(values(size, "float32"), kernel, stride, padding, return_argmax=True)
         valid = np.stack([valid[None, None]] * inner, -1)[[0] * 3].astype(index)
-        fits = numba.prepare_argmax_fits(window, 3, inner, valid.dtype)
+        fits = partial(numba.argmax_fits, window=window)
         for argmax in (valid, np.full_like(valid, kh * kw // 2)):
             assert fits(argmax)
             for oh in {0, 1, 2, argmax.shape[2] - 1}:
@@ -111,7 +113,7 @@ def test_an_argmax_that_leaves_the_input_is_found_wherever_it_is(kernel, stride,
 )
 @pytest.mark.slow
 def test_tall_windows_in_tiles_of_every_width(kernel, stride, padding, layout, dtype, tuned):
-    tuned(LEAST_WIDE=64, MOST_KEPT=1)
+    tuned(LEAST_WIDE=64, KEPT_MAXIMA=1)
     for windows in (194, 195, 255, 259, 383):
         x = to_layout(values((2, 3, 40, windows * np.broadcast_to(stride, 2)[1]), dtype), layout)
         plan = fp.window.Window.plan(2, x.shape, kernel, stride, padding, 1, False, layout)

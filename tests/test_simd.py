@@ -8,11 +8,10 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool._rules import BFLOAT16_FORMAT, FLOAT16_FORMAT  # noqa: E402
 from fastpool.backends.numba import geometry  # noqa: E402
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels  # noqa: E402
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of  # noqa: E402
 from fastpool.backends.numba.kernels import rows  # noqa: E402
 from fastpool.backends.numba.simd import compare, half, keys, math, offsets, vectors, views  # noqa: E402
-from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW  # noqa: E402
-from fastpool.backends.numba.tiling.forward import LOADED_STRIDES  # noqa: E402
+from fastpool.backends.numba.tiling.backward import VECTOR_STORE_KW  # noqa: E402
 
 DTYPES = list(map(np.dtype, ("u1", "i1", "i2", "u4", "i8", "f4", "f8")))
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -74,7 +73,7 @@ def test_a_vector_is_64_bytes_and_lies_anywhere(dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("step", LOADED_STRIDES)
+@pytest.mark.parametrize("step", geometry.LOADED_STRIDES)
 def test_every_step_th_element_is_loaded(step, dtype):
     load = getattr(vectors, f"load_stride_{step}")
 
@@ -112,6 +111,19 @@ def test_as_many_elements_of_another_dtype_are_loaded():
     assert not out[16:].any()
 
 
+@each_dtype
+@pytest.mark.parametrize("value", [np.uint8(7), np.float32(-0.5)], ids=str)
+def test_a_vector_like_those_of_an_array_repeats_a_value_of_any_dtype(value, dtype):
+    @numba.njit
+    def fill(a, value, out):
+        vectors.store(out, 1, vectors.vector_like(a, value))
+
+    n = width(dtype)
+    out = np.zeros(n + 2, value.dtype)
+    fill(np.empty(0, dtype), value, out)
+    np.testing.assert_array_equal(out, np.pad(np.full(n, value), 1))
+
+
 @pytest.mark.parametrize("begin", range(0, 16, 3))
 def test_stores_past_the_caches_begin_a_cache_line(begin):
     @numba.njit
@@ -119,7 +131,7 @@ def test_stores_past_the_caches_begin_a_cache_line(begin):
         at = vectors.elements_to_cache_line(a, 0)
         vectors.prefetch(a, 1_000_000)
         vectors.prefetch_to_write(a, -1_000_000)
-        vectors.store_nontemporal(a, at, vectors.splat(vectors.load(a, at), value))
+        vectors.store_nontemporal(a, at, vectors.vector_like(a, value))
         vectors.fence()
         return at
 
@@ -147,7 +159,7 @@ def test_interleaving_undoes_deinterleaving(dtype):
         np.testing.assert_array_equal(of_vectors(operation, first, second, out=out), expected)
 
 
-@pytest.mark.parametrize("taps", sorted({*INTERLEAVED_KW} - {1}))
+@pytest.mark.parametrize("taps", sorted({*VECTOR_STORE_KW} - {1}))
 @pytest.mark.parametrize("index", ["u1", "u2", "u4"])
 @pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
 def test_each_gradient_is_scattered_to_its_tap(dtype, index, taps):
@@ -316,7 +328,7 @@ def test_keys_of_all_two_byte_floats_sort_like_them(half_format, reverses):
 
 @each_dtype
 def test_keys_reverse_the_order_of_other_dtypes(dtype):
-    elements, flip = some(dtype, 8 * width(dtype)), seen_by_kernels(dtype).flip
+    elements, flip = some(dtype, 8 * width(dtype)), kernel_dtype_of(dtype).flip
     made, back = keys_and_back(elements, keys.Keys(None, flip, dtype.type(0)))
     np.testing.assert_array_equal(made, -elements if dtype.kind == "f" else ~elements)
     np.testing.assert_array_equal(back, elements)
@@ -410,7 +422,7 @@ def test_a_view_of_none_is_none():
     @numba.njit
     def run(scratch):
         none = views.slice_view(None, 0, 1), views.tail_view(None, 0), views.scratch_view(scratch, 0, 1, None)
-        return none, views.unliteral(3), views.positive(4)
+        return none, views.unliteral(3), views.assume_positive(4)
 
     assert run(np.zeros(64, np.uint8)) == ((None, None, None), 3, 4)
 
@@ -439,8 +451,8 @@ def test_a_row_is_packed_between_padding(begin, end, available, made_keys):
 def test_rows_of_sums_are_written_up_to_their_limit(count, spill):
     @numba.njit
     def run(dx, limit, sums, others, count):
-        rows.narrow_row(dx, 2, limit, sums, count, None)
-        rows.narrow_interleaved(dx, 102, 100 + limit, sums, others, count, None)
+        rows.write_sums(dx, 2, limit, sums, count, None)
+        rows.write_interleaved_sums(dx, 102, 100 + limit, sums, others, count, None)
 
     sums, others = np.arange(100, dtype=np.float32), np.arange(100, 200, dtype=np.float32)
     dx, limit = np.full(200, -1, np.float32), 2 + count + spill

@@ -330,17 +330,17 @@ def test_a_call_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="scratch needs 64 bytes, got 63"):
         one.run(scratch[:63], 0, 4, a, a)
     with pytest.raises(ValueError, match="scratch needs 192 bytes, got 64"):
-        one.run_shared(scratch, 2, 2, a, a)
+        one.run_parallel(scratch, 2, 2, a, a)
     for begin, end in ((-1, 2), (2, 1), (0, 5)):
         with pytest.raises(ValueError, match="work items from 0 up to 4"):
             one.run(scratch, begin, end, a, a)
     for chunks in (0, 5):
         with pytest.raises(ValueError, match="chunks from 1 up to 4"):
-            one.run_shared(scratch, 0, chunks, a, a)
+            one.run_parallel(scratch, 0, chunks, a, a)
     with pytest.raises(ValueError, match="helpers from 0 up to"):
-        one.run_shared(scratch, -1, 2, a, a)
+        one.run_parallel(scratch, -1, 2, a, a)
     with pytest.raises(ValueError, match="helpers from 0 up to"):
-        one.run_shared(scratch, _launch.MOST_HELPERS + 1, 2, a, a)
+        one.run_parallel(scratch, _launch.MOST_HELPERS + 1, 2, a, a)
     with pytest.raises(ValueError, match="at most 4 arrays"):
         call("note", 4, 0, 5)
     with pytest.raises(ValueError, match="7 bytes"):
@@ -436,7 +436,7 @@ def test_a_call_that_finds_the_helpers_busy_with_another_finishes_alone():
             time.sleep(0.001)
         counts, ids = threads_that_count()
         untouched = np.zeros(4, np.int64)
-        assert not call("note", 4, MUCH, 2).run_shared(np.empty(0, np.uint8), 3, 4, untouched, untouched)
+        assert not call("note", 4, MUCH, 2).run_parallel(np.empty(0, np.uint8), 3, 4, untouched, untouched)
         assert caller.is_alive()
     finally:
         flag[0] = 1

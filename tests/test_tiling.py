@@ -12,17 +12,23 @@ import fastpool as fp
 pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba import plan, tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, inside_input, last_vector
+from fastpool.backends.numba.geometry import (
+    LOADED_STRIDES,
+    VECTOR_BYTES,
+    Geometry,
+    inside_input,
+    last_vector,
+)
 from fastpool.backends.numba.tiling import forward as tiling
-from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, reciprocal
-from fastpool.backends.numba.tiling.forward import BY_GATHERING, BY_STRIDE, LOADED_STRIDES, row_method
+from fastpool.backends.numba.tiling.backward import VECTOR_STORE_KW, reciprocal
+from fastpool.backends.numba.tiling.forward import BY_STRIDE, BY_STRIDED_COPY, row_method
 
 sizes = st.integers(1, 200)
 
 
 @given(count=st.integers(0, 300), width=st.sampled_from([1, 8, 16, 32, 64]), spill=st.integers(0, 400))
 def test_vectors_cover_a_row_and_store_nothing_past_the_limit(count, width, spill):
-    """The rule that every kernel follows: see `last_vector`."""
+    """The rule of rows that may spill: see `last_vector`."""
     begin = 1000
     limit = begin + count + spill
     last = last_vector(count, width, begin + count + width, limit)
@@ -103,7 +109,7 @@ def test_scratch_holds_the_cells_under_every_tile(window, inner, rows, columns):
     for pitch in pitches:
         step = cell_rows * pitch * g.sw + width
         assert min(g.KD, g.D) * step + tiles.read_past <= tiles.maxima
-        if tiles.same_pitch:
+        if tiles.may_mask:
             assert cell_rows * g.OW * inner + width <= tiles.tap_bits
 
 
@@ -116,7 +122,7 @@ def test_every_stride_with_a_strided_load_has_its_code_path(stride):
     np.testing.assert_array_equal(fp.max_pool1d(x, kernel, stride, backend="numba"), expected)
 
 
-@pytest.mark.parametrize("kernel", INTERLEAVED_KW)
+@pytest.mark.parametrize("kernel", VECTOR_STORE_KW)
 def test_every_row_of_taps_that_is_interleaved_has_its_code_path(kernel):
     x = np.random.default_rng(0).integers(-9, 9, (1, 1, 200)).astype(np.float32)
     made = plan.max_pool_backward(fp.window.Window.plan(1, x.shape, kernel), 1, 1, x.dtype)
@@ -128,11 +134,11 @@ def test_every_row_of_taps_that_is_interleaved_has_its_code_path(kernel):
 
 @pytest.mark.parametrize("with_argmax", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (9, 1), (3, 2), (4, 4), (6, 5), (9, 5), (3, 7), (9, 4)])
-def test_only_rows_that_are_gathered_take_scratch_for_it(kernel, stride, with_argmax):
+def test_only_rows_copied_at_a_stride_take_scratch_for_it(kernel, stride, with_argmax):
     """Rows at stride 5 took it, too."""
     g = Geometry(*fp.window.Window.plan(2, (60, 600), (9, kernel), (1, stride)).geometry, 1)
     for tiles in (tiling.separable(g, 4, 8, 4, with_argmax), tiling.van_herk(g, 20, 40, 4, with_argmax)):
-        assert (tiles.gathered > 0) == (tiles.row_method == BY_GATHERING)
+        assert (tiles.copies > 0) == (tiles.row_method == BY_STRIDED_COPY)
 
 
 @given(start=st.integers(-30, 30), count=st.integers(1, 30), size=st.integers(1, 30))

@@ -71,7 +71,7 @@ def _pool(x, window, y, offsets, padding, minimum):
     key_dtype = np.int16 if half else np.uint8 if x.dtype.kind == "b" else x.dtype
 
     source = np.moveaxis(_bits(x), 4, 1)
-    padded = offsets is not None and any(window.leaves_input)
+    padded = offsets is not None and any(window.any_leaves_input)
     cells = min(max(BLOCK_BYTES // (window.volume * x.itemsize), SHORTEST_RUN), y.size)
     cells = min(cells, MOST_FIRST_CELLS) if padded else cells
     taps = min(max(BLOCK_BYTES // max(cells * x.itemsize, 1), 1), window.volume)

@@ -55,7 +55,10 @@ def _why_untrusted(place: Path | str, status: os.stat_result) -> str:
 
 
 def _why_unsafe(folder: Path) -> str:
-    """Why another user may have put files into a folder, or another folder into its place."""
+    """Why another user may have put files into a folder, or another folder into its place.
+
+    Folders above it are refused where all others can write; a group that can is trusted there.
+    """
     if not HAS_OWNERS:
         return ""
     itself = (folder, folder.resolve())

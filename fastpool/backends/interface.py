@@ -142,10 +142,6 @@ class Planned(Protocol):
     ) -> Callable[..., None]:
         """Of (x, tables, y)."""
 
-    def prepare_argmax_fits(
-        self, window: Window, outer: int, inner: int, dtype: np.dtype
-    ) -> Callable[[np.ndarray], bool]: ...
-
     def prepare_hard_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
 
     def prepare_hard_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...

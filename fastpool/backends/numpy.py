@@ -68,7 +68,7 @@ def min_pool(x, window, y, argmin):
 def _pool(x, window, y, offsets, choose, padding):
     cols = _take(_by_plane(x), window, padding)
     winner = choose(cols, axis=1)
-    if any(window.leaves_input):
+    if any(window.any_leaves_input):
         real = _take(np.ones((1, *window.size), bool), window, False)[0]
         won_by_padding = ~np.take_along_axis(real, winner, axis=0)
         winner = np.where(won_by_padding, window.first_cells(*window.all_windows).reshape(-1), winner)

@@ -85,13 +85,13 @@ _activation = _runners("activation")
 
 
 def _prepare_pool(planner, window, outer, inner, dtype, with_argmax):
-    index = window.argmax_dtype if with_argmax else None
+    argmax_dtype = window.argmax_dtype if with_argmax else None
 
     @lru_cache(maxsize=8)
     def runner_for(threads):
-        return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, index, threads)))
+        return runner(bound_call(getattr(plan, planner)(window, outer, inner, dtype, argmax_dtype, threads)))
 
-    if not plan.depends_on_threads(window, inner):
+    if not plan.suits_van_herk(window, inner):  # only the tiles of `max_pool_van_herk` depend on the threads
         return runner_for(1)
 
     def run(*arrays):
@@ -104,7 +104,7 @@ prepare_max_pool = partial(_prepare_pool, "max_pool")
 prepare_min_pool = partial(_prepare_pool, "min_pool")
 
 
-def prepare_argmax_fits(window, outer, inner, dtype):
+def _prepare_argmax_fits(window, outer, inner, dtype):
     validate = runner(bound_call(plan.validate_argmax(window, outer, inner, dtype)))
 
     def fits(argmax):
@@ -116,7 +116,7 @@ def prepare_argmax_fits(window, outer, inner, dtype):
 
 
 def prepare_max_pool_backward(window, outer, inner, dtype):
-    fits = prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
+    fits = _prepare_argmax_fits(window, outer, inner, window.argmax_dtype)
     add = runner(bound_call(plan.max_pool_backward(window, outer, inner, dtype)))
 
     def run(dy, argmax, dx):
@@ -222,7 +222,7 @@ def avg_pool_backward(dy, window, divisors, dx):
 
 
 def argmax_fits(argmax, window):
-    return prepare_argmax_fits(window, argmax.shape[0], argmax.shape[4], argmax.dtype)(argmax)
+    return _prepare_argmax_fits(window, argmax.shape[0], argmax.shape[4], argmax.dtype)(argmax)
 
 
 def hard_swish(x, y):
@@ -248,7 +248,7 @@ def cache_directory() -> str:
 
 def kernel_names(everything=True):
     """All kernels that are built with the package, or those of float32 and uint8 with an argmax of bytes."""
-    calls = plan.built_calls() if everything else plan.built_calls(plan.WARMUP_DTYPES, plan.WARMUP_INDICES)
+    calls = plan.built_calls() if everything else plan.built_calls(plan.WARMUP_DTYPES, plan.WARMUP_ARGMAX_DTYPES)
     return list(dict.fromkeys(map(kernel_name, calls)))
 
 

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=True
-"""Calls of compiled kernels: arrays and constants become words, and threads share the work items."""
+"""Calls of compiled kernels: arrays and constants become words, and threads run the work items."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
@@ -62,7 +62,7 @@ cdef class Call:
     items : int
         How many work items there are.
     cost_bytes : int
-        The bytes that it moves, or that take as long to move: they decide how many threads share it.
+        The bytes that it moves, or the time it takes in bytes moved: they decide how many threads run it.
     scratch_bytes : int
         Bytes of scratch that each thread needs, in whole cache lines: that of all threads is one array.
     """
@@ -70,27 +70,27 @@ cdef class Call:
     cdef team_kernel kernel
     cdef int64_t words[MOST_WORDS]
     cdef int64_t itemsizes[MOST_ARRAYS]
-    cdef int arrays, used, needed
+    cdef int n_arrays, n_words, min_arrays
     cdef object keep
     cdef readonly int64_t items, cost_bytes, scratch_bytes
 
     def __cinit__(self, address, itemsizes, bytes constants, items, cost_bytes, scratch_bytes, keep):
         cdef int i
         self.kernel = <team_kernel><uintptr_t>address
-        self.arrays, self.used, self.needed = len(itemsizes), 0, 0
+        self.n_arrays, self.n_words, self.min_arrays = len(itemsizes), 0, 0
         if scratch_bytes % SCRATCH_ALIGNMENT:
             raise ValueError(f"scratch of each thread must end with a cache line, got {scratch_bytes} bytes")
-        if self.arrays > MOST_ARRAYS or len(constants) % 8:
+        if self.n_arrays > MOST_ARRAYS or len(constants) % 8:
             raise ValueError(f"at most {MOST_ARRAYS} arrays and whole words, got {itemsizes!r}, {len(constants)} bytes")
-        for i in range(self.arrays):
+        for i in range(self.n_arrays):
             self.itemsizes[i] = itemsizes[i]
             if itemsizes[i]:
-                self.used += ARRAY_WORDS
-                self.needed = i + 1
-        if 8 * self.used + len(constants) > sizeof(self.words):
-            raise ValueError(f"at most {MOST_WORDS} words, got {self.used} and {len(constants) // 8}")
-        memcpy(&self.words[self.used], <const char *>constants, len(constants))
-        self.used += len(constants) // 8
+                self.n_words += ARRAY_WORDS
+                self.min_arrays = i + 1
+        if 8 * self.n_words + len(constants) > sizeof(self.words):
+            raise ValueError(f"at most {MOST_WORDS} words, got {self.n_words} and {len(constants) // 8}")
+        memcpy(&self.words[self.n_words], <const char *>constants, len(constants))
+        self.n_words += len(constants) // 8
         self.items, self.cost_bytes, self.scratch_bytes, self.keep = items, cost_bytes, scratch_bytes, keep
 
     cdef int _write_words(self, tuple arrays, int64_t *words) except -1:
@@ -98,10 +98,10 @@ cdef class Call:
         cdef int i
         cdef cnp.ndarray a
         cdef int64_t *word = words
-        memcpy(words, self.words, 8 * self.used)
-        if not self.needed <= len(arrays) <= self.arrays:
-            raise TypeError(f"the kernel takes {self.needed} to {self.arrays} arrays, got {len(arrays)}")
-        for i in range(self.arrays):
+        memcpy(words, self.words, 8 * self.n_words)
+        if not self.min_arrays <= len(arrays) <= self.n_arrays:
+            raise TypeError(f"the kernel takes {self.min_arrays} to {self.n_arrays} arrays, got {len(arrays)}")
+        for i in range(self.n_arrays):
             if self.itemsizes[i] == 0:
                 if i < len(arrays) and arrays[i] is not None:
                     raise TypeError(f"the kernel takes None for array {i}, got {type(arrays[i]).__name__}")
@@ -120,7 +120,8 @@ cdef class Call:
         return 0
 
     def run_alone(self, *arrays):
-        """Run all work items in this thread, with scratch from malloc: the fastest way for a small call."""
+        """Run all work items in this thread, with scratch from malloc: the fastest way for a call of one thread whose
+        scratch is small."""
         cdef int64_t words[MOST_WORDS]
         cdef char *memory
         self._write_words(arrays, words)
@@ -143,7 +144,7 @@ cdef class Call:
         with nogil:
             self.kernel(words, memory, begin, end)
 
-    def run_shared(self, cnp.ndarray scratch not None, int helpers, int64_t chunks, *arrays):
+    def run_parallel(self, cnp.ndarray scratch not None, int helpers, int64_t chunks, *arrays):
         """Run all work items with up to so many helpers, in so many chunks.
 
         False, with nothing done, if the helpers are busy with another call. The scratch is that of the caller, and then
@@ -151,15 +152,15 @@ cdef class Call:
         """
         cdef int64_t words[MOST_WORDS]
         cdef char *memory = <char *>cnp.PyArray_DATA(scratch)
-        cdef int64_t needed = (helpers + 1) * self.scratch_bytes
+        cdef int64_t needed_bytes = (helpers + 1) * self.scratch_bytes
         cdef int done
         if not (1 <= chunks <= TEAM_MOST_CHUNKS and chunks <= self.items):
             raise ValueError(f"chunks from 1 up to {min(self.items, MOST_CHUNKS)}, got {chunks}")
         if not 0 <= helpers <= TEAM_MOST_HELPERS:
             raise ValueError(f"helpers from 0 up to {MOST_HELPERS}, got {helpers}")
         self._write_words(arrays, words)
-        if cnp.PyArray_NBYTES(scratch) < needed:
-            raise ValueError(f"scratch needs {needed} bytes, got {cnp.PyArray_NBYTES(scratch)}")
+        if cnp.PyArray_NBYTES(scratch) < needed_bytes:
+            raise ValueError(f"scratch needs {needed_bytes} bytes, got {cnp.PyArray_NBYTES(scratch)}")
         team_start(helpers)
         with nogil:
             done = team_run(self.kernel, words, memory, self.scratch_bytes, self.items, chunks, helpers)

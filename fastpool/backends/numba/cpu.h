@@ -1,4 +1,4 @@
-/* Which x86-64 level the processor and the operating system support: 4, 3, or less; 0 on other machines. */
+/* Which x86-64 level the processor and the operating system support: 4, 3, or 2 where it is lower; 0 on other machines. */
 
 #ifndef FASTPOOL_CPU_H
 #define FASTPOOL_CPU_H

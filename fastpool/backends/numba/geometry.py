@@ -1,11 +1,13 @@
 """The geometry of one call, and where windows leave the input.
 
-Every function is plain Python on integers. Plans call some, kernels others: those that `kernels/windows.py` compiles.
+Every function is plain Python on integers, for plans. Those that kernels call too are compiled by `kernels/windows.py`.
 """
 
 from typing import NamedTuple
 
 VECTOR_BYTES = 64  # of a vector, which is a cache line
+WIDEST_VECTOR = VECTOR_BYTES  # elements of a vector of bytes, and so of any vector at most
+LOADED_STRIDES = 2, 3, 5  # strides at which `simd/vectors.py` loads a vector
 
 
 class Geometry(NamedTuple):
@@ -35,6 +37,10 @@ class Geometry(NamedTuple):
     OW: int
     inner: int
 
+    def axis(self, index):
+        """(size, kernel, stride, padding, dilation, output size) of the depth (0), height (1) or width (2)."""
+        return self[index:18:3]
+
 
 def ceil_div(a, b):
     return (a + b - 1) // b
@@ -62,7 +68,7 @@ def leaves_input(start, kernel, dilation, size):
 def all_have_a_cell(size, kernel, stride, padding, dilation, out):
     """Whether each window along an axis has a tap inside it; a window of padding alone has none.
 
-    The answer is False also, without a look at each window, where there is padding and the dilation exceeds the axis.
+    It is conservative: False also where there is padding and the dilation is larger than the axis.
     """
     before = padding == 0 or (padding <= (kernel - 1) * dilation and dilation <= size)
     return before and (out - 1) * stride - padding < size
@@ -71,10 +77,13 @@ def all_have_a_cell(size, kernel, stride, padding, dilation, out):
 def last_vector(count, width, spill_end, limit):
     """Where the last vector of a row of `count` elements may begin, counted from the start of the row.
 
-    Every vector store to a result keeps to this rule, so that nothing is stored at `limit` or beyond, where the memory
-    of the caller ends. A vector that begins in the row and spills past its end stores nothing at `spill_end` or beyond.
-    If that is within the limit, vectors may begin anywhere in the row: the next row overwrites what they spill.
-    Otherwise the last vector ends with the row and overlaps the one before. The result is negative where the row is
-    then shorter than a vector: such a row is stored element by element.
+    So nothing is stored at or after `limit`, where the memory of the caller or the rows of the call end. A vector that
+    begins in the row and spills past its end stores nothing at or after `spill_end`. If that is within the limit,
+    vectors may begin anywhere in the row: the next row overwrites what they spill. Otherwise the last vector ends with
+    the row and overlaps the one before. The result is negative where the row is then shorter than a vector: such a row
+    is stored element by element.
+
+    Loops over vectors that write results ask it, but for three that never spill or bound their spill themselves:
+    `average_rows`, `pool_in_fours`, and the loops of `im2row`. `sum_rows` asks it for what it reads.
     """
     return count if spill_end <= limit else count - width

@@ -16,7 +16,7 @@ __all__ = ["cache_directory", "compile_now"]
 
 # What loading or compiling a kernel takes at most, with what Numba imports for the first one. Short of it LLVM ends the
 # process, and OpenBLAS waits for ever.
-NEEDED = 1 << 28
+NEEDED_BYTES = 1 << 28
 
 _loaded: dict[str, tuple[int, Any]] = {}
 
@@ -25,7 +25,7 @@ def compile_now(name: str) -> tuple[int, Any]:
     """The address of a kernel that is compiled now or was kept on disk, and what must be kept alive for it."""
     with global_compiler_lock:  # llvmlite has a lock of its own, which a fork does not wait for
         if name not in _loaded:
-            need_memory(NEEDED, "a kernel is loaded or compiled")
+            need_memory(NEEDED_BYTES, "a kernel is loaded or compiled")
             processor = this_processor()
             if numba.config.BOUNDSCHECK:  # the code calls Numba's functions, which exist in this process only
                 code = make_object(name, processor)

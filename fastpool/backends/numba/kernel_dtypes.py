@@ -16,11 +16,11 @@ class KernelDtype(NamedTuple):
     half_format: np.int16 | None  # of a two-byte float
     lowest: np.generic  # the lowest value, as kernels compare it
     flip: np.generic  # the bits of a value to flip to reverse the order of all values: see `simd/keys.py`
-    sums: DtypeOnly  # of the dtype that gradients are added up in
+    sums: DtypeOnly  # the dtype of sums
 
 
 @cache
-def seen_by_kernels(dtype: np.dtype) -> KernelDtype:
+def kernel_dtype_of(dtype: np.dtype) -> KernelDtype:
     value, sums = np.array([lowest(dtype)], dtype), DtypeOnly(np.dtype(sum_dtype(dtype)))
     unsigned = np.dtype(f"u{dtype.itemsize}").type
     if dtype.kind == "b":

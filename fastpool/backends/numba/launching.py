@@ -1,4 +1,4 @@
-"""How a call of a kernel is shared between threads, and where its scratch comes from.
+"""On which threads a call of a kernel runs, and where its scratch comes from.
 
 The threads are those of `team.h`. Numba's own threading layers may end, or stall, the process: two threads that enter
 workqueue at once end it, so does a forked child that enters omp, and every launch of Numba's waits for all of its
@@ -56,15 +56,15 @@ def runner(call: Call) -> Callable[..., None]:
 
 def _run(call: Call, most: int, *arrays: np.ndarray | None) -> None:
     threads = min(get_num_threads(), most)
-    if threads <= 1 or not _run_shared(call, threads, arrays):
+    if threads <= 1 or not _run_parallel(call, threads, arrays):
         call.run(thread_scratch(call.scratch_bytes), 0, call.items, *arrays)
 
 
-def _run_shared(call: Call, threads: int, arrays: tuple) -> bool:
+def _run_parallel(call: Call, threads: int, arrays: tuple) -> bool:
     """Run a call with the helpers; False if they are busy with another call, or if there is no scratch for all."""
     try:
         scratch = thread_scratch(threads * call.scratch_bytes)
     except MemoryError:
         return False
     chunks = max(threads, min(tuning.CHUNKS_PER_THREAD * threads, call.cost_bytes // tuning.CHUNK_BYTES))
-    return call.run_shared(scratch, threads - 1, min(chunks, call.items, MOST_CHUNKS), *arrays)
+    return call.run_parallel(scratch, threads - 1, min(chunks, call.items, MOST_CHUNKS), *arrays)

@@ -129,28 +129,26 @@ _SCRATCH = types.Array(types.uint8, 1, "C")
 def _compiled(name: str) -> tuple[str, str, str]:
     """LLVM's code of a kernel, and of a C function that reads its arguments from words and calls it; the latter's name.
 
-    They are two modules, so that LLVM optimises the kernel once.
+    They are two modules: of one that held both, Numba would make machine code, too.
     """
     # Imported here, since kernels whose object code was kept need none of these modules.
     from fastpool.backends.numba import kernels  # noqa: F401
 
-    kernel, arrays, constants = split_name(name)
+    kernel, array_codes, constant_codes = split_name(name)
     run = KERNELS[kernel]
-    array_types = [types.none if code is None else types.Array(_dtype(code), 1, "C") for code in arrays]
-    constant_types = [_type(code) for code in constants]
-    signature = types.void(*array_types, *constant_types, _SCRATCH, types.int64, types.int64)
+    arrays = [types.none if code is None else types.Array(_dtype(code), 1, "C") for code in array_codes]
+    constants = [_type(code) for code in constant_codes]
+    signature = types.void(*arrays, *constants, _SCRATCH, types.int64, types.int64)
     described = run.get_compile_result(signature).fndesc
 
     @intrinsic
     def call(typing_context, words, scratch, start, stop):
         def generate(context, builder, of_call, args):
             reader = _Words(context, builder, args[0])
-            values = [
-                reader.array(one) if isinstance(one, types.Array) else reader.constant(one) for one in array_types
-            ]
-            values += [reader.constant(one) for one in constant_types]
-            unit = ir.Constant(ir.IntType(64), 1)
-            values.append(reader._array(_SCRATCH, args[1], unit.type(0), unit))
+            values = [reader.array(each) if isinstance(each, types.Array) else reader.constant(each) for each in arrays]
+            values += [reader.constant(each) for each in constants]
+            one = ir.Constant(ir.IntType(64), 1)
+            values.append(reader._array(_SCRATCH, args[1], one.type(0), one))
             context.call_internal_no_propagate(builder, described, signature, [*values, *args[2:]])
             return context.get_dummy_value()
 

@@ -1,4 +1,4 @@
-"""The tuned constants of plans and launches, with unit and reason, and what was measured.
+"""The tuned constants of plans and launches, with unit and reason, and for some what was measured.
 
 Times are of float32 on one thread. A plan reads the constants when it is made, as `tuning.NAME`. Tests change them with
 `override`.
@@ -11,22 +11,26 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-# Tiles of a forward pass
+# Tiles
 
-# Elements of a tile's packed cells: 16 KB of float32, half of an L1 cache of 32 KB.
+# Elements that a tile works on: 16 KB of float32, half of an L1 cache of 32 KB.
 TILE = 4096
 
-# Where windows of neighbouring rows overlap, tiles are so many times as large: 128 KB of float32, in the L2 cache. A
-# smaller part of each tile is then the halo that it shares with the next.
-OVERLAPPING_TILES = 8
+# Tiles that need only the L2 cache are so many times as large: 128 KB of float32. Where windows of neighbouring rows
+# overlap, a smaller part of each tile is then the halo that it shares with the next.
+TILES_IN_L2 = 8
 
-# A tile is at least so many times as long as its halo, down the columns and along the rows; or just as long, where
-# otherwise more than LESS_PACKED would be packed.
+# Tiles of a forward pass
+
+# The length of a tile, in halos, down the columns and along the rows: at least so many, or one where more than
+# MOST_PACKED_BY_HALOS elements would be packed.
 HALOS_DOWN, HALOS_ALONG = 3, 2
 
-# Elements that are packed for a tile. Above MOST_PACKED, windows are read in place. Above LESS_PACKED, tiles are made
-# smaller. Above MUCH_PACKED, windows that share few cells are read in place.
-MOST_PACKED, LESS_PACKED, MUCH_PACKED = 1 << 22, 1 << 20, 1 << 17
+# Elements that are packed for a tile, at most: if it would be more than MOST_PACKED, windows are read in place; if more
+# than MOST_PACKED_BY_HALOS, its length is one halo. Up to MOST_PACKED_IN_CACHE they stay in the caches. Windows that
+# share few cells are read in place where more would be packed, and in any case where channels come last or a row has
+# one window.
+MOST_PACKED, MOST_PACKED_BY_HALOS, MOST_PACKED_IN_CACHE = 1 << 22, 1 << 20, 1 << 17
 
 # Windows share few cells if a cell lies in at most so many windows, on average: so often it is read in place. A
 # two-byte float is made a key at each read.
@@ -51,29 +55,32 @@ MOST_TAPS_COMPARED = 4
 # 3x3 at stride 2 of (64, 112, 112): 1.39 ns an output packed, 1.11 in place; at stride 1 of 28x28 planes 0.89 and 0.66.
 MOST_TAPS_MASKED = 5
 
-# At strides without a strided load, gathering the elements of one tap takes as long as one doubling at a stride of so
-# many bytes; of fewer with an argmax, whose offsets are doubled, too.
-# 7 at stride 4 of (8, 16, 8000): 1.02 ms gathered, 0.44 doubled; with an argmax 1.57 and 0.78.
-GATHERED_BYTES, GATHERED_BYTES_WITH_ARGMAX = 20, 10
+# At strides without a strided load, the elements of each tap are copied one by one. To copy those of one tap costs one
+# doubling at a stride of so many bytes; of fewer with an argmax, whose offsets are doubled, too.
+# 7 at stride 4 of (8, 16, 8000): 1.02 ms copied, 0.44 doubled; with an argmax 1.57 and 0.78.
+STRIDED_COPY_BYTES, STRIDED_COPY_BYTES_WITH_ARGMAX = 20, 10
 
-# Vectors of the two pieces of a row that are gathered at once: 4 KB, in the L1 cache.
-GATHERED_VECTORS = 64
+# Vectors of the two pieces of a row that are copied at once: 4 KB, in the L1 cache.
+STRIDED_COPY_VECTORS = 64
 
 # Tall windows
 
-# Windows of so many rows or more, where a row of output has so many elements or more, are taken by `max_pool_van_herk`.
+# Windows of so many rows or more, where a row of output has so many elements or more, are taken by `max_pool_van_herk`:
+# if there is one slice, if stride and dilation are one row, if the output has twice the rows of a window, and if its
+# rows fit into scratch.
 # 15x15 of (2048, 2048): 5.5 ms by `max_pool_separable`, 4.7 so; 65x65 7.8 and 5.2; 255x255 10.5 and 6.1.
 LEAST_TALL, LEAST_WIDE = 9, 512
 
-# Elements of row maxima that a thread of `max_pool_van_herk` keeps: 2 MB of float32.
-MOST_KEPT = 1 << 19
+# Elements of row maxima that a thread of `max_pool_van_herk` keeps: 2 MB of float32. They are more where tiles would be
+# shorter than HALOS_ALONG or LEAST_WIDE asks.
+KEPT_MAXIMA = 1 << 19
 
 # Windows that its tiles are tall, one below the other: each begins with the rows of a whole window, which yield nothing
 # yet. They are less tall, down to one window, where threads would have no tile.
 WINDOWS_DOWN = 8
 
-# How many rows past the current one are prefetched.
-ROWS_PREFETCHED = 4
+# How many rows below the current one the row is that is prefetched with it.
+PREFETCHED_ROW_DISTANCE = 4
 
 # Averages
 
@@ -106,7 +113,7 @@ MOST_SUMS, MOST_SUMS_IN_SCRATCH = 1 << 17, 1 << 20
 # Such a tile is at least so many times as tall as its halo: few windows then reach into two tiles.
 HALOS_SCATTERED = 4
 
-# Validating a byte of an argmax takes as long as moving so many bytes.
+# To validate a byte of an argmax costs the time to move so many bytes.
 VALIDATION_COST = 2
 
 # Channels of a tile into which gradients are scattered, at least, where there are so many.
@@ -142,7 +149,7 @@ LARGE_COLUMNS = 1 << 25
 
 # Activations
 
-# An element of swish, with its exponential, takes as long as moving so many elements.
+# An element of swish, with its exponential, costs the time to move so many elements.
 SWISH_COST = 8
 
 # Threads
@@ -150,7 +157,8 @@ SWISH_COST = 8
 # Calls that move fewer bytes run on one thread: a thread that spins begins within 5 us, one that sleeps within 50.
 PARALLEL_BYTES = 1 << 19
 
-# Bytes that a chunk of a shared call moves, at least; and chunks for each thread, so that a late thread delays little.
+# Bytes that a chunk of a call on several threads moves, at least; and chunks for each thread, so that a late thread
+# delays little.
 CHUNK_BYTES = 1 << 18
 CHUNKS_PER_THREAD = 4
 
@@ -180,7 +188,8 @@ def forget_plans() -> None:
 def override(**values: Any) -> Iterator[None]:
     """For tests: plan with other values of the constants above.
 
-    Plans that are kept elsewhere, those of `fastpool.calls` and of `prepare_max_pool`, stay as they are.
+    Plans that are kept elsewhere stay as they are: those of `fastpool.calls`, and those in what the backend's
+    `prepare_...` functions returned.
     """
     before = {name: globals()[name] for name in values}
     globals().update(values)

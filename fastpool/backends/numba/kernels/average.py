@@ -1,7 +1,10 @@
-"""Average pooling: cells are added up down the columns of the windows, then along the rows, and divided once.
+"""Average pooling: in most methods cells are added up down the columns of windows, then along the rows; one division.
 
 It takes KW + KH additions an output instead of KW * KH. The rows under a row of windows are read in place, and padding
-along the columns is skipped; their sums are in the L1 cache, with zeros in the padding along the rows.
+along the columns is skipped. The sums of columns are in the L1 cache: with zeros in the padding along the rows, or
+added up under a mask of real taps (`pool_by_mask`). Windows that share few cells gain nothing by that: they are added
+up one by one from x (`pool_in_place`, and `pool_by_rows` for those that are a row of cells), or from the sums of
+columns (`sum_each_window`).
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, repeat
 from fastpool.backends.numba.kernels.sums import (
     Steps,
     average_rows,
-    count_over,
+    count_rows,
     divide_row,
     list_counts,
     one_step,
@@ -30,17 +33,18 @@ from fastpool.backends.numba.simd.vectors import (
     load_stride_5,
     splat,
     store,
+    vector_like,
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 from fastpool.backends.numba.tiling.average import (
-    BY_CHANNELS,
     BY_MASK,
     BY_NEIGHBOURS,
     BY_ROWS,
     BY_STRIDED_LOADS,
     BY_WINDOWS,
+    IN_PLACE,
 )
 
 
@@ -67,9 +71,9 @@ class Tile(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The rows of cells under a row of windows, without padding, and the element of x at the column `w`."""
+    """The rows of cells under a row of windows, without padding."""
 
-    origin: int
+    origin: int  # the element of x in the first of these rows at the column `w` of the tile
     slices: Steps
     rows: Steps
 
@@ -77,10 +81,10 @@ class Source(NamedTuple):
 class Buffers(NamedTuple):
     """A thread's scratch."""
 
-    cells: Any  # sums down the columns
+    column_sums: Any
     totals: Any  # sums of a row of windows
     counts: Any  # how many cells along the row count in each of them
-    rest: Any  # what is left of a row
+    rest: Any  # the last elements of a row, which are fewer than a vector's
     tap_bits: Any  # for each window of a tile, a bit for each tap along its row that is real
 
 
@@ -88,7 +92,7 @@ class Buffers(NamedTuple):
 def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     """Work items are tiles of windows."""
     buffers = divide_scratch(scratch, sums, t)
-    zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
+    zeros = vector_like(buffers.column_sums, sums.dtype.type(0))
     # Tiles of whole rows are contiguous in y. Those of this call end at `limit`.
     limit = (stop // t.row_tiles * g.OH + stop % t.row_tiles * t.tile_rows) * g.OW * g.inner
     if t.row_method == BY_ROWS:
@@ -101,9 +105,9 @@ def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         if t.row_method == BY_ROWS:
-            pool_whole_rows(y, x, buffers, tile, limit, g, t, counted, half_format)
+            pool_by_rows(y, x, buffers, tile, limit, g, t, counted, half_format)
         elif t.row_method == BY_MASK:
-            pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format)
+            pool_by_mask(y, x, buffers, tile, zeros, limit, g, t, counted, half_format)
         else:
             if tile.ow != listed:
                 list_counts(buffers.counts, tile.ow, tile.columns, t.tile_channels, g, counted)
@@ -148,9 +152,9 @@ def source_of(tile, h, g):
 
 
 @inlined
-def pool_whole_rows(y, x, buffers, tile, limit, g, t, counted, half_format):
+def pool_by_rows(y, x, buffers, tile, limit, g, t, counted, half_format):
     """Windows that are one row of cells each, without padding: the averages of rows."""
-    to, cells = tile.plane * g.OH + tile.oh, as_sums(x, buffers.cells)
+    to, cells = tile.plane * g.OH + tile.oh, as_sums(x, buffers.column_sums)
     for row in range(tile.rows):
         buffers.totals[row] = sum_run(cells, (to + row) * g.W, g.W, buffers.rest)
     one = buffers.totals.dtype.type(1)
@@ -158,7 +162,7 @@ def pool_whole_rows(y, x, buffers, tile, limit, g, t, counted, half_format):
 
 
 @inlined
-def pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
+def pool_by_mask(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
     """The windows of a tile whose rows are one long row, which are added up under a mask of real taps.
 
     Rows of windows that have no padding above or below lie one row of cells apart at stride 1: their columns are added
@@ -169,7 +173,7 @@ def pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
         h, rows = tile.h + row * g.sh, 1
         if g.sh == 1 and 0 <= h <= last_full:
             rows = min(tile.rows - row, last_full - h + 1)
-        source, cells = source_of(tile, h, g), tail_view(buffers.cells, t.lead + row * row_step)
+        source, cells = source_of(tile, h, g), tail_view(buffers.column_sums, t.lead + row * row_step)
         origin = source.origin + g.pw * g.inner
         if source.slices.count * source.rows.count > 0:
             sum_rows(cells, rows * row_step, x, origin, source.slices, source.rows, half_format)
@@ -186,19 +190,19 @@ def pool_tile(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
 @inlined
 def sum_masked(load_at, buffers, count, zeros, stride, g, t):
     """Overwrite the sums of columns with those of `count` windows, over the real taps along their rows."""
-    width, none = width_of(buffers.cells), splat(zeros, np.uint8(0))
-    for i in range(0, count, positive(width)):
-        source, bit, bits = (
+    width, none = width_of(buffers.column_sums), splat(zeros, np.uint8(0))
+    for i in range(0, count, assume_positive(width)):
+        at, bit, bits = (
             t.lead - g.pw * g.inner + i * stride,
             splat(zeros, np.uint8(1)),
             load_like(zeros, buffers.tap_bits, i),
         )
-        total = where((bits & bit) != none, load_at(buffers.cells, source), zeros)
+        total = where((bits & bit) != none, load_at(buffers.column_sums, at), zeros)
         for tap in range(1, g.KW):
             bit = bit + bit
-            cells = load_at(buffers.cells, source + tap * g.inner)
+            cells = load_at(buffers.column_sums, at + tap * g.inner)
             total = total + where((bits & bit) != none, cells, zeros)
-        store(buffers.cells, i, total)
+        store(buffers.column_sums, i, total)
 
 
 @inlined
@@ -207,11 +211,11 @@ def write_rows(y, buffers, tile, limit, g, counted, half_format):
     size, row = g.OW * g.inner, 0
     to = ((tile.plane * g.OD + tile.od) * g.OH + tile.oh) * size
     while row < tile.rows:
-        rows, count = 1, count_over(tile.d, tile.h + row * g.sh, g, counted)
-        while row + rows < tile.rows and count_over(tile.d, tile.h + (row + rows) * g.sh, g, counted) == count:
+        rows, count = 1, count_rows(tile.d, tile.h + row * g.sh, g, counted)
+        while row + rows < tile.rows and count_rows(tile.d, tile.h + (row + rows) * g.sh, g, counted) == count:
             rows += 1
-        factor, totals = buffers.cells.dtype.type(count), tail_view(buffers.cells, row * size)
-        divide_row(y, to + row * size, limit, totals, buffers.counts, factor, rows * size, half_format)
+        counted_rows, totals = buffers.column_sums.dtype.type(count), tail_view(buffers.column_sums, row * size)
+        divide_row(y, to + row * size, limit, totals, buffers.counts, counted_rows, rows * size, half_format)
         row += rows
 
 
@@ -219,33 +223,33 @@ def write_rows(y, buffers, tile, limit, g, counted, half_format):
 def pool_rows(y, x, buffers, tile, zeros, limit, g, t, counted, half_format):
     """The windows of a tile, row by row."""
     if t.row_method == BY_NEIGHBOURS or t.row_method == BY_STRIDED_LOADS:
-        fill_vectors(buffers.cells, 0, tile.begin * t.tile_channels, zeros)
+        fill_vectors(buffers.column_sums, 0, tile.begin * t.tile_channels, zeros)
     for row in range(tile.rows):
         h = tile.h + row * g.sh
         source = source_of(tile, h, g)
-        factor = buffers.cells.dtype.type(count_over(tile.d, h, g, counted))
+        counted_rows = buffers.column_sums.dtype.type(count_rows(tile.d, h, g, counted))
         to = (((tile.plane * g.OD + tile.od) * g.OH + tile.oh + row) * g.OW + tile.ow) * g.inner + tile.channel
-        if t.row_method == BY_CHANNELS:
-            pool_channels(y, to, x, buffers, tile, source, zeros, factor, g, t, half_format)
+        if t.row_method == IN_PLACE:
+            pool_in_place(y, to, x, buffers, tile, source, zeros, counted_rows, g, t, half_format)
         else:
             sum_windows(x, buffers, tile, source, zeros, g, t, half_format)
-            write_row(y, to, buffers, tile, factor, limit, g, t, half_format)
+            write_row(y, to, buffers, tile, counted_rows, limit, g, t, half_format)
 
 
 @inlined
-def pool_channels(y, to, x, buffers, tile, source, zeros, factor, g, t, half_format):
+def pool_in_place(y, to, x, buffers, tile, source, zeros, counted_rows, g, t, half_format):
     """A row of windows of a single slice that share few cells, each read in place, in vectors of channels."""
     for column in range(tile.columns):
-        first, last = max(column * g.sw, tile.begin), min(column * g.sw + g.KW, tile.end)
+        begin, end = max(column * g.sw, tile.begin), min(column * g.sw + g.KW, tile.end)
         counts, at = tail_view(buffers.counts, column * t.tile_channels), to + column * g.inner
-        if first < last and source.slices.count * source.rows.count > 0:
-            origin, taps = source.origin + first * g.inner, Steps(last - first, g.inner)
+        if begin < end and source.slices.count * source.rows.count > 0:
+            origin, taps = source.origin + begin * g.inner, Steps(end - begin, g.inner)
             average_rows(
-                y, at, x, origin, source.rows, taps, counts, factor, tile.channels, buffers.totals, half_format
+                y, at, x, origin, source.rows, taps, counts, counted_rows, tile.channels, buffers.totals, half_format
             )
         else:
             fill_vectors(buffers.totals, 0, tile.channels, zeros)
-            divide_row(y, at, at + tile.channels, buffers.totals, counts, factor, tile.channels, half_format)
+            divide_row(y, at, at + tile.channels, buffers.totals, counts, counted_rows, tile.channels, half_format)
 
 
 @inlined
@@ -259,17 +263,17 @@ def sum_windows(x, buffers, tile, source, zeros, g, t, half_format):
         sum_each_window(x, buffers, tile, source, g, t, half_format)
     else:
         pitch = t.tile_channels
-        sum_columns(buffers.cells, x, tile, source, tile.begin, tile.end, tile.begin, g, t, half_format)
-        fill_vectors(buffers.cells, tile.end * pitch, tile.all_columns * pitch, zeros)
+        sum_columns(buffers.column_sums, x, tile, source, tile.begin, tile.end, tile.begin, g, t, half_format)
+        fill_vectors(buffers.column_sums, tile.end * pitch, tile.all_columns * pitch, zeros)
         if t.row_method == BY_NEIGHBOURS:
             taps = Steps(g.KW, pitch)
-            sum_rows(buffers.totals, count, buffers.cells, 0, one_step(), taps, None)
+            sum_rows(buffers.totals, count, buffers.column_sums, 0, one_step(), taps, None)
         elif g.sw == 2:
-            sum_strided(load_stride_2, buffers.totals, count, buffers.cells, 2, g)
+            sum_strided(load_stride_2, buffers.totals, count, buffers.column_sums, 2, g)
         elif g.sw == 3:
-            sum_strided(load_stride_3, buffers.totals, count, buffers.cells, 3, g)
+            sum_strided(load_stride_3, buffers.totals, count, buffers.column_sums, 3, g)
         elif g.sw == 5:
-            sum_strided(load_stride_5, buffers.totals, count, buffers.cells, 5, g)
+            sum_strided(load_stride_5, buffers.totals, count, buffers.column_sums, 5, g)
 
 
 @inlined
@@ -286,8 +290,8 @@ def sum_columns(cells, x, tile, source, begin, end, to, g, t, half_format):
 
 @inlined
 def sum_strided(load_strided, out, count, cells, stride, g):
-    """For `SUMMED_STRIDES`: for each tap, a vector of its cells in neighbouring windows."""
-    for i in range(0, count, positive(width_of(out))):
+    """For `LOADED_STRIDES`: for each tap, a vector of its cells in neighbouring windows."""
+    for i in range(0, count, assume_positive(width_of(out))):
         total = load_strided(cells, i * stride)
         for tap in range(1, g.KW):
             total = total + load_strided(cells, i * stride + tap)
@@ -305,19 +309,19 @@ def sum_each_window(x, buffers, tile, source, g, t, half_format):
     in_place = half_format is None and g.inner == 1 and source.slices.count * source.rows.count == 1
     if in_place:
         chunk = max(tile.end - tile.begin, 1)
-    for begin in range(tile.begin, tile.end, positive(chunk)):
-        end = min(begin + chunk, tile.end)
-        cells, origin = buffers.cells, -begin * pitch
+    for chunk_begin in range(tile.begin, tile.end, assume_positive(chunk)):
+        chunk_end = min(chunk_begin + chunk, tile.end)
+        cells, origin = buffers.column_sums, -chunk_begin * pitch
         if in_place:
-            cells, origin = as_sums(x, buffers.cells), source.origin
+            cells, origin = as_sums(x, buffers.column_sums), source.origin
         else:
-            sum_columns(buffers.cells, x, tile, source, begin, end, 0, g, t, half_format)
-        if begin > tile.begin:
+            sum_columns(buffers.column_sums, x, tile, source, chunk_begin, chunk_end, 0, g, t, half_format)
+        if chunk_begin > tile.begin:
             for channel in range(tile.channels):
                 cells[channel] += buffers.totals[channel]
         for column in range(tile.columns):
-            first, last = max(column * g.sw, begin), min(column * g.sw + g.KW, end)
-            sum_window(buffers, column * pitch, cells, origin + first * pitch, last - first, tile.channels, g, t)
+            begin, end = max(column * g.sw, chunk_begin), min(column * g.sw + g.KW, chunk_end)
+            sum_window(buffers, column * pitch, cells, origin + begin * pitch, end - begin, tile.channels, g, t)
 
 
 @inlined
@@ -334,7 +338,7 @@ def sum_window(buffers, to, cells, at, taps, channels, g, t):
 
 
 @inlined
-def write_row(y, to, buffers, tile, factor, limit, g, t, half_format):
+def write_row(y, to, buffers, tile, counted_rows, limit, g, t, half_format):
     """Divide the sums of a row of windows, and write them."""
     columns, count = tile.columns, tile.channels
     if t.channel_tiles == 1:
@@ -343,4 +347,4 @@ def write_row(y, to, buffers, tile, factor, limit, g, t, half_format):
         at, begin = to + column * g.inner, column * t.tile_channels
         row_limit = limit if t.whole_rows else at + count
         totals, counts = tail_view(buffers.totals, begin), tail_view(buffers.counts, begin)
-        divide_row(y, at, row_limit, totals, counts, factor, count, half_format)
+        divide_row(y, at, row_limit, totals, counts, counted_rows, count, half_format)

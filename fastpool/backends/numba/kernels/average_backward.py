@@ -8,11 +8,11 @@ are covered by the same windows have the same gradients, which are computed once
 from typing import Any, NamedTuple
 
 from fastpool.backends.numba.decorators import inlined, kernel
-from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_row
+from fastpool.backends.numba.kernels.rows import fill_vectors, write_sums
 from fastpool.backends.numba.kernels.sums import (
     Steps,
     add_divided,
-    count_over,
+    count_rows,
     fill_row,
     list_counts,
     one_step,
@@ -21,14 +21,15 @@ from fastpool.backends.numba.kernels.sums import (
 )
 from fastpool.backends.numba.kernels.windows import after_last_window, first_window
 from fastpool.backends.numba.simd.half import widen
-from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, splat, store, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.vectors import interleave_high, interleave_low, load, store, vector_like, width_of
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.tiling.average import MOST_PHASES_SPREAD
 
 
 class Tile(NamedTuple):
     """The cells of one work item: from (d, h0, w0, channel) up to (d + 1, h1, w1, channel + channels).
 
-    The first cell of a row is number `phase` of a stride, and the cells are in `strides` of them. Windows from
+    The first cell of a row has index `phase` in its stride, and the cells are in `strides` of them. Windows from
     `first_window` up to `end_window` of a row cover cells of the tile; the gradient of window `origin` is the first in
     scratch.
     """
@@ -61,9 +62,9 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     grads: Any  # the divided gradients of a row of windows, added up down the columns, with zeros around them
-    counts: Any  # how many cells along the row count in each window
-    more: Any  # the sums of the gradients of `most_windows` windows, one for each stride
-    fewer: Any  # and of one window less
+    counts: Any  # how many cells along the row count in each of these windows
+    more: Any  # for each stride, the sum of the gradients of `most_windows` windows
+    fewer: Any  # for each stride, the sum of those of one window less
     cells: Any  # a row of cells
 
 
@@ -71,7 +72,7 @@ class Buffers(NamedTuple):
 def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, stop):
     """Work items are tiles of cells."""
     buffers = divide_scratch(scratch, sums, t)
-    zeros = splat(load(buffers.cells, 0), sums.dtype.type(0))
+    zeros = vector_like(buffers.cells, sums.dtype.type(0))
     fill_vectors(buffers.fewer, 0, t.sums - width_of(buffers.cells), zeros)
     # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
     rows_before = min(stop % t.row_tiles * t.tile_rows, g.H)
@@ -87,26 +88,26 @@ def avg_pool_backward(dy, dx, half_format, sums, g, t, counted, scratch, start, 
         h = tile.h0
         while h < tile.h1:
             covering = windows_over(tile.d, h, g)
-            end = h + 1
-            while end < tile.h1 and windows_over(tile.d, end, g) == covering:
-                end += 1
+            end_h = h + 1
+            while end_h < tile.h1 and windows_over(tile.d, end_h, g) == covering:
+                end_h += 1
             if t.one_window:
                 grad = sum_one_window(buffers, dy, tile, covering, g, counted, half_format)
-                fill_rows(dx, grad, tile, h, end, limit, g, t, half_format)
-                h = end
+                fill_rows(dx, grad, tile, h, end_h, limit, g, t, half_format)
+                h = end_h
                 continue
             if t.chunk > 0:
                 cells = sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format)
             else:
                 fill_vectors(buffers.grads, 0, t.grads - width_of(buffers.grads), zeros)
-                first, last = tile.first_window, tile.end_window
+                begin, end = tile.first_window, tile.end_window
                 sum_windows(
-                    buffers.grads, buffers, dy, tile, covering, first, last, tile.origin, g, t, counted, half_format
+                    buffers.grads, buffers, dy, tile, covering, begin, end, tile.origin, g, t, counted, half_format
                 )
                 cells = sum_cells(buffers, tile, g, t)
-            for row in range(h, end):
+            for row in range(h, end_h):
                 write_row(dx, cells, tile, row, limit, g, t, half_format)
-            h = end
+            h = end_h
 
 
 @inlined
@@ -152,29 +153,29 @@ def sum_one_window(buffers, dy, tile, covering, g, counted, half_format):
     total = buffers.cells.dtype.type(0)
     for od in range(covering.od0, covering.od1):
         for oh in range(covering.oh0, covering.oh1):
-            rows = count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted)
+            rows = count_rows(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted)
             grad = widen(dy[(tile.plane * g.OD + od) * g.OH + oh], half_format)
             total += grad / (buffers.counts[0] * buffers.cells.dtype.type(rows))
     return total
 
 
 @inlined
-def sum_windows(sums, buffers, dy, tile, covering, first, end, origin, g, t, counted, half_format):
-    """Add the divided gradients of the windows from `first` up to `end` of each row to `sums`.
+def sum_windows(sums, buffers, dy, tile, covering, begin, end, origin, g, t, counted, half_format):
+    """Add the divided gradients of the windows from `begin` up to `end` of each row to `sums`.
 
     Window `origin` is the first there.
     """
-    windows, count = max(end - first, 0), tile.channels
+    windows, count = max(end - begin, 0), tile.channels
     if t.channel_tiles == 1:
         windows, count = min(windows, 1), windows * count
     for od in range(covering.od0, covering.od1):
         for oh in range(covering.oh0, covering.oh1):
-            rows = sums.dtype.type(count_over(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted))
-            at = (((tile.plane * g.OD + od) * g.OH + oh) * g.OW + first) * g.inner + tile.channel
+            counted_rows = sums.dtype.type(count_rows(od * g.sd - g.pd, oh * g.sh - g.ph, g, counted))
+            at = (((tile.plane * g.OD + od) * g.OH + oh) * g.OW + begin) * g.inner + tile.channel
             for window in range(windows):
-                to = (first - origin + window) * t.tile_channels
+                to = (begin - origin + window) * t.tile_channels
                 counts = tail_view(buffers.counts, to)
-                add_divided(tail_view(sums, to), dy, at + window * g.inner, counts, rows, count, half_format)
+                add_divided(tail_view(sums, to), dy, at + window * g.inner, counts, counted_rows, count, half_format)
 
 
 @inlined
@@ -197,7 +198,7 @@ def sum_cells(buffers, tile, g, t):
         spread_channels(buffers.cells, more, fewer, tile, g, t)
     elif g.sw == 2:
         interleave(buffers.cells, more, fewer, tile, t)
-    elif g.sw < 16:
+    elif g.sw <= MOST_PHASES_SPREAD:
         spread_phases(buffers.cells, more, fewer, tile, g, t)
     else:
         spread_strides(buffers.cells, more, fewer, tile, g, t)
@@ -210,7 +211,7 @@ def spread_channels(cells, more, fewer, tile, g, t):
     pitch, width, phase, stride = t.tile_channels, width_of(cells), tile.phase, 0
     for cell in range(tile.w1 - tile.w0):
         source = more if phase < t.more_cells else fewer
-        for i in range(0, tile.channels, positive(width)):
+        for i in range(0, tile.channels, assume_positive(width)):
             store(cells, cell * pitch + i, load(source, stride * pitch + i))
         phase += 1
         if phase == g.sw:
@@ -225,7 +226,7 @@ def interleave(cells, more, fewer, tile, t):
     if tile.phase == 1:
         even, odd = odd, tail_view(even, 1)
     width = width_of(cells)
-    for i in range(0, tile.w1 - tile.w0, positive(2 * width)):
+    for i in range(0, tile.w1 - tile.w0, assume_positive(2 * width)):
         low, high = load(even, i // 2), load(odd, i // 2)
         store(cells, i, interleave_low(low, high))
         store(cells, i + width, interleave_high(low, high))
@@ -261,33 +262,31 @@ def sum_in_chunks(buffers, dy, tile, covering, zeros, g, t, counted, half_format
     """For windows that are far longer than rows of cells: cell by cell, over the windows that cover it."""
     pitch = t.tile_channels
     fill_vectors(buffers.cells, 0, (tile.w1 - tile.w0) * pitch, zeros)
-    for first in range(tile.first_window, tile.end_window, positive(t.chunk)):
-        end = min(first + t.chunk, tile.end_window)
-        fill_vectors(buffers.grads, 0, (end - first) * pitch, zeros)
-        list_counts(buffers.counts, first, end - first, pitch, g, counted)
-        sum_windows(buffers.grads, buffers, dy, tile, covering, first, end, first, g, t, counted, half_format)
+    for first in range(tile.first_window, tile.end_window, assume_positive(t.chunk)):
+        chunk_end = min(first + t.chunk, tile.end_window)
+        fill_vectors(buffers.grads, 0, (chunk_end - first) * pitch, zeros)
+        list_counts(buffers.counts, first, chunk_end - first, pitch, g, counted)
+        sum_windows(buffers.grads, buffers, dy, tile, covering, first, chunk_end, first, g, t, counted, half_format)
         for cell in range(tile.w1 - tile.w0):
             w = tile.w0 + cell
             begin = max(first_window(w, g.KW, g.sw, g.pw), first) - first
-            last = min(after_last_window(w, g.sw, g.pw, g.OW), end) - first
-            if g.inner == 1 and begin < last:
-                buffers.cells[cell] += sum_run(buffers.grads, begin, last - begin, buffers.more)
+            end = min(after_last_window(w, g.sw, g.pw, g.OW), chunk_end) - first
+            if g.inner == 1 and begin < end:
+                buffers.cells[cell] += sum_run(buffers.grads, begin, end - begin, buffers.more)
             elif g.inner > 1:
-                for window in range(begin, last):
+                for window in range(begin, end):
                     for channel in range(tile.channels):
                         buffers.cells[cell * pitch + channel] += buffers.grads[window * pitch + channel]
     return tail_view(buffers.cells, 0)
 
 
 @inlined
-def fill_rows(dx, grad, tile, h, end, limit, g, t, half_format):
-    """Write the same gradient to all cells of some rows."""
+def fill_rows(dx, grad, tile, h, end_h, limit, g, t, half_format):
+    """Write the same gradient to all cells of the rows from `h` up to `end_h`."""
     count = tile.w1 - tile.w0
-    for row in range(h, end):
+    for row in range(h, end_h):
         to = ((tile.plane * g.D + tile.d) * g.H + row) * g.W + tile.w0
-        row_limit = limit
-        if t.whole_rows == 0:
-            row_limit = to + count
+        row_limit = limit if t.whole_rows else to + count
         fill_row(dx, to, row_limit, grad, count, half_format)
 
 
@@ -299,7 +298,6 @@ def write_row(dx, cells, tile, h, limit, g, t, half_format):
     if t.channel_tiles == 1:
         columns, count = 1, columns * count
     for column in range(columns):
-        at, row_limit = to + column * g.inner, limit
-        if t.whole_rows == 0:
-            row_limit = at + count
-        narrow_row(dx, at, row_limit, tail_view(cells, column * t.tile_channels), count, half_format)
+        at = to + column * g.inner
+        row_limit = limit if t.whole_rows else at + count
+        write_sums(dx, at, row_limit, tail_view(cells, column * t.tile_channels), count, half_format)

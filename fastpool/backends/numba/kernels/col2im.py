@@ -12,11 +12,11 @@ from numba import types
 from numba.extending import overload
 
 from fastpool.backends.numba.decorators import INLINED, inlined, kernel
-from fastpool.backends.numba.kernels.rows import fill_vectors, narrow_interleaved, narrow_row
+from fastpool.backends.numba.kernels.rows import fill_vectors, write_interleaved_sums, write_sums
 from fastpool.backends.numba.kernels.windows import windows_with_tap
 from fastpool.backends.numba.simd.half import narrow, widen
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, where, width_of
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.vectors import load, mask_first, store, vector_like, where, width_of
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 def col2im(cols, dx, half_format, sums, g, t, scratch, start, stop):
     """Work items are tiles of cells of one channel. Columns are added in increasing offset of their taps."""
     total = scratch_view(scratch, 0, t.elements, sums)
-    zeros = splat(load(total, 0), sums.dtype.type(0))
+    zeros = vector_like(total, sums.dtype.type(0))
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         fill_vectors(total, 0, (tile.h1 - tile.h0) * t.phases * t.pitch, zeros)
@@ -110,7 +110,7 @@ def add_whole_rows(sums, sums_pitch, cols, cols_pitch, rows, count):
 
     Return how many rows were added.
     """
-    width, zeros = width_of(sums), splat(load(sums, 0), sums.dtype.type(0))
+    width, zeros = width_of(sums), vector_like(sums, sums.dtype.type(0))
     whole = count // width * width
     last_mask = mask_first(zeros, count - whole)
     to = source = done = 0
@@ -131,7 +131,7 @@ def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape
     rows, windows, images = shape
     run, next_run = (windows * images, 0) if sums_step == images else (images, sums_step)
     for row in range(first_row, rows):
-        for at in range(0, windows * images, positive(run)):
+        for at in range(0, windows * images, assume_positive(run)):
             to = tail_view(sums, row * sums_pitch + at // images * next_run)
             column = tail_view(cols, row * cols_pitch + at)
             for i in range(run):
@@ -141,21 +141,21 @@ def add_elements(sums, sums_pitch, sums_step, cols, cols_pitch, first_row, shape
 @inlined
 def write_tile(dx, total, tile, g, t, half_format):
     """Write the sums of a tile to dx. A row may spill into the next one of the tile, if rows are not divided."""
-    first, last = max(tile.q0 * t.phases - g.pw, 0), min(tile.q1 * t.phases - g.pw, g.W)
+    begin, end = max(tile.q0 * t.phases - g.pw, 0), min(tile.q1 * t.phases - g.pw, g.W)
     plane = tile.image * t.x_image + tile.channel * t.x_channel + tile.d * g.H * g.W * t.x_cell
     for h in range(tile.h0, tile.h1):
-        to, sums = plane + (h * g.W + first) * t.x_cell, tail_view(total, (h - tile.h0) * t.phases * t.pitch)
-        limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + last - first
-        first_phase = first + g.pw - tile.q0 * t.phases
+        to, sums = plane + (h * g.W + begin) * t.x_cell, tail_view(total, (h - tile.h0) * t.phases * t.pitch)
+        limit = plane + tile.h1 * g.W if t.column_tiles == 1 else to + end - begin
+        first_phase = begin + g.pw - tile.q0 * t.phases
         if t.phases == 1 and t.x_cell * g.inner == 1:
-            narrow_row(dx, to, limit, sums, last - first, half_format)
+            write_sums(dx, to, limit, sums, end - begin, half_format)
         elif t.phases == 2 and t.x_cell * g.inner == 1:
             even, odd = tail_view(sums, 0), tail_view(sums, t.pitch)
             if first_phase == 1:
                 even, odd = odd, tail_view(even, 1)
-            narrow_interleaved(dx, to, limit, even, odd, last - first, half_format)
+            write_interleaved_sums(dx, to, limit, even, odd, end - begin, half_format)
         else:
-            write_phases(tail_view(dx, to), sums, first_phase, last - first, tile.images, t, half_format)
+            write_phases(tail_view(dx, to), sums, first_phase, end - begin, tile.images, t, half_format)
 
 
 @inlined

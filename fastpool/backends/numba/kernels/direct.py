@@ -21,7 +21,7 @@ from fastpool.backends.numba.simd.offsets import (
     splat_offset,
     store_offsets,
 )
-from fastpool.backends.numba.simd.vectors import load, splat, store, width_of
+from fastpool.backends.numba.simd.vectors import load, store, vector_like, width_of
 from fastpool.backends.numba.simd.views import scratch_view, slice_view
 
 
@@ -29,7 +29,7 @@ class DirectWindow(NamedTuple):
     """Where a window is read and written."""
 
     origin: int  # the element of x at its first tap
-    to: int  # the element of y
+    to: int  # the element of y at its first channel
     first: int  # the offset of its first real tap
 
 
@@ -37,7 +37,8 @@ class DirectWindow(NamedTuple):
 def max_pool_direct(x, y, argmax, half_format, flip, lowest, g, t, scratch, start, stop):
     """Work items are `tile_columns` windows of a row, or what is left of it.
 
-    Each of the three loops has its own code, since one for all would be slower for each.
+    Each of the three loops has its own code, since one for all would be slower for each. Minima have none in fours:
+    they are rarer, and it would be a fourth loop to compile.
     """
     out = Maxima(y, argmax)
     vector = Maxima(scratch_view(scratch, 0, t.width, x), scratch_view(scratch, t.argmax_begin, t.width, argmax))
@@ -100,7 +101,7 @@ def pool_one_by_one(out, vector, x, window, taps, g, keys):
 @inlined
 def pool_channels(out, x, window, channel, taps, g, keys):
     """As many channels of a window as a vector holds."""
-    best = splat(load(x, 0), keys.lowest)
+    best = vector_like(x, keys.lowest)
     winner = splat_offset(best, out.argmax, window.first)
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):
@@ -115,7 +116,7 @@ def pool_channels(out, x, window, channel, taps, g, keys):
 @inlined
 def pool_four_vectors(out, x, window, channel, taps, g, keys):
     """As `pool_channels`, for four neighbouring vectors, whose maxima do not wait for each other."""
-    width, lowest = width_of(x), splat(load(x, 0), keys.lowest)
+    width, lowest = width_of(x), vector_like(x, keys.lowest)
     a = b = c = d = lowest
     winner_a = winner_b = winner_c = winner_d = splat_offset(lowest, out.argmax, window.first)
     for kd in range(taps.first_kd, taps.end_kd):
@@ -136,7 +137,7 @@ def pool_four_vectors(out, x, window, channel, taps, g, keys):
 def pool_rows(vector, x, window, taps, g, keys):
     """A window without dilation, in vectors of neighbouring cells: the maximum of each element, and then of these."""
     width, count = width_of(x), taps.end_kw - taps.first_kw
-    best = splat(load(x, 0), keys.lowest)
+    best = vector_like(x, keys.lowest)
     winner, steps = splat_offset(best, vector.argmax, window.first), arange_offsets(best, vector.argmax)
     for kd in range(taps.first_kd, taps.end_kd):
         for kh in range(taps.first_kh, taps.end_kh):

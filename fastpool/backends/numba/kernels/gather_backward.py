@@ -12,7 +12,7 @@ import numpy as np
 
 from fastpool.backends.numba.decorators import inlined, kernel
 from fastpool.backends.numba.kernels.packing import Rectangle
-from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, narrow_interleaved, narrow_row, widen_row
+from fastpool.backends.numba.kernels.rows import as_sums, fill_vectors, read_grads, write_interleaved_sums, write_sums
 from fastpool.backends.numba.kernels.windows import inside_input
 from fastpool.backends.numba.simd.half import narrow
 from fastpool.backends.numba.simd.vectors import (
@@ -20,12 +20,12 @@ from fastpool.backends.numba.simd.vectors import (
     load_like,
     mask_first,
     prefetch_to_write,
-    splat,
     store,
+    vector_like,
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -40,10 +40,10 @@ class Tile(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """The taps along the depth by which windows cover a slice of cells."""
+    """The taps along the depth by which windows cover a slice of cells, from the first to the last."""
 
     first_kd: int
-    last_kd: int
+    last_kd: int  # -1, which is before the first, if no window covers the slice
     first_od: int  # the slice of windows that covers it by the last of these taps
 
 
@@ -52,7 +52,7 @@ class Windows(NamedTuple):
 
     grads: Any
     argmax: Any
-    pitch: int  # windows from one row to the next
+    row_windows: int  # windows from one row to the next
     slice_step: int  # elements from one slice to the next
     origin: int  # the element of the window that begins at the tile's first stride block
     in_place: bool
@@ -62,10 +62,10 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     grads: Any  # packed gradients
-    argmax: Any  # and their offsets
-    sums: Any  # of the cells of each phase
+    argmax: Any  # the packed offsets of these
+    sums: Any  # the sums of the cells of each phase
     taps: Any  # for each phase and each tap that covers its cells, a vector of the tap's offset
-    sources: Any  # and how many elements the tap's window lies before the window that begins at the cell's stride block
+    sources: Any  # for each of these, the elements from its window to the one that begins at the cell's stride block
     phase_begins: Any  # where the taps of each phase begin
 
 
@@ -74,8 +74,9 @@ def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, s
     """Work items are tiles of cells. The last tap comes first, so that each cell adds gradients in row-major order of
     their windows.
 
-    Where windows begin throughout the input, dy is read in place. For a window that would lie across an edge, a cell
-    then reads one at the other end of a row, or in the next plane. It does not cover the cell, so it adds nothing.
+    Where windows begin throughout the input, dy is read in place. For a window that would begin outside the output, a
+    cell then reads one at the other end of a row, or of a neighbouring plane. The tap of that window that is compared
+    is padding, which a validated argmax never names, so that it adds nothing.
     """
     buffers = divide_scratch(scratch, argmax, sums, t)
     # Tiles of whole rows are contiguous in dx. Those of this call end at `limit`.
@@ -91,15 +92,15 @@ def max_pool_backward_gather(dy, argmax, dx, half_format, sums, g, t, scratch, s
         if listed != (depth.first_kd, depth.last_kd, windows.in_place):
             listed = depth.first_kd, depth.last_kd, windows.in_place
             list_taps(buffers, depth, windows, g, t)
-        count = ((tile.rows - 1) * windows.pitch + tile.columns) * g.inner
+        count = ((tile.rows - 1) * windows.row_windows + tile.columns) * g.inner
         to = ((tile.plane * g.D + tile.d) * g.H + tile.first_row * g.sh) * g.W * g.inner
         for phase in range(t.phases):
             sums_of_phase = tail_view(buffers.sums, phase * t.phase_step)
             sum_phase(sums_of_phase, windows, count, buffers, phase, dx, to + phase * count)
-        if windows.in_place and t.same_pitch:
+        if windows.in_place and t.rows_match_dx:
             write_as_one_row(dx, buffers.sums, tile, limit, g, half_format)
         else:
-            write_rows(dx, buffers.sums, windows.pitch, tile, limit, g, t, half_format)
+            write_rows(dx, buffers.sums, windows.row_windows, tile, limit, g, t, half_format)
 
 
 @inlined
@@ -146,19 +147,19 @@ def windows_over(dy, argmax, buffers, tile, depth, g, t):
     end = begin + slices * plane + ((tile.rows - 1) * g.OW + tile.columns) * g.inner
     readable = begin >= (t.back_h * g.OW + t.back_w) * g.inner and end + 2 * width <= len(dy)
     in_place = t.in_place != 0 and readable
-    grads, offsets, pitch, slice_step = buffers.grads, buffers.argmax, t.pitch, t.slice_step
-    origin = (t.back_h * t.pitch + t.back_w) * g.inner
+    grads, offsets, row_windows, slice_step = buffers.grads, buffers.argmax, t.packed_columns, t.slice_step
+    origin = (t.back_h * t.packed_columns + t.back_w) * g.inner
     if in_place:
-        grads, offsets, pitch, slice_step = as_sums(dy, grads), tail_view(argmax, 0), g.OW, plane
+        grads, offsets, row_windows, slice_step = as_sums(dy, grads), tail_view(argmax, 0), g.OW, plane
         origin = begin
-    return Windows(grads, offsets, pitch, slice_step, origin, in_place)
+    return Windows(grads, offsets, row_windows, slice_step, origin, in_place)
 
 
 @inlined
 def pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format):
     """Pack the windows that cover a tile, slice after slice."""
     top, left, packed = tile.first_row - t.back_h, tile.first_column - t.back_w, 0
-    rectangle = Rectangle(top, left, tile.rows + t.back_h, tile.columns + t.back_w, t.pitch)
+    rectangle = Rectangle(top, left, tile.rows + t.back_h, tile.columns + t.back_w, t.packed_columns)
     for kd in range(depth.last_kd, depth.first_kd - 1, -1):
         further, between = divmod((depth.last_kd - kd) * g.dd, g.sd)
         if between == 0:
@@ -170,18 +171,18 @@ def pack_slices(buffers, dy, argmax, tile, depth, g, t, half_format):
 
 @inlined
 def pack_windows(grads, offsets, dy, argmax, windows, g, half_format):
-    """Pack a rectangle of windows. dy and argmax begin at the first of them; windows beyond an edge get gradient 0."""
-    width, zeros = width_of(grads), splat(load(grads, 0), grads.dtype.type(0))
+    """Pack a rectangle of windows; those outside the output get gradient 0. dy and argmax begin at the first one."""
+    width, zeros = width_of(grads), vector_like(grads, grads.dtype.type(0))
     first_column, end_column = inside_input(windows.w, windows.columns, g.OW)
     begin, end = first_column * g.inner, end_column * g.inner
     last_mask = mask_first(zeros, (end - begin) % width)
     for row in range(windows.rows):
-        to, source, written = row * windows.pitch * g.inner, row * g.OW * g.inner, 0
+        to, source, written = row * windows.packed_columns * g.inner, row * g.OW * g.inner, 0
         grads_row = tail_view(grads, to)
         if 0 <= windows.h + row < g.OH:
             copy_argmax(tail_view(offsets, to), tail_view(argmax, source), begin, end, zeros, width)
             fill_vectors(grads_row, 0, begin, zeros)
-            written = widen_row(grads_row, tail_view(dy, source), begin, end, last_mask, zeros, half_format)
+            written = read_grads(grads_row, tail_view(dy, source), begin, end, last_mask, zeros, half_format)
         fill_vectors(grads_row, written, windows.columns * g.inner, zeros)
 
 
@@ -207,20 +208,20 @@ def list_taps(buffers, depth, windows, g, t):
             further, between = divmod((depth.last_kd - kd) * g.dd, g.sd)
             if between == 0:
                 to_slice = (further if windows.in_place else slices) * windows.slice_step
-                found = list_taps_of_slice(buffers, found, phase, kd, to_slice, windows.pitch, g)
+                found = list_taps_of_slice(buffers, found, phase, kd, to_slice, windows.row_windows, g)
                 slices += 1
     buffers.phase_begins[t.phases] = found
 
 
 @inlined
-def list_taps_of_slice(buffers, found, phase, kd, to_slice, pitch, g):
+def list_taps_of_slice(buffers, found, phase, kd, to_slice, row_windows, g):
     """The same for the slice of windows `to_slice` elements after the first; return the end of the list."""
     for kh in range(g.KH - 1, -1, -1):
         for kw in range(g.KW - 1, -1, -1):
             if kh * g.dh % g.sh * g.sw + kw * g.dw % g.sw == phase:
-                buffers.sources[found] = (kh * g.dh // g.sh * pitch + kw * g.dw // g.sw) * g.inner - to_slice
+                buffers.sources[found] = (kh * g.dh // g.sh * row_windows + kw * g.dw // g.sw) * g.inner - to_slice
                 offset = buffers.taps.dtype.type((kd * g.KH + kh) * g.KW + kw)
-                store(buffers.taps, found, splat(load(buffers.sums, 0), offset))
+                store(buffers.taps, found, vector_like(buffers.sums, offset))
                 found += width_of(buffers.sums)
     return found
 
@@ -230,8 +231,8 @@ def sum_phase(sums, windows, count, buffers, phase, dx, to):
     """Add up the gradients of the cells of one phase, two vectors at a time. dx is prefetched from `to` on."""
     width = width_of(sums)
     begin, end = buffers.phase_begins[phase], buffers.phase_begins[phase + 1]
-    for i in range(0, count, positive(2 * width)):
-        low = splat(load(sums, 0), sums.dtype.type(0))
+    for i in range(0, count, assume_positive(2 * width)):
+        low = vector_like(sums, sums.dtype.type(0))
         high = low
         prefetch_to_write(dx, to + i)
         prefetch_to_write(dx, to + i + width)
@@ -254,11 +255,11 @@ def write_as_one_row(dx, sums, tile, limit, g, half_format):
     first, end = max(tile.first_row - g.ph, 0), min(tile.first_row + tile.rows - g.ph, g.H)
     at = ((first + g.ph - tile.first_row) * g.OW + g.pw) * g.inner
     to = ((tile.plane * g.D + tile.d) * g.H + first) * g.W * g.inner
-    narrow_row(dx, to, limit, tail_view(sums, at), (end - first) * g.W * g.inner, half_format)
+    write_sums(dx, to, limit, tail_view(sums, at), (end - first) * g.W * g.inner, half_format)
 
 
 @inlined
-def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
+def write_rows(dx, sums, row_windows, tile, limit, g, t, half_format):
     """Write the sums of a tile, row by row. A row of stride blocks has `sh` rows of cells."""
     w0 = max(tile.first_column * g.sw - g.pw, 0)
     w1 = min((tile.first_column + tile.columns) * g.sw - g.pw, g.W)
@@ -269,7 +270,7 @@ def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
             if 0 <= h < g.H:
                 to = (((tile.plane * g.D + tile.d) * g.H + h) * g.W + w0) * g.inner
                 row_limit = limit if t.column_tiles == 1 else to + (w1 - w0) * g.inner
-                row_sums = tail_view(sums, row_phase * g.sw * t.phase_step + (row * pitch + first) * g.inner)
+                row_sums = tail_view(sums, row_phase * g.sw * t.phase_step + (row * row_windows + first) * g.inner)
                 write_row(dx, to, row_limit, row_sums, first_phase, w1 - w0, g, t, half_format)
 
 
@@ -277,26 +278,26 @@ def write_rows(dx, sums, pitch, tile, limit, g, t, half_format):
 def write_row(dx, to, limit, sums, first_phase, count, g, t, half_format):
     """Write `count` cells of a row. The first is of `first_phase`."""
     if g.sw == 1:
-        narrow_row(dx, to, limit, sums, count * g.inner, half_format)
+        write_sums(dx, to, limit, sums, count * g.inner, half_format)
     elif g.sw == 2 and g.inner == 1:
         even, odd = tail_view(sums, 0), tail_view(sums, t.phase_step)
         if first_phase == 1:
             even, odd = odd, tail_view(even, 1)
-        narrow_interleaved(dx, to, limit, even, odd, count, half_format)
+        write_interleaved_sums(dx, to, limit, even, odd, count, half_format)
     elif g.inner == 1:
         for w in range(min(g.sw, count)):
             column, phase = divmod(first_phase + w, g.sw)
             sums_of_phase = tail_view(sums, phase * t.phase_step + column)
-            narrow_every(tail_view(dx, to + w), sums_of_phase, g.sw, count - w, half_format)
+            write_every(tail_view(dx, to + w), sums_of_phase, g.sw, count - w, half_format)
     else:
         for w in range(count):
             column, phase = divmod(w + first_phase, g.sw)
             cell = tail_view(sums, phase * t.phase_step + column * g.inner)
-            narrow_row(dx, to + w * g.inner, limit, cell, g.inner, half_format)
+            write_sums(dx, to + w * g.inner, limit, cell, g.inner, half_format)
 
 
 @inlined
-def narrow_every(dx, sums, step, count, half_format):
+def write_every(dx, sums, step, count, half_format):
     """Write sums to every step-th of `count` elements of dx."""
     for i in range((count - 1) // step + 1):
         dx[np.uint64(i * step)] = narrow(sums[np.uint64(i)], half_format)

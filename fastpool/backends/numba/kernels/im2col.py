@@ -2,7 +2,8 @@
 
 Under a tile of windows, cells are packed with their padding, and from these the cells of each tap along a row: one of
 every window. The columns of the taps below are then found in the same packed cells, some rows further. Each cell is
-read from x once for every tile, and each column is written once, in whole cache lines.
+read from x once for every tile; or for every row of taps, or every tap, where the cells under all taps are too many.
+Each column is written once, in whole cache lines.
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +19,12 @@ from fastpool.backends.numba.simd.vectors import (
     fence,
     load,
     mask_first,
-    splat,
     store,
     store_nontemporal,
+    vector_like,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -46,7 +47,7 @@ class Tile(NamedTuple):
 class Tap(NamedTuple):
     """The first of the taps that are packed together."""
 
-    index: int
+    offset: int
     kd: int
     kh: int
     kw: int
@@ -69,10 +70,10 @@ def im2col(x, cols, fill_value, g, t, scratch, start, stop):
     window that are a multiple of the stride apart.
     """
     values = scratch_view(scratch, 0, t.elements, x)
-    padding = splat(load(values, 0), fill_value)
+    padding = vector_like(values, fill_value)
     for item in range(start, stop):
         tile = tile_at(item, g, t)
-        for tap in range(0, g.KD * g.KH * g.KW, positive(t.taps_down * t.taps_along)):
+        for tap in range(0, g.KD * g.KH * g.KW, assume_positive(t.taps_down * t.taps_along)):
             first_tap = Tap(tap, tap // (g.KH * g.KW), tap // g.KW % g.KH, tap % g.KW)
             for phase in range(min(g.sh, (t.taps_down - 1) * g.dh + 1)):
                 cells, pitch = rows_under(x, values, tile, first_tap, phase, padding, g, t)
@@ -106,18 +107,18 @@ def rows_under(x, packed, tile, tap, phase, padding, g, t):
     left, columns = tile.ow * g.sw - g.pw + tap.kw * g.dw, (tile.columns - 1) * g.sw + t.reach + 1
     d, h = tile.od * g.sd - g.pd + tap.kd * g.dd, tile.oh * g.sh - g.ph + tap.kh * g.dh + phase
     rows, (begin, end) = tile.rows + t.rows_below, inside_input(left, columns, g.W)
-    first, last = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
+    first_row, end_row = windows_at_edges(h, rows, 1, g.sh, 1, g.H)  # a row of cells is a window of one tap
     if not 0 <= d < g.D:
-        first, last = 0, 0
+        first_row, end_row = 0, 0
     source, next_row = tile.source + ((d * g.H + h) * g.W + left) * t.x_cell, g.sh * g.W * t.x_cell
     read_end = source + (rows - 1) * next_row + columns + 2 * width_of(x)
-    unpadded = begin + first == 0 and end == columns and last == rows
+    unpadded = begin + first_row == 0 and end == columns and end_row == rows
     if unpadded and t.x_cell * g.inner == 1 and read_end <= len(x):
         return tail_view(x, source), next_row
     pitch = columns * tile.images
     fill_vectors(packed, 0, rows * pitch, padding)
     last_mask = mask_first(padding, (end - begin) % width_of(x))
-    for row in range(first, last):
+    for row in range(first_row, end_row):
         cells, x_row = tail_view(packed, row * pitch), tail_view(x, source + row * next_row)
         if t.x_cell == 1 and tile.images == 1:
             pack_row(cells, x_row, begin, end, last_mask, padding, None, 0)
@@ -153,17 +154,17 @@ def pack_tap(to, cells, tile, g):
     """Pack the cells of one tap in a row of windows. Vectors may spill past the row."""
     width, images = width_of(to), tile.images
     if g.sw == 1:
-        for i in range(0, tile.columns * images, positive(width)):
+        for i in range(0, tile.columns * images, assume_positive(width)):
             store(to, i, load(cells, i))
     elif g.sw == 2 and images == 1:
-        for i in range(0, tile.columns, positive(width)):
+        for i in range(0, tile.columns, assume_positive(width)):
             store(to, i, deinterleave_even(load(cells, 2 * i), load(cells, 2 * i + width)))
     elif images == 1:
         for i in range(tile.columns):
             to[i] = cells[np.uint64(i * g.sw)]
     else:
         for window in range(tile.columns):
-            for i in range(0, images, positive(width)):
+            for i in range(0, images, assume_positive(width)):
                 store(to, window * images + i, load(cells, window * g.sw * images + i))
 
 
@@ -176,9 +177,9 @@ def copy_taps(cols, taps, tile, first_tap, phase, g, t):
     for down in range(t.taps_down):
         above, tap_phase = (down * g.dh, 0) if g.sh == 1 else divmod(down * g.dh, g.sh)
         for along in range(t.taps_along if tap_phase == phase else 0):
-            to = tile.to + (first_tap.index + down * g.KW + along) * t.cols_tap
+            to = tile.to + (first_tap.offset + down * g.KW + along) * t.cols_tap
             source = along * taps.tap_step + above * taps.row_pitch
-            for _ in range(0, tile.rows * taps.row, positive(count)):
+            for _ in range(0, tile.rows * taps.row, assume_positive(count)):
                 copy_column(tail_view(cols, to), tail_view(taps.values, source), count, t.nontemporal)
                 to, source = to + g.OW * g.inner, source + taps.row_pitch
 

@@ -1,7 +1,7 @@
 """The gradient of a max pool of nonoverlapping windows: each winner has the gradient of its window, all other cells 0.
 
 The plan chooses this kernel where windows neither overlap nor leave cells between them nor leave the input, and where
-channels come last or KW is one of `INTERLEAVED_KW`. dy and the argmax are read in vectors, once for each row of cells
+channels come last or KW is one of `VECTOR_STORE_KW`. dy and the argmax are read in vectors, once for each row of cells
 under a row of windows; each element of dx is written once.
 """
 
@@ -41,15 +41,15 @@ def max_pool_backward_nonoverlapping(dy, argmax, dx, g, t, scratch, start, stop)
     if g.KW == 1 or g.inner > 1:
         write_rows(write_taps, dy, argmax, dx, g, t, start, stop)
     elif g.KW == 2:
-        write_rows(interleave_2, dy, argmax, dx, g, t, start, stop)
+        write_rows(write_2_taps, dy, argmax, dx, g, t, start, stop)
     elif g.KW == 3:
-        write_rows(interleave_3, dy, argmax, dx, g, t, start, stop)
+        write_rows(write_3_taps, dy, argmax, dx, g, t, start, stop)
     elif g.KW == 4:
-        write_rows(interleave_4, dy, argmax, dx, g, t, start, stop)
+        write_rows(write_4_taps, dy, argmax, dx, g, t, start, stop)
     elif g.KW == 5:
-        write_rows(interleave_5, dy, argmax, dx, g, t, start, stop)
+        write_rows(write_5_taps, dy, argmax, dx, g, t, start, stop)
     elif g.KW == 8:
-        write_rows(interleave_8, dy, argmax, dx, g, t, start, stop)
+        write_rows(write_8_taps, dy, argmax, dx, g, t, start, stop)
 
 
 @inlined
@@ -62,7 +62,7 @@ def write_rows(write_row, dy, argmax, dx, g, t, start, stop):
         rows = min(stop - item, g.OH - oh)
         for kd in range(g.KD):
             slice_begin = (plane * g.D + od * g.KD + kd) * g.H * row_size
-            # A part of several slices has cells between its slices that another call writes.
+            # Work items in several slices, but not all of each: between them are cells that another call writes.
             limit = end if g.KD == 1 or rows == g.OH else slice_begin + (oh + rows) * g.KH * row_size
             to, source = slice_begin + oh * g.KH * row_size, item * g.OW * g.inner
             for _ in range(rows):
@@ -116,7 +116,7 @@ def write_elements(dx, dy, argmax, row, g):
 
 @inlined
 def write_tap(dx, dy, argmax, source, tap, count, last):
-    """Write `count` gradients of the windows from `source` on where `tap` is the winner, else 0."""
+    """For `count` elements of windows from `source` on, write the gradient where `tap` is the winner, else 0."""
     i, width = 0, width_of(dy)
     while i < count:
         i = min(i, last)
@@ -126,38 +126,22 @@ def write_tap(dx, dy, argmax, source, tap, count, last):
         i += width
 
 
-@inlined
-def interleave_2(dx, dy, argmax, row, g, t):
-    interleave_row(scatter_to_2, dx, dy, argmax, row, 2, t)
+def _row_writer(scatter_to_taps, taps):
+    """Make a function that writes each gradient of a row to one of `taps` neighbouring cells, and 0 to the others."""
+
+    @inlined
+    def write_row(dx, dy, argmax, row, g, t):
+        to = tail_view(dx, row.to)
+        i, width, first_tap = 0, width_of(dy), argmax.dtype.type(row.tap)
+        while i < t.run:
+            i = min(i, row.last)
+            grads = load(dy, row.source + i)
+            scatter_to_taps(to, i * taps, grads, load_like(grads, argmax, row.source + i), first_tap)
+            i += width
+
+    return write_row
 
 
-@inlined
-def interleave_3(dx, dy, argmax, row, g, t):
-    interleave_row(scatter_to_3, dx, dy, argmax, row, 3, t)
-
-
-@inlined
-def interleave_4(dx, dy, argmax, row, g, t):
-    interleave_row(scatter_to_4, dx, dy, argmax, row, 4, t)
-
-
-@inlined
-def interleave_5(dx, dy, argmax, row, g, t):
-    interleave_row(scatter_to_5, dx, dy, argmax, row, 5, t)
-
-
-@inlined
-def interleave_8(dx, dy, argmax, row, g, t):
-    interleave_row(scatter_to_8, dx, dy, argmax, row, 8, t)
-
-
-@inlined
-def interleave_row(scatter_to_taps, dx, dy, argmax, row, taps, t):
-    """Write each gradient to one of `taps` neighbouring cells, and 0 to the others."""
-    dx = tail_view(dx, row.to)
-    i, width, first_tap = 0, width_of(dy), argmax.dtype.type(row.tap)
-    while i < t.run:
-        i = min(i, row.last)
-        grads = load(dy, row.source + i)
-        scatter_to_taps(dx, i * taps, grads, load_like(grads, argmax, row.source + i), first_tap)
-        i += width
+write_2_taps, write_3_taps, write_4_taps, write_5_taps, write_8_taps = map(
+    _row_writer, (scatter_to_2, scatter_to_3, scatter_to_4, scatter_to_5, scatter_to_8), (2, 3, 4, 5, 8)
+)

@@ -1,4 +1,4 @@
-"""Taps in the padding: a mask without them, and offsets that name one.
+"""A mask of the real taps along a row, and correction of argmax offsets that would name padding.
 
 Padding is compared as the lowest value of the dtype, so that it wins a tie with real cells of this value if it comes
 first.
@@ -15,7 +15,7 @@ from fastpool.backends.numba.kernels.windows import (
     leaves_input,
     real_taps,
 )
-from fastpool.backends.numba.simd.vectors import load, splat, width_of
+from fastpool.backends.numba.simd.vectors import vector_like, width_of
 
 
 @inlined
@@ -25,7 +25,7 @@ def mark_real_taps(tap_bits, g):
         w = ow * g.sw - g.pw
         first = first_tap(w, g.dw)
         end = max(after_last_tap(w, g.KW, g.dw, g.W), first)
-        bits = splat(load(tap_bits, 0), np.uint8((1 << end) - (1 << first)))
+        bits = vector_like(tap_bits, np.uint8((1 << end) - (1 << first)))
         fill_vectors(tap_bits, ow * g.inner, (ow + 1) * g.inner, bits)
     repeat(tap_bits, g.OW * g.inner, len(tap_bits) - width_of(tap_bits))
 

@@ -104,7 +104,7 @@ def double_windows(maxima, source, count, taps):
     """Maxima over windows of 2, 4, 8 ... taps, until two such windows cover one of `taps.count`; return how many taps
     they have.
 
-    The values `source` are reduced to `maxima`, whose offsets are zero, and these in place.
+    The values `source`, whose offsets `maxima.argmax` holds, are reduced to `maxima`, and these in place.
     """
     doubled = 1
     while 2 * doubled < taps.count:

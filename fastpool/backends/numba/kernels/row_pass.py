@@ -35,19 +35,19 @@ from fastpool.backends.numba.simd.vectors import (
     store,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, slice_view, tail_view, unliteral
+from fastpool.backends.numba.simd.views import assume_positive, slice_view, tail_view, unliteral
 from fastpool.backends.numba.tiling.forward import (
     BY_CHANNELS,
     BY_DOUBLING,
-    BY_GATHERING,
     BY_HALVING,
     BY_STRIDE,
+    BY_STRIDED_COPY,
     BY_TAPS,
 )
 
 
 @inlined
-def pool_along_rows(out, count, cells, scratch, method, g):
+def pool_along_rows(out, count, cells, copies, method, g):
     """Write the maxima of `count` windows, over the taps of one row, to `out`. `tiling.forward` chooses the method.
 
     The cells may be packed in `out` itself, one vector after its start: each is read before it is overwritten.
@@ -63,8 +63,8 @@ def pool_along_rows(out, count, cells, scratch, method, g):
         pool_channels_along_rows(out, count, Maxima(cells, tail_view(out.argmax, width)), g)
     elif method == BY_HALVING:
         pool_by_halving(out, count, cells, g)
-    elif method == BY_GATHERING:
-        pool_gathered(out, count, cells, scratch, g)
+    elif method == BY_STRIDED_COPY:
+        pool_by_strided_copy(out, count, cells, copies, g)
     elif method == BY_STRIDE:
         pool_by_stride(out, count, cells, g)
 
@@ -76,7 +76,7 @@ def pool_by_doubling(out, count, cells, g):
     taps = two_overlapping(double_windows(out, cells, every_cell, taps), taps)
     reduce_row(out, every_cell, every_cell, tail_of(out, 0), one_slice(), taps, unliteral(0))
     if g.sw > 1:
-        gather_cells(out.values, out.values, count, g.sw)
+        copy_strided(out.values, out.values, count, g.sw)
         copy_offsets(out.argmax, 0, out.argmax, g.sw, count)
 
 
@@ -102,7 +102,7 @@ def pool_by_stride(out, count, cells, g):
 
 @inlined
 def pool_strided(load_strided, out, count, cells, stride, g):
-    for i in range(0, count, positive(width_of(out.values))):
+    for i in range(0, count, assume_positive(width_of(out.values))):
         best = load_strided(cells, i * stride)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
         next_tap = splat_offset(best, out.argmax, 1)
@@ -127,7 +127,7 @@ def pool_by_halving(out, count, cells, g):
 def halve(out, source, count, offset_step):
     """Write the larger of each two neighbours: `count` elements. The second's offset is larger by `offset_step`."""
     width = width_of(out.values)
-    for i in range(0, count, positive(width)):
+    for i in range(0, count, assume_positive(width)):
         low, high = load(source.values, 2 * i), load(source.values, 2 * i + width)
         low_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i)
         high_offsets = load_offsets(low, out.argmax, source.argmax, 2 * i + width)
@@ -140,17 +140,17 @@ def halve(out, source, count, offset_step):
 
 
 @inlined
-def pool_gathered(out, count, cells, scratch, g):
-    """For other strides: the cells of each tap are gathered in scratch, then compared in vectors; piece by piece."""
-    most, width = len(scratch) // 2, width_of(scratch)
-    best, values = slice_view(scratch, 0, most), slice_view(scratch, most, most)
-    for begin in range(0, count, positive(most)):
+def pool_by_strided_copy(out, count, cells, copies, g):
+    """For other strides: the cells of each tap are copied one by one, then compared in vectors; piece by piece."""
+    most, width = len(copies) // 2, width_of(copies)
+    best, values = slice_view(copies, 0, most), slice_view(copies, most, most)
+    for begin in range(0, count, assume_positive(most)):
         piece, argmax = min(most, count - begin), tail_view(out.argmax, begin)
-        gather_cells(best, tail_view(cells, begin * g.sw), piece, g.sw)
+        copy_strided(best, tail_view(cells, begin * g.sw), piece, g.sw)
         fill_offsets(slice_view(argmax, 0, piece), 0)
         for tap in range(1, g.KW):
-            gather_cells(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
-            for i in range(0, piece, positive(width)):
+            copy_strided(values, tail_view(cells, begin * g.sw + tap * g.dw), piece, g.sw)
+            for i in range(0, piece, assume_positive(width)):
                 earlier = load(best, i)
                 earlier_offset, offset = load_offsets(earlier, argmax, argmax, i), splat_offset(earlier, argmax, tap)
                 largest, winner = larger(earlier, earlier_offset, load(values, i), offset)
@@ -161,6 +161,7 @@ def pool_gathered(out, count, cells, scratch, g):
 
 
 @inlined
-def gather_cells(to, cells, count, stride):
+def copy_strided(to, cells, count, stride):
+    """to[:count] = cells[: count * stride : stride]."""
     for i in range(count):
         to[i] = cells[np.uint64(i * stride)]

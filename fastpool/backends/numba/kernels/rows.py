@@ -21,7 +21,7 @@ from fastpool.backends.numba.simd.vectors import (
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive
+from fastpool.backends.numba.simd.views import assume_positive
 
 
 @inlined
@@ -45,7 +45,7 @@ def fill_vectors(array, begin, end, vector):
 def repeat(array, period, count):
     """Repeat the first `period` elements of an array until it has `count` of them. Vectors may spill."""
     width = width_of(array)
-    for i in range(period, count, positive(min(period, width))):
+    for i in range(period, count, assume_positive(min(period, width))):
         store(array, i, load(array, i - period))
 
 
@@ -88,36 +88,36 @@ def pack_row(packed, x, begin, end, last_mask, padding, keys, prefetch_distance)
     return i
 
 
-def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+def read_grads(grads, dy, begin, end, last_mask, zeros, half_format):
     """Copy dy[begin:end] to grads[begin:end], two-byte floats as float32, and return where what is written ends."""
 
 
-@overload(widen_row, jit_options=INLINED)
-def _widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+@overload(read_grads, jit_options=INLINED)
+def _read_grads(grads, dy, begin, end, last_mask, zeros, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+        def read_grads(grads, dy, begin, end, last_mask, zeros, half_format):
             return pack_row(grads, dy, begin, end, last_mask, zeros, None, 0)
 
-        return widen_row
+        return read_grads
 
-    def widen_row(grads, dy, begin, end, last_mask, zeros, half_format):
+    def read_grads(grads, dy, begin, end, last_mask, zeros, half_format):
         for i in range(begin, end):
             grads[i] = widen(dy[i], half_format)
         return end
 
-    return widen_row
+    return read_grads
 
 
-def narrow_row(dx, to, limit, sums, count, half_format):
+def write_sums(dx, to, limit, sums, count, half_format):
     """Write `count` sums to dx[to : to + count], in the dtype of dx. Vectors may spill past the row, up to `limit`."""
 
 
-@overload(narrow_row, jit_options=INLINED)
-def _narrow_row(dx, to, limit, sums, count, half_format):
+@overload(write_sums, jit_options=INLINED)
+def _write_sums(dx, to, limit, sums, count, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def narrow_row(dx, to, limit, sums, count, half_format):
+        def write_sums(dx, to, limit, sums, count, half_format):
             i, width = 0, width_of(dx)
             last = last_vector(count, width, to + count + width, limit)
             while i < count and i <= last:
@@ -127,24 +127,24 @@ def _narrow_row(dx, to, limit, sums, count, half_format):
                 dx[np.uint64(to + i)] = sums[np.uint64(i)]
                 i += 1
 
-        return narrow_row
+        return write_sums
 
-    def narrow_row(dx, to, limit, sums, count, half_format):
+    def write_sums(dx, to, limit, sums, count, half_format):
         for i in range(count):
             dx[np.uint64(to + i)] = narrow(sums[i], half_format)
 
-    return narrow_row
+    return write_sums
 
 
-def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
-    """As `narrow_row`, where the sums of even elements are in `even` and those of odd elements in `odd`."""
+def write_interleaved_sums(dx, to, limit, even, odd, count, half_format):
+    """As `write_sums`, where the sums of even elements are in `even` and those of odd elements in `odd`."""
 
 
-@overload(narrow_interleaved, jit_options=INLINED)
-def _narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+@overload(write_interleaved_sums, jit_options=INLINED)
+def _write_interleaved_sums(dx, to, limit, even, odd, count, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+        def write_interleaved_sums(dx, to, limit, even, odd, count, half_format):
             i, width = 0, width_of(dx)
             last = last_vector(count, 2 * width, to + count + 2 * width, limit)
             while i < count and i <= last:
@@ -157,11 +157,11 @@ def _narrow_interleaved(dx, to, limit, even, odd, count, half_format):
                 dx[np.uint64(to + i)] = even[half] if i % 2 == 0 else odd[half]
                 i += 1
 
-        return narrow_interleaved
+        return write_interleaved_sums
 
-    def narrow_interleaved(dx, to, limit, even, odd, count, half_format):
+    def write_interleaved_sums(dx, to, limit, even, odd, count, half_format):
         for i in range(count):
             half = np.uint64(i) // np.uint64(2)
             dx[np.uint64(to + i)] = narrow(even[half] if i % 2 == 0 else odd[half], half_format)
 
-    return narrow_interleaved
+    return write_interleaved_sums

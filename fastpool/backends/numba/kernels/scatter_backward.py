@@ -24,9 +24,9 @@ class Tile(NamedTuple):
 
     plane: int
     planes: int
-    first: int  # rows from the first up to the end, counted through all slices of a plane
+    first: int  # rows from `first` up to `end`, counted through all slices of a plane
     end: int
-    left: int  # columns from the left up to the right
+    left: int  # columns from `left` up to `right`
     right: int
     channel: int
     channels: int
@@ -44,8 +44,8 @@ class Windows(NamedTuple):
 class Row(NamedTuple):
     """A row of windows."""
 
-    first_ow: int  # those that can reach the tile: from the first
-    end_ow: int  # up to the end
+    first_ow: int  # windows from this one on can reach the tile
+    end_ow: int  # up to this one
     source: int  # the element of dy, and of the argmax, at the window ow = 0
     start: int  # the sum of the tile at which that window begins
 
@@ -56,7 +56,7 @@ def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start,
 
     Up to `PLANES` whole planes of one channel that follow each other are taken together: see `add_row`.
     """
-    lookup = scratch_view(scratch, 0, t.lookup, np.int64)
+    lookup = scratch_view(scratch, 0, t.table_size, np.int64)
     list_distances(lookup, g, t)
     windows, item = Windows(dy, argmax, lookup), start
     while item < stop:
@@ -66,14 +66,14 @@ def max_pool_backward_scatter(dy, argmax, dx, half_format, g, t, scratch, start,
         sums = sums_of(target, scratch, half_format, t)
         set_to_zero(sums, tile, t)
         add_windows(sums, windows, tile, g, t, half_format)
-        write_sums(target, sums, tile, half_format, g, t)
+        write_tile(target, sums, tile, half_format, g, t)
 
 
 @inlined
 def list_distances(lookup, g, t):
     """Fill the table. An offset that names no tap is far outside every tile, so that its gradient is dropped."""
     fill(lookup, -(1 << 62))
-    if t.lookup > 0:
+    if t.table_size > 0:
         for offset in range(g.KD * g.KH * g.KW):
             lookup[offset] = sums_between(offset, offset // g.KW, offset // (g.KH * g.KW), t)
 
@@ -115,7 +115,8 @@ def set_to_zero(sums, tile, t):
 
 
 @inlined
-def write_sums(target, sums, tile, half_format, g, t):
+def write_tile(target, sums, tile, half_format, g, t):
+    """Write the sums of a tile to dx, if they are in scratch."""
     if half_format is not None:
         runs, count = contiguous_runs(tile, g.inner)
         for run in range(runs):

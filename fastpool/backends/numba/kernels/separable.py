@@ -49,10 +49,11 @@ from fastpool.backends.numba.simd.vectors import (
     prefetch,
     splat,
     store,
+    vector_like,
     where,
     width_of,
 )
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 class Tile(NamedTuple):
@@ -99,8 +100,8 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     rows: Any  # maxima along rows, and before that the packed cells
-    gathered: Any  # two pieces of a row: see `pool_gathered`
-    tail: Any  # a row of output that is shorter than a vector
+    copies: Any  # the two pieces of a row of `pool_by_strided_copy`
+    short_row: Any  # a row of output that is shorter than a vector
     tap_bits: Any  # for each window of a tile, a bit for each tap along its row that is real
 
 
@@ -125,7 +126,7 @@ def max_pool_separable(x, y, argmax, half_format, flip, lowest, g, t, scratch, s
         elif not source.vertical:
             pool_rows(buffers, x, tile, source, g, t, keys)
         if source.vertical:
-            pool_down_input(out, buffers.tail, x, tile, source, g, t, limit)
+            pool_down_input(out, buffers.short_row, x, tile, source, g, t, limit)
         else:
             pool_down_rows(out, buffers, tile, source, g, t, limit)
         if tile.slices == 0:
@@ -141,8 +142,8 @@ def divide_scratch(scratch, x, argmax, t):
     all_of_it = Maxima(values, offsets)
     return Buffers(
         slice_of(all_of_it, 0, t.maxima),
-        slice_view(values, t.maxima, t.gathered),
-        tail_of(all_of_it, t.maxima + t.gathered),
+        slice_view(values, t.maxima, t.copies),
+        tail_of(all_of_it, t.maxima + t.copies),
         scratch_view(scratch, t.tap_bits_begin, t.tap_bits, np.uint8),
     )
 
@@ -179,7 +180,7 @@ def source_of(x, tile, g, t, keys):
     vertical = readable and unpadded and are_elements(keys) and g.KW == 1 and g.sw == 1
     contiguous = readable and unpadded and (rows == 1 or (t.whole_rows and tile.w == 0 and g.W % g.sw == 0))
     in_place = contiguous and are_elements(keys)
-    masked = t.same_pitch and readable and not in_place
+    masked = t.may_mask and readable and not in_place
     pitch = (g.W // g.sw if masked or (contiguous and rows > 1) else ceil_div(columns, g.sw)) * g.inner
     slice_step = rows * pitch * g.sw + width
     return Source(origin, rows, columns, first_row, end_row, pitch, slice_step, in_place, contiguous, vertical, masked)
@@ -200,7 +201,7 @@ def pool_rows(buffers, x, tile, source, g, t, keys):
             pack_contiguous(row_cells, x_slice, contiguous, keys, t.prefetch_distance)
         else:
             pack_cells(row_cells, x_slice, cells, g, keys, t.prefetch_distance)
-        pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.gathered, t.row_method, g)
+        pool_along_rows(out, source.rows * source.pitch, row_cells, buffers.copies, t.row_method, g)
 
 
 @inlined
@@ -209,7 +210,7 @@ def pool_masked_rows(buffers, x, tile, source, g, t, keys):
 
     A window has a bit for each tap along its row that is real. The other taps are compared as padding.
     """
-    padding = splat(load(buffers.rows.values, 0), keys.lowest)
+    padding = vector_like(buffers.rows.values, keys.lowest)
     above = source.first_row * source.pitch
     below, end = source.end_row * source.pitch, source.rows * source.pitch
     first_row = source.origin + source.first_row * g.W * g.inner
@@ -239,16 +240,16 @@ def pool_masked_slice(out, count, cells, tap_bits, padding, g, t, keys):
 def pool_masked(load_at, out, count, cells, tap_bits, padding, stride, g, t, keys):
     """The maxima of `count` windows over the real taps along their rows."""
     width, step, none = width_of(out.values), g.dw * g.inner, splat(padding, np.uint8(0))
-    for i in range(0, count, positive(width)):
-        source, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
-        best = where((bits & bit) != none, to_keys(load_at(cells, source), keys), padding)
+    for i in range(0, count, assume_positive(width)):
+        at, bit, bits = i * stride, splat(padding, np.uint8(1)), load_like(padding, tap_bits, i)
+        best = where((bits & bit) != none, to_keys(load_at(cells, at), keys), padding)
         winner, offset = splat_offset(best, out.argmax, 0), splat_offset(best, out.argmax, 0)
         next_tap = splat_offset(best, out.argmax, 1)
         for vector in range(stride):
-            prefetch(cells, source + vector * width + t.prefetch_distance)
+            prefetch(cells, at + vector * width + t.prefetch_distance)
         for tap in range(1, g.KW):
             bit, offset = bit + bit, add_offsets(offset, next_tap)
-            value = to_keys(load_at(cells, source + tap * step), keys)
+            value = to_keys(load_at(cells, at + tap * step), keys)
             best, winner = larger(best, winner, where((bits & bit) != none, value, padding), offset)
         store_offsets(out.argmax, i, winner)
         store(out.values, i, best)
@@ -266,28 +267,28 @@ def pool_down_rows(out, buffers, tile, source, g, t, limit):
         rows, count = 1, tile.rows * count
     for row in range(rows if tile.slices > 0 else 0):
         to = output_origin(tile, row, g)
-        target, last = output_row(out, buffers.tail, to, count, limit, t)
+        target, last = output_row(out, buffers.short_row, to, count, limit, t)
         cells = tail_of(buffers.rows, row * g.sh * source.pitch)
         reduce_row(target, count, max(last, 0), cells, slices, taps, tile.first_kd * g.KH * g.KW)
         if last < 0:
-            copy_row(out, to, buffers.tail, count)
+            copy_row(out, to, buffers.short_row, count)
 
 
 @inlined
-def pool_down_input(out, tail, x, tile, source, g, t, limit):
+def pool_down_input(out, short_row, x, tile, source, g, t, limit):
     """The only pass of windows that are one column wide: down x itself."""
     width, row_step, count = width_of(x), g.W * g.inner, tile.columns * g.inner
     slices, taps = Taps(tile.slices, g.dd * g.H * row_step, g.KH * g.KW), Taps(g.KH, g.dh * row_step, g.KW)
     for row in range(tile.rows if tile.slices > 0 else 0):
         to = output_origin(tile, row, g)
-        target, last = output_row(out, tail, to, count, limit, t)
+        target, last = output_row(out, short_row, to, count, limit, t)
         cells = tail_view(x, source.origin + row * g.sh * row_step)
         for tap in range(g.KH):
-            for i in range(0, count, positive(width)):
+            for i in range(0, count, assume_positive(width)):
                 prefetch(cells, tap * g.dh * row_step + i + t.prefetch_distance)
         reduce_row(target, count, max(last, 0), Maxima(cells, None), slices, taps, tile.first_kd * g.KH * g.KW)
         if last < 0:
-            copy_row(out, to, tail, count)
+            copy_row(out, to, short_row, count)
 
 
 @inlined
@@ -296,22 +297,22 @@ def output_origin(tile, row, g):
 
 
 @inlined
-def output_row(out, tail, to, count, limit, t):
+def output_row(out, short_row, to, count, limit, t):
     """Where a row of `count` maxima is stored, and where its last vector may begin: see `last_vector`.
 
-    A row that is too short for a vector is stored to `tail`, then copied. Only whole rows may spill: the row after them
-    belongs to the same tile or to the next.
+    A row that is too short for a vector is stored to `short_row`, then copied. Only whole rows may spill: the row after
+    them belongs to the same tile or to the next.
     """
     width, row_limit = width_of(out.values), limit if t.whole_rows else to + count
     last = last_vector(count, width, to + count + width, row_limit)
-    return (tail_of(tail, 0) if last < 0 else tail_of(out, to)), last
+    return (tail_of(short_row, 0) if last < 0 else tail_of(out, to)), last
 
 
 @inlined
-def copy_row(out, to, tail, count):
+def copy_row(out, to, short_row, count):
     for i in range(count):
-        out.values[to + i] = tail.values[i]
-    copy_offsets(out.argmax, to, tail.argmax, 1, count)
+        out.values[to + i] = short_row.values[i]
+    copy_offsets(out.argmax, to, short_row.argmax, 1, count)
 
 
 @inlined

@@ -1,6 +1,7 @@
 """Sums of rows, and of the elements of a row: what average pooling and its gradient have in common.
 
-The order in which elements are added up depends on the window alone, not on where its cells are in memory.
+The order in which elements are added up depends on the geometry of the call, `inner` included; not on threads or
+addresses.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,15 @@ from fastpool.backends.numba.decorators import INLINED, inlined
 from fastpool.backends.numba.kernels.rows import fill_vectors
 from fastpool.backends.numba.kernels.windows import counted_cells, last_vector
 from fastpool.backends.numba.simd.half import narrow, widen
-from fastpool.backends.numba.simd.vectors import load, mask_first, splat, store, sum_elements, where, width_of
+from fastpool.backends.numba.simd.vectors import (
+    load,
+    mask_first,
+    store,
+    sum_elements,
+    vector_like,
+    where,
+    width_of,
+)
 from fastpool.backends.numba.simd.views import tail_view, unliteral
 
 
@@ -131,7 +140,7 @@ def sum_elementwise(out, count, source, at, slices, rows, half_format):
 def sum_run(source, begin, count, rest):
     """The sum of `count` neighbouring elements. Those of a vector that would end past `source` are copied to `rest`."""
     width = width_of(source)
-    zeros = splat(load(rest, 0), source.dtype.type(0))
+    zeros = vector_like(rest, source.dtype.type(0))
     total, i = zeros, 0
     while i + width <= count:
         total = total + load(source, begin + i)
@@ -148,7 +157,7 @@ def sum_run(source, begin, count, rest):
 
 
 @inlined
-def count_over(d, h, g, counted):
+def count_rows(d, h, g, counted):
     """How many rows of cells count in the windows that begin at the coordinates (d, h)."""
     if counted.override > 0:
         return 1
@@ -158,47 +167,47 @@ def count_over(d, h, g, counted):
 
 @inlined
 def list_counts(counts, first, windows, pitch, g, counted):
-    """How many cells along a row count, for each of the windows from `first` on, `pitch` times each."""
+    """For each of `windows` windows from `first` on, how many cells along its row count, repeated `pitch` times."""
     for ow in range(windows):
         count = counted.override
         if count == 0:
             count = counted_cells((first + ow) * g.sw - g.pw, g.KW, counted.begin_w, counted.end_w)
-        fill_vectors(counts, ow * pitch, (ow + 1) * pitch, splat(load(counts, 0), counts.dtype.type(count)))
+        fill_vectors(counts, ow * pitch, (ow + 1) * pitch, vector_like(counts, counts.dtype.type(count)))
 
 
-def divide_row(y, to, limit, totals, counts, rows, count, half_format):
-    """Write `count` sums, divided by `rows` and by the `counts`, to y[to : to + count].
+def divide_row(y, to, limit, totals, counts, counted_rows, count, half_format):
+    """Write `count` sums, divided by `counted_rows` and by the `counts`, to y[to : to + count].
 
     Vectors may spill past the row, up to `limit`.
     """
 
 
 @overload(divide_row, jit_options=INLINED)
-def _divide_row(y, to, limit, totals, counts, rows, count, half_format):
+def _divide_row(y, to, limit, totals, counts, counted_rows, count, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def divide_row(y, to, limit, totals, counts, rows, count, half_format):
-            i, width, factor = 0, width_of(y), splat(load(totals, 0), rows)
+        def divide_row(y, to, limit, totals, counts, counted_rows, count, half_format):
+            i, width, factor = 0, width_of(y), vector_like(totals, counted_rows)
             last = last_vector(count, width, to + count + width, limit)
             while last >= 0 and i < count:
                 i = min(i, last)
                 store(y, to + i, load(totals, i) / (load(counts, i) * factor))
                 i += width
             while i < count:
-                y[to + i] = totals[i] / (counts[i] * rows)
+                y[to + i] = totals[i] / (counts[i] * counted_rows)
                 i += 1
 
         return divide_row
 
-    def divide_row(y, to, limit, totals, counts, rows, count, half_format):
+    def divide_row(y, to, limit, totals, counts, counted_rows, count, half_format):
         result = tail_view(y, to)
         for i in range(count):
-            result[i] = narrow(totals[i] / (counts[i] * rows), half_format)
+            result[i] = narrow(totals[i] / (counts[i] * counted_rows), half_format)
 
     return divide_row
 
 
-def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+def average_rows(y, to, source, at, slices, rows, counts, counted_rows, count, totals, half_format):
     """Write `count` sums as `sum_rows`, divided as `divide_row`, to y[to : to + count], and nothing past that.
 
     The counts are all the same.
@@ -206,13 +215,13 @@ def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals,
 
 
 @overload(average_rows, jit_options=INLINED)
-def _average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+def _average_rows(y, to, source, at, slices, rows, counts, counted_rows, count, totals, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+        def average_rows(y, to, source, at, slices, rows, counts, counted_rows, count, totals, half_format):
             i, width = 0, width_of(y)
             if count >= width:  # the last vector overlaps the one before
-                divisor = load(counts, 0) * splat(load(counts, 0), factor)
+                divisor = load(counts, 0) * vector_like(counts, counted_rows)
                 while i + 2 * width <= count:
                     low, high = sum_two_vectors(source, at + i, slices, rows)
                     store(y, to + i, low / divisor)
@@ -224,28 +233,28 @@ def _average_rows(y, to, source, at, slices, rows, counts, factor, count, totals
                     i += width
             else:
                 sum_elementwise(totals, count, source, at, slices, rows, None)
-                divide_row(y, to, to + count, totals, counts, factor, count, None)
+                divide_row(y, to, to + count, totals, counts, counted_rows, count, None)
 
         return average_rows
 
-    def average_rows(y, to, source, at, slices, rows, counts, factor, count, totals, half_format):
+    def average_rows(y, to, source, at, slices, rows, counts, counted_rows, count, totals, half_format):
         sum_elementwise(totals, count, source, at, slices, rows, half_format)
-        divide_row(y, to, to + count, totals, counts, factor, count, half_format)
+        divide_row(y, to, to + count, totals, counts, counted_rows, count, half_format)
 
     return average_rows
 
 
-def add_divided(sums, dy, at, counts, rows, count, half_format):
-    """Add `count` gradients, from `at` on in `dy`, divided by `rows` and by the `counts`, to `sums`."""
+def add_divided(sums, dy, at, counts, counted_rows, count, half_format):
+    """Add `count` gradients, from `at` on in `dy`, divided by `counted_rows` and by the `counts`, to `sums`."""
 
 
 @overload(add_divided, jit_options=INLINED)
-def _add_divided(sums, dy, at, counts, rows, count, half_format):
+def _add_divided(sums, dy, at, counts, counted_rows, count, half_format):
     if isinstance(half_format, types.NoneType):
 
-        def add_divided(sums, dy, at, counts, rows, count, half_format):
+        def add_divided(sums, dy, at, counts, counted_rows, count, half_format):
             i, width = 0, width_of(sums)
-            factor, zeros = splat(load(sums, 0), rows), splat(load(sums, 0), sums.dtype.type(0))
+            factor, zeros = vector_like(sums, counted_rows), vector_like(sums, sums.dtype.type(0))
             while i + width <= count:
                 store(sums, i, load(sums, i) + load(dy, at + i) / (load(counts, i) * factor))
                 i += width
@@ -254,15 +263,15 @@ def _add_divided(sums, dy, at, counts, rows, count, half_format):
                 store(sums, i, load(sums, i) + where(mask_first(zeros, count - i), divided, zeros))
                 i += width
             while i < count:
-                sums[i] += dy[at + i] / (counts[i] * rows)
+                sums[i] += dy[at + i] / (counts[i] * counted_rows)
                 i += 1
 
         return add_divided
 
-    def add_divided(sums, dy, at, counts, rows, count, half_format):
+    def add_divided(sums, dy, at, counts, counted_rows, count, half_format):
         grads = tail_view(dy, at)
         for i in range(count):
-            sums[i] += widen(grads[i], half_format) / (counts[i] * rows)
+            sums[i] += widen(grads[i], half_format) / (counts[i] * counted_rows)
 
     return add_divided
 
@@ -279,7 +288,7 @@ def _fill_row(dx, to, limit, value, count, half_format):
             i, width = 0, width_of(dx)
             last = last_vector(count, width, to + count + width, limit)
             if last >= 0:
-                vector = splat(load(dx, to), value)
+                vector = vector_like(dx, value)
                 while i < count:
                     i = min(i, last)
                     store(dx, to + i, vector)

@@ -12,7 +12,7 @@ from fastpool.backends.numba.decorators import INLINED, inlined, kernel
 from fastpool.backends.numba.kernels.rows import fill
 from fastpool.backends.numba.kernels.windows import after_last_tap, first_tap
 from fastpool.backends.numba.simd.compare import maximum
-from fastpool.backends.numba.simd.views import positive, scratch_view, slice_view, tail_view
+from fastpool.backends.numba.simd.views import assume_positive, scratch_view, slice_view, tail_view
 
 
 @kernel
@@ -66,7 +66,7 @@ def leaves_one_by_one(offsets, axis, dtype):
         if axis.argmax_step == 1:
             found |= any_outside(tail_view(offsets, position), axis.out, low, width, dtype, axis)
         else:
-            for at in range(position * axis.argmax_step, len(offsets), positive(axis.out * axis.argmax_step)):
+            for at in range(position * axis.argmax_step, len(offsets), assume_positive(axis.out * axis.argmax_step)):
                 found |= any_outside(slice_view(offsets, at, axis.argmax_step), 1, low, width, dtype, axis)
     return found
 
@@ -77,10 +77,10 @@ def leaves_by_pattern(offsets, axis, lows, widths):
     period, found = len(lows), False
     for position in range(axis.out):
         low, width = bounds_at(position, axis, lows.dtype.type)
-        for at in range(position * axis.argmax_step, period, positive(axis.out * axis.argmax_step)):
+        for at in range(position * axis.argmax_step, period, assume_positive(axis.out * axis.argmax_step)):
             fill(slice_view(lows, at, axis.argmax_step), low)
             fill(slice_view(widths, at, axis.argmax_step), width)
-    for at in range(0, len(offsets), positive(period)):
+    for at in range(0, len(offsets), assume_positive(period)):
         found |= any_outside_pattern(slice_view(offsets, at, min(period, len(offsets) - at)), lows, widths, axis)
     return found
 
@@ -117,7 +117,7 @@ def bounds_at(position, axis, dtype):
 def any_outside(offsets, step, low, width, dtype, axis):
     """Whether the tap of any step-th offset is outside of the bounds."""
     outside = False
-    for i in range(0, len(offsets), positive(step)):
+    for i in range(0, len(offsets), assume_positive(step)):
         outside |= dtype(fraction(offsets[np.uint64(i)], axis, dtype) - low) >= width
     return outside
 

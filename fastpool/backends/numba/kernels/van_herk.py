@@ -1,7 +1,8 @@
-"""Max pooling by van Herk (1992) and Gil and Werman (1993): three comparisons an element for windows of any height.
+"""Max pooling by van Herk (1992) and Gil and Werman (1993): its time does not depend on the height of windows.
 
 Rows of cells come in groups as tall as a window. So a window is the end of one group and the beginning of the next: its
-maximum is the larger of theirs. The plan chooses this kernel for tall windows at a stride of one row, in wide rows of
+maximum is the larger of theirs. After the pass along rows, `larger_row` is called four times for a row of cells. The
+plan chooses this kernel for tall windows at a stride of one row, in wide rows of
 2-D arrays. Each row of x under a tile is read once and each row of y written once; the maxima of one group of rows stay
 in the caches.
 """
@@ -36,7 +37,7 @@ class Buffers(NamedTuple):
     """A thread's scratch."""
 
     row: Any  # the maxima along the current row
-    gathered: Any  # two pieces of a row: see `pool_gathered`
+    copies: Any  # the two pieces of a row of `pool_by_strided_copy`
     beginning: Any  # maxima over the rows of the current group so far
     ends: Any  # maxima from each row of a group to the group's end, `kept_pitch` elements apart
 
@@ -65,9 +66,9 @@ def max_pool_van_herk(x, y, argmax, half_format, flip, lowest, g, t, scratch, st
 def divide_scratch(scratch, x, argmax, t):
     values = scratch_view(scratch, 0, t.elements, x)
     all_of_it = Maxima(values, scratch_view(scratch, t.argmax_begin, t.elements, argmax))
-    beginning = tail_of(all_of_it, t.row + t.gathered)
-    gathered = slice_view(values, t.row, t.gathered)
-    return Buffers(slice_of(all_of_it, 0, t.row), gathered, beginning, tail_of(beginning, t.kept_pitch))
+    beginning = tail_of(all_of_it, t.row + t.copies)
+    copies = slice_view(values, t.row, t.copies)
+    return Buffers(slice_of(all_of_it, 0, t.row), copies, beginning, tail_of(beginning, t.kept_pitch))
 
 
 @inlined
@@ -87,7 +88,7 @@ def pool_row(buffers, x, tile, row, g, t, keys):
     source = tail_view(x, ((tile.plane * g.H + h) * g.W + tile.w) * g.inner)
     cells = Rectangle(h, tile.w, 1, columns, columns)
     pack_cells(packed, source, cells, g, keys, t.prefetch_distance)
-    pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.gathered, t.row_method, g)
+    pool_along_rows(buffers.row, ceil_div(columns, g.sw) * g.inner, packed, buffers.copies, t.row_method, g)
 
 
 @inlined

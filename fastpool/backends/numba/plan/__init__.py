@@ -1,4 +1,6 @@
-"""How a call is cut into work items, and what its kernel is given: pure functions of the window, layout and dtypes.
+"""How a call is cut into work items, and what its kernel is given.
+
+The functions are pure: a plan depends on the window, layout, dtypes, batch and threads of a call, and on `tuning.py`.
 
 A module is imported when the first of its names is asked for: half of a process's first call would be spent on named
 tuples that it does not use.
@@ -9,18 +11,16 @@ from typing import Any
 
 from fastpool.threads import importing
 
-MODULES = {
-    "BUILT_DTYPES": "built",
+MODULE_OF = {
     "WARMUP_DTYPES": "built",
-    "WARMUP_INDICES": "built",
-    "KernelCall": "call",
+    "WARMUP_ARGMAX_DTYPES": "built",
     "activation": "elementwise",
     "avg_pool": "average",
     "avg_pool_backward": "average",
     "avg_pool_by_tables": "by_tables",
     "built_calls": "built",
     "col2im": "columns",
-    "depends_on_threads": "forward",
+    "suits_van_herk": "forward",
     "im2col": "columns",
     "locate_by_tables": "by_tables",
     "max_pool": "forward",
@@ -33,8 +33,8 @@ MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with importing:
-        found = globals()[name] = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+        found = globals()[name] = getattr(import_module(f"{__name__}.{MODULE_OF[name]}"), name)
     return found

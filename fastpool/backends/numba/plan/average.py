@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.geometry import LOADED_STRIDES, VECTOR_BYTES, WIDEST_VECTOR, Geometry, ceil_div
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import average as tiling
 from fastpool.backends.numba.tiling.average import (
-    BY_CHANNELS,
     BY_MASK,
     BY_NEIGHBOURS,
     BY_ROWS,
     BY_STRIDED_LOADS,
     BY_WINDOWS,
-    SUMMED_STRIDES,
+    IN_PLACE,
     AverageBackwardTiling,
     AverageTiling,
     Counted,
@@ -27,10 +26,10 @@ from fastpool.window import LARGEST_SIZE, Divisors, Window
 
 def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (x, y)."""
-    seen = seen_by_kernels(dtype)
-    g, counted, planes = geometry(window, divisors, outer, inner)
-    tiles = tiles_of_windows(g, seen.sums.dtype.itemsize, is_half(dtype))
-    constants = seen.half_format, seen.sums, g, tiles, counted
+    half_format, _, _, sums = kernel_dtype_of(dtype)
+    g, counted, planes = merged_geometry(window, divisors, outer, inner)
+    tiles = tiles_of_windows(g, sums.dtype.itemsize, is_half(dtype))
+    constants = half_format, sums, g, tiles, counted
     items = planes * g.OD * tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
     return KernelCall("avg_pool", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
@@ -38,33 +37,31 @@ def avg_pool(window: Window, divisors: Divisors, outer: int, inner: int, dtype: 
 
 def avg_pool_backward(window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (dy, dx)."""
-    seen = seen_by_kernels(dtype)
-    g, counted, planes = geometry(window, divisors, outer, inner)
-    if g.OW == 1:  # the stride of a single window means nothing: as long as the window, no two of them overlap
+    half_format, _, _, sums = kernel_dtype_of(dtype)
+    g, counted, planes = merged_geometry(window, divisors, outer, inner)
+    if g.OW == 1:  # the stride of a single window means nothing; that of nonoverlapping windows is the fastest
         g = g._replace(sw=g.KW)
-    tiles = tiles_of_cells(g, seen.sums.dtype.itemsize)
-    constants = seen.half_format, seen.sums, g, tiles, counted
+    tiles = tiles_of_cells(g, sums.dtype.itemsize)
+    constants = half_format, sums, g, tiles, counted
     items = planes * g.D * tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
     return KernelCall("avg_pool_backward", (dtype, dtype), constants, items, cost_bytes, tiles.scratch_bytes)
 
 
-def geometry(window: Window, divisors: Divisors, outer: int, inner: int) -> tuple[Geometry, Counted, int]:
-    """The geometry of a call, which cells count, and how many planes there are."""
+def merged_geometry(window: Window, divisors: Divisors, outer: int, inner: int) -> tuple[Geometry, Counted, int]:
+    """The geometry of a call with as few axes and planes as possible, which cells count, and how many planes it has."""
     g = geometry_of(window, inner)
     counted = Counted(*divisors.begin, *divisors.end, divisors.override)
     for _ in range(2):
-        g, counted = _joined(g, counted)
-    one = stacked(g, outer)
-    if one is g or one == g:
-        return g, counted, outer
-    return one, counted._replace(end_h=one.H), 1
+        g, counted = _merge_axes(g, counted)
+    g, planes = stacked(g, outer)
+    return g, counted if planes == outer else counted._replace(end_h=g.H), planes
 
 
-def _joined(g: Geometry, c: Counted) -> tuple[Geometry, Counted]:
-    """Rows that one window covers each, joined to one long row, or with channels last to a column of cells.
+def _merge_axes(g: Geometry, c: Counted) -> tuple[Geometry, Counted]:
+    """Merge rows that one window covers each to one long row, or with channels last to a column of cells.
 
-    Slices of such columns that one window covers each are joined, too.
+    Slices of such columns that one window covers each are merged, too.
     """
     W = g.W
     if g.inner > 1 and W == g.KW == 1:
@@ -93,12 +90,12 @@ def _overflows(out, kernel, stride, padding, factor):
     return (out * stride + kernel + padding) * factor > LARGEST_SIZE
 
 
-def _reach(g, columns):
+def _covered_columns(g, columns):
     """Columns of cells under so many columns of windows."""
     return (columns - 1) * g.sw + g.KW
 
 
-def _equal(columns, all_columns):
+def _balanced(columns, all_columns):
     """So many columns, or fewer: tiles of them are about equal."""
     return ceil_div(all_columns, ceil_div(all_columns, columns))
 
@@ -107,35 +104,35 @@ def tiles_of_windows(g: Geometry, itemsize: int, half: bool) -> AverageTiling:
     """`itemsize` is that of the sums."""
     row = g.W * g.inner
     if _are_rows(g) and not half:
-        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // row, 1), g.OH, tuning.TILE)
+        rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // row, 1), g.OH, tuning.TILE)
         return tiling.average(g, rows, 1, 1, BY_ROWS, 1, itemsize)
     if _may_be_masked(g) and row <= tuning.TILE:
         rows = min(max(tuning.TILE // row, 1), g.OH)
         return tiling.average(g, rows, g.OW, g.inner, BY_MASK, g.W, itemsize)
     if _may_be_read_in_place(g, VECTOR_BYTES // itemsize):
         channels = min(g.inner, tuning.TILE)
-        columns = _equal(min(max(tuning.TILE // channels, 1), g.OW), g.OW)
-        rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
-        return tiling.average(g, rows, columns, channels, BY_CHANNELS, 1, itemsize)
+        columns = _balanced(min(max(tuning.TILE // channels, 1), g.OW), g.OW)
+        rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // (columns * channels * g.sw * g.sh), 1), g.OH)
+        return tiling.average(g, rows, columns, channels, IN_PLACE, 1, itemsize)
     method, channels = BY_WINDOWS, g.inner
     if max(tuning.LEAST_LONG, 2 * g.W) >= g.KW:
         if g.sw == 1:
             method = BY_NEIGHBOURS
-        elif g.inner == 1 and g.sw in SUMMED_STRIDES:
+        elif g.inner == 1 and g.sw in LOADED_STRIDES:
             method = BY_STRIDED_LOADS
     columns = _columns_of_windows(g, channels)
-    while _reach(g, columns) * channels > tuning.MOST_SUMS_OF_A_ROW and channels > VECTOR_BYTES:
+    while _covered_columns(g, columns) * channels > tuning.MOST_SUMS_OF_A_ROW and channels > WIDEST_VECTOR:
         channels = ceil_div(channels, 2)
         columns = _columns_of_windows(g, channels)
-    chunk = _reach(g, columns)
+    chunk = _covered_columns(g, columns)
     if method == BY_WINDOWS or chunk * channels > tuning.MOST_SUMS_OF_A_ROW:
         method, channels = BY_WINDOWS, min(g.inner, tuning.TILE)
         chunk = max(tuning.TILE // channels, 1)
         columns = min(max((chunk - g.KW) // g.sw + 1, 1), g.OW)
-        chunk = min(chunk, _reach(g, columns))
-    columns = _equal(columns, g.OW)
-    cells = min(_reach(g, columns), g.W) * channels * g.sh
-    rows = min(max(tuning.OVERLAPPING_TILES * tuning.TILE // cells, 1), g.OH)
+        chunk = min(chunk, _covered_columns(g, columns))
+    columns = _balanced(columns, g.OW)
+    cells = min(_covered_columns(g, columns), g.W) * channels * g.sh
+    rows = min(max(tuning.TILES_IN_L2 * tuning.TILE // cells, 1), g.OH)
     return tiling.average(g, rows, columns, channels, method, chunk, itemsize)
 
 
@@ -184,7 +181,7 @@ def tiles_of_cells(g: Geometry, itemsize: int) -> AverageBackwardTiling:
         channels = min(g.inner, tuning.TILE)
         columns = min(max(tuning.TILE // channels, 1), g.W)
         chunk = min(max(tuning.TILE // channels, 1), g.OW)
-    columns = _equal(columns, g.W)
-    rows = max(tuning.OVERLAPPING_TILES * tuning.TILE // (columns * channels), 1)
+    columns = _balanced(columns, g.W)
+    rows = max(tuning.TILES_IN_L2 * tuning.TILE // (columns * channels), 1)
     rows = min(ceil_div(rows, g.sh) * g.sh, g.H)
     return tiling.average_backward(g, rows, columns, channels, chunk, itemsize)

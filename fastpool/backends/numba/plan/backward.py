@@ -6,21 +6,21 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, all_have_a_cell, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
-from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, pooled_bytes
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
+from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import backward as tiling
-from fastpool.backends.numba.tiling.backward import INTERLEAVED_KW, PLANES, GatherTiling, ScatterTiling
+from fastpool.backends.numba.tiling.backward import PLANES, VECTOR_STORE_KW, GatherTiling, ScatterTiling
 from fastpool.dtypes import is_half
 from fastpool.window import Window
 
 
 def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -> KernelCall:
     """Of arrays (dy, argmax, dx)."""
-    seen, index = seen_by_kernels(dtype), window.argmax_dtype
-    dtypes, cost_bytes = (dtype, index, dtype), pooled_bytes(window, outer, inner, dtype)
-    if window.nonoverlapping and (inner > 1 or window.kernel[2] in INTERLEAVED_KW):
-        g = as_one_plane(window, outer, inner)
-        items = outer * window.out[0] * window.out[1]
+    half_format, _, _, sums = kernel_dtype_of(dtype)
+    dtypes, cost_bytes = (dtype, window.argmax_dtype, dtype), pooled_bytes(window, outer, inner, dtype)
+    if window.nonoverlapping and (inner > 1 or window.kernel[2] in VECTOR_STORE_KW):
+        g, planes = stacked(geometry_of(window, inner), outer)
+        items = planes * g.OD * g.OH
         constants = g, tiling.nonoverlapping(g, dtype.itemsize)
         return KernelCall("max_pool_backward_nonoverlapping", dtypes, constants, items, cost_bytes, 0)
     g, scattered, tiles_of_plane = scatter(window, inner, dtype)
@@ -29,9 +29,9 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
         gathered = gather(window, outer, inner, dtype)
         if gathered is not None:
             g, tiles, items = gathered
-            constants = seen.half_format, seen.sums, g, tiles
+            constants = half_format, sums, g, tiles
             return KernelCall("max_pool_backward_gather", dtypes, constants, items, cost_bytes, tiles.scratch_bytes)
-    constants = seen.half_format, g, scattered
+    constants = half_format, g, scattered
     return KernelCall(
         "max_pool_backward_scatter", dtypes, constants, outer * tiles_of_plane, cost_bytes, scattered.scratch_bytes
     )
@@ -39,16 +39,15 @@ def max_pool_backward(window: Window, outer: int, inner: int, dtype: np.dtype) -
 
 def gather(window: Window, outer: int, inner: int, dtype: np.dtype) -> tuple[Geometry, GatherTiling, int] | None:
     """The geometry, the tiles and how many of them; None where these would take too much scratch."""
-    g = as_one_plane(window, outer, inner)
-    in_place = not is_half(dtype) and all(map(_fills, *(g[axes : axes + 3] for axes in range(0, 18, 3))))
-    blocks, sums = tiling.stride_blocks(g), seen_by_kernels(dtype).sums.dtype
+    g, planes = stacked(geometry_of(window, inner), outer)
+    in_place = not is_half(dtype) and all(_fills(*g.axis(i)) for i in range(3))
+    blocks, sums = tiling.stride_blocks(g), kernel_dtype_of(dtype).sums.dtype
     rows, columns = _gather_tile(g, blocks, in_place)
     tiles = tiling.gather(g, blocks, rows, columns, in_place, sums.itemsize, window.argmax_dtype.itemsize)
-    elements = max(blocks.slices * tiles.slice_step, rows * tiles.phases * tiles.pitch * g.inner)
+    elements = max(blocks.slices * tiles.slice_step, rows * tiles.phases * tiles.packed_columns * g.inner)
     if elements > tuning.MOST_GATHER_SCRATCH or tiles.scratch_bytes > tuning.MOST_SCRATCH:
         return None
-    slices = outer * window.size[1] // g.H * g.D
-    return g, tiles, slices * tiles.row_tiles * tiles.column_tiles
+    return g, tiles, planes * g.D * tiles.row_tiles * tiles.column_tiles
 
 
 def _gather_tile(g, blocks, in_place):
@@ -87,7 +86,7 @@ def scatter(window: Window, inner: int, dtype: np.dtype) -> tuple[Geometry, Scat
         planes = PLANES
     if half:
         planes = max(min(planes, tuning.MOST_SUMS_IN_SCRATCH // (rows * g.W)), 1)
-    sums_itemsize = seen_by_kernels(dtype).sums.dtype.itemsize if half else 0
+    sums_itemsize = kernel_dtype_of(dtype).sums.dtype.itemsize if half else 0
     tile_rows, argmax_itemsize = ceil_div(rows, row_tiles), window.argmax_dtype.itemsize
     tiles = tiling.scatter(g, tile_rows, columns, planes, channels, argmax_itemsize, sums_itemsize)
     return g, tiles, tiles.row_tiles * tiles.column_tiles * tiles.channel_tiles

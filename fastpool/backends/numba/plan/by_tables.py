@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.tiling import by_tables as tiling
 
@@ -17,23 +17,25 @@ TABLES = np.dtype(np.int64)
 
 def max_pool_by_tables(outer: int, size: Size, out: Size, inner: int, of_planes: bool, dtype: np.dtype) -> KernelCall:
     """Of arrays (x, y, tables). Each plane has tables of its own if they are `of_planes`."""
-    seen = seen_by_kernels(dtype)
-    constants = seen.half_format, seen.lowest
+    kernel_dtype = kernel_dtype_of(dtype)
+    constants = kernel_dtype.half_format, kernel_dtype.lowest
     return _call("max_pool_by_tables", (dtype, dtype, TABLES), constants, outer, size, out, inner, of_planes, dtype)
 
 
 def locate_by_tables(outer: int, size: Size, out: Size, inner: int, of_planes: bool, dtype: np.dtype) -> KernelCall:
     """Of arrays (x, y, indices, tables)."""
-    seen, dtypes = seen_by_kernels(dtype), (dtype, dtype, np.dtype(np.int64), TABLES)
-    constants = seen.half_format, seen.lowest
+    kernel_dtype, dtypes = kernel_dtype_of(dtype), (dtype, dtype, np.dtype(np.int64), TABLES)
+    constants = kernel_dtype.half_format, kernel_dtype.lowest
     return _call("locate_by_tables", dtypes, constants, outer, size, out, inner, of_planes, None)
 
 
 def avg_pool_by_tables(outer: int, size: Size, out: Size, inner: int, of_planes: bool, dtype: np.dtype) -> KernelCall:
     """Of arrays (x, y, tables)."""
-    seen = seen_by_kernels(dtype)
-    arguments = outer, size, out, inner, of_planes, seen.sums.dtype
-    return _call("avg_pool_by_tables", (dtype, dtype, TABLES), (seen.half_format, seen.sums), *arguments)
+    kernel_dtype = kernel_dtype_of(dtype)
+    arguments = outer, size, out, inner, of_planes, kernel_dtype.sums.dtype
+    return _call(
+        "avg_pool_by_tables", (dtype, dtype, TABLES), (kernel_dtype.half_format, kernel_dtype.sums), *arguments
+    )
 
 
 def _call(

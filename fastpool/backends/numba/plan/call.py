@@ -19,7 +19,7 @@ class KernelCall(NamedTuple):
     dtypes: tuple[np.dtype | None, ...]  # of the arrays; None for one that the kernel is not given
     constants: tuple[Any, ...]  # what it is given after the arrays
     items: int  # work items: any of them may run on any thread
-    cost_bytes: int  # bytes that the call moves, or that take as long: they decide how many threads it is worth
+    cost_bytes: int  # bytes that the call moves, or its time in bytes moved: they decide how many threads it is worth
     scratch_bytes: int  # for each thread, in whole cache lines: see `in_cache_lines`
 
 
@@ -37,14 +37,12 @@ def geometry_of(window: Window, inner: int) -> Geometry:
     return Geometry(*window.geometry, inner)
 
 
-def as_one_plane(window: Window, outer: int, inner: int) -> Geometry:
-    """The geometry of a call, with all planes as one tall plane if that is possible."""
-    return stacked(geometry_of(window, inner), outer)
+def stacked(g: Geometry, outer: int) -> tuple[Geometry, int]:
+    """The geometry of a call with `outer` planes as one tall plane, if that is possible; and how many planes it has.
 
-
-def stacked(g: Geometry, outer: int) -> Geometry:
-    """All planes as one tall plane, where no window leaves its plane above or below and windows go up to its end."""
+    It is where no window leaves its plane above or below and windows go up to its end.
+    """
     fits = g.ph == 0 and g.OH * g.sh == g.H and (g.KH - 1) * g.dh < g.sh
     if g.D == g.KD == g.OD == 1 and g.pd == 0 and fits:
-        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1)
-    return g
+        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1), 1
+    return g, outer

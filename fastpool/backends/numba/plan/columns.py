@@ -8,7 +8,7 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall, geometry_of
 from fastpool.backends.numba.tiling import columns as tiling
 from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, Im2rowTiling, Row2imTiling
@@ -16,32 +16,33 @@ from fastpool.window import Window
 
 
 def im2col(
-    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int, fill_bits: int, nontemporal: bool
+    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int, fill_bits: int, nontemporal: bool
 ) -> KernelCall:
-    """Of arrays (x, cols), seen as unsigned integers, since elements are only moved: fewer kernels.
+    """Of arrays (x, cols), viewed as unsigned integers, since elements are only moved: fewer kernels.
 
-    Images may lie `inside` the columns; `fill_bits` are the value in the padding; `nontemporal` tells whether columns
+    With `channels_last`, x has its channels after its spatial axes; `cols_steps` are elements from one image, channel,
+    tap and position of the columns to the next; `fill_bits` are the value in the padding; with `nontemporal`, columns
     are written past the caches.
     """
     dtype = np.dtype(f"u{itemsize}")
     tiles: Im2colTiling | Im2rowTiling
     if _windows_are_rows(cols_steps):
-        kernel, (g, tiles, items) = "im2row", im2row_tiles(window, inside, cols_steps, itemsize)
+        kernel, (g, tiles, items) = "im2row", im2row_tiles(window, channels_last, cols_steps, itemsize)
     else:
-        kernel, (g, tiles, items) = "im2col", im2col_tiles(window, inside, cols_steps, itemsize, nontemporal)
+        kernel, (g, tiles, items) = "im2col", im2col_tiles(window, channels_last, cols_steps, itemsize, nontemporal)
     constants = dtype.type(fill_bits), g, tiles
     return KernelCall(kernel, (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
-def col2im(window: Window, inside: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:
+def col2im(window: Window, channels_last: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:
     """Of arrays (cols, dx)."""
-    seen = seen_by_kernels(dtype)
+    half_format, _, _, sums = kernel_dtype_of(dtype)
     tiles: Col2imTiling | Row2imTiling
     if _windows_are_rows(cols_steps):
-        kernel, (g, tiles, items) = "row2im", row2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
+        kernel, (g, tiles, items) = "row2im", row2im_tiles(window, channels_last, cols_steps, sums.dtype.itemsize)
     else:
-        kernel, (g, tiles, items) = "col2im", col2im_tiles(window, inside, cols_steps, seen.sums.dtype.itemsize)
-    constants = seen.half_format, seen.sums, g, tiles
+        kernel, (g, tiles, items) = "col2im", col2im_tiles(window, channels_last, cols_steps, sums.dtype.itemsize)
+    constants = half_format, sums, g, tiles
     return KernelCall(kernel, (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
@@ -56,10 +57,10 @@ def _column_bytes(window, dtype):
     return dtype.itemsize * planes * (prod(window.size) + window.volume * window.positions)
 
 
-def _x_steps(window, inside):
+def _x_steps(window, channels_last):
     """Elements of x from image to image, channel to channel and cell to cell."""
     channels, plane = window.channels, prod(window.size)
-    return (plane * channels, 1, channels) if inside else (plane * channels, plane, 1)
+    return (plane * channels, 1, channels) if channels_last else (plane * channels, plane, 1)
 
 
 def _planes(window, inner):
@@ -68,7 +69,7 @@ def _planes(window, inner):
 
 
 def im2col_tiles(
-    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int, nontemporal: bool = False
+    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int, nontemporal: bool = False
 ) -> tuple[Geometry, Im2colTiling, int]:
     """The geometry, the tiles and how many of them.
 
@@ -76,7 +77,7 @@ def im2col_tiles(
     very many.
     """
     *steps, inner = cols_steps
-    g, x_steps = geometry_of(window, inner), _x_steps(window, inside)
+    g, x_steps = geometry_of(window, inner), _x_steps(window, channels_last)
 
     def tiles_of(rows, columns, down, along, images):
         tile = rows, columns, down, along, images
@@ -101,11 +102,11 @@ def im2col_tiles(
 
 
 def col2im_tiles(
-    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
+    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int
 ) -> tuple[Geometry, Col2imTiling, int]:
     """The geometry, the tiles and how many of them. `itemsize` is that of the sums."""
     *steps, inner = cols_steps
-    g, x_steps = geometry_of(window, inner), _x_steps(window, inside)
+    g, x_steps = geometry_of(window, inner), _x_steps(window, channels_last)
 
     def tiles_of(rows, columns, phases, images):
         return tiling.col2im(g, x_steps, tuple(steps), window.channels, (rows, columns, phases, images), itemsize)
@@ -120,52 +121,53 @@ def col2im_tiles(
     return g, tiles, _planes(window, inner) * tiles.image_tiles * g.D * tiles.row_tiles * tiles.column_tiles
 
 
-def _groups_and_lanes(window, inside, cols_steps):
+def _channels_of_rows(window, channels_last, cols_steps):
     """The channels outside the taps of a row, those inside them, and the steps of x: see `Im2rowTiling`."""
-    image, channel, cell = _x_steps(window, inside)
+    image, channel, cell = _x_steps(window, channels_last)
     if cols_steps[1] == 1:
         return 1, window.channels, (image, 0, cell, channel if window.channels > 1 else 1)
     return window.channels, 1, (image, channel, cell, 1)
 
 
 def im2row_tiles(
-    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
+    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int
 ) -> tuple[Geometry, Im2rowTiling, int]:
     """The geometry, the tiles and how many of them.
 
-    A tile has all lines and lanes of its windows, unless they are very many or long.
+    A tile has all lines and inner channels of its windows, unless they are very many or long.
     """
     g, most = geometry_of(window, 1), tuning.MOST_COLUMNS_PACKED
     most_with_halo = tuning.MOST_GROWTH * most
-    groups, lanes, x_steps = _groups_and_lanes(window, inside, cols_steps)
-    fits = g.KW * lanes <= most_with_halo
-    along, tile_lanes = (g.KW if g.dw == 1 and fits else 1), (lanes if fits else min(lanes, most))
-    lines = groups * g.KD * g.KH * g.KW // along
-    columns = max(most // (lines * tile_lanes * g.sw), tuning.HALOS_OF_COLUMNS * (along - 1) // g.sw, 1)
+    outer_channels, inner_channels, x_steps = _channels_of_rows(window, channels_last, cols_steps)
+    fits = g.KW * inner_channels <= most_with_halo
+    along, tile_inner = (g.KW if g.dw == 1 and fits else 1), (inner_channels if fits else min(inner_channels, most))
+    lines = outer_channels * g.KD * g.KH * g.KW // along
+    columns = max(most // (lines * tile_inner * g.sw), tuning.HALOS_OF_COLUMNS * (along - 1) // g.sw, 1)
     columns = min(columns, g.OW)
-    tile_lines = min(max(most_with_halo // (((columns - 1) * g.sw + along) * tile_lanes), 1), lines)
-    tiles = tiling.im2row(g, x_steps, groups, lanes, along, (columns, tile_lines, tile_lanes), itemsize)
-    items = window.batch * g.OD * g.OH * tiles.column_tiles * tiles.line_tiles * tiles.lane_tiles
+    tile_lines = min(max(most_with_halo // (((columns - 1) * g.sw + along) * tile_inner), 1), lines)
+    tile = columns, tile_lines, tile_inner
+    tiles = tiling.im2row(g, x_steps, outer_channels, inner_channels, along, tile, itemsize)
+    items = window.batch * g.OD * g.OH * tiles.column_tiles * tiles.line_tiles * tiles.inner_tiles
     return g, tiles, items
 
 
 def row2im_tiles(
-    window: Window, inside: bool, cols_steps: tuple[int, ...], itemsize: int
+    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int
 ) -> tuple[Geometry, Row2imTiling, int]:
     """The geometry, the tiles and how many of them. `itemsize` is that of the sums.
 
-    A tile has all groups and lanes of some rows of cells, unless these are very many: rows of windows are then read
-    from end to end.
+    A tile has all channels of some rows of cells, unless these are very many: rows of windows are then read from end to
+    end.
     """
     g, most = geometry_of(window, 1), tuning.MOST_COLUMNS_PACKED
-    groups, lanes, x_steps = _groups_and_lanes(window, inside, cols_steps)
-    tile_lanes = min(lanes, most)
-    columns = min(max(most // tile_lanes, 1), g.W)
-    pitch = tiling.pitch_of_sums(columns, tile_lanes, itemsize)
+    outer_channels, inner_channels, x_steps = _channels_of_rows(window, channels_last, cols_steps)
+    tile_inner = min(inner_channels, most)
+    columns = min(max(most // tile_inner, 1), g.W)
+    pitch = tiling.pitch_of_sums(columns, tile_inner, itemsize)
     halos = tuning.HALOS_OF_COLUMNS * (g.KH - 1) * g.dh
     least = min(max(halos, 1), g.H, max(most // pitch, 1))
-    tile_groups = min(max(tuning.MOST_GROWTH * most // (least * pitch), 1), groups)
-    rows = min(max(most // (tile_groups * pitch), least), g.H)
-    tiles = tiling.row2im(g, x_steps, groups, lanes, (tile_groups, tile_lanes, rows, columns), itemsize)
-    items = window.batch * g.D * tiles.group_tiles * tiles.lane_tiles * tiles.row_tiles * tiles.column_tiles
+    tile_outer = min(max(tuning.MOST_GROWTH * most // (least * pitch), 1), outer_channels)
+    rows = min(max(most // (tile_outer * pitch), least), g.H)
+    tiles = tiling.row2im(g, x_steps, outer_channels, inner_channels, (tile_outer, tile_inner, rows, columns), itemsize)
+    items = window.batch * g.D * tiles.outer_tiles * tiles.inner_tiles * tiles.row_tiles * tiles.column_tiles
     return g, tiles, items

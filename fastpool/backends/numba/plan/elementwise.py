@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall
 
 
@@ -13,13 +13,13 @@ def activation(kernel: str, dtype: np.dtype, size: int, beta: float | None = Non
     """Of arrays (x, y), or (dy, x, dx) for a gradient."""
     dtypes = (dtype,) * (3 if kernel.endswith("_backward") else 2)
     cost_bytes = dtype.itemsize * size * (len(dtypes) if beta is None else tuning.SWISH_COST)
-    half_format = seen_by_kernels(dtype).half_format
+    half_format = kernel_dtype_of(dtype).half_format
     constants = (half_format,) if beta is None else (beta, half_format)
     return KernelCall(kernel, dtypes, constants, size, cost_bytes, 0)
 
 
 def max_unpool(outer: int, windows: int, cells: int, inner: int, dtype: np.dtype) -> KernelCall:
-    """Of arrays (y, indices, x). Elements are only moved, and so seen as unsigned integers: fewer kernels."""
+    """Of arrays (y, indices, x). Elements are only moved, and so viewed as unsigned integers: fewer kernels."""
     bits = np.dtype(f"u{dtype.itemsize}")
     dtypes, cost_bytes = (bits, np.dtype(np.int64), bits), dtype.itemsize * outer * inner * (windows + cells)
     return KernelCall("max_unpool", dtypes, (windows, cells, inner), outer, cost_bytes, 0)

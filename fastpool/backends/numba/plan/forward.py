@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
-from fastpool.backends.numba.kernel_dtypes import seen_by_kernels
-from fastpool.backends.numba.plan.call import KernelCall, as_one_plane, geometry_of, most_threads, pooled_bytes
+from fastpool.backends.numba.geometry import VECTOR_BYTES, WIDEST_VECTOR, Geometry, ceil_div
+from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
+from fastpool.backends.numba.plan.call import KernelCall, geometry_of, most_threads, pooled_bytes, stacked
 from fastpool.backends.numba.tiling import forward as tiling
 from fastpool.backends.numba.tiling.forward import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.dtypes import is_half
@@ -17,23 +17,23 @@ from fastpool.window import Window
 
 
 def max_pool(
-    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
+    window: Window, outer: int, inner: int, dtype: np.dtype, argmax_dtype: np.dtype | None, threads: int
 ) -> KernelCall:
-    """Of arrays (x, y, argmax); `index` is the dtype of the argmax, or None."""
-    return _pool(window, outer, inner, dtype, index, threads, reverse_order=False)
+    """Of arrays (x, y, argmax); `argmax_dtype` is the dtype of the argmax, or None."""
+    return _pool(window, outer, inner, dtype, argmax_dtype, threads, reverse=False)
 
 
 def min_pool(
-    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int
+    window: Window, outer: int, inner: int, dtype: np.dtype, argmax_dtype: np.dtype | None, threads: int
 ) -> KernelCall:
     """Of arrays (x, y, argmin)."""
-    return _pool(window, outer, inner, dtype, index, threads, reverse_order=True)
+    return _pool(window, outer, inner, dtype, argmax_dtype, threads, reverse=True)
 
 
 def _pool(
-    window: Window, outer: int, inner: int, dtype: np.dtype, index: np.dtype | None, threads: int, reverse_order: bool
+    window: Window, outer: int, inner: int, dtype: np.dtype, argmax_dtype: np.dtype | None, threads: int, reverse: bool
 ) -> KernelCall:
-    itemsizes = dtype.itemsize, 0 if index is None else index.itemsize
+    itemsizes = dtype.itemsize, 0 if argmax_dtype is None else argmax_dtype.itemsize
     cost_bytes = pooled_bytes(window, outer, inner, dtype)
     kernel = "max_pool_van_herk"
     planned = van_herk(window, outer, inner, itemsizes, min(threads, most_threads(cost_bytes)))
@@ -42,10 +42,9 @@ def _pool(
     if planned is None:
         kernel, planned = "max_pool_direct", direct(window, outer, inner, itemsizes)
     g, tiles, items = planned
-    seen = seen_by_kernels(dtype)
-    flip = seen.flip if reverse_order else type(seen.flip)(0)
-    constants = seen.half_format, flip, seen.lowest, g, tiles
-    return KernelCall(kernel, (dtype, dtype, index), constants, items, cost_bytes, tiles.scratch_bytes)
+    half_format, lowest, flip, _ = kernel_dtype_of(dtype)
+    constants = half_format, flip if reverse else type(flip)(0), lowest, g, tiles
+    return KernelCall(kernel, (dtype, dtype, argmax_dtype), constants, items, cost_bytes, tiles.scratch_bytes)
 
 
 def separable(
@@ -55,7 +54,7 @@ def separable(
 
     `itemsizes` are the bytes of a value and of an offset.
     """
-    g = as_one_plane(window, outer, inner)
+    g, planes = stacked(geometry_of(window, inner), outer)
     rows, columns, packed = _first_tile(g)
     if packed > tuning.MOST_PACKED or _packing_does_not_pay(window, g, packed, itemsizes[0], half):
         return None
@@ -66,12 +65,7 @@ def separable(
             return None
         rows, columns = _halved(rows, columns, g)
         tiles = tiling.separable(g, rows, columns, *itemsizes)
-    return g, tiles, _slices(window, outer, g) * tiles.row_tiles * tiles.column_tiles
-
-
-def _slices(window, outer, g):
-    """Slices of output in all planes."""
-    return outer * window.out[1] // g.OH * g.OD
+    return g, tiles, planes * g.OD * tiles.row_tiles * tiles.column_tiles
 
 
 def _first_tile(g):
@@ -82,11 +76,11 @@ def _first_tile(g):
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
     for halos_h, halos_w in ((tuning.HALOS_DOWN, tuning.HALOS_ALONG), (1, 1)):
         columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
-        row = tiling.packed_row(g, columns)
-        elements = tuning.TILE if reach_h < g.sh else tuning.OVERLAPPING_TILES * tuning.TILE
+        row = tiling.packed_row_elements(g, columns)
+        elements = tuning.TILE if reach_h < g.sh else tuning.TILES_IN_L2 * tuning.TILE
         rows = min(max(elements // (row * g.sh), halos_h * reach_h // g.sh, 1), g.OH)
         packed = min(g.KD, g.D) * tiling.packed_rows(g, rows) * row
-        if packed <= tuning.LESS_PACKED:
+        if packed <= tuning.MOST_PACKED_BY_HALOS:
             break
     return rows, columns, packed
 
@@ -99,7 +93,7 @@ def _packing_does_not_pay(window, g, packed, itemsize, half):
     width, most_reads = VECTOR_BYTES // itemsize, tuning.MOST_READS_OF_HALF if half else tuning.MOST_READS
     has_vectors = g.inner >= width or (g.inner == g.dw == 1 and width <= g.KW)
     shares_few = window.volume * window.positions <= most_reads * prod(window.size)
-    return has_vectors and shares_few and (packed > tuning.MUCH_PACKED or g.inner > 1 or g.OW == 1)
+    return has_vectors and shares_few and (packed > tuning.MOST_PACKED_IN_CACHE or g.inner > 1 or g.OW == 1)
 
 
 def _halved(rows, columns, g):
@@ -112,14 +106,14 @@ def _halved(rows, columns, g):
 
 def direct(window: Window, outer: int, inner: int, itemsizes: tuple[int, int]) -> tuple[Geometry, DirectTiling, int]:
     """The geometry, and pieces of rows of windows that are read in place; and how many."""
-    g = as_one_plane(window, outer, inner)
+    g, planes = stacked(geometry_of(window, inner), outer)
     columns = min(max(tuning.CELLS_READ // (window.volume * inner), 1), g.OW)
     tiles = tiling.direct(g, columns, *itemsizes)
-    return g, tiles, _slices(window, outer, g) * g.OH * tiles.column_tiles
+    return g, tiles, planes * g.OD * g.OH * tiles.column_tiles
 
 
-def depends_on_threads(window: Window, inner: int) -> bool:
-    """Whether the plan of a pool depends on the number of threads: where many tall windows lie one row apart."""
+def suits_van_herk(window: Window, inner: int) -> bool:
+    """Whether many tall windows lie one row apart, in wide rows of 2-D arrays: see `tuning.LEAST_TALL`."""
     KH, (_, OH, OW) = window.kernel[1], window.out
     row_by_row = window.size[0] == window.kernel[0] == window.out[0] == window.stride[1] == window.dilation[1] == 1
     return (
@@ -138,16 +132,16 @@ def van_herk(
 
     None for other windows, and where scratch would not hold their rows.
     """
-    if not depends_on_threads(window, inner):
+    if not suits_van_herk(window, inner):
         return None
     g = geometry_of(window, inner)
     reach_w = (g.KW - 1) * g.dw
     halos = min(tuning.HALOS_ALONG * reach_w // g.sw, tuning.MOST_PACKED // ((g.KH + 1) * inner))
-    columns = min(max(tuning.MOST_KEPT // (g.KH * inner), halos, tuning.LEAST_WIDE // inner + 1), g.OW)
+    columns = min(max(tuning.KEPT_MAXIMA // (g.KH * inner), halos, tuning.LEAST_WIDE // inner + 1), g.OW)
     columns = _with_whole_vectors(columns, g)
     while tiling.van_herk(g, g.OH, columns, *itemsizes).scratch_bytes > tuning.MOST_SCRATCH:
         half = columns // 2
-        fewer = _with_whole_vectors(half, g) if half * inner >= VECTOR_BYTES else columns
+        fewer = _with_whole_vectors(half, g) if half * inner >= WIDEST_VECTOR else columns
         # Windows that are read in place touch no more cells than are packed for so few of them.
         if fewer >= columns or fewer * window.volume <= fewer * g.sw + 2 * reach_w:
             return None
@@ -159,6 +153,6 @@ def van_herk(
 
 def _with_whole_vectors(columns, g):
     """So many columns, or more, that the last tile of a row is at least one vector wide."""
-    while 0 < g.OW % columns * g.inner < VECTOR_BYTES:
+    while 0 < g.OW % columns * g.inner < WIDEST_VECTOR:
         columns += 1
     return columns

@@ -1,7 +1,8 @@
 """Two-byte floats, which Numba has no type for on the CPU: kernels see them as int16.
 
 `half_format` tells which they are: FLOAT16_FORMAT or BFLOAT16_FORMAT of `_rules.py`. It is None for elements of any
-other dtype.
+other dtype. These functions test that argument, and Numba removes the other branch; kernels whose loops differ choose
+by `@overload` between two functions.
 """
 
 import numpy as np

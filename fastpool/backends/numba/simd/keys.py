@@ -1,8 +1,11 @@
 """Keys: what the kernels of a pool compare in place of elements, so that one kernel takes maxima and minima.
 
 A minimum is a maximum of elements whose order is reversed, by flipping bits: the sign of a float, all bits of an
-integer. A NaN stays a NaN, which beats every number either way. Two-byte floats are then made integers that sort like
-them (`half.py`). The key of an element is the element itself for a maximum of any other dtype.
+integer. A NaN stays a NaN, which beats every other value either way. Two-byte floats are then made integers that sort
+like them (`half.py`). The key of an element is the element itself for a maximum of any other dtype.
+
+Numba removes a branch on `is None` while it compiles only if it tests an argument of the function. So what tests fields
+of `Keys` is in a function of its own, which is given the fields.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +91,7 @@ def _from_keys(row, flip, half_format):
 
 @inlined
 def without_flip(keys):
-    """The keys of a maximum, for a loop that shall not flip bits in vain."""
+    """The keys of a maximum without `flip`, so that a loop contains no xor."""
     return Keys(keys.half_format, None, keys.lowest)
 
 

@@ -1,6 +1,7 @@
 """Vectors of argmax offsets, or None in a kernel whose argmax is None.
 
-So one loop serves calls with and without an argmax: without one, each of these functions compiles to nothing.
+So one loop serves calls with and without an argmax: without one, `larger` compiles to the maximum of its values, and
+each other function to nothing.
 """
 
 import numpy as np

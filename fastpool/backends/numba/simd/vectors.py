@@ -1,4 +1,6 @@
-"""Vectors of 64 bytes: loads, stores, masks and shuffles, as LLVM has them.
+"""Vectors of the elements of an array, 64 bytes wide: loads, stores, masks and shuffles, as LLVM has them.
+
+The masks and argmax offsets that belong to such a vector have as many elements as it has, whatever their bytes.
 
 Where LLVM vectorises a loop over elements, it tests for each row whether arrays overlap, and leaves the end of the row
 to a scalar loop: too slow for short rows. A loop over vectors is vector code by construction. On a processor with
@@ -12,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from fastpool.backends.numba.geometry import VECTOR_BYTES
+from fastpool.backends.numba.geometry import LOADED_STRIDES, VECTOR_BYTES
 
 
 class Vector(types.Type):
@@ -55,7 +57,8 @@ def width_of(typing_context, array):
     """How many elements of an array's dtype fill a vector."""
 
     def generate(context, builder, signature, args):
-        # Computed from the array's itemsize, which LLVM does not know: it would unroll every loop over vectors else.
+        # Computed from the array's itemsize, since LLVM would unroll every loop over vectors if it knew the width. That
+        # is why a kernel is given the itemsize of each array at run time: see `encoding.py`.
         itemsize = context.make_array(array)(context, builder, args[0]).itemsize
         return builder.mul(itemsize, ir.Constant(itemsize.type, VECTOR_BYTES // (array.dtype.bitwidth // 8) ** 2))
 
@@ -104,7 +107,7 @@ def _load_strided(step):
     return load_strided
 
 
-load_stride_2, load_stride_3, load_stride_5 = map(_load_strided, (2, 3, 5))
+load_stride_2, load_stride_3, load_stride_5 = map(_load_strided, LOADED_STRIDES)
 
 
 def _of_unknown_origin(builder, vector):
@@ -215,6 +218,16 @@ def splat(typing_context, like, value):
         return _broadcast(builder, args[1], like.count)
 
     return Vector(value, like.count)(like, value), generate
+
+
+@intrinsic
+def vector_like(typing_context, array, value):
+    """A vector as wide as those of an array, each element `value`. Nothing is read from the array."""
+
+    def generate(context, builder, signature, args):
+        return _broadcast(builder, args[1], signature.return_type.count)
+
+    return Vector(value, _full_width(array.dtype))(array, value), generate
 
 
 @intrinsic

@@ -1,7 +1,7 @@
 """Views of flat arrays and of scratch, without bounds checks or reference counts.
 
-A kernel makes millions of views; the tiling of its plan keeps all of them inside their arrays. A view of None, which
-stands for an argmax that is not computed, is None.
+A kernel makes millions of views. A view may begin outside its array; the tiling of the plan keeps every access to its
+elements inside. A view of None, which stands for an argmax that is not computed, is None.
 """
 
 from numba import types
@@ -43,7 +43,7 @@ def slice_view(typing_context, array, begin, count):
 
 @intrinsic
 def tail_view(typing_context, array, begin):
-    """array[begin:], where a negative `begin` is a position before the array: elements there must not be touched."""
+    """array[begin:]. A `begin` outside the array is a position there: its elements must not be accessed."""
 
     def generate(context, builder, signature, args):
         if isinstance(array, types.NoneType):
@@ -81,7 +81,7 @@ def unliteral(typing_context, constant):
 
 
 @intrinsic
-def positive(typing_context, step):
+def assume_positive(typing_context, step):
     """Promise LLVM that a step is positive, so that it drops the test of range() for 0."""
 
     def generate(context, builder, signature, args):

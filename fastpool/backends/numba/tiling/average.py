@@ -5,11 +5,13 @@ from typing import NamedTuple
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
-# How `kernels/average.py` adds up the windows of a row: a function for each.
-BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, BY_CHANNELS, BY_WINDOWS = range(6)
+# How `kernels/average.py` adds up windows: `pool_by_rows`; `pool_by_mask`; sums of columns, then of neighbours
+# (`sum_rows`) or of every second, third or fifth (`sum_strided`); `pool_in_place`; and `sum_each_window`.
+BY_ROWS, BY_MASK, BY_NEIGHBOURS, BY_STRIDED_LOADS, IN_PLACE, BY_WINDOWS = range(6)
 
-# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDED_LOADS`.
-SUMMED_STRIDES = 2, 3, 5
+# Strides up to which `kernels/average_backward.py` writes the cells of one phase of all strides after the other; above,
+# stride after stride. It is a tuned constant that is compiled into the kernel.
+MOST_PHASES_SPREAD = 15
 
 
 class Counted(NamedTuple):
@@ -37,10 +39,10 @@ class AverageTiling(NamedTuple):
     row_method: int
     chunk: int  # columns of cells that are added up at once
     lead: int  # elements that vectors read before the first cell
-    column_sums: int  # elements of their sums, with zeros in the padding
+    column_sums: int  # elements of the sums down the columns, with zeros in the padding
     totals: int  # elements of the sums of a row of windows
     counts: int  # elements of the divisors: of one row, or `BY_MASK` of all rows
-    elements: int  # of the dtype of sums in all
+    elements: int  # all of scratch of the dtype of sums
     tap_bits_begin: int
     tap_bits: int  # bytes of the mask of real taps: one for each window of a tile
     scratch_bytes: int
@@ -100,7 +102,7 @@ class AverageBackwardTiling(NamedTuple):
     one_window: bool  # all cells of a row, of one channel, are covered by one window
     chunk: int  # windows of a row that are added up at once; 0 where a row of them is padded with zeros
     grads: int  # elements of the gradients of a row of windows; as many divisors
-    sums: int  # elements of the sums of one cell of each stride, of either number of windows
+    sums: int  # elements of the sums of one cell of each stride: of `most_windows` windows, and of one less
     row: int  # elements of a row of cells
     elements: int  # all of scratch
     scratch_bytes: int

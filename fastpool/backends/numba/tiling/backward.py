@@ -42,10 +42,10 @@ class GatherTiling(NamedTuple):
     row_tiles: int
     column_tiles: int
     in_place: bool  # windows begin throughout the input, up to the end of each axis: dy may be read without packing it
-    same_pitch: bool  # and a row of sums is as long as one of dx: a tile is written as one row
+    rows_match_dx: bool  # where dy is read in place, rows of sums lie as those of dx do: see `write_as_one_row`
     back_h: int
     back_w: int
-    pitch: int  # windows of a packed row
+    packed_columns: int  # windows of a packed row
     slice_step: int  # elements from one slice of packed windows to the next
     grads: int  # packed gradients of all slices; as many offsets
     phases: int  # cells of a stride block
@@ -69,9 +69,10 @@ def gather(
 ) -> GatherTiling:
     """`itemsize` is that of the sums."""
     all_rows, all_columns, back_h, back_w, slices = blocks
-    width, pitch, phases = vector_width(itemsize), tile_columns + back_w, g.sh * g.sw
-    slice_step, taps = (tile_rows + back_h) * pitch * g.inner, g.KD * g.KH * g.KW * width
-    phase_step = ((tile_rows - 1) * max(pitch, g.OW if in_place else 0) + pitch) * g.inner + 2 * width
+    width, packed_columns, phases = vector_width(itemsize), tile_columns + back_w, g.sh * g.sw
+    slice_step, taps = (tile_rows + back_h) * packed_columns * g.inner, g.KD * g.KH * g.KW * width
+    row_windows = max(packed_columns, g.OW if in_place else 0)
+    phase_step = ((tile_rows - 1) * row_windows + packed_columns) * g.inner + 2 * width
     grads = slices * slice_step + back_w * g.inner + 4 * width
     sums = grads + phases * phase_step + 2 * width
     column_tiles = ceil_div(all_columns, tile_columns)
@@ -86,10 +87,10 @@ def gather(
         row_tiles=ceil_div(all_rows, tile_rows),
         column_tiles=column_tiles,
         in_place=in_place,
-        same_pitch=in_place and g.sh == g.sw == column_tiles == 1 and g.OW == g.W,
+        rows_match_dx=in_place and g.sh == g.sw == column_tiles == 1 and g.OW == g.W,
         back_h=back_h,
         back_w=back_w,
-        pitch=pitch,
+        packed_columns=packed_columns,
         slice_step=slice_step,
         grads=grads,
         phases=phases,
@@ -119,14 +120,14 @@ class ScatterTiling(NamedTuple):
     channel_tiles: int
     windows: int  # of a plane
     some_without_row: bool  # there may be windows that have no tap in any row of the input
-    some_without_column: bool  # or in any column
+    some_without_column: bool  # there may be windows that have no tap in any column of the input
     cell_step: int  # sums from one cell to the next
-    next_kw: int  # and from one tap to the next in its row
-    wrap_kw: int  # what is added to them where the next tap is in the next row of taps
-    wrap_kh: int  # and where it is in the next slice of taps
+    next_kw: int  # sums from one tap to the next in its row
+    wrap_kw: int  # added to `next_kw` where the next tap is in the next row of taps
+    wrap_kh: int  # added to both where it is in the next slice of taps
     reciprocal_row: int  # of the taps of a row: see `reciprocal`
     reciprocal_slice: int  # of the taps of a slice
-    lookup: int  # entries of the table of distances from a window's start, one for each offset of a byte; else 0
+    table_size: int  # of the distances from a window's start, one for each offset of a byte; 0 for wider offsets
     sums_begin: int
     sums: int  # in scratch
     scratch_bytes: int
@@ -141,7 +142,7 @@ def scatter(
     g: Geometry, rows: int, columns: int, planes: int, channels: int, argmax_itemsize: int, sums_itemsize: int
 ) -> ScatterTiling:
     """`sums_itemsize` is 0 where dx itself holds the sums."""
-    lookup, cell_step = 256 if argmax_itemsize == 1 else 0, channels if sums_itemsize else g.inner
+    table_size, cell_step = 256 if argmax_itemsize == 1 else 0, channels if sums_itemsize else g.inner
     sums = planes * rows * columns * channels if sums_itemsize else 0
     axes = (g[axis:18:3] for axis in range(3))
     depth_has, rows_have, columns_have = (all_have_a_cell(*axis) for axis in axes)
@@ -162,16 +163,16 @@ def scatter(
         wrap_kh=(g.dd * g.H - g.KH * g.dh) * g.W * cell_step,
         reciprocal_row=reciprocal(g.KW),
         reciprocal_slice=reciprocal(g.KH * g.KW),
-        lookup=lookup,
-        sums_begin=8 * lookup,
+        table_size=table_size,
+        sums_begin=8 * table_size,
         sums=sums,
-        scratch_bytes=8 * lookup + in_cache_lines(sums, sums_itemsize),
+        scratch_bytes=8 * table_size + in_cache_lines(sums, sums_itemsize),
     )
 
 
 # Taps along a row of nonoverlapping windows for which `kernels/nonoverlapping_backward.py` has a store of vectors. Rows
 # with channels last need none: vectors are of channels there.
-INTERLEAVED_KW = 1, 2, 3, 4, 5, 8
+VECTOR_STORE_KW = 1, 2, 3, 4, 5, 8
 
 
 class NonoverlappingTiling(NamedTuple):

@@ -49,9 +49,9 @@ def im2col(
     """`tile` has rows and columns of windows, taps down and along them, and images; `..._steps` are those above."""
     (rows, columns, taps_down, taps_along, images), width = tile, vector_width(itemsize)
     below, reach = (taps_down - 1) * g.dh // g.sh, (taps_along - 1) * g.dw
-    # Every second cell is loaded by two vectors, of which less than two may lie past the last row; stores spill less.
+    # 2 * width: where every second cell is loaded, vectors are read up to two past the last row. Stores spill less.
     packed = (rows + below) * ((columns - 1) * g.sw + reach + 1) * images + 2 * width
-    packed_tap = (rows + below) * columns * images + width  # stores spill by less than a vector
+    packed_tap = (rows + below) * columns * images + width  # into which the last store spills
     elements = packed + taps_along * packed_tap
     return Im2colTiling(
         *x_steps,
@@ -135,25 +135,25 @@ def col2im(
 class Im2rowTiling(NamedTuple):
     """For `im2row`: tiles of `tile_columns` windows of one row of windows.
 
-    A row of a window has the taps of one group of channels after the other, and of each tap so many `lanes`, which are
-    channels, too: there is one group or one lane. A line is what neighbouring windows have of one group and
-    `taps_along` taps, which are those of a row of the window, or one.
+    A window is a row of the columns: for each outer channel its taps, and for each tap its inner channels. Either are
+    all channels of x; of the others there is one. A line is what neighbouring windows have of one outer channel and of
+    `taps_along` taps, which are those of a row of taps, or one.
     """
 
-    x_image: int  # elements of x from one image, group, cell or lane to the next
-    x_group: int
+    x_image: int  # elements of x from one image, outer channel, cell or inner channel to the next
+    x_outer: int
     x_cell: int
-    x_lane: int
+    x_inner: int
     lines: int
-    lanes: int
+    inner_channels: int
     taps_along: int
     row: int  # elements of a window
     tile_columns: int
     tile_lines: int
-    tile_lanes: int
+    tile_inner: int
     column_tiles: int
     line_tiles: int
-    lane_tiles: int
+    inner_tiles: int
     elements: int  # all of scratch
     scratch_bytes: int
 
@@ -161,49 +161,49 @@ class Im2rowTiling(NamedTuple):
 def im2row(
     g: Geometry,
     x_steps: tuple[int, int, int, int],
-    groups: int,
-    lanes: int,
+    outer_channels: int,
+    inner_channels: int,
     taps_along: int,
     tile: tuple[int, int, int],
     itemsize: int,
 ) -> Im2rowTiling:
-    """`tile` has windows, lines and lanes; `x_steps` are those above."""
-    columns, tile_lines, tile_lanes = tile
-    taps = groups * g.KD * g.KH * g.KW
+    """`tile` has windows, lines and inner channels; `x_steps` are those above."""
+    columns, tile_lines, tile_inner = tile
+    taps = outer_channels * g.KD * g.KH * g.KW
     cells = (columns - 1) * g.sw + taps_along
-    elements = tile_lines * cells * tile_lanes + 2 * vector_width(itemsize)
+    elements = tile_lines * cells * tile_inner + 2 * vector_width(itemsize)
     return Im2rowTiling(
         *x_steps,
         taps // taps_along,
-        lanes,
+        inner_channels,
         taps_along,
-        taps * lanes,
+        taps * inner_channels,
         *tile,
         column_tiles=ceil_div(g.OW, columns),
         line_tiles=ceil_div(taps // taps_along, tile_lines),
-        lane_tiles=ceil_div(lanes, tile_lanes),
+        inner_tiles=ceil_div(inner_channels, tile_inner),
         elements=elements,
         scratch_bytes=in_cache_lines(elements, itemsize),
     )
 
 
 class Row2imTiling(NamedTuple):
-    """For `row2im`: tiles of cells of some groups or lanes, which are those of `Im2rowTiling`."""
+    """For `row2im`: tiles of cells of some outer or inner channels, which are those of `Im2rowTiling`."""
 
-    x_image: int  # elements of dx from one image, group, cell or lane to the next
-    x_group: int
+    x_image: int  # elements of dx from one image, outer channel, cell or inner channel to the next
+    x_outer: int
     x_cell: int
-    x_lane: int
-    groups: int
-    lanes: int
+    x_inner: int
+    outer_channels: int
+    inner_channels: int
     taps_along: int  # taps of a row of the window that are added to neighbouring sums: all of them, or one
     row: int  # elements of a window
-    tile_groups: int
-    tile_lanes: int
+    tile_outer: int
+    tile_inner: int
     tile_rows: int
     tile_columns: int
-    group_tiles: int
-    lane_tiles: int
+    outer_tiles: int
+    inner_tiles: int
     row_tiles: int
     column_tiles: int
     pitch: int  # elements from the sums of a row of cells to those of the next
@@ -211,30 +211,30 @@ class Row2imTiling(NamedTuple):
     scratch_bytes: int
 
 
-def pitch_of_sums(columns: int, lanes: int, itemsize: int) -> int:
+def pitch_of_sums(columns: int, inner_channels: int, itemsize: int) -> int:
     """Elements from one row of sums to the next. A vector that spills past a row changes no other."""
-    return columns * lanes + vector_width(itemsize)
+    return columns * inner_channels + vector_width(itemsize)
 
 
 def row2im(
     g: Geometry,
     x_steps: tuple[int, int, int, int],
-    groups: int,
-    lanes: int,
+    outer_channels: int,
+    inner_channels: int,
     tile: tuple[int, int, int, int],
     itemsize: int,
 ) -> Row2imTiling:
-    """`tile` has groups, lanes, rows and columns of cells; `itemsize` is that of the sums."""
-    (tile_groups, tile_lanes, rows, columns), width = tile, vector_width(itemsize)
-    pitch = pitch_of_sums(columns, tile_lanes, itemsize)
-    sizes = (groups, tile_groups), (lanes, tile_lanes), (g.H, rows), (g.W, columns)
-    elements = tile_groups * rows * pitch + 2 * width
+    """`tile` has outer and inner channels, rows and columns of cells; `itemsize` is that of the sums."""
+    (tile_outer, tile_inner, rows, columns), width = tile, vector_width(itemsize)
+    pitch = pitch_of_sums(columns, tile_inner, itemsize)
+    sizes = (outer_channels, tile_outer), (inner_channels, tile_inner), (g.H, rows), (g.W, columns)
+    elements = tile_outer * rows * pitch + 2 * width
     return Row2imTiling(
         *x_steps,
-        groups,
-        lanes,
-        g.KW if g.dw == 1 and tile_lanes == lanes else 1,
-        groups * g.KD * g.KH * g.KW * lanes,
+        outer_channels,
+        inner_channels,
+        g.KW if g.dw == 1 and tile_inner == inner_channels else 1,
+        outer_channels * g.KD * g.KH * g.KW * inner_channels,
         *tile,
         *(ceil_div(size, of_block) for size, of_block in sizes),
         pitch=pitch,

@@ -3,18 +3,16 @@
 from typing import NamedTuple
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, ceil_div
+from fastpool.backends.numba.geometry import LOADED_STRIDES, VECTOR_BYTES, Geometry, ceil_div
 from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 
-# How `kernels/row_pass.py` takes the maxima along rows: a function for each.
-BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_GATHERING = range(6)
-
-# Strides at which `simd/vectors.py` loads a vector, for `BY_STRIDE`.
-LOADED_STRIDES = 2, 3, 5
+# How `kernels/row_pass.py` takes the maxima along rows: `reduce_row`, `pool_by_doubling`, `pool_channels_along_rows`,
+# `pool_by_halving`, `pool_by_stride`, `pool_by_strided_copy`.
+BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_STRIDED_COPY = range(6)
 
 
 def row_method(g, itemsize, argmax_itemsize):
-    """Which of them is fastest for these windows."""
+    """Which of these methods is fastest for the windows of a call."""
     if g.sw == 1:
         return BY_DOUBLING if g.KW > tuning.MOST_TAPS_COMPARED else BY_TAPS
     if g.inner > 1:
@@ -23,14 +21,14 @@ def row_method(g, itemsize, argmax_itemsize):
         return BY_HALVING
     if g.sw in LOADED_STRIDES:
         return BY_STRIDE
-    gathered = g.KW * (tuning.GATHERED_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.GATHERED_BYTES)
+    copied = g.KW * (tuning.STRIDED_COPY_BYTES_WITH_ARGMAX if argmax_itemsize else tuning.STRIDED_COPY_BYTES)
     doublings = (g.KW - 1).bit_length()
-    return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= gathered else BY_GATHERING
+    return BY_DOUBLING if g.KW > 2 and doublings * g.sw * itemsize <= copied else BY_STRIDED_COPY
 
 
-def _gathered(method, itemsize):
-    """Elements of scratch for `BY_GATHERING`: two pieces of a row, equally long."""
-    return tuning.GATHERED_VECTORS * vector_width(itemsize) if method == BY_GATHERING else 0
+def _copies(method, itemsize):
+    """Elements of scratch for `BY_STRIDED_COPY`: two pieces of a row, equally long."""
+    return tuning.STRIDED_COPY_VECTORS * vector_width(itemsize) if method == BY_STRIDED_COPY else 0
 
 
 class SeparableTiling(NamedTuple):
@@ -41,13 +39,13 @@ class SeparableTiling(NamedTuple):
     row_tiles: int
     column_tiles: int
     whole_rows: bool  # a tile has all columns of a row
-    same_pitch: bool  # the pitch of x is that of row maxima, times the stride: x may be read under a mask of real taps
+    may_mask: bool  # x may be read under a mask: few taps along a row, and its pitch is that of row maxima times `sw`
     row_method: int
     doubles_columns: bool  # maxima down the columns are taken by doubling, too
     prefetch_distance: int  # elements of x from a row under this tile to the same row under the next
     read_past: int  # elements that vectors read past the end of the rows under a tile, at most
     maxima: int  # elements of the packed cells of all slices under a tile, which row maxima overwrite
-    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    copies: int  # elements of the two pieces of a row for `BY_STRIDED_COPY`
     elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
     tap_bits_begin: int
@@ -60,7 +58,7 @@ def packed_rows(g: Geometry, tile_rows: int) -> int:
     return (tile_rows - 1) * g.sh + (g.KH - 1) * g.dh + 1
 
 
-def packed_row(g: Geometry, tile_columns: int) -> int:
+def packed_row_elements(g: Geometry, tile_columns: int) -> int:
     """Elements that are packed for a row of a tile."""
     strides = tile_columns + (g.KW - 1) * g.dw // g.sw
     return max(strides, ceil_div(g.W, g.sw) if tile_columns >= g.OW else 0) * g.sw * g.inner
@@ -70,28 +68,28 @@ def separable(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, arg
     width, reach_w, whole_rows = vector_width(itemsize), (g.KW - 1) * g.dw, tile_columns >= g.OW
     most_rows = packed_rows(g, tile_rows)
     read_past = reach_w * g.inner + 2 * g.sw * width
-    maxima = min(g.KD, g.D) * (most_rows * packed_row(g, tile_columns) + width) + read_past
+    maxima = min(g.KD, g.D) * (most_rows * packed_row_elements(g, tile_columns) + width) + read_past
     method = row_method(g, itemsize, argmax_itemsize)
-    gathered = _gathered(method, itemsize)
-    elements = maxima + gathered + width  # of a row of output that is shorter than a vector
-    same_pitch = whole_rows and g.OW * g.sw == g.W and (g.sw == 1 or (g.sw == 2 and g.inner == 1))
-    same_pitch = same_pitch and 1 < g.KW <= tuning.MOST_TAPS_MASKED and (g.KW > 2 or g.pw > 0)
+    copies = _copies(method, itemsize)
+    elements = maxima + copies + width  # of a row of output that is shorter than a vector
+    may_mask = whole_rows and g.OW * g.sw == g.W and (g.sw == 1 or (g.sw == 2 and g.inner == 1))
+    may_mask = may_mask and 1 < g.KW <= tuning.MOST_TAPS_MASKED and (g.KW > 2 or g.pw > 0)
     argmax_begin = in_cache_lines(elements, itemsize)
     tap_bits_begin = argmax_begin + in_cache_lines(elements, argmax_itemsize)
-    tap_bits = most_rows * g.OW * g.inner + VECTOR_BYTES if same_pitch else 0
+    tap_bits = most_rows * g.OW * g.inner + VECTOR_BYTES if may_mask else 0
     return SeparableTiling(
         tile_rows=tile_rows,
         tile_columns=tile_columns,
         row_tiles=ceil_div(g.OH, tile_rows),
         column_tiles=ceil_div(g.OW, tile_columns),
         whole_rows=whole_rows,
-        same_pitch=same_pitch,
+        may_mask=may_mask,
         row_method=method,
         doubles_columns=g.sh == 1 and g.KH > tuning.MOST_TAPS_COMPARED,
         prefetch_distance=(min(tile_rows * g.sh, g.H) * g.W if whole_rows else tile_columns * g.sw) * g.inner,
         read_past=read_past,
         maxima=maxima,
-        gathered=gathered,
+        copies=copies,
         elements=elements,
         argmax_begin=argmax_begin,
         tap_bits_begin=tap_bits_begin,
@@ -110,7 +108,7 @@ class VanHerkTiling(NamedTuple):
     row_method: int
     prefetch_distance: int  # elements of x from a row to the one that is prefetched
     row: int  # elements of a row of packed cells, which row maxima overwrite
-    gathered: int  # elements of the pieces of a row for `BY_GATHERING`
+    copies: int  # elements of the two pieces of a row for `BY_STRIDED_COPY`
     kept_pitch: int  # elements from one kept row of maxima to the next
     elements: int  # all values in scratch; as many offsets follow
     argmax_begin: int
@@ -122,8 +120,8 @@ def van_herk(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, argm
     # Maxima are taken at every cell of a row: at the last of them windows reach past its end.
     row = (tile_columns * g.sw + 2 * reach_w + g.sw) * g.inner + (2 * g.sw + 2) * width
     kept_pitch, method = tile_columns * g.inner + width, row_method(g, itemsize, argmax_itemsize)
-    gathered = _gathered(method, itemsize)
-    elements = row + gathered + (g.KH + 1) * kept_pitch
+    copies = _copies(method, itemsize)
+    elements = row + copies + (g.KH + 1) * kept_pitch
     argmax_begin = in_cache_lines(elements, itemsize)
     return VanHerkTiling(
         tile_rows=tile_rows,
@@ -131,9 +129,9 @@ def van_herk(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, argm
         row_tiles=ceil_div(g.OH, tile_rows),
         column_tiles=ceil_div(g.OW, tile_columns),
         row_method=method,
-        prefetch_distance=tuning.ROWS_PREFETCHED * g.W * g.inner,
+        prefetch_distance=tuning.PREFETCHED_ROW_DISTANCE * g.W * g.inner,
         row=row,
-        gathered=gathered,
+        copies=copies,
         kept_pitch=kept_pitch,
         elements=elements,
         argmax_begin=argmax_begin,

@@ -1,9 +1,9 @@
-"""Sizes of the parts of scratch, each of which begins a cache line.
+"""Sizes of the regions of scratch, each of which begins a cache line.
 
 So does the scratch of each thread, since that of all threads is one array: `Call` refuses any that would end elsewhere.
 
-A part ends with slack, a number of vectors: what loops in whole vectors may load or store past its last element. One
-vector for a store, two where every second element is loaded, `sw` times as many where every sw-th is.
+A region has slack at its end, a number of vectors, for what loops in whole vectors load or store past its last element:
+one vector for a store, and for a load as many as the stride is long. Each sum of a tiling adds what its loops need.
 """
 
 from fastpool.backends.numba.geometry import VECTOR_BYTES, ceil_div
