@@ -70,11 +70,10 @@ def _compile(task: tuple[str, str, str]) -> Path:
 
 def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator[Path]:
     target = TARGETS[level]
+    before = {setting: os.environ.get(setting) for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")}
     # Numba, which makes the code that LLVM compiles, knows only processors of this machine's architecture.
     cpu, features = (target.cpu, target.features) if target.is_native else ("generic", "")
-    settings = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
-    before = {setting: os.environ.get(setting) for setting in settings}
-    os.environ.update(settings)
+    os.environ.update(NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted], chunksize=4)

@@ -32,9 +32,6 @@ def inlined(function):
 
 
 def kernel(function):
-    """Register a kernel by its name. It takes arrays, constants, scratch, and the range of its work items.
-
-    Numba puts its statements into the function that calls it: LLVM would optimise a function of its own twice.
-    """
-    KERNELS[function.__name__] = numba.njit(inline="always")(function)
+    """Register a kernel by its name. It takes arrays, constants, scratch, and the range of its work items."""
+    KERNELS[function.__name__] = inlined(function)
     return function

@@ -149,7 +149,7 @@ def _compiled(name: str) -> tuple[str, str, str]:
             values += [reader.constant(each) for each in constants]
             one = ir.Constant(ir.IntType(64), 1)
             values.append(reader._array(_SCRATCH, args[1], one.type(0), one))
-            context.call_internal_no_propagate(builder, described, signature, [*values, *args[2:]])
+            context.call_internal(builder, described, signature, [*values, *args[2:]])
             return context.get_dummy_value()
 
         return types.void(words, scratch, start, stop), generate
@@ -164,8 +164,6 @@ def _compiled(name: str) -> tuple[str, str, str]:
 def make_object(name: str, processor: Processor) -> bytes:
     """The object code of a kernel, with one symbol of its name."""
     kernel, entry, native_name = _compiled(name)
-    if not numba.config.BOUNDSCHECK and re.search(r"\bret i32 (?!0\b)", kernel):
-        raise RuntimeError(f"the kernel {name} may raise an exception, which nobody would see")
     module = llvm.parse_assembly(kernel)
     module.link_in(llvm.parse_assembly(entry))
     module.name = name
@@ -181,6 +179,9 @@ def make_object(name: str, processor: Processor) -> bytes:
     if processor.triple != module.triple:  # kernels ask for nothing of one processor: LLVM makes code for another
         module.triple, module.data_layout = processor.triple, str(machine.target_data)
     _optimise(module, machine)
+    called = re.search(r"@(Py|NRT_|numba_)\w+", str(module))
+    if called and not numba.config.BOUNDSCHECK:
+        raise RuntimeError(f"the kernel {name} counts references or raises: it needs {called[0]}, which no library has")
     return machine.emit_object(module)
 
 
