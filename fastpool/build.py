@@ -15,8 +15,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -52,23 +52,37 @@ OBJECTS = Path("build/kernels")
 FUNCTIONS_OF_C = "memcpy", "memmove", "memset"  # which LLVM may call
 
 
-def _compile(task: tuple[str, str, str]) -> Path:
-    """Write a kernel's object code to a folder, if it is not there yet; return its path."""
+def _compile(names: list[str], level: str, folder: Path) -> list[Path]:
+    """Write the object code of kernels to a folder, where it is not there yet; return the paths."""
     from fastpool.backends.numba import object_code  # Numba reads for which processor when it is imported
 
-    name, level, folder = task
-    target = TARGETS[level]
+    target, paths = TARGETS[level], []
     processor = object_code.Processor(target.triple, target.cpu, target.features)
-    path = Path(folder, object_code.object_name(name, processor)).with_suffix(".o")
-    if not path.exists():
-        code = object_code.make_object(name, processor)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(code)
-        part.replace(path)
-    return path
+    for name in names:
+        path = Path(folder, object_code.object_name(name, processor)).with_suffix(".o")
+        if not path.exists():
+            code = object_code.make_object(name, processor)
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(code)
+            part.replace(path)
+        paths.append(path)
+    return paths
 
 
-def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator[Path]:
+def _groups(names: Iterable[str], jobs: int) -> list[list[str]]:
+    """The kernels of each dtype, which call the same functions: a process compiles these once. The largest come first.
+
+    Where there are more processes than groups, groups are divided.
+    """
+    of_dtype: dict[str, list[str]] = {}
+    for name in sorted(names):
+        of_dtype.setdefault(name.split("__")[1].split("_")[0], []).append(name)
+    pieces = -(-jobs // len(of_dtype))
+    groups = [group[i::pieces] for group in of_dtype.values() for i in range(pieces)]
+    return sorted(filter(None, groups), key=len, reverse=True)
+
+
+def _objects(groups: list[list[str]], level: str, folder: Path, jobs: int) -> Iterator[list[Path]]:
     target = TARGETS[level]
     before = {setting: os.environ.get(setting) for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")}
     # Numba, which makes the code that LLVM compiles, knows only processors of this machine's architecture.
@@ -76,7 +90,8 @@ def _objects(wanted: list[str], level: str, folder: Path, jobs: int) -> Iterator
     os.environ.update(NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_compile, [(name, level, str(folder)) for name in wanted], chunksize=4)
+            running = [pool.submit(_compile, group, level, folder) for group in groups]
+            yield from (each.result() for each in as_completed(running))
     finally:
         for setting, value in before.items():
             if value is None:
@@ -102,12 +117,11 @@ def linker(level: str) -> list[str]:
 def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
     """Build the library of a level, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Kernels of the same dtypes call the same functions, which a process compiles once.
-    wanted, objects = sorted(kernel_names(), key=lambda name: name.split("__")[1:]), []
-    made = _objects(wanted, level, folder, jobs or usable_cpus())
-    for count, (name, path) in enumerate(zip(wanted, made, strict=True), 1):
-        print(f"\r{level}: {count} of {len(wanted)} kernels  {name:70.70}", end="", file=sys.stderr, flush=True)
-        objects.append(str(path))
+    jobs, wanted, objects = jobs or usable_cpus(), kernel_names(), list[str]()
+    print(f"{level}: {len(wanted)} kernels, dtype by dtype", end="", file=sys.stderr, flush=True)
+    for paths in _objects(_groups(wanted, jobs), level, folder, jobs):
+        objects += map(str, paths)
+        print(f"\r{level}: {len(objects)} of {len(wanted)} kernels".ljust(60), end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     to = Path(library.library_path(level))
     with tempfile.TemporaryDirectory(dir=to.parent) as beside:
@@ -120,7 +134,7 @@ def build(level: str, folder: Path = OBJECTS, jobs: int | None = None) -> Path:
         # other undefined symbol, of Python's or Numba's, is an error.
         flags = ["-shared", "-fPIC", "-s", "-nostdlib", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
         flags += [f"-Wl,--ignore-unresolved-symbol={name}" for name in FUNCTIONS_OF_C]
-        subprocess.run([*linker(level), *flags, "-o", str(linked), str(origin), *objects], check=True)
+        subprocess.run([*linker(level), *flags, "-o", str(linked), str(origin), *sorted(objects)], check=True)
         linked.replace(to)
     return to
 
