@@ -187,10 +187,19 @@ def make_object(name: str, processor: Processor) -> bytes:
 
 def _optimise(module: Any, machine: Any) -> None:
     """Optimise a kernel as a whole: the arrays that it is given have no owner, so that no references are counted."""
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization, options.slp_vectorization = True, False
-    passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
+    for level in (
+        0,
+        3,
+    ):  # first, the kernel becomes a part of its entry, and its loops get the form that O3 works best on
+        options = llvm.create_pipeline_tuning_options(speed_level=level)
+        options.loop_vectorization, options.slp_vectorization = level > 0, False
+        builder = llvm.create_pass_builder(machine, options)
+        passes = builder.getModulePassManager()
+        if level == 0:
+            passes.add_loop_rotate_pass()
+            passes.add_instruction_combine_pass()
+            passes.add_jump_threading_pass()
+        passes.run(module, builder)
 
 
 def target_machine(processor: Processor, **options: Any) -> Any:

@@ -55,7 +55,7 @@ def separable(
     `itemsizes` are the bytes of a value and of an offset.
     """
     g, planes = stacked(geometry_of(window, inner), outer)
-    rows, columns, packed = _first_tile(g)
+    rows, columns, packed = _first_tile(g, itemsizes[0])
     if packed > tuning.MOST_PACKED or _packing_does_not_pay(window, g, packed, itemsizes[0], half):
         return None
     reads = min(g.D, g.KD) * min(g.H, g.KH) * min(g.W, g.KW) * inner  # of a window in place, at most
@@ -68,16 +68,18 @@ def separable(
     return g, tiles, planes * g.OD * tiles.row_tiles * tiles.column_tiles
 
 
-def _first_tile(g):
+def _first_tile(g, itemsize):
     """Rows and columns of windows in a tile, and how many elements are packed for it.
 
     Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
     """
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
+    is_long = g.W * g.inner >= tuning.LONG_ROW
+    tile = max(tuning.TILE, (tuning.TILE_BYTES_IN_LONG_ROWS if is_long else tuning.TILE_BYTES) // itemsize)
     for halos_h, halos_w in ((tuning.HALOS_DOWN, tuning.HALOS_ALONG), (1, 1)):
-        columns = min(max(tuning.TILE // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
+        columns = min(max(tile // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
         row = tiling.packed_row_elements(g, columns)
-        elements = tuning.TILE if reach_h < g.sh else tuning.TILES_IN_L2 * tuning.TILE
+        elements = tile if reach_h < g.sh else tuning.TILES_IN_L2 * tile
         rows = min(max(elements // (row * g.sh), halos_h * reach_h // g.sh, 1), g.OH)
         packed = min(g.KD, g.D) * tiling.packed_rows(g, rows) * row
         if packed <= tuning.MOST_PACKED_BY_HALOS:

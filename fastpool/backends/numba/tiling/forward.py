@@ -11,10 +11,15 @@ from fastpool.backends.numba.tiling.scratch import in_cache_lines, vector_width
 BY_TAPS, BY_DOUBLING, BY_CHANNELS, BY_HALVING, BY_STRIDE, BY_STRIDED_COPY = range(6)
 
 
+def taps_compared(g):
+    """Taps along an axis that are compared one after the other, at most."""
+    return tuning.MOST_TAPS_COMPARED + (g.W * g.inner >= tuning.LONG_ROW)
+
+
 def row_method(g, itemsize, argmax_itemsize):
     """Which of these methods is fastest for the windows of a call."""
     if g.sw == 1:
-        return BY_DOUBLING if g.KW > tuning.MOST_TAPS_COMPARED else BY_TAPS
+        return BY_DOUBLING if taps_compared(g) < g.KW else BY_TAPS
     if g.inner > 1:
         return BY_CHANNELS
     if g.dw == 1 and g.sw == g.KW and g.KW & (g.KW - 1) == 0:
@@ -85,7 +90,7 @@ def separable(g: Geometry, tile_rows: int, tile_columns: int, itemsize: int, arg
         whole_rows=whole_rows,
         may_mask=may_mask,
         row_method=method,
-        doubles_columns=g.sh == 1 and g.KH > tuning.MOST_TAPS_COMPARED,
+        doubles_columns=g.sh == 1 and taps_compared(g) < g.KH,
         prefetch_distance=(min(tile_rows * g.sh, g.H) * g.W if whole_rows else tile_columns * g.sw) * g.inner,
         read_past=read_past,
         maxima=maxima,
