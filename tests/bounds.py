@@ -130,6 +130,38 @@ def pool_problem(rng, end, dtype, fixed=None):
         equal(dx, POOLS_BACKWARD[axes](dy, argmax, shape, **window, backend="numpy"))
 
 
+def tables_problem(rng, end, dtype):
+    """Adaptive and fractional pools, which read tables."""
+    axes = int(rng.choice([1, 2, 3]))
+    space = tuple(map(int, rng.integers(1, {1: 90, 2: 24, 3: 9}[axes], axes)))
+    out = tuple(int(rng.integers(1, n + 3)) for n in space)
+    layout = str(rng.choice(["channels_first", "channels_last"]))
+    c = int(rng.choice([1, 2, 5, 17]))
+    shape = (2, c, *space) if layout == "channels_first" else (2, *space, c)
+    yield f"adaptive pool {shape} to {out} {layout}"
+    x = flush(shape, dtype, end, values(shape, dtype, int(rng.integers(1 << 30))))
+    for op in ("max", "avg") if dtype.kind == "f" else ("max",):
+        pool, returning = getattr(fp, f"adaptive_{op}_pool{axes}d"), {"return_indices": True} if op == "max" else {}
+        if op == "avg":
+            x[...] = small_integers(rng, shape, dtype)
+        expected = pool(x, out, data_format=layout, **returning, backend="naive")
+        results = expected if op == "max" else (expected,)
+        outs = tuple(flush(each.shape, each.dtype, end) for each in results)
+        pool(x, out, data_format=layout, **returning, out=outs if op == "max" else outs[0], backend="numba")
+        for got, each in zip(outs, results, strict=True):
+            np.testing.assert_allclose(got.astype(float), each.astype(float), rtol=1e-2 if dtype.itemsize == 2 else 1e-5)
+    if axes > 1 and min(space) > 2:
+        kernel, few = (2,) * axes, tuple(max(n - 2, 1) for n in space)
+        samples = flush((2, c, axes), "f4", end, rng.random((2, c, axes)))
+        pool = getattr(fp, f"fractional_max_pool{axes}d")
+        arguments = {"output_size": few, "random_samples": samples, "data_format": layout, "return_indices": True}
+        expected = pool(x, kernel, **arguments, backend="naive")
+        outs = tuple(flush(each.shape, each.dtype, end) for each in expected)
+        pool(x, kernel, **arguments, out=outs, backend="numba")
+        for got, each in zip(outs, expected, strict=True):
+            equal(got, each)
+
+
 def average_problem(rng, end, dtype, fixed=None):
     dtype = dtype if dtype.kind == "f" else np.dtype("f4")
     space, window = fixed or a_window(rng, int(rng.choice([1, 2, 2, 2, 3])))
@@ -245,7 +277,8 @@ def run_by(runner):
 
 
 def problems(rng, count):
-    makers = [pool_problem] * 6 + [average_problem] * 3 + [maxout_problem] * 2 + [columns_problem, activation_problem]
+    makers = [pool_problem] * 6 + [average_problem] * 3 + [maxout_problem] * 2
+    makers += [tables_problem, columns_problem, activation_problem]
     for end in (True, False):
         for fixed in CERTAIN:
             for dtype in DTYPES:
