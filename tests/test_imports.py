@@ -4,6 +4,8 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import fastpool
 
 FOLDER = Path(fastpool.__file__).parent
@@ -55,3 +57,11 @@ print(set(fastpool.__all__) - set(dir(fastpool)), [name for name in fastpool.__a
 print(later - set(sys.modules), hasattr(fastpool, "moving_nothing"))
 """
     assert python("-c", code).splitlines() == ["set()", "set() []", "set() False"]
+
+
+def test_the_citation_names_this_version():
+    """Where there is a checkout: the release workflow compares both with the tag."""
+    citation = FOLDER.parent / "CITATION.cff"
+    if not citation.exists():
+        pytest.skip("no checkout")
+    assert f"version: {fastpool.__version__}" in citation.read_text().splitlines()
