@@ -9,7 +9,7 @@ import threading
 import types
 from collections import Counter
 from importlib import import_module
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -24,58 +24,13 @@ from fastpool.device_arrays import ArrayLibrary
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
-assert_eq = pytest.importorskip("dask.array.utils").assert_eq
+from chunks import CHUNKS, bits, check, check_each, chunked, in_chunks, moved, never_computed, some_chunks, tasks  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _in_this_thread():
     with dask.config.set(scheduler="synchronous"):
         yield
-
-
-def bits(a):
-    return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")
-
-
-def check(lazy, expected):
-    """Check that a Dask array has the right metadata and computes the same bits."""
-    assert type(lazy) is da.Array
-    got = lazy.compute()
-    if lazy.npartitions < 20:
-        assert_eq(lazy, got)  # checks each chunk's shape, dtype and type
-    assert got.dtype == lazy.dtype == expected.dtype
-    assert got.shape == lazy.shape == expected.shape
-    np.testing.assert_array_equal(bits(got), bits(expected))
-
-
-def check_each(lazy, expected):
-    for a, b in zip(lazy, expected, strict=True):
-        check(a, b)
-
-
-def chunked(a, size):
-    return da.from_array(a, chunks=size)
-
-
-CHUNKS = {
-    "one": -1,
-    "of 1": 1,
-    "of 2": 2,
-    "of 5": 5,
-    "uneven": None,
-}
-
-
-def uneven(n):
-    """Chunks of 3, 1, 4, 1, 5, ... elements."""
-    sizes = []
-    for size in (3, 1, 4, 1, 5, 9, 2, 6) * (n // 31 + 1):
-        sizes.append(min(size, n - sum(sizes)))
-    return tuple(size for size in sizes if size) or (0,)
-
-
-def in_chunks(a, name):
-    return chunked(a, CHUNKS[name] if CHUNKS[name] else tuple(map(uneven, a.shape)))
 
 
 @pytest.mark.parametrize("chunks", [chunks for chunks in CHUNKS if chunks != "of 2"])
@@ -135,15 +90,6 @@ def problems(draw):
     }
     dtype = draw(st.sampled_from(FLOATS))
     return axes, shape, window, dtype
-
-
-def some_chunks(data, shape):
-    chunks = []
-    for n in shape:
-        cuts = data.draw(st.sets(st.integers(1, max(n - 1, 1))))
-        ends = [0, *sorted(c for c in cuts if c < n), n]
-        chunks.append(tuple(b - a for a, b in pairwise(ends)))
-    return tuple(chunks)
 
 
 @settings(max_examples=100, deadline=None)
@@ -268,10 +214,7 @@ def test_activations_are_as_in_memory(dtype):
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
-    def never(block):
-        raise AssertionError("computed")
-
-    x = da.zeros((4, 6, 12, 12), chunks=5).map_blocks(never, meta=np.empty((0,) * 4))
+    x = never_computed((4, 6, 12, 12), 5)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1)
     fp.maxout_backward(*fp.maxout(x, 3, 1, return_argmax=True), x.shape, 1)
@@ -383,10 +326,6 @@ def test_an_argmax_out_of_range_is_refused_when_it_is_computed(chunks):
 # The graph
 
 
-def tasks(lazy):
-    return len(dict(lazy.dask))
-
-
 def halo_calls(n):
     x = da.zeros((n * 8, 64), chunks=8)
     y, argmax = fp.max_pool2d(x, (3, 3), 2, 1, return_argmax=True)
@@ -432,18 +371,11 @@ def test_only_what_a_chunk_needs_moves():
     x = da.zeros((64, 64), chunks=16)
     y = fp.max_pool2d(x, (3, 3), 1, 1)
     assert y.chunks == x.chunks
-    with dask.config.set({"optimization.fuse.active": False}):
-        graph = dict(y.dask)
-    moved = {key: prod(s.stop - s.start if s.stop else 16 for s in dask_part(task)) for key, task in graph.items()
-             if "-part-" in key[0]}  # fmt: skip
+    pieces = [prod(s.stop - s.start if s.stop else 16 for s in part) for part in moved(y)]
     # Rows and columns of one element between 4 x 4 chunks, in both directions, and the corners.
-    assert sum(moved.values()) == 2 * (2 * 3 * 4) * 16 + 4 * 3 * 3
+    assert sum(pieces) == 2 * (2 * 3 * 4) * 16 + 4 * 3 * 3
     assert fp.max_pool2d(x, (2, 2)).chunks == ((8,) * 4,) * 2
     assert tasks(fp.max_pool2d(x, (2, 2))) == 2 * 16
-
-
-def dask_part(task):
-    return task[2] if isinstance(task, tuple) else task.args[1]
 
 
 def test_chunks_of_the_result_follow_those_of_the_input():

@@ -1,0 +1,91 @@
+"""Arrays in chunks of all kinds, and what a Dask array computes compared with what NumPy arrays give."""
+
+from itertools import pairwise
+
+import dask.array as da
+import numpy as np
+from dask.array.utils import assert_eq
+from hypothesis import strategies as st
+
+CHUNKS = {
+    "one": -1,
+    "of 1": 1,
+    "of 2": 2,
+    "of 5": 5,
+    "uneven": None,
+}
+
+
+def bits(a):
+    return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")
+
+
+def check(lazy, expected):
+    """Check that a Dask array has the right metadata and computes the same bits."""
+    assert type(lazy) is da.Array
+    got = lazy.compute()
+    if lazy.npartitions < 20:
+        assert_eq(lazy, got)  # checks each chunk's shape, dtype and type
+    assert got.dtype == lazy.dtype == expected.dtype
+    assert got.shape == lazy.shape == expected.shape
+    np.testing.assert_array_equal(bits(got), bits(expected))
+
+
+def check_each(lazy, expected):
+    for a, b in zip(lazy, expected, strict=True):
+        check(a, b)
+
+
+def check_values(lazy, expected):
+    """Check metadata and values: zeros may differ in their sign, and a NaN in its bits."""
+    assert type(lazy) is da.Array
+    got = lazy.compute()
+    assert got.dtype == lazy.dtype == expected.dtype
+    assert got.shape == lazy.shape == expected.shape
+    if expected.dtype.kind == "V":  # bfloat16
+        got, expected = got.astype(np.float32), expected.astype(np.float32)
+    np.testing.assert_array_equal(got, expected)
+
+
+def chunked(a, size):
+    return da.from_array(a, chunks=size)
+
+
+def uneven(n):
+    """Chunks of 3, 1, 4, 1, 5, ... elements."""
+    sizes = []
+    for size in (3, 1, 4, 1, 5, 9, 2, 6) * (n // 31 + 1):
+        sizes.append(min(size, n - sum(sizes)))
+    return tuple(size for size in sizes if size) or (0,)
+
+
+def in_chunks(a, name):
+    return chunked(a, CHUNKS[name] if CHUNKS[name] else tuple(map(uneven, a.shape)))
+
+
+def some_chunks(data, shape):
+    chunks = []
+    for n in shape:
+        cuts = data.draw(st.sets(st.integers(1, max(n - 1, 1))))
+        ends = [0, *sorted(c for c in cuts if c < n), n]
+        chunks.append(tuple(b - a for a, b in pairwise(ends)))
+    return tuple(chunks)
+
+
+def never_computed(shape, chunks, dtype=float):
+    """An array that fails the test where a chunk of it is computed."""
+
+    def never(block):
+        raise AssertionError("computed")
+
+    return da.zeros(shape, chunks=chunks, dtype=dtype).map_blocks(never, meta=np.empty((0,) * len(shape), dtype))
+
+
+def tasks(lazy):
+    return len(dict(lazy.dask))
+
+
+def moved(lazy):
+    """The parts that are cut out of chunks, as slices, one for each piece."""
+    pieces = [task for key, task in dict(lazy.dask).items() if "-part-" in key[0]]
+    return [task[2] if isinstance(task, tuple) else task.args[1] for task in pieces]
