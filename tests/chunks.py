@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 from dask.array.utils import assert_eq
 from hypothesis import strategies as st
+from specimens import FLOATS, LAYOUTS
 
 CHUNKS = {
     "one": -1,
@@ -61,6 +62,29 @@ def uneven(n):
 
 def in_chunks(a, name):
     return chunked(a, CHUNKS[name] if CHUNKS[name] else tuple(map(uneven, a.shape)))
+
+
+@st.composite
+def problems(draw):
+    """Windows over an array: how many axes they have, the shape of the array, the arguments of a pool, and a dtype."""
+    axes = draw(st.integers(1, 3))
+    each = st.tuples(*[st.integers(1, 5)] * axes)
+    space = draw(st.tuples(*[st.integers(1, (30, 14, 7)[axes - 1])] * axes))
+    layout = draw(st.sampled_from(LAYOUTS))
+    shape = [(), (3,), (2, 3)][draw(st.integers(0, 2))]
+    channels = shape[-1:] if layout == "channels_last" else ()
+    shape = (*shape[: len(shape) - len(channels)], *space, *channels)
+    pairs = st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * axes)
+    window = {
+        "kernel_size": draw(each),
+        "stride": draw(each),
+        "padding": draw(st.one_of(pairs, st.sampled_from(["same", "same_lower", "valid"]))),
+        "dilation": draw(st.tuples(*[st.integers(1, 3)] * axes)),
+        "ceil_mode": draw(st.booleans()),
+        "data_format": layout,
+    }
+    dtype = draw(st.sampled_from(FLOATS))
+    return axes, shape, window, dtype
 
 
 def some_chunks(data, shape):

@@ -24,7 +24,19 @@ from fastpool.device_arrays import ArrayLibrary
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
-from chunks import CHUNKS, bits, check, check_each, chunked, in_chunks, moved, never_computed, some_chunks, tasks  # noqa: E402
+from chunks import (  # noqa: E402
+    CHUNKS,
+    bits,
+    check,
+    check_each,
+    chunked,
+    in_chunks,
+    moved,
+    never_computed,
+    problems,
+    some_chunks,
+    tasks,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,28 +80,6 @@ def test_other_byte_orders_become_the_native_one():
     swapped = x.astype(x.dtype.newbyteorder())
     check(fp.max_pool2d(chunked(swapped, 4), (3, 3), 2), fp.max_pool2d(x, (3, 3), 2))
     check(fp.hard_swish(chunked(swapped, 4)), fp.hard_swish(x))
-
-
-@st.composite
-def problems(draw):
-    axes = draw(st.integers(1, 3))
-    each = st.tuples(*[st.integers(1, 5)] * axes)
-    space = draw(st.tuples(*[st.integers(1, (30, 14, 7)[axes - 1])] * axes))
-    layout = draw(st.sampled_from(LAYOUTS))
-    shape = [(), (3,), (2, 3)][draw(st.integers(0, 2))]
-    channels = shape[-1:] if layout == "channels_last" else ()
-    shape = (*shape[: len(shape) - len(channels)], *space, *channels)
-    pairs = st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * axes)
-    window = {
-        "kernel_size": draw(each),
-        "stride": draw(each),
-        "padding": draw(st.one_of(pairs, st.sampled_from(["same", "same_lower", "valid"]))),
-        "dilation": draw(st.tuples(*[st.integers(1, 3)] * axes)),
-        "ceil_mode": draw(st.booleans()),
-        "data_format": layout,
-    }
-    dtype = draw(st.sampled_from(FLOATS))
-    return axes, shape, window, dtype
 
 
 @settings(max_examples=100, deadline=None)
