@@ -73,7 +73,7 @@ def _kernel(
     between, steps = list(shape), []
     for axis in (3, 2, 1):
         table = tables[axis - 1]
-        if (len(table.begin), table.shortest) != (between[axis], 1):  # else each window is a cell
+        if (len(table.begin), table.shortest, table.stride) != (between[axis], 1, 1):  # else each window is a cell
             steps.append(_AxisSums(op, module, tuple(between), axis, table, dtype))
         between[axis] = len(table.begin)
     d, h, w = (table.end - table.begin for table in tables)

@@ -122,7 +122,7 @@ def _kernel(
     steps, between = [], list(shape)
     for axis in (3, 2, 1):  # the first maximum in row-major order: of each row, then of the rows, then of the slices
         out, kernel, stride = kernels[axis - 1]
-        if (out, kernel) != (shape[axis], 1):
+        if (out, kernel, stride) != (shape[axis], 1, 1):  # else each window is a cell
             steps.append(_Axis(module, tuple(between), axis, kernel, stride, dtype, with_indices))
         between[axis] = out
 
@@ -245,7 +245,9 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
     arrays.expect_shape("random_samples", samples, (window.batch, window.channels, axes), "x and its spatial axes")
     ones = (1,) * (3 - axes)
     shape = arrays.planes(window, channels_last, window.size)
-    kernels = [(o, k, None) for o, k in zip(ones + out, ones + kernel, strict=True)]
+    # As many windows as cells are one cell each.
+    sizes = zip(window.size, ones + out, ones + kernel, strict=True)
+    kernels = [(o, k, 1 if o == n else None) for n, o, k in sizes]
     pool = _kernel(module, shape, kernels, native(x.dtype), return_indices)
 
     def run(x: np.ndarray, samples: np.ndarray, *results: np.ndarray) -> None:

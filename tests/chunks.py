@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import dask.array as da
+import ml_dtypes
 import numpy as np
 from dask.array.utils import assert_eq
 from hypothesis import strategies as st
@@ -46,6 +47,18 @@ def check_values(lazy, expected):
     if expected.dtype.kind == "V":  # bfloat16
         got, expected = got.astype(np.float32), expected.astype(np.float32)
     np.testing.assert_array_equal(got, expected)
+
+
+def check_close(lazy, expected):
+    """Check values up to the last bits, in which sums differ whose additions are in another order."""
+    eps = float(ml_dtypes.finfo(expected.dtype).eps)
+    got, expected = (a.astype(np.float64) for a in (lazy.compute(), expected))
+    finite = np.abs(expected[np.isfinite(expected)])
+    np.testing.assert_allclose(got, expected, rtol=8 * eps, atol=8 * eps * finite.max(initial=0))
+
+
+def noise(shape, dtype):
+    return np.random.default_rng(3).standard_normal(shape).astype(dtype)
 
 
 def chunked(a, size):

@@ -2,7 +2,6 @@
 
 import re
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,11 +15,13 @@ da = pytest.importorskip("dask.array")
 from chunks import (  # noqa: E402
     CHUNKS,
     check,
+    check_close,
     check_values,
     chunked,
     in_chunks,
     moved,
     never_computed,
+    noise,
     problems,
     some_chunks,
     tasks,
@@ -37,23 +38,6 @@ UNDILATED = [name for name, (_, window) in WINDOWS.items() if "dilation" not in 
 LARGE = ("13 s1 p6", "large window", "channels 67")
 
 
-def whole_numbers(shape, dtype):
-    """Values whose sums are exact, so that no order of additions matters, and some that are not finite."""
-    return values(shape, dtype)
-
-
-def check_close(lazy, expected):
-    """Check values up to the last bits, in which sums differ whose additions are in another order."""
-    eps = float(ml_dtypes.finfo(expected.dtype).eps)
-    got, expected = (a.astype(np.float64) for a in (lazy.compute(), expected))
-    finite = np.abs(expected[np.isfinite(expected)])
-    np.testing.assert_allclose(got, expected, rtol=8 * eps, atol=8 * eps * finite.max(initial=0))
-
-
-def noise(shape, dtype):
-    return np.random.default_rng(3).standard_normal(shape).astype(dtype)
-
-
 @pytest.mark.parametrize("counting", [{}, {"count_include_pad": False}, {"divisor_override": 7}], ids=str)
 @pytest.mark.parametrize("chunks", [chunks for chunks in CHUNKS if chunks != "of 2"])
 @pytest.mark.parametrize("name", [name for name in UNDILATED if name not in LARGE])
@@ -62,7 +46,7 @@ def test_averages_are_as_in_memory(name, chunks, counting):
     axes = len(shape) - 2
     plan = {**window, **counting}
     for layout in LAYOUTS:
-        x = to_layout(whole_numbers(shape, np.float32), layout)
+        x = to_layout(values(shape, np.float32), layout)
         y = AVERAGES[axes](x, **plan, data_format=layout)
         check_values(AVERAGES[axes](in_chunks(x, chunks), **plan, data_format=layout), y)
         dy = grads(y.shape, np.float32)
@@ -105,7 +89,7 @@ def test_any_window_over_any_chunks(problem, data):
     del window["dilation"]
     window["count_include_pad"] = data.draw(st.booleans())
     window["divisor_override"] = data.draw(st.sampled_from([None, None, 5]))
-    x = whole_numbers(shape, dtype)
+    x = values(shape, dtype)
     source = chunked(x, some_chunks(data, shape))
     try:
         y = AVERAGES[axes](x, **window)
@@ -131,7 +115,7 @@ def test_any_window_over_any_chunks(problem, data):
 def test_global_averages_are_as_in_memory(chunks, shape, layout, keepdims):
     plan = {"data_format": layout, "keepdims": keepdims}
     for dtype in (np.float16, np.float32):
-        x = to_layout(whole_numbers(shape, dtype), layout)
+        x = to_layout(values(shape, dtype), layout)
         y = fp.global_avg_pool(x, **plan)
         check_values(fp.global_avg_pool(in_chunks(x, chunks), **plan), y)
         dy = grads(y.shape, dtype)

@@ -197,10 +197,11 @@ def reach_spans(reach: Reach, chunks: Sequence[int]) -> list[Span]:
 
 def _repeated(reach: Reach, lo: int, hi: int, chunks: Sequence[int]) -> Iterator[Takes]:
     """What lies from `lo` up to `hi`, which may be beyond the borders."""
-    for _, part in repeated(reach, slice(lo + reach.before, hi + reach.before)):
+    for target, part in repeated(reach, slice(lo + reach.before, hi + reach.before)):
         assert part is not None  # the constant, which is no cell
         if part.step == -1:
             last = -1 if part.stop is None else part.stop
             yield _backwards(takes(chunks, (last + 1, part.start + 1)))
-        else:
-            yield takes(chunks, (part.start, part.stop))
+        else:  # cells, or one that fills the target
+            times = (target.stop - target.start) // (part.stop - part.start)
+            yield takes(chunks, (part.start, part.stop)) * times
