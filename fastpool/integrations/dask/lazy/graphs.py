@@ -69,7 +69,13 @@ def _call(function, arguments, keywords, crop, *blocks) -> Any:
     """
     with at_most(1):
         result = function(*(concatenate3(b) if isinstance(b, list) else b for b in blocks), *arguments, **keywords)
-    return tuple(r[crop] for r in result) if isinstance(result, tuple) else result[crop]
+    return tuple(_cropped(r, crop) for r in result) if isinstance(result, tuple) else _cropped(result, crop)
+
+
+def _cropped(result: Any, crop: tuple[slice, ...]) -> Any:
+    """A view, which keeps the whole result in memory, or a copy where it would keep more than twice its own size."""
+    wanted = result[crop]
+    return wanted if 2 * wanted.size >= result.size else wanted.copy()
 
 
 def part_of(chunk: Any, part: tuple[slice, ...]) -> Any:
