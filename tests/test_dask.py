@@ -351,8 +351,10 @@ def test_no_chunk_is_computed_twice(optimised):
     y, argmax = fp.max_pool2d(x, (3, 3), 2, 1, return_argmax=True)
     dx = fp.max_pool2d_backward(y, argmax, x.shape, (3, 3), 2, 1)
     activated = fp.maxout(fp.hard_swish(fp.max_pool2d(x, (5, 5), 1, 2)), 15)
+    opened = fp.morphology.white_tophat(x, fp.morphology.disk(2), "wrap")
+    averages = fp.avg_pool2d(x, 3, 2, 1), fp.adaptive_avg_pool2d(x, 7), fp.global_avg_pool(x[None, None])
     with dask.config.set({"scheduler": "threads", "optimization.fuse.active": None if optimised else False}):
-        dask.compute(y, argmax, dx, activated, fp.global_max_pool(x[None, None]))
+        dask.compute(y, argmax, dx, activated, opened, *averages, fp.global_max_pool(x[None, None]))
     assert set(seen) == set(product(range(6), range(5)))
     assert set(seen.values()) == {1}
 
@@ -448,6 +450,7 @@ def elsewhere(monkeypatch):
 
 def test_chunks_of_another_library_stay_its_own(elsewhere):
     x, dy = values((2, 4, 13, 9), np.float32), grads((2, 4, 7, 5), np.float32)
+    finite = np.arange(x.size, dtype=np.float32).reshape(x.shape)
     lazy, dy_lazy = elsewhere(x, 4), elsewhere(dy, 3)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     y_lazy, argmax_lazy = fp.max_pool2d(lazy, 3, 2, 1, return_argmax=True)
@@ -470,6 +473,12 @@ def test_chunks_of_another_library_stay_its_own(elsewhere):
             fp.global_max_pool_backward(top_lazy, where_lazy, x.shape),
             fp.global_max_pool_backward(top, where, x.shape),
         ),
+        (fp.avg_pool2d(lazy, 3, 2, 1), fp.avg_pool2d(x, 3, 2, 1)),
+        (fp.avg_pool2d_backward(dy_lazy, x.shape, 3, 2, 1), fp.avg_pool2d_backward(dy, x.shape, 3, 2, 1)),
+        (fp.global_avg_pool(elsewhere(finite, 4)), fp.global_avg_pool(finite)),
+        (fp.global_avg_pool_backward(top_lazy, x.shape), fp.global_avg_pool_backward(top, x.shape)),
+        (fp.maximum_filter(lazy, 3, mode="wrap"), fp.maximum_filter(x, 3, mode="wrap")),
+        (fp.moving_min(lazy, 3), fp.moving_min(x, 3)),
         (fp.hard_swish_backward(lazy, lazy), fp.hard_swish_backward(x, x)),
         (fp.swish(lazy), fp.swish(x)),
     ]
@@ -502,6 +511,17 @@ def test_dask_with_expressions_is_refused():
 
 
 def test_graphs_are_pickled():
-    x = chunked(values((9, 9), np.float32), 4)
-    y = fp.max_pool2d(x, (3, 3), 2, 1)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(y)).compute(), y.compute())
+    x = chunked(values((1, 2, 9, 9), np.float32), 4)
+    y, indices = fp.adaptive_max_pool2d(x, 4, return_indices=True)
+    for lazy in (
+        fp.max_pool2d(x, 3, 2, 1),
+        fp.max_pool2d(x, 3, 2, 1, where=x > 0, nan="ignore"),
+        fp.avg_pool2d_backward(fp.avg_pool2d(x, 3, 2, 1), x.shape, 3, 2, 1),
+        fp.adaptive_max_pool2d_backward(y, indices, x.shape),
+        fp.adaptive_avg_pool2d_backward(fp.adaptive_avg_pool2d(x, 4), x.shape),
+        fp.global_max_pool(x),
+        fp.global_avg_pool_backward(fp.global_avg_pool(x), x.shape),
+        fp.morphology.white_tophat(x, fp.morphology.disk(1), axes=(2, 3)),
+        fp.moving_max(x, 3),
+    ):
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy)).compute(), lazy.compute())

@@ -140,6 +140,22 @@ def test_many_chunks_of_a_plane_are_added_up_in_steps():
 # Graphs
 
 
+def test_names_are_the_same_for_the_same_call_alone():
+    x = da.ones((20, 20), chunks=6)
+
+    def names(**plan):
+        y = fp.avg_pool2d(x, 3, 2, **plan)
+        return y.name, fp.avg_pool2d_backward(y.persist(), x.shape, 3, 2, **plan).name.replace(y.name, "")
+
+    plans = [{"padding": ((0, 1), (0, 0))}, {"padding": ((1, 0), (0, 0))}, {"ceil_mode": True}]
+    plans += [{**plan, "count_include_pad": False} for plan in plans[:2]] + [{**plans[0], "divisor_override": 2}]
+    found = [name for plan in plans for name in names(**plan)]
+    assert len(set(found)) == len(found)
+    assert names(**plans[0]) == names(padding=[[0, 1], [0, 0]])
+    planes = [fp.global_avg_pool(x[None, None]), fp.global_avg_pool(x[None, None], keepdims=True)]
+    assert planes[0].name != planes[1].name
+
+
 def test_nothing_is_computed_before_it_is_asked_for():
     x = never_computed((4, 6, 12, 12), 5)
     y = fp.avg_pool2d(x, 3, 2, 1)

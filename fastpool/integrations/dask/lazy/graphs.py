@@ -130,7 +130,9 @@ def map_spans(
     `function` takes the blocks, the `arguments` that follow from their spans, and the `keywords`. `op` and these tell
     what it computes.
     """
-    token = tokenize(op, [s.name for s in sources], spans, arguments([axis[0] for axis in spans]), keywords)
+    # Arguments that do not follow from the spans are those of all blocks, or of blocks at one of the borders.
+    corners = [arguments([axis[i] for axis in spans]) for i in (0, -1)]
+    token = tokenize(op, [s.name for s in sources], spans, corners, keywords)
     name, parts = f"{op}-{token}", [f"{op}-part-{i}-{token}" for i in range(len(sources))]
     chunks = tuple(tuple(span.size for span in axis) for axis in spans)
     calls: dict[Any, Any] = {}
