@@ -194,7 +194,7 @@ def threads(size: int, chunk: int) -> list[dict[str, Any]]:
     def run() -> None:
         fp.max_pool2d(x, (3, 3), 2, 1).store(out, lock=False)
 
-    limit = "fastpool.integrations.dask.lazy.at_most"
+    limit = "fastpool.integrations.dask.lazy.graphs.at_most"
     from fastpool.threads import at_most
 
     before = fp.get_num_threads()

@@ -13,7 +13,15 @@ from fastpool.average_plans import average_backward_plan, average_kernel, averag
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import native, sum_dtype
-from fastpool.table_plans import adaptive_tables, output_sizes, planes_of, planes_of_gradient, results_of, sliding
+from fastpool.table_plans import (
+    adaptive_tables,
+    output_sizes,
+    planes_of,
+    planes_of_gradient,
+    results_of,
+    sliding,
+    tables_of,
+)
 from fastpool.window import Window
 from fastpool.window_tables import Table, flattened
 
@@ -72,7 +80,7 @@ def _kernel(
     between, steps = list(shape), []
     for axis in (3, 2, 1):
         table = tables[axis - 1]
-        if (len(table.begin), table.shortest) != (between[axis], 1):  # else each window is a cell
+        if (len(table.begin), table.shortest, table.stride) != (between[axis], 1, 1):  # else each window is a cell
             steps.append(_AxisSums(op, module, tuple(between), axis, table, dtype))
         between[axis] = len(table.begin)
     d, h, w = (table.end - table.begin for table in tables)
@@ -103,6 +111,21 @@ def _plan_adaptive_average(inputs, axes, output_size, data_format, backend) -> P
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_plan(x, strided, strided.divisors(False, None), backend)
+    return _plan_of_tables(x, window, channels_last, tables, out, backend)
+
+
+def _plan_block(inputs, axes, tables, data_format, backend) -> Plan:
+    """Of a part of an array, with the `tables` of a part of the windows of the whole: see `table_plans`.
+
+    By tables even where the windows of the part slide by a stride: sums are added up as those of the whole.
+    """
+    (x,) = inputs
+    window, channels_last = planes_of(axes, x, data_format)
+    out = tuple(len(begin) for begin, _ in tables)
+    return _plan_of_tables(x, window, channels_last, tables_of(tables), out, backend)
+
+
+def _plan_of_tables(x, window, channels_last, tables, out, backend) -> Plan:
     shape = arrays.planes(window, channels_last, window.size)
     run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, native(x.dtype))
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
@@ -116,6 +139,16 @@ def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend)
     strided = sliding(window, tables, data_format)
     if strided is not None:
         return average_backward_plan(dy, strided, strided.divisors(False, None), backend)
+    return _backward_plan_of_tables(dy, window, out, channels_last, tables, backend)
+
+
+def _plan_block_backward(inputs, axes, x_shape, tables, data_format, backend) -> Plan:
+    (dy,) = inputs
+    window, out, channels_last = planes_of_gradient(axes, x_shape, dy, data_format)
+    return _backward_plan_of_tables(dy, window, out, channels_last, tables_of(tables), backend)
+
+
+def _backward_plan_of_tables(dy, window, out, channels_last, tables, backend) -> Plan:
     shape = arrays.planes(window, channels_last, window.size)
     run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, native(dy.dtype))
     operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
@@ -125,3 +158,5 @@ def _plan_adaptive_average_backward(inputs, axes, x_shape, data_format, backend)
 
 ADAPTIVE_AVG_POOL = Op("adaptive_avg_pool", ("x",), ("x",), _plan_adaptive_average)
 ADAPTIVE_AVG_POOL_BACKWARD = Op("adaptive_avg_pool_backward", ("dy",), ("dy",), _plan_adaptive_average_backward)
+ADAPTIVE_AVG_POOL_BLOCK = Op("adaptive_avg_pool_block", ("x",), ("x",), _plan_block)
+ADAPTIVE_AVG_POOL_BLOCK_BACKWARD = Op("adaptive_avg_pool_block_backward", ("dy",), ("dy",), _plan_block_backward)

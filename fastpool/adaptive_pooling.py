@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastpool.arguments import check_layout, check_shape, flag, frozen_output_size
 from fastpool.calls import call
-from fastpool.table_plans import ADAPTIVE_MAX_POOL, TABLE_MAX_POOL_BACKWARD
+from fastpool.table_plans import ADAPTIVE_MAX_POOL, ADAPTIVE_MAX_POOL_BACKWARD
 from fastpool.type_hints import A, OutputSize
 
 
@@ -15,9 +16,12 @@ def _max_pool(axes, x, output_size, data_format, return_indices, out, backend) -
     return call(ADAPTIVE_MAX_POOL, (x,), (*static, flag("return_indices", return_indices)), out, backend)
 
 
-def call_max_pool_backward(axes, dy, indices, x_shape, data_format, out, backend) -> Any:
+def call_max_pool_backward(op, axes, dy, indices, x_shape, data_format, out, backend) -> Any:
     static = (axes, check_shape("x_shape", x_shape), check_layout(data_format))
-    return call(TABLE_MAX_POOL_BACKWARD, (dy, indices), static, out, backend)
+    return call(op, (dy, indices), static, out, backend)
+
+
+_max_pool_backward = partial(call_max_pool_backward, ADAPTIVE_MAX_POOL_BACKWARD)
 
 
 def adaptive_max_pool1d(
@@ -166,7 +170,7 @@ def adaptive_max_pool1d_backward(
     >>> fp.adaptive_max_pool1d_backward(np.array([1.0, 2.0]), indices, (5,))
     array([0., 1., 0., 2., 0.])
     """
-    return call_max_pool_backward(1, dy, indices, x_shape, data_format, out, backend)
+    return _max_pool_backward(1, dy, indices, x_shape, data_format, out, backend)
 
 
 def adaptive_max_pool2d_backward(
@@ -215,7 +219,7 @@ def adaptive_max_pool2d_backward(
            [0., 1., 1.],
            [0., 1., 1.]])
     """
-    return call_max_pool_backward(2, dy, indices, x_shape, data_format, out, backend)
+    return _max_pool_backward(2, dy, indices, x_shape, data_format, out, backend)
 
 
 def adaptive_max_pool3d_backward(
@@ -249,4 +253,4 @@ def adaptive_max_pool3d_backward(
            [[0., 0.],
             [0., 1.]]])
     """
-    return call_max_pool_backward(3, dy, indices, x_shape, data_format, out, backend)
+    return _max_pool_backward(3, dy, indices, x_shape, data_format, out, backend)

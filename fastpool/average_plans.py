@@ -79,7 +79,27 @@ def _plan_global_backward(inputs, x_shape, data_format, keepdims, backend) -> Pl
     )
 
 
+def _plan_block(inputs, axes, window, counted, override, backend) -> Plan:
+    """Of a part of an array. `counted` are the cells along each axis that count for a divisor of the whole."""
+    (x,) = inputs
+    return average_plan(x, sliding_window(axes, x.shape, *window), _divisors(axes, counted, override), backend)
+
+
+def _plan_block_backward(inputs, axes, x_shape, window, counted, override, backend) -> Plan:
+    (dy,) = inputs
+    windows = sliding_window(axes, x_shape, *window, "x_shape")
+    arrays.expect_shape("dy", dy, windows.y_shape, "the pooled array")
+    return average_backward_plan(dy, windows, _divisors(axes, counted, override), backend)
+
+
+def _divisors(axes: int, counted: tuple[tuple[int, int], ...], override: int) -> Divisors:
+    begin, end = zip(*((0, 1),) * (3 - axes), *counted, strict=True)
+    return Divisors(begin, end, override)
+
+
 AVG_POOL = Op("avg_pool", ("x",), ("x",), _plan_pool)
 AVG_POOL_BACKWARD = Op("avg_pool_backward", ("dy",), ("dy",), _plan_pool_backward)
+AVG_POOL_BLOCK = Op("avg_pool_block", ("x",), ("x",), _plan_block)
+AVG_POOL_BLOCK_BACKWARD = Op("avg_pool_block_backward", ("dy",), ("dy",), _plan_block_backward)
 GLOBAL_AVG_POOL = Op("global_avg_pool", ("x",), ("x",), _plan_global)
 GLOBAL_AVG_POOL_BACKWARD = Op("global_avg_pool_backward", ("dy",), ("dy",), _plan_global_backward)

@@ -94,7 +94,7 @@ class Extension:
     def copies(self, region: Sequence[slice]) -> list[Copy]:
         """What fills an array with a region of the extended array."""
         copies = []
-        for runs in product(*(_runs(reach, some) for reach, some in zip(self._reaches, region, strict=True))):
+        for runs in product(*(repeated(reach, some) for reach, some in zip(self._reaches, region, strict=True))):
             sources = [source for _, source in runs if source is not None]
             source = tuple(sources) if len(sources) == len(runs) else None
             copies.append(Copy(tuple([target for target, _ in runs]), source))
@@ -106,7 +106,7 @@ def extend(x: np.ndarray, copies: Iterable[Copy], constant: Any, extended: np.nd
         extended[target] = constant if source is None else x[source]
 
 
-def _runs(reach: Reach, region: slice) -> Iterator[tuple[slice, slice | None]]:
+def repeated(reach: Reach, region: slice) -> Iterator[tuple[slice, slice | None]]:
     """Slices of a region of an extended axis, and for each the slice of the axis that it repeats."""
     inside = range(reach.before, reach.before + reach.size)
     for part in (range(inside.start), inside, range(inside.stop, inside.stop + reach.after)):

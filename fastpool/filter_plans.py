@@ -37,6 +37,11 @@ def filtered_axes(name: str, axes: Any, ndim: int) -> tuple[int, ...]:
     return found
 
 
+def elements_of(footprint: bytes, size: tuple[int, ...]) -> np.ndarray:
+    """A footprint of this shape, of its bits."""
+    return np.unpackbits(np.frombuffer(footprint, np.uint8), count=prod(size)).astype(bool).reshape(size)
+
+
 def spread(footprint: np.ndarray, axes: tuple[int, ...], ndim: int) -> np.ndarray:
     """A footprint of some axes as one of `ndim` axes, the others of size 1."""
     if footprint.ndim != len(axes):
@@ -179,8 +184,7 @@ def _plan(op: str, inputs: Any, size: Any, footprint: Any, mode: Any, origin: An
     places = tuple(in_memory.index(axis) for axis in axes)
     elements = None
     if footprint is not None:
-        bits = np.unpackbits(np.frombuffer(footprint, np.uint8), count=prod(size)).astype(bool).reshape(size)
-        elements = spread(bits, places, x.ndim)
+        elements = spread(elements_of(footprint, size), places, x.ndim)
     x_shape = tuple(x.shape[axis] for axis in in_memory)
     reaches = reaches_of(x_shape, places, size, mode, origin)
     if x.size == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from fastpool import arrays
 from fastpool.arguments import frozen, integer, one_of, per_axis
 from fastpool.borders import read_mode
 from fastpool.calls import Op, call
-from fastpool.dtypes import is_float
+from fastpool.dtypes import is_float, native
 from fastpool.filter_plans import MAXIMUM_FILTER, MINIMUM_FILTER, filtered_axes
 from fastpool.footprints import read_footprint
+from fastpool.interop import deferred
 from fastpool.type_hints import A, Modes, Size
 
 
@@ -205,7 +206,7 @@ def moving_max(
     >>> fp.moving_max(x, 2, min_count=1)
     array([1., 5., 5., 2., 3.])
     """
-    return _moving(MAXIMUM_FILTER, -np.inf, x, window, min_count, axis, nan, backend)
+    return _moving("moving_max", x, window, min_count, axis, nan, backend)
 
 
 def moving_min(
@@ -242,27 +243,48 @@ def moving_min(
     >>> fp.moving_min(np.array([1.0, 5.0, 4.0, 2.0, 3.0]), 3)
     array([nan, nan,  1.,  2.,  2.])
     """
-    return _moving(MINIMUM_FILTER, np.inf, x, window, min_count, axis, nan, backend)
+    return _moving("moving_min", x, window, min_count, axis, nan, backend)
 
 
-@np.errstate(invalid="ignore")  # of a signalling NaN, in conversions
-def _moving(
-    op: Op, never_wins: float, x: Any, window: Any, min_count: Any, axis: Any, nan: str, backend: str | None
-) -> Any:
-    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "filtered")
-    if not is_float(x.dtype):
-        x = x.astype(np.float64)
-    axes = filtered_axes("axis", frozen("axis", axis), x.ndim)
+class MovingWindows(NamedTuple):
+    """The windows of a call, checked: they end at each element, and have one side for each axis."""
+
+    axes: tuple[int, ...]
+    windows: tuple[int, ...]
+    least: int  # elements that a window must hold for a result that is not NaN
+    nan: str
+
+
+def moving_windows(shape: tuple[int, ...], window: Any, min_count: Any, axis: Any, nan: Any) -> MovingWindows:
+    axes = filtered_axes("axis", frozen("axis", axis), len(shape))
     if axis is None or not axes:
-        raise ValueError(f"axis must name at least one axis of an array of shape {x.shape}, got {axis!r}")
+        raise ValueError(f"axis must name at least one axis of an array of shape {shape}, got {axis!r}")
     windows = per_axis("window", frozen("window", window), len(axes), 1)
-    sizes = tuple(x.shape[a] for a in axes)
+    sizes = tuple(shape[a] for a in axes)
     if any(w > n for w, n in zip(windows, sizes, strict=True)):
         raise ValueError(f"window must not be longer than its axis, got {window!r} for axes of {sizes}")
     most = prod(windows)
     least = most if min_count is None else integer("min_count", min_count)
     if not 1 <= least <= most:
         raise ValueError(f"min_count must be from 1 to the {most} elements of a window, got {min_count!r}")
+    return MovingWindows(axes, windows, least, one_of("nan", nan, ("ignore", "propagate")))
+
+
+def moving_dtype(dtype: np.dtype) -> np.dtype:
+    """That of the results, which may be NaN."""
+    return native(dtype) if is_float(dtype) else np.dtype(np.float64)
+
+
+@np.errstate(invalid="ignore")  # of a signalling NaN, in conversions
+def _moving(name: str, x: Any, window: Any, min_count: Any, axis: Any, nan: Any, backend: str | None) -> Any:
+    move_later = deferred(name, x)
+    if move_later is not None:
+        return move_later(x, window, min_count, axis, nan, backend)
+    op, never_wins = (MAXIMUM_FILTER, -np.inf) if name == "moving_max" else (MINIMUM_FILTER, np.inf)
+    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "filtered")
+    x = x.astype(moving_dtype(x.dtype), copy=False)
+    axes, windows, least, nan = moving_windows(x.shape, window, min_count, axis, nan)
+    sizes = tuple(x.shape[a] for a in axes)
     # Beyond the border lies its nearest element, which each window holds anyway.
     origin = tuple((w - 1) // 2 for w in windows)
 
@@ -270,7 +292,7 @@ def _moving(
         return call_filter(op, x, windows, None, "nearest", 0, origin, axes, None, backend)
 
     too_few: Any = _elements_of_windows(x.ndim, axes, sizes, windows) < least
-    if one_of("nan", nan, ("ignore", "propagate")) == "ignore":
+    if nan == "ignore":
         missing = np.isnan(x)
         if missing.any():
             x = np.where(missing, x.dtype.type(never_wins), x)

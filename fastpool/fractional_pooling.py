@@ -7,7 +7,7 @@ from typing import Any
 from fastpool.adaptive_pooling import call_max_pool_backward
 from fastpool.arguments import check_layout, flag, frozen
 from fastpool.calls import call
-from fastpool.table_plans import FRACTIONAL_MAX_POOL
+from fastpool.table_plans import FRACTIONAL_MAX_POOL, FRACTIONAL_MAX_POOL_BACKWARD
 from fastpool.type_hints import A, Size
 
 
@@ -141,7 +141,7 @@ def fractional_max_pool2d_backward(
            [0., 0., 0., 0.],
            [0., 1., 0., 1.]])
     """
-    return call_max_pool_backward(2, dy, indices, x_shape, data_format, out, backend)
+    return call_max_pool_backward(FRACTIONAL_MAX_POOL_BACKWARD, 2, dy, indices, x_shape, data_format, out, backend)
 
 
 def fractional_max_pool3d_backward(
@@ -176,4 +176,4 @@ def fractional_max_pool3d_backward(
            [[0., 0.],
             [0., 1.]]])
     """
-    return call_max_pool_backward(3, dy, indices, x_shape, data_format, out, backend)
+    return call_max_pool_backward(FRACTIONAL_MAX_POOL_BACKWARD, 3, dy, indices, x_shape, data_format, out, backend)

@@ -402,3 +402,9 @@ def library_of(x: Any) -> ArrayLibrary | None:
                 return library
     protocol = _protocol_of(x)
     return None if protocol is None else _protocol(protocol)  # type: ignore[arg-type]
+
+
+def deferred(op: str, x: Any) -> Callable[..., Any] | None:
+    """What runs an op later, where `x` is of a library whose arrays have no elements yet, and which knows the op."""
+    library = library_of(x)
+    return None if library is None else library.deferred(op)

@@ -53,10 +53,15 @@ def _counts(x: np.ndarray, nan: str, where: Any) -> np.ndarray | None:
     if where is None:
         return counts
     mask = arrays.in_main_memory("where", arrays.read("where", where), "a mask")
+    check_mask(mask, x.shape)
+    mask = np.broadcast_to(mask, x.shape)
+    return mask if counts is None else counts & mask
+
+
+def check_mask(mask: Any, shape: tuple[int, ...]) -> None:
+    """Refuse a mask of another dtype than bool, or one that does not broadcast to the shape of x."""
     if mask.dtype != np.bool_:
         raise TypeError(f"where must hold bool, got {mask.dtype}")
-    try:
-        mask = np.broadcast_to(mask, x.shape)
-    except ValueError:
-        raise ValueError(f"where must have a shape that broadcasts to that of x, {x.shape}, got {mask.shape}") from None
-    return mask if counts is None else counts & mask
+    pairs = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if mask.ndim > len(shape) or not all(n in (1, whole) for n, whole in pairs):
+        raise ValueError(f"where must have a shape that broadcasts to that of x, {shape}, got {mask.shape}")

@@ -23,6 +23,7 @@ from fastpool import arrays
 from fastpool.filter_plans import MAXIMUM_FILTER, MINIMUM_FILTER
 from fastpool.filters import call_filter
 from fastpool.footprints import box, diamond, disk, reflected
+from fastpool.interop import deferred
 from fastpool.morphology_backward import dilate_backward, erode_backward
 from fastpool.out import check_apart
 from fastpool.type_hints import A, Modes, Size
@@ -213,7 +214,7 @@ def closing(
 
 def _check_apart(input: Any, out: Any) -> None:
     """The last step does not see the input, which may be needed after it."""
-    if out is not None:
+    if out is not None and deferred("maximum_filter", input) is None:
         taken = arrays.in_main_memory("input", arrays.read("input", input), "filtered")
         check_apart(arrays.in_main_memory("out", arrays.read("out", out), "filtered"), (taken,), ())
 
@@ -221,6 +222,9 @@ def _check_apart(input: Any, out: Any) -> None:
 @np.errstate(all="ignore")  # inf - inf, and overflow
 def _subtract(a: Any, b: Any, out: Any) -> Any:
     """The difference of two arrays, in the place of one of them; of bools, where they differ."""
+    subtract_later = deferred("difference", out)
+    if subtract_later is not None:
+        return subtract_later(a, b, out)
     first, second, result = (arrays.read("input", x) for x in (a, b, out))
     (np.bitwise_xor if result.dtype.kind == "b" else np.subtract)(first, second, out=result)
     return out

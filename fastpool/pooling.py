@@ -8,6 +8,7 @@ from typing import Any
 from fastpool.arguments import check_layout, check_shape, flag, frozen, frozen_window, one_of
 from fastpool.calls import call
 from fastpool.indices import ONNX_DEFAULT_SHAPE, check_convention
+from fastpool.interop import deferred
 from fastpool.pool_plans import (
     ARGMAX,
     GLOBAL_MAX_POOL,
@@ -52,6 +53,9 @@ def pool_what_counts(op, x, static, return_argmax, nan, where, out, backend) -> 
     nan = one_of("nan", nan, NAN)
     if where is None and nan == PROPAGATE:
         return call(op, (x,), (*static, return_argmax), out, backend)
+    pool_later = deferred(f"masked_{op.name}", x)
+    if pool_later is not None:
+        return pool_later(x, *static, return_argmax, nan, where, out, backend)
     with importing:
         from fastpool.masked_pooling import masked_pool
 

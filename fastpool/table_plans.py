@@ -20,10 +20,25 @@ from fastpool.window import Window, along, sliding_window
 from fastpool.window_tables import Table, adaptive, flattened, fractional
 
 
-def planes_of(axes: int, x: Any, data_format: str, name: str = "x") -> tuple[Window, bool]:
-    """The planes of an array, as windows of one cell, and whether channels come last in memory."""
-    arrays.in_main_memory(name, x, "pooled by windows that differ")
-    window = sliding_window(axes, x.shape, 1, None, 0, 1, False, data_format, name)
+def planes_of_shape(axes: int, shape: tuple[int, ...], data_format: str, name: str = "x") -> Window:
+    """The planes of an array, as windows of one cell."""
+    return sliding_window(axes, shape, 1, None, 0, 1, False, data_format, name)
+
+
+def planes_of_shapes(
+    axes: int, x_shape: tuple[int, ...], dy_shape: tuple[int, ...], data_format: str
+) -> tuple[Window, Window]:
+    """The planes of x and those of dy."""
+    window, out = (planes_of_shape(axes, s, data_format, n) for n, s in (("x_shape", x_shape), ("dy", dy_shape)))
+    if (out.batch, out.channels, out.channel_axis) != (window.batch, window.channels, window.channel_axis):
+        raise ValueError(f"dy must have the batch and the channels of x_shape {x_shape}, got shape {dy_shape}")
+    return window, out
+
+
+def planes_of(axes: int, x: Any, data_format: str) -> tuple[Window, bool]:
+    """The planes of an array in main memory, and whether channels come last there."""
+    arrays.in_main_memory("x", x, "pooled by windows that differ")
+    window = planes_of_shape(axes, x.shape, data_format)
     return window, arrays.channels_last_in_memory(x, window)
 
 
@@ -114,7 +129,7 @@ def _kernel(
     steps, between = [], list(shape)
     for axis in (3, 2, 1):  # the first maximum in row-major order: of each row, then of the rows, then of the slices
         out, kernel, stride = kernels[axis - 1]
-        if (out, kernel) != (shape[axis], 1):
+        if (out, kernel, stride) != (shape[axis], 1, 1):  # else each window is a cell
             steps.append(_Axis(module, tuple(between), axis, kernel, stride, dtype, with_indices))
         between[axis] = out
 
@@ -159,6 +174,12 @@ def adaptive_tables(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[Table,
     return tuple(adaptive(n, o) for n, o in zip(size, ones + out, strict=True))  # type: ignore[return-value]
 
 
+def tables_of(tables: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Table, Table, Table]:
+    """Those of all three axes."""
+    ones = (adaptive(1, 1),) * (3 - len(tables))
+    return *ones, *(Table(np.array(begin), np.array(end)) for begin, end in tables)  # type: ignore[return-value]
+
+
 def sliding(window: Window, tables: tuple[Table, ...], data_format: str) -> Window | None:
     """The windows of tables as those of one pool, if they slide by a stride along each axis."""
     axes = window.spatial_axes
@@ -187,8 +208,21 @@ def _kernel_by_stride(
 def _plan_adaptive(inputs, axes, output_size, data_format, return_indices, backend) -> Plan:
     (x,) = inputs
     window, channels_last = planes_of(axes, x, data_format)
-    module, out = backend_for("max_pool", backend), output_sizes(window, output_size)
+    out = output_sizes(window, output_size)
     tables = adaptive_tables(window.size, out)
+    return _plan_of_tables(x, window, channels_last, tables, out, data_format, return_indices, backend)
+
+
+def _plan_block(inputs, axes, tables, data_format, return_indices, backend) -> Plan:
+    """Of a part of an array. `tables` has, for each spatial axis, a tuple of where windows begin, and one of ends."""
+    (x,) = inputs
+    window, channels_last = planes_of(axes, x, data_format)
+    out = tuple(len(begin) for begin, _ in tables)
+    return _plan_of_tables(x, window, channels_last, tables_of(tables), out, data_format, return_indices, backend)
+
+
+def _plan_of_tables(x, window, channels_last, tables, out, data_format, return_indices, backend) -> Plan:
+    module = backend_for("max_pool", backend)
     strided = sliding(window, tables, data_format)
     if strided is not None:
         run: Any = _kernel_by_stride(module, strided, channels_last, native(x.dtype), return_indices)
@@ -218,7 +252,9 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
     arrays.expect_shape("random_samples", samples, (window.batch, window.channels, axes), "x and its spatial axes")
     ones = (1,) * (3 - axes)
     shape = arrays.planes(window, channels_last, window.size)
-    kernels = [(o, k, None) for o, k in zip(ones + out, ones + kernel, strict=True)]
+    # As many windows as cells are one cell each.
+    sizes = zip(window.size, ones + out, ones + kernel, strict=True)
+    kernels = [(o, k, 1 if o == n else None) for n, o, k in sizes]
     pool = _kernel(module, shape, kernels, True, native(x.dtype), return_indices)
 
     def run(x: np.ndarray, samples: np.ndarray, *results: np.ndarray) -> None:
@@ -245,12 +281,10 @@ def _canonical_table(a: np.ndarray, axis: int, channels_last: bool) -> np.ndarra
 
 
 def planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format: str) -> tuple[Window, Window, bool]:
-    """The planes of x and those of dy, as windows of one cell, and whether channels come last in memory."""
-    window = sliding_window(axes, x_shape, 1, None, 0, 1, False, data_format, "x_shape")
-    out, channels_last = planes_of(axes, dy, data_format, "dy")
-    if (out.batch, out.channels, out.channel_axis) != (window.batch, window.channels, window.channel_axis):
-        raise ValueError(f"dy must have the batch and the channels of x_shape {x_shape}, got shape {dy.shape}")
-    return window, out, channels_last
+    """The planes of x and those of dy, and whether channels of dy come last in memory."""
+    arrays.in_main_memory("dy", dy, "pooled by windows that differ")
+    window, out = planes_of_shapes(axes, x_shape, dy.shape, data_format)
+    return window, out, arrays.channels_last_in_memory(dy, out)
 
 
 def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
@@ -285,5 +319,7 @@ def _add_at(dy: np.ndarray, indices: np.ndarray, dx: np.ndarray) -> None:
 
 
 ADAPTIVE_MAX_POOL = Op("adaptive_max_pool", ("x",), (), _plan_adaptive)
+ADAPTIVE_MAX_POOL_BLOCK = Op("adaptive_max_pool_block", ("x",), (), _plan_block)
 FRACTIONAL_MAX_POOL = Op("fractional_max_pool", ("x", "random_samples"), ("random_samples",), _plan_fractional)
-TABLE_MAX_POOL_BACKWARD = Op("adaptive_max_pool_backward", ("dy", "indices"), ("dy",), _plan_backward)
+ADAPTIVE_MAX_POOL_BACKWARD = Op("adaptive_max_pool_backward", ("dy", "indices"), ("dy",), _plan_backward)
+FRACTIONAL_MAX_POOL_BACKWARD = Op("fractional_max_pool_backward", ("dy", "indices"), ("dy",), _plan_backward)

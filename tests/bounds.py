@@ -149,7 +149,9 @@ def tables_problem(rng, end, dtype):
         outs = tuple(flush(each.shape, each.dtype, end) for each in results)
         pool(x, out, data_format=layout, **returning, out=outs if op == "max" else outs[0], backend="numba")
         for got, each in zip(outs, results, strict=True):
-            np.testing.assert_allclose(got.astype(float), each.astype(float), rtol=1e-2 if dtype.itemsize == 2 else 1e-5)
+            np.testing.assert_allclose(
+                got.astype(float), each.astype(float), rtol=1e-2 if dtype.itemsize == 2 else 1e-5
+            )
     if axes > 1 and min(space) > 2:
         kernel, few = (2,) * axes, tuple(max(n - 2, 1) for n in space)
         samples = flush((2, c, axes), "f4", end, rng.random((2, c, axes)))

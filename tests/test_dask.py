@@ -9,7 +9,7 @@ import threading
 import types
 from collections import Counter
 from importlib import import_module
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -24,58 +24,25 @@ from fastpool.device_arrays import ArrayLibrary
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
-assert_eq = pytest.importorskip("dask.array.utils").assert_eq
+from chunks import (  # noqa: E402
+    CHUNKS,
+    bits,
+    check,
+    check_each,
+    chunked,
+    in_chunks,
+    moved,
+    never_computed,
+    problems,
+    some_chunks,
+    tasks,
+)
 
 
 @pytest.fixture(autouse=True)
 def _in_this_thread():
     with dask.config.set(scheduler="synchronous"):
         yield
-
-
-def bits(a):
-    return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")
-
-
-def check(lazy, expected):
-    """Check that a Dask array has the right metadata and computes the same bits."""
-    assert type(lazy) is da.Array
-    got = lazy.compute()
-    if lazy.npartitions < 20:
-        assert_eq(lazy, got)  # checks each chunk's shape, dtype and type
-    assert got.dtype == lazy.dtype == expected.dtype
-    assert got.shape == lazy.shape == expected.shape
-    np.testing.assert_array_equal(bits(got), bits(expected))
-
-
-def check_each(lazy, expected):
-    for a, b in zip(lazy, expected, strict=True):
-        check(a, b)
-
-
-def chunked(a, size):
-    return da.from_array(a, chunks=size)
-
-
-CHUNKS = {
-    "one": -1,
-    "of 1": 1,
-    "of 2": 2,
-    "of 5": 5,
-    "uneven": None,
-}
-
-
-def uneven(n):
-    """Chunks of 3, 1, 4, 1, 5, ... elements."""
-    sizes = []
-    for size in (3, 1, 4, 1, 5, 9, 2, 6) * (n // 31 + 1):
-        sizes.append(min(size, n - sum(sizes)))
-    return tuple(size for size in sizes if size) or (0,)
-
-
-def in_chunks(a, name):
-    return chunked(a, CHUNKS[name] if CHUNKS[name] else tuple(map(uneven, a.shape)))
 
 
 @pytest.mark.parametrize("chunks", [chunks for chunks in CHUNKS if chunks != "of 2"])
@@ -113,37 +80,6 @@ def test_other_byte_orders_become_the_native_one():
     swapped = x.astype(x.dtype.newbyteorder())
     check(fp.max_pool2d(chunked(swapped, 4), (3, 3), 2), fp.max_pool2d(x, (3, 3), 2))
     check(fp.hard_swish(chunked(swapped, 4)), fp.hard_swish(x))
-
-
-@st.composite
-def problems(draw):
-    axes = draw(st.integers(1, 3))
-    each = st.tuples(*[st.integers(1, 5)] * axes)
-    space = draw(st.tuples(*[st.integers(1, (30, 14, 7)[axes - 1])] * axes))
-    layout = draw(st.sampled_from(LAYOUTS))
-    shape = [(), (3,), (2, 3)][draw(st.integers(0, 2))]
-    channels = shape[-1:] if layout == "channels_last" else ()
-    shape = (*shape[: len(shape) - len(channels)], *space, *channels)
-    pairs = st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * axes)
-    window = {
-        "kernel_size": draw(each),
-        "stride": draw(each),
-        "padding": draw(st.one_of(pairs, st.sampled_from(["same", "same_lower", "valid"]))),
-        "dilation": draw(st.tuples(*[st.integers(1, 3)] * axes)),
-        "ceil_mode": draw(st.booleans()),
-        "data_format": layout,
-    }
-    dtype = draw(st.sampled_from(FLOATS))
-    return axes, shape, window, dtype
-
-
-def some_chunks(data, shape):
-    chunks = []
-    for n in shape:
-        cuts = data.draw(st.sets(st.integers(1, max(n - 1, 1))))
-        ends = [0, *sorted(c for c in cuts if c < n), n]
-        chunks.append(tuple(b - a for a, b in pairwise(ends)))
-    return tuple(chunks)
 
 
 @settings(max_examples=100, deadline=None)
@@ -268,10 +204,7 @@ def test_activations_are_as_in_memory(dtype):
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
-    def never(block):
-        raise AssertionError("computed")
-
-    x = da.zeros((4, 6, 12, 12), chunks=5).map_blocks(never, meta=np.empty((0,) * 4))
+    x = never_computed((4, 6, 12, 12), 5)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     fp.max_pool2d_backward(y, argmax, x.shape, 3, 2, 1)
     fp.maxout_backward(*fp.maxout(x, 3, 1, return_argmax=True), x.shape, 1)
@@ -383,10 +316,6 @@ def test_an_argmax_out_of_range_is_refused_when_it_is_computed(chunks):
 # The graph
 
 
-def tasks(lazy):
-    return len(dict(lazy.dask))
-
-
 def halo_calls(n):
     x = da.zeros((n * 8, 64), chunks=8)
     y, argmax = fp.max_pool2d(x, (3, 3), 2, 1, return_argmax=True)
@@ -422,8 +351,10 @@ def test_no_chunk_is_computed_twice(optimised):
     y, argmax = fp.max_pool2d(x, (3, 3), 2, 1, return_argmax=True)
     dx = fp.max_pool2d_backward(y, argmax, x.shape, (3, 3), 2, 1)
     activated = fp.maxout(fp.hard_swish(fp.max_pool2d(x, (5, 5), 1, 2)), 15)
+    opened = fp.morphology.white_tophat(x, fp.morphology.disk(2), "wrap")
+    averages = fp.avg_pool2d(x, 3, 2, 1), fp.adaptive_avg_pool2d(x, 7), fp.global_avg_pool(x[None, None])
     with dask.config.set({"scheduler": "threads", "optimization.fuse.active": None if optimised else False}):
-        dask.compute(y, argmax, dx, activated, fp.global_max_pool(x[None, None]))
+        dask.compute(y, argmax, dx, activated, opened, *averages, fp.global_max_pool(x[None, None]))
     assert set(seen) == set(product(range(6), range(5)))
     assert set(seen.values()) == {1}
 
@@ -432,18 +363,11 @@ def test_only_what_a_chunk_needs_moves():
     x = da.zeros((64, 64), chunks=16)
     y = fp.max_pool2d(x, (3, 3), 1, 1)
     assert y.chunks == x.chunks
-    with dask.config.set({"optimization.fuse.active": False}):
-        graph = dict(y.dask)
-    moved = {key: prod(s.stop - s.start if s.stop else 16 for s in dask_part(task)) for key, task in graph.items()
-             if "-part-" in key[0]}  # fmt: skip
+    pieces = [prod(s.stop - s.start if s.stop else 16 for s in part) for part in moved(y)]
     # Rows and columns of one element between 4 x 4 chunks, in both directions, and the corners.
-    assert sum(moved.values()) == 2 * (2 * 3 * 4) * 16 + 4 * 3 * 3
+    assert sum(pieces) == 2 * (2 * 3 * 4) * 16 + 4 * 3 * 3
     assert fp.max_pool2d(x, (2, 2)).chunks == ((8,) * 4,) * 2
     assert tasks(fp.max_pool2d(x, (2, 2))) == 2 * 16
-
-
-def dask_part(task):
-    return task[2] if isinstance(task, tuple) else task.args[1]
 
 
 def test_chunks_of_the_result_follow_those_of_the_input():
@@ -526,6 +450,7 @@ def elsewhere(monkeypatch):
 
 def test_chunks_of_another_library_stay_its_own(elsewhere):
     x, dy = values((2, 4, 13, 9), np.float32), grads((2, 4, 7, 5), np.float32)
+    finite = np.arange(x.size, dtype=np.float32).reshape(x.shape)
     lazy, dy_lazy = elsewhere(x, 4), elsewhere(dy, 3)
     y, argmax = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     y_lazy, argmax_lazy = fp.max_pool2d(lazy, 3, 2, 1, return_argmax=True)
@@ -548,6 +473,12 @@ def test_chunks_of_another_library_stay_its_own(elsewhere):
             fp.global_max_pool_backward(top_lazy, where_lazy, x.shape),
             fp.global_max_pool_backward(top, where, x.shape),
         ),
+        (fp.avg_pool2d(lazy, 3, 2, 1), fp.avg_pool2d(x, 3, 2, 1)),
+        (fp.avg_pool2d_backward(dy_lazy, x.shape, 3, 2, 1), fp.avg_pool2d_backward(dy, x.shape, 3, 2, 1)),
+        (fp.global_avg_pool(elsewhere(finite, 4)), fp.global_avg_pool(finite)),
+        (fp.global_avg_pool_backward(top_lazy, x.shape), fp.global_avg_pool_backward(top, x.shape)),
+        (fp.maximum_filter(lazy, 3, mode="wrap"), fp.maximum_filter(x, 3, mode="wrap")),
+        (fp.moving_min(lazy, 3), fp.moving_min(x, 3)),
         (fp.hard_swish_backward(lazy, lazy), fp.hard_swish_backward(x, x)),
         (fp.swish(lazy), fp.swish(x)),
     ]
@@ -580,6 +511,17 @@ def test_dask_with_expressions_is_refused():
 
 
 def test_graphs_are_pickled():
-    x = chunked(values((9, 9), np.float32), 4)
-    y = fp.max_pool2d(x, (3, 3), 2, 1)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(y)).compute(), y.compute())
+    x = chunked(values((1, 2, 9, 9), np.float32), 4)
+    y, indices = fp.adaptive_max_pool2d(x, 4, return_indices=True)
+    for lazy in (
+        fp.max_pool2d(x, 3, 2, 1),
+        fp.max_pool2d(x, 3, 2, 1, where=x > 0, nan="ignore"),
+        fp.avg_pool2d_backward(fp.avg_pool2d(x, 3, 2, 1), x.shape, 3, 2, 1),
+        fp.adaptive_max_pool2d_backward(y, indices, x.shape),
+        fp.adaptive_avg_pool2d_backward(fp.adaptive_avg_pool2d(x, 4), x.shape),
+        fp.global_max_pool(x),
+        fp.global_avg_pool_backward(fp.global_avg_pool(x), x.shape),
+        fp.morphology.white_tophat(x, fp.morphology.disk(1), axes=(2, 3)),
+        fp.moving_max(x, 3),
+    ):
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy)).compute(), lazy.compute())

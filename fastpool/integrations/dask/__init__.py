@@ -1,7 +1,8 @@
 """fastpool on Dask arrays, larger than memory and larger than one machine.
 
-Max and min pooling, `maxout`, `hard_swish` and `swish`, and the gradient of each, take Dask arrays and give lazy ones,
-of the same bits as in memory. `pyramid` writes multiscale pyramids.
+Max, min, average, adaptive and global pools, `maxout`, `hard_swish` and `swish` with their gradients, filters and
+morphology take Dask arrays and give lazy ones, with the values that arrays in memory have. `pyramid` writes multiscale
+pyramids.
 """
 
 from typing import Any

@@ -19,8 +19,8 @@ class Dask(ArrayLibrary):
 
     def read(self, name: str, x: Any) -> np.ndarray | DeviceArray:
         raise TypeError(
-            f"{name} must not be a Dask array here, which pooling, maxout and the activations take, all inputs being "
-            f"Dask arrays; give {name}.compute(), or call this function within dask.array.map_blocks"
+            f"{name} must not be a Dask array here, which pooling, filters, maxout and activations take, all inputs "
+            f"being Dask arrays; give {name}.compute(), or call this function within dask.array.map_blocks"
         )
 
     def deferred(self, op: str) -> Callable[..., Any] | None:
