@@ -55,7 +55,7 @@ def separable(
     `itemsizes` are the bytes of a value and of an offset.
     """
     g, planes = stacked(geometry_of(window, inner), outer)
-    rows, columns, packed = _first_tile(g, itemsizes[0])
+    rows, columns, packed = _first_tile(g, sum(itemsizes))
     if packed > tuning.MOST_PACKED or _packing_does_not_pay(window, g, packed, itemsizes[0], half):
         return None
     reads = min(g.D, g.KD) * min(g.H, g.KH) * min(g.W, g.KW) * inner  # of a window in place, at most
@@ -71,11 +71,14 @@ def separable(
 def _first_tile(g, itemsize):
     """Rows and columns of windows in a tile, and how many elements are packed for it.
 
+    `itemsize` is that of a value and its offset.
+
     Scratch stays in the caches close to the core, and tiles overlap little: a large part of a tile is not its halo.
     """
     reach_h, reach_w = (g.KH - 1) * g.dh, (g.KW - 1) * g.dw
-    is_long = g.W * g.inner >= tuning.LONG_ROW
-    tile = max(tuning.TILE, (tuning.TILE_BYTES_IN_LONG_ROWS if is_long else tuning.TILE_BYTES) // itemsize)
+    tile = tuning.TILE
+    if g.sw == 1 and reach_h >= g.sh and g.W * g.inner >= tuning.LONG_ROW:
+        tile = max(tile, tuning.TILE_BYTES // itemsize)
     for halos_h, halos_w in ((tuning.HALOS_DOWN, tuning.HALOS_ALONG), (1, 1)):
         columns = min(max(tile // (g.inner * g.sw), halos_w * reach_w // g.sw, 1), g.OW)
         row = tiling.packed_row_elements(g, columns)
