@@ -192,7 +192,8 @@ def test_every_pooling_kernel_agrees_with_numpy():
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
         done.add(name)
-    assert done == {name for name in map(kernel_name, plan.built_calls()) if name.startswith("max_pool")}
+    every = {name for name in map(kernel_name, plan.built_calls()) if name.startswith("max_pool")}
+    assert done == {name for name in every if "by_tables" not in name}, "see test_adaptive.py"
 
 
 @of_the_library
