@@ -72,7 +72,7 @@ def _plan_nearest(inputs, axes, kernel_size, stride, padding, output_shape, data
     arrays.in_main_memory("y", y, "repeated")
     window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     if any(s < k and o > 1 for s, k, o in zip(window.stride, window.kernel, window.out, strict=True)):
-        raise ValueError(f"stride must be at least kernel_size {window.kernel[-axes:]}, got {window.stride[-axes:]}")
+        raise ValueError(f"stride must be at least kernel_size {window.kernel[-axes:]}, got {stride}")
     channels_last = arrays.channels_last_in_memory(y, window)
     windows, uncovered = zip(*(_nearest(window, axis) for axis in range(3)), strict=True)
 

@@ -17,10 +17,10 @@ def masked_pool(
 ) -> Any:
     """The pool "max" or "min" of `x`, by `pool`, which takes an array and whether to return the argmax.
 
-    Cells that do not count are replaced by the value that every other wins against. Where that value is the result, the
-    first cell that counts has it, too: it is where the maximum of the mask is.
+    Cells that do not count are replaced by the value that no other loses to. Where that value is the result, the first
+    cell that counts has it, too: it is where the maximum of the mask is.
     """
-    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "pooled with a mask")
+    original, x = x, arrays.in_main_memory("x", arrays.read("x", x), "pooled with a mask or along any axes")
     counts = _counts(x, nan, where)
     if counts is None:
         return delivered(_tuple(pool(x, return_argmax)), out, (x,), original)

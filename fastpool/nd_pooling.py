@@ -91,6 +91,8 @@ def _groups(ndim, kernel_size, stride, padding, dilation, ceil_mode, axes) -> li
         if not isinstance(kernel_size, tuple):
             raise ValueError(f"kernel_size must hold an integer for each axis where axes is None, got {kernel_size!r}")
         axes = tuple(range(-len(kernel_size), 0))
+        if len(axes) > ndim:
+            raise ValueError(f"kernel_size must have at most {ndim} integers, as x has axes, got {kernel_size}")
     axes = filtered_axes("axes", axes, ndim)
     n = len(axes)
     if n == 0:
@@ -112,7 +114,11 @@ def _groups(ndim, kernel_size, stride, padding, dilation, ceil_mode, axes) -> li
 
 def _offset_dtype(groups: Sequence[_Group]) -> np.dtype:
     """That of an argmax."""
-    return Window.plan(1, (1,), prod(prod(group.kernel_size) for group in groups), padding="same").argmax_dtype
+    volume = prod(prod(group.kernel_size) for group in groups)
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        if volume - 1 <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    raise ValueError(f"kernel_size makes windows of {volume} cells, more than an argmax in uint32 can name")
 
 
 def _pool(
@@ -129,6 +135,7 @@ def _pool(
 
 def _pooled(op, x, groups, return_argmax, backend) -> tuple[np.ndarray, ...]:
     shapes, volume = _shapes(groups, x.shape), 1
+    offset_dtype = _offset_dtype(groups) if return_argmax else None
     offsets: Any = None
     for group in groups:
         images = group.images(x)
@@ -145,7 +152,7 @@ def _pooled(op, x, groups, return_argmax, backend) -> tuple[np.ndarray, ...]:
     if not return_argmax:
         return (x,)
     if len(groups) > 1:
-        offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(_offset_dtype(groups))
+        offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(offset_dtype)
     return x, offsets
 
 
@@ -205,17 +212,22 @@ def _first_cells(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) ->
 
 def _taken(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """What `images` have at these positions of their planes; 0 for -1."""
-    flat = positions.reshape(*images.shape[:2], -1)
-    found = np.take_along_axis(images.reshape(*images.shape[:2], -1), np.maximum(flat, 0), -1)
+    flat = _planes(positions)
+    found = np.take_along_axis(_planes(images), np.maximum(flat, 0), -1)
     return np.where(flat < 0, 0, found).reshape(positions.shape)
+
+
+def _planes(images: np.ndarray) -> np.ndarray:
+    """`images` with one axis for all spatial ones."""
+    return images.reshape(*images.shape[:2], prod(images.shape[2:]))
 
 
 def _put(images: np.ndarray, positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     """`images` with values at these positions of their planes; none for -1."""
-    planes = images.reshape(*images.shape[:2], -1)
+    planes = _planes(images)
     cells = planes.shape[-1]
     with_one_more = np.concatenate([planes, planes[..., :1]], -1)
-    flat = np.where(positions < 0, cells, positions).reshape(*planes.shape[:2], -1)
+    flat = _planes(np.where(positions < 0, cells, positions))
     np.put_along_axis(with_one_more, flat, values.reshape(flat.shape), -1)
     return with_one_more[..., :cells].reshape(images.shape)
 
@@ -312,7 +324,8 @@ def max_pool_backward(
     ----------
     dy : array of the shape of `y`; float16, bfloat16, float32 or float64
     argmax : array of the shape of `y`
-        As `max_pool` returned it, from the same window.
+        As `max_pool` returned it, from the same window. Of more than three axes, gradients for other offsets of one
+        window may go to those of another.
     x_shape : tuple of int
         The shape of the input of the forward pass.
     kernel_size, stride, padding, dilation, ceil_mode, axes, backend
@@ -411,7 +424,8 @@ def min_pool_backward(
     ----------
     dy : array of the shape of `y`; float16, bfloat16, float32 or float64
     argmin : array of the shape of `y`
-        As `min_pool` returned it, from the same window.
+        As `min_pool` returned it, from the same window. Of more than three axes, gradients for other offsets of one
+        window may go to those of another.
     x_shape : tuple of int
         The shape of the input of the forward pass.
     kernel_size, stride, padding, dilation, ceil_mode, axes, backend

@@ -1,4 +1,4 @@
-"""The gradient of max unpooling, and nearest unpooling."""
+"""The gradient of max unpooling, which is in `pooling.py`, and nearest unpooling."""
 
 from __future__ import annotations
 

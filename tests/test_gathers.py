@@ -82,12 +82,12 @@ def test_an_argmax_that_does_not_fit_is_refused_before_anything_is_written():
     with pytest.raises(ValueError, match=r"argmax must be below 2, .*got 2"):
         fp.max_pool1d_double_backward(np.ones(4), np.array([0, 2], np.uint8), 2, out=out)
     with pytest.raises(ValueError, match="argmin names a cell of padding"):
-        fp.min_pool1d_double_backward(np.ones(4), np.zeros(3, np.uint8), 2, padding=1, out=np.empty(3))
+        fp.min_pool1d_double_backward(np.ones(3), np.zeros(2, np.uint8), 2, padding=1, out=out)
     with pytest.raises(TypeError, match="argmax must have the dtype uint8"):
         fp.max_pool1d_double_backward(np.ones(4), np.zeros(2, int), 2)
     with pytest.raises(TypeError, match="ddx must be float16"):
         fp.max_pool1d_double_backward(np.ones(4, int), np.zeros(2, np.uint8), 2)
-    with pytest.raises(ValueError, match=r"argmax must have the shape \(2,\) of the pooled|argmax must have the shape"):
+    with pytest.raises(ValueError, match=r"argmax must have the shape \(2,\)"):
         fp.max_pool1d_double_backward(np.ones(4), np.zeros(3, np.uint8), 2)
     assert (out == 7).all()
 

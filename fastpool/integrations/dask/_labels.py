@@ -29,6 +29,11 @@ def mode(x: np.ndarray, kernel: Kernel) -> np.ndarray:
 METHODS: dict[str, Callable[[np.ndarray, Kernel], np.ndarray]] = {"nearest": nearest, "mode": mode}
 
 
+# Labels of a window that are sorted by comparing each with the next, as often as there are labels; more by numpy.sort.
+# 512 x 512 of 32 bits: in fours 0.9 ms compared and 3.0 sorted, in sixteens 2.1 and 2.8, in sixty-fours 6.1 and 2.7.
+MOST_COMPARED = 16
+
+
 def _parts(n: int, k: int) -> list[tuple[slice, slice, int]]:
     """The whole windows along an axis, and the one of fewer elements at the end: elements, results and size."""
     whole = n // k
@@ -40,10 +45,12 @@ def _mode(x: np.ndarray, window: Kernel) -> np.ndarray:
     """The same where all windows are whole: labels are sorted, and the longest run of equal ones is found."""
     starts = product(*map(range, window))
     labels = [x[tuple(slice(s, None, k) for s, k in zip(start, window, strict=True))] for start in starts]
-    # Whole arrays are compared, not the few labels of one window: several times as fast as numpy.sort.
-    for turn in range(len(labels)):
-        for i in range(turn % 2, len(labels) - 1, 2):
-            labels[i], labels[i + 1] = np.minimum(*labels[i : i + 2]), np.maximum(*labels[i : i + 2])
+    if len(labels) > MOST_COMPARED:
+        labels = list(np.sort(np.stack(labels), 0))
+    else:  # whole arrays, not the few labels of one window
+        for turn in range(len(labels)):
+            for i in range(turn % 2, len(labels) - 1, 2):
+                labels[i], labels[i + 1] = np.minimum(*labels[i : i + 2]), np.maximum(*labels[i : i + 2])
     y = labels[0].copy()
     run = np.ones(y.shape, np.min_scalar_type(len(labels)))
     longest = run.copy()
