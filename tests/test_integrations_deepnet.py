@@ -143,3 +143,14 @@ def test_a_network_trained_with_either_has_the_same_losses():
     assert losses[0][-1] < losses[0][0]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
     np.testing.assert_allclose(seen[0], seen[1], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 1)])
+def test_the_pooling_layer_has_the_attributes_of_its_article(size, stride):
+    X = draws((3, 2, 6, 8))
+    layer, columns = deepnet.Maxpool((2, 6, 8), size, stride), InNumPy.im2col_indices
+    layer.forward(X)
+    expected = columns(X.reshape(6, 1, 6, 8), size, size, 0, stride)
+    assert layer.n_X == 3
+    np.testing.assert_array_equal(layer.X_col, expected)
+    np.testing.assert_array_equal(layer.max_indexes, np.argmax(expected, axis=0))

@@ -195,6 +195,12 @@ class Maxpool(MaxPool2D):
     ----------
     params : []
     out_dim : (channels, h_out, w_out)
+    n_X : int
+        How many images the last forward pass had.
+    X_col : array of shape (size * size, h_out * w_out * n_X * channels)
+        The columns of these images. They and `max_indexes` are computed when they are asked for.
+    max_indexes : array of int64
+        Where the maximum of each column is.
 
     Raises
     ------
@@ -223,3 +229,20 @@ class Maxpool(MaxPool2D):
         self.h_out = _steps(self.h_X, self.size, 0, self.stride)
         self.w_out = _steps(self.w_X, self.size, 0, self.stride)
         super().__init__((self.d_X, self.h_X, self.w_X), self.size, self.stride)
+
+    def forward(self, X: Any) -> Any:
+        self._X = X
+        return super().forward(X)
+
+    @property
+    def n_X(self) -> int:
+        return int(self._X.shape[0])
+
+    @property
+    def X_col(self) -> Any:
+        planes = self._X.reshape(self.n_X * self.d_X, 1, self.h_X, self.w_X)
+        return im2col_indices(planes, self.size, self.size, padding=0, stride=self.stride)
+
+    @property
+    def max_indexes(self) -> Any:
+        return self.X_col.argmax(0)
