@@ -1,7 +1,7 @@
 """Max, min and average pooling, maxout and im2col/col2im for arrays, forward and backward, as fast as memory allows."""
 
+import re
 from importlib import import_module
-from re import match
 from typing import TYPE_CHECKING, Any
 
 from fastpool.activation import hard_swish, hard_swish_backward, swish, swish_backward
@@ -190,7 +190,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         for pattern, module in _ON_DEMAND.items():
-            if name in __all__ and match(pattern, name):
+            if name in __all__ and re.match(pattern, name):
                 with importing:
                     found = import_module(f"{__name__}.{module}")
                 globals()[name] = found if name == module else getattr(found, name)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastpool.backends.numba import kernel_names, library, sources
+from fastpool.backends.numba.encoding import split_name
 from fastpool.threads import usable_cpus
 
 
@@ -70,15 +71,15 @@ def _compile(names: list[str], level: str, folder: Path) -> list[Path]:
 
 
 def _groups(names: Iterable[str], jobs: int) -> list[list[str]]:
-    """The kernels of each dtype, which call the same functions: a process compiles these once. The largest come first.
+    """The kernels of each code of a dtype, which call the same functions: a process compiles these once.
 
-    Where there are more processes than groups, groups are divided.
+    The largest groups come first. Where there are more processes than groups, groups are divided.
     """
-    of_dtype: dict[str, list[str]] = {}
+    of_code: dict[str | None, list[str]] = {}
     for name in sorted(names):
-        of_dtype.setdefault(name.split("__")[1].split("_")[0], []).append(name)
-    pieces = -(-jobs // len(of_dtype))
-    groups = [group[i::pieces] for group in of_dtype.values() for i in range(pieces)]
+        of_code.setdefault(split_name(name)[1][0], []).append(name)
+    pieces = -(-jobs // len(of_code))
+    groups = [group[i::pieces] for group in of_code.values() for i in range(pieces)]
     return sorted(filter(None, groups), key=len, reverse=True)
 
 

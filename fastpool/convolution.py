@@ -20,8 +20,8 @@ from fastpool.window import Window
 # Of the columns that are made at once: on the CPU they stay in the last cache, on a GPU products must be large.
 BLOCK_BYTES = 16 * 2**20
 GPU_BLOCK_BYTES = 256 * 2**20
-# Windows as rows are multiplied faster where they stay in the second cache. A block has at least twice the bytes of the
-# filters, because every block reads all of them; those of a depthwise convolution are few.
+# Windows as rows are multiplied faster where they stay in the second cache. A block has twice the bytes of the filters
+# where that is more, but no more than BLOCK_BYTES: every block reads all of them. Depthwise filters are few.
 ROWS_BLOCK_BYTES = 4 * 2**20
 DEPTHWISE_BLOCK_BYTES = 2**20
 
@@ -128,8 +128,8 @@ def conv2d(
 ) -> A:
     """Two-dimensional convolution (cross-correlation), as `torch.nn.functional.conv2d`.
 
-    Made of `im2col` and BLAS products in blocks of images or rows, so that the columns take some
-    tens of MB, or those of one row of windows where that is more.
+    Made of `im2col` and BLAS products, or sums of products where each filter has a channel of its own, in blocks of
+    images or rows: the columns take at most 16 MB (256 on a GPU), or what one row of windows has where that is more.
 
     Parameters
     ----------

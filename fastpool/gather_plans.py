@@ -15,7 +15,7 @@ from fastpool import arrays
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import native
-from fastpool.indices import check_argmax, check_indices, check_positions, check_range, values_with_positions
+from fastpool.indices import check_argmax, check_indices, check_positions, check_range, picked, values_with_positions
 from fastpool.pool_plans import ARGMAX
 from fastpool.window import Window, sliding_window, unpooling_window
 
@@ -29,8 +29,7 @@ def _plan(a: Any, indices: Any, window: Window, convention: str, check: Any) -> 
         cells = a.reshape(len(a), -1, a.shape[-1])
         for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
             flat = positions.reshape(len(some), -1, a.shape[-1])
-            found = np.take_along_axis(cells[planes], np.maximum(flat, 0), 1)
-            some[...] = np.where(flat < 0, 0, found).reshape(some.shape)
+            some[...] = picked(cells[planes], flat, 1).reshape(some.shape)
 
     operands = arrays.source(a, window, channels_last, window.size, any_shape=False), None
     y = arrays.result(window, channels_last, window.y_shape, window.out, native(a.dtype), a, any_shape=False)

@@ -79,11 +79,7 @@ def _real_taps(window: Window, axis: int, block: Block) -> tuple[np.ndarray, np.
 
 def _padding_alone(window: Window, block: Block) -> np.ndarray:
     """Which windows of a block cover no real cell, (OD, OH, OW, 1)."""
-    alone: Any = False
-    for axis in range(3):
-        first, end = _real_taps(window, axis, block)
-        alone = alone | (first >= end)
-    return alone
+    return window.padding_alone(*block[2:5])[..., None]
 
 
 def _divmod(a: np.ndarray, divisor: int) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +202,12 @@ def check_positions(indices: np.ndarray, window: Window, convention: str, channe
         ordered = _ordered(indices, window, channels_last)
         for block in _blocks(window, channels_last):
             _positions(ordered[block], window, convention, block)
+
+
+def picked(cells: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+    """What `cells` hold at these positions along an axis; 0 for -1."""
+    found = np.take_along_axis(cells, np.maximum(positions, 0), axis)
+    return np.where(positions < 0, 0, found)
 
 
 def values_with_positions(

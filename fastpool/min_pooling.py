@@ -11,7 +11,7 @@ from fastpool.pool_plans import GLOBAL_MIN_POOL, GLOBAL_MIN_POOL_BACKWARD, MIN_P
 from fastpool.pooling import call_pool, call_pool_backward, pool_what_counts
 from fastpool.type_hints import A, Padding, Size, as_global_min_pool, as_min_pool
 
-_pool_backward = partial(call_pool_backward, MIN_POOL_BACKWARD)
+_pool, _pool_backward = partial(call_pool, MIN_POOL), partial(call_pool_backward, MIN_POOL_BACKWARD)
 
 
 @as_min_pool
@@ -49,21 +49,8 @@ def min_pool1d(
     >>> fp.min_pool1d(np.array([4, 3, 2, 5, 1]), 3, stride=2)
     array([2, 1])
     """
-    return call_pool(
-        MIN_POOL,
-        1,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmin,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, nan, where, out, backend
     )
 
 
@@ -129,21 +116,8 @@ def min_pool2d(
     array([[4, 3],
            [1, 0]], dtype=uint8)
     """
-    return call_pool(
-        MIN_POOL,
-        2,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmin,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, nan, where, out, backend
     )
 
 
@@ -182,21 +156,8 @@ def min_pool3d(
     >>> fp.min_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([40, 42])
     """
-    return call_pool(
-        MIN_POOL,
-        3,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmin,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmin, nan, where, out, backend
     )
 
 

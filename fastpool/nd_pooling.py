@@ -6,7 +6,7 @@ and the offset of a maximum is put together from its offsets in each group of ax
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ import numpy as np
 from fastpool import arrays, min_pooling, pooling
 from fastpool.arguments import check_padding_word, check_shape, flag, frozen, one_of, pad_pairs, per_axis
 from fastpool.filter_plans import filtered_axes
-from fastpool.indices import argmax_to_indices
+from fastpool.indices import argmax_to_indices, picked
 from fastpool.masked_pooling import masked_pool
 from fastpool.out import delivered
 from fastpool.pooling import NAN
 from fastpool.type_hints import A, Padding, Size
-from fastpool.window import Window
+from fastpool.window import Window, offset_dtype
 
 MOST_AXES = 3  # of one pool
 POOLS = {"max": pooling, "min": min_pooling}
@@ -38,7 +38,8 @@ class _Group(NamedTuple):
     ceil_mode: bool
 
     @property
-    def window(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, ...]:
+        """Those of a pool."""
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
 
     def images(self, a: np.ndarray) -> np.ndarray:
@@ -53,34 +54,30 @@ class _Group(NamedTuple):
         back = images.reshape(*others, *images.shape[2:])
         return np.moveaxis(back, range(-len(self.axes), 0), self.axes)
 
-    def windows(self, shape: tuple[int, ...]) -> Window:
-        """Those of one plane, of an array of this shape."""
-        return Window.plan(len(self.axes), tuple(shape[axis] for axis in self.axes), *self.window)
+    def geometry(self, shape: tuple[int, ...]) -> Window:
+        """The windows of one plane of an array of this shape."""
+        return Window.plan(len(self.axes), tuple(shape[axis] for axis in self.axes), *self.arguments)
 
-    def pooled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the pooled array."""
-        sizes = dict(zip(self.axes, self.windows(shape).y_shape, strict=True))
+        sizes = dict(zip(self.axes, self.geometry(shape).y_shape, strict=True))
         return tuple(sizes.get(axis, n) for axis, n in enumerate(shape))
 
-    def along(self, plane: np.ndarray, ndim: int) -> np.ndarray:
-        """Values for the windows of one plane, for an array of `ndim` axes."""
-        return self.restored(plane[None, None], tuple(1 for _ in range(ndim)))
+    def _for_planes(self, shape: tuple[int, ...], of_windows: Callable[..., np.ndarray]) -> np.ndarray:
+        """What `of_windows` tells of the windows of a plane, as an array that broadcasts to all planes."""
+        windows = self.geometry(shape)
+        plane = of_windows(windows, *windows.all_windows).reshape(windows.y_shape)
+        return self.restored(plane[None, None], (1,) * len(shape))
 
     def padding_alone(self, shape: tuple[int, ...]) -> np.ndarray:
         """Which windows hold no cell along some axis of the group."""
-        windows = self.windows(shape)
-        alone: Any = np.False_
-        for axis in range(3 - len(self.axes), 3):
-            first, end = windows.real_taps(axis, windows.all_windows[axis])
-            alone = alone[..., None] | (first >= end)
-        return self.along(alone, len(shape))
+        return self._for_planes(shape, Window.padding_alone)
 
     def first_cells(self, shape: tuple[int, ...]) -> np.ndarray:
         """The offset of the first cell of each window."""
-        windows = self.windows(shape)
-        return self.along(windows.first_cells(*windows.all_windows).reshape(windows.y_shape), len(shape))
+        return self._for_planes(shape, Window.first_cells)
 
-    def call(self, op: str, suffix: str) -> Any:
+    def function(self, op: str, suffix: str = "") -> Any:
         return getattr(POOLS[op], f"{op}_pool{len(self.axes)}d{suffix}")
 
 
@@ -98,7 +95,7 @@ def _groups(ndim, kernel_size, stride, padding, dilation, ceil_mode, axes) -> li
     if n == 0:
         raise ValueError("axes must name one axis at least, got none")
     kernel = per_axis("kernel_size", kernel_size, n, 1)
-    steps = kernel if stride is None else per_axis("stride", frozen("stride", stride), n, 1)
+    strides = kernel if stride is None else per_axis("stride", frozen("stride", stride), n, 1)
     dilations, ceil_mode = per_axis("dilation", frozen("dilation", dilation), n, 1), flag("ceil_mode", ceil_mode)
     if isinstance(padding, str):
         check_padding_word(padding)
@@ -106,19 +103,19 @@ def _groups(ndim, kernel_size, stride, padding, dilation, ceil_mode, axes) -> li
         padding = pad_pairs(padding, n)
     groups = []
     for start in reversed(range(0, n, MOST_AXES)):
-        part = slice(start, start + MOST_AXES)
-        of_part = padding if isinstance(padding, str) else padding[part]
-        groups.append(_Group(axes[part], kernel[part], steps[part], of_part, dilations[part], ceil_mode))
+        some = slice(start, start + MOST_AXES)
+        pads = padding if isinstance(padding, str) else padding[some]
+        groups.append(_Group(axes[some], kernel[some], strides[some], pads, dilations[some], ceil_mode))
     return groups
 
 
-def _offset_dtype(groups: Sequence[_Group]) -> np.dtype:
+def _argmax_dtype(groups: Sequence[_Group]) -> np.dtype:
     """That of an argmax."""
     volume = prod(prod(group.kernel_size) for group in groups)
-    for dtype in (np.uint8, np.uint16, np.uint32):
-        if volume - 1 <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    raise ValueError(f"kernel_size makes windows of {volume} cells, more than an argmax in uint32 can name")
+    dtype = offset_dtype(volume)
+    if dtype is None:
+        raise ValueError(f"kernel_size makes windows of {volume} cells, more than an argmax in uint32 can name")
+    return dtype
 
 
 def _pool(
@@ -135,30 +132,31 @@ def _pool(
 
 def _pooled(op, x, groups, return_argmax, backend) -> tuple[np.ndarray, ...]:
     shapes, volume = _shapes(groups, x.shape), 1
-    offset_dtype = _offset_dtype(groups) if return_argmax else None
+    argmax_dtype = _argmax_dtype(groups) if return_argmax else None
     offsets: Any = None
     for group in groups:
         images = group.images(x)
-        pooled = group.call(op, "")(images, *group.window, backend=backend, **{f"return_arg{op}": return_argmax})
+        pooled = group.function(op)(images, *group.arguments, backend=backend, **{f"return_arg{op}": return_argmax})
         y, *argmax = pooled if return_argmax else (pooled,)
         if argmax:
             found = argmax[0]
             if volume > 1:
-                positions = argmax_to_indices(found, images.shape, *group.window)
-                found = found.astype(np.int64) * volume + _taken(group.images(offsets), positions)
+                positions = argmax_to_indices(found, images.shape, *group.arguments)
+                inner = picked(_planes(group.images(offsets)), _planes(positions), -1).reshape(positions.shape)
+                found = found.astype(np.int64) * volume + inner
             offsets = group.restored(found, x.shape)
             volume *= prod(group.kernel_size)
         x = group.restored(y, x.shape)
     if not return_argmax:
         return (x,)
     if len(groups) > 1:
-        offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(offset_dtype)
+        offsets = np.where(_padding_alone(groups, shapes), 0, offsets).astype(argmax_dtype)
     return x, offsets
 
 
 def _shapes(groups: Sequence[_Group], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The shapes of the array before and after each of its pools."""
-    return list(accumulate(groups, lambda shape, group: group.pooled(shape), initial=shape))
+    return list(accumulate(groups, lambda shape, group: group.y_shape(shape), initial=shape))
 
 
 def _padding_alone(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) -> Any:
@@ -173,7 +171,7 @@ def _backward(op, dy, argmax, x_shape, kernel_size, stride, padding, dilation, c
     name, x_shape = f"arg{op}", check_shape("x_shape", x_shape)
     original, dy = dy, arrays.in_main_memory("dy", arrays.read("dy", dy, floats_only=True), "pooled along any axes")
     groups = _groups(len(x_shape), kernel_size, stride, padding, dilation, ceil_mode, axes)
-    shapes, dtype = _shapes(groups, x_shape), _offset_dtype(groups)
+    shapes, dtype = _shapes(groups, x_shape), _argmax_dtype(groups)
     arrays.expect_shape("dy", dy, shapes[-1], "the pooled array")
     argmax = arrays.expect(name, argmax, shapes[-1], dtype, "this window's forward pass", dy)
     inputs = dy, argmax
@@ -190,11 +188,11 @@ def _backward(op, dy, argmax, x_shape, kernel_size, stride, padding, dilation, c
             offsets = np.where(_padding_alone(groups[:count], shapes), group.first_cells(shape), offsets)
         images = group.images(dy)
         x_images = (*images.shape[:2], *[shape[axis] for axis in group.axes])
-        offsets = group.images(offsets).astype(group.windows(shape).argmax_dtype, copy=False)
-        dx = group.call(op, "_backward")(images, offsets, x_images, *group.window, backend=backend)
+        offsets = group.images(offsets).astype(group.geometry(shape).argmax_dtype, copy=False)
+        dx = group.function(op, "_backward")(images, offsets, x_images, *group.arguments, backend=backend)
         if rest:
             argmax = np.broadcast_to(_first_cells(rest, shapes), shape)
-            positions = argmax_to_indices(offsets, x_images, *group.window)
+            positions = argmax_to_indices(offsets, x_images, *group.arguments)
             argmax = group.restored(_put(group.images(argmax), positions, group.images(inside)), shape)
         dy = group.restored(dx, shape)
     return delivered((dy,), out, inputs, original)
@@ -208,13 +206,6 @@ def _first_cells(groups: Sequence[_Group], shapes: Sequence[tuple[int, ...]]) ->
         first = first + group.first_cells(shape) * volume
         volume *= prod(group.kernel_size)
     return first
-
-
-def _taken(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """What `images` have at these positions of their planes; 0 for -1."""
-    flat = _planes(positions)
-    found = np.take_along_axis(_planes(images), np.maximum(flat, 0), -1)
-    return np.where(flat < 0, 0, found).reshape(positions.shape)
 
 
 def _planes(images: np.ndarray) -> np.ndarray:

@@ -25,20 +25,7 @@ NAN = (PROPAGATE, "ignore")  # what a pool may do with NaN
 
 
 def call_pool(
-    op,
-    axes,
-    x,
-    kernel_size,
-    stride,
-    padding,
-    dilation,
-    ceil_mode,
-    data_format,
-    return_argmax,
-    nan,
-    where,
-    out,
-    backend,
+    op, axes, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, nan, where, out, backend
 ) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     if return_argmax is not True and return_argmax is not False:
@@ -62,7 +49,8 @@ def pool_what_counts(op, x, static, return_argmax, nan, where, out, backend) -> 
     def pool(x: Any, return_argmax: bool) -> Any:
         return call(op, (x,), (*static, return_argmax), None, backend)
 
-    return masked_pool("min" if "min" in op.name else "max", pool, x, nan, where, return_argmax, out)
+    extreme = op.name.removeprefix("global_").removesuffix("_pool")
+    return masked_pool(extreme, pool, x, nan, where, return_argmax, out)
 
 
 def call_pool_backward(
@@ -72,7 +60,7 @@ def call_pool_backward(
     return call(op, (dy, argmax), (axes, check_shape("x_shape", x_shape), *window), out, backend)
 
 
-_pool_backward = partial(call_pool_backward, MAX_POOL_BACKWARD)
+_pool, _pool_backward = partial(call_pool, MAX_POOL), partial(call_pool_backward, MAX_POOL_BACKWARD)
 
 
 @as_pool
@@ -110,21 +98,8 @@ def max_pool1d(
     >>> fp.max_pool1d(np.array([1, 3, 2, 5, 4]), 3, stride=2)
     array([3, 5])
     """
-    return call_pool(
-        MAX_POOL,
-        1,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmax,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        1, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, nan, where, out, backend
     )
 
 
@@ -202,21 +177,8 @@ def max_pool2d(
     array([[8, 8],
            [8, 8]], dtype=uint8)
     """
-    return call_pool(
-        MAX_POOL,
-        2,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmax,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        2, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, nan, where, out, backend
     )
 
 
@@ -255,21 +217,8 @@ def max_pool3d(
     >>> fp.max_pool3d(np.arange(64).reshape(4, 4, 4), 2)[1, 1]
     array([61, 63])
     """
-    return call_pool(
-        MAX_POOL,
-        3,
-        x,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        return_argmax,
-        nan,
-        where,
-        out,
-        backend,
+    return _pool(
+        3, x, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, nan, where, out, backend
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastpool.arguments import frozen_window
@@ -15,6 +16,9 @@ def _double_backward(
 ) -> Any:
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     return call(op, (ddx, argmax), (axes, *window), out, backend)
+
+
+_max, _min = (partial(_double_backward, op) for op in (MAX_POOL_DOUBLE_BACKWARD, MIN_POOL_DOUBLE_BACKWARD))
 
 
 def max_pool1d_double_backward(
@@ -50,20 +54,7 @@ def max_pool1d_double_backward(
     >>> fp.max_pool1d_double_backward(np.array([0.1, 0.2, 0.3, 0.4]), argmax, 2)
     array([0.1, 0.4])
     """
-    return _double_backward(
-        MAX_POOL_DOUBLE_BACKWARD,
-        1,
-        ddx,
-        argmax,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _max(1, ddx, argmax, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)
 
 
 def max_pool2d_double_backward(
@@ -119,20 +110,7 @@ def max_pool2d_double_backward(
     >>> fp.max_pool2d_double_backward(np.array([[0.1, 0.2], [0.3, 0.4]]), argmax, 2)
     array([[0.3]])
     """
-    return _double_backward(
-        MAX_POOL_DOUBLE_BACKWARD,
-        2,
-        ddx,
-        argmax,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _max(2, ddx, argmax, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)
 
 
 def max_pool3d_double_backward(
@@ -168,20 +146,7 @@ def max_pool3d_double_backward(
     >>> fp.max_pool3d_double_backward(np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]), argmax, 2)
     array([[[7.]]])
     """
-    return _double_backward(
-        MAX_POOL_DOUBLE_BACKWARD,
-        3,
-        ddx,
-        argmax,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _max(3, ddx, argmax, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)
 
 
 def min_pool1d_double_backward(
@@ -217,20 +182,7 @@ def min_pool1d_double_backward(
     >>> fp.min_pool1d_double_backward(np.array([0.1, 0.2, 0.3, 0.4]), argmin, 2)
     array([0.2, 0.3])
     """
-    return _double_backward(
-        MIN_POOL_DOUBLE_BACKWARD,
-        1,
-        ddx,
-        argmin,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _min(1, ddx, argmin, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)
 
 
 def min_pool2d_double_backward(
@@ -268,20 +220,7 @@ def min_pool2d_double_backward(
     >>> fp.min_pool2d_double_backward(np.array([[0.1, 0.2], [0.3, 0.4]]), argmin, 2)
     array([[0.1]])
     """
-    return _double_backward(
-        MIN_POOL_DOUBLE_BACKWARD,
-        2,
-        ddx,
-        argmin,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _min(2, ddx, argmin, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)
 
 
 def min_pool3d_double_backward(
@@ -317,17 +256,4 @@ def min_pool3d_double_backward(
     >>> fp.min_pool3d_double_backward(np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]), argmin, 2)
     array([[[3.]]])
     """
-    return _double_backward(
-        MIN_POOL_DOUBLE_BACKWARD,
-        3,
-        ddx,
-        argmin,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        data_format,
-        out,
-        backend,
-    )
+    return _min(3, ddx, argmin, kernel_size, stride, padding, dilation, ceil_mode, data_format, out, backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -112,20 +113,20 @@ def _kernel(
     of_planes: bool,
     dtype: np.dtype,
     with_indices: bool,
-) -> Any:
-    """What pools x, of a canonical shape, by three tables to (y) or (y, indices).
+) -> tuple[Any, Any]:
+    """What pools x, of a canonical shape, by tables to (y) or (y, indices), and what makes them of three tables.
 
     `kernels` has of each axis the number of windows, the size of the shortest, and the stride if there is one. Each
     plane has tables of its own if they are `of_planes`.
     """
     by_tables, prepare = (getattr(module, f"{name}max_pool_by_tables", None) for name in ("", "prepare_"))
     if by_tables is not None:
-        return by_tables
+        return by_tables, tuple
     outer, size, inner = shape[0], shape[1:4], shape[4]
     if prepare is not None and outer * inner and (inner == 1 or not of_planes):
         counts = tuple(each[0] for each in kernels)
         prepared = prepare(outer, size, counts, inner, of_planes, dtype, with_indices)
-        return lambda x, tables, *results: prepared(x, flattened(tables, outer), *results)
+        return prepared, partial(flattened, planes=outer)
     steps, between = [], list(shape)
     for axis in (3, 2, 1):  # the first maximum in row-major order: of each row, then of the rows, then of the slices
         out, kernel, stride = kernels[axis - 1]
@@ -149,7 +150,7 @@ def _kernel(
                 index = index * shape[axis] + positions.get(axis, _along(np.arange(shape[axis]), axis))
             indices[...] = index
 
-    return run
+    return run, tuple
 
 
 def results_of(window: Window, channels_last: bool, out: tuple[int, ...], x: Any, with_indices: bool) -> Any:
@@ -229,10 +230,11 @@ def _plan_of_tables(x, window, channels_last, tables, out, data_format, return_i
     else:
         kernels = [(len(table.begin), table.shortest, table.stride) for table in tables]
         shape = arrays.planes(window, channels_last, window.size)
-        pool = _kernel(module, shape, kernels, False, native(x.dtype), return_indices)
+        pool, as_taken = _kernel(module, shape, kernels, False, native(x.dtype), return_indices)
+        taken = as_taken(tables)
 
         def run(x: np.ndarray, *results: np.ndarray) -> None:
-            pool(x, tables, *results)
+            pool(x, taken, *results)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, return_indices), run)
@@ -255,19 +257,20 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
     # As many windows as cells are one cell each.
     sizes = zip(window.size, ones + out, ones + kernel, strict=True)
     kernels = [(o, k, 1 if o == n else None) for n, o, k in sizes]
-    pool = _kernel(module, shape, kernels, True, native(x.dtype), return_indices)
+    pool, as_taken = _kernel(module, shape, kernels, True, native(x.dtype), return_indices)
 
     def run(x: np.ndarray, samples: np.ndarray, *results: np.ndarray) -> None:
+        # A copy, which nobody changes once it has been checked.
+        samples = samples.astype(np.float32 if samples.dtype.itemsize == 2 else native(samples.dtype))
         if not ((samples >= 0) & (samples <= 1)).all():
             raise ValueError(f"random_samples must be from 0 to 1, got {samples.min()} to {samples.max()}")
-        samples = samples.astype(np.float32 if samples.dtype.itemsize == 2 else native(samples.dtype))
         tables = [adaptive(1, 1)] * (3 - axes)
         for axis in range(axes):
             # PyTorch's order, which in two dimensions is that of width and height.
             of_axis = samples[..., axis if axes == 3 else axes - 1 - axis]
             table = fractional(size[axis], out[axis], kernel[axis], of_axis)
             tables.append(Table(*(_canonical_table(a, 4 - axes + axis, channels_last) for a in table)))
-        pool(x, tuple(tables), *results)
+        pool(x, as_taken(tables), *results)
 
     operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand, None), results_of(window, channels_last, out, x, return_indices), run)

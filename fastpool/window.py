@@ -59,6 +59,11 @@ def spatial_axes(x_shape: tuple[int, ...], kernel_size: Any) -> int:
     return axes
 
 
+def offset_dtype(volume: int) -> np.dtype | None:
+    """The smallest of uint8, uint16 and uint32 that holds every offset inside a window of so many cells; else None."""
+    return next((np.dtype(t) for t in (np.uint8, np.uint16, np.uint32) if volume - 1 <= np.iinfo(t).max), None)
+
+
 def along(values: np.ndarray, axis: int) -> np.ndarray:
     """One value for each window along an axis, shaped to meet (..., OD, OH, OW)."""
     return values.reshape([-1 if axis == i else 1 for i in range(3)])
@@ -163,10 +168,12 @@ class Window(_Geometry):
     @cached_property
     def argmax_dtype(self) -> np.dtype:
         """The smallest of uint8, uint16 and uint32 that holds every offset inside a window."""
-        for dtype in (np.uint8, np.uint16, np.uint32):
-            if self.volume - 1 <= np.iinfo(dtype).max:
-                return np.dtype(dtype)
-        raise ValueError(f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name")
+        dtype = offset_dtype(self.volume)
+        if dtype is None:
+            raise ValueError(
+                f"kernel_size {self.kernel} holds {self.volume} cells, more than an argmax in uint32 can name"
+            )
+        return dtype
 
     @cached_property
     def geometry(self) -> tuple[int, ...]:
@@ -230,11 +237,18 @@ class Window(_Geometry):
     def first_cells(self, d: slice, h: slice, w: slice) -> np.ndarray:
         """Offset of the first tap on a real cell of some windows, (d, h, w), and 0 for windows of padding alone."""
         offsets: Any = 0
-        has_cell: Any = True
         for axis, windows in enumerate((d, h, w)):
-            first, end = (along(taps, axis) for taps in self.real_taps(axis, windows))
-            offsets, has_cell = offsets * self.kernel[axis] + first, has_cell & (first < end)
-        return np.where(has_cell, offsets, 0)
+            first, _ = self.real_taps(axis, windows)
+            offsets = offsets * self.kernel[axis] + along(first, axis)
+        return np.where(self.padding_alone(d, h, w), 0, offsets)
+
+    def padding_alone(self, d: slice, h: slice, w: slice) -> np.ndarray:
+        """Which of some windows, (d, h, w), hold no cell of the input."""
+        alone: Any = False
+        for axis, windows in enumerate((d, h, w)):
+            first, end = self.real_taps(axis, windows)
+            alone = alone | along(first >= end, axis)
+        return alone
 
 
 def uncached_window(

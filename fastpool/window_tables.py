@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ class Table(NamedTuple):
         return stride if slides else None
 
 
-def flattened(tables: tuple[Table, ...], planes: int) -> np.ndarray:
+def flattened(tables: Sequence[Table], planes: int) -> np.ndarray:
     """Three tables as one array, each with its begins and then its ends: for all planes, or a row for each plane."""
     ends = [each for table in tables for each in table]
     if all(each.ndim == 1 for each in ends):

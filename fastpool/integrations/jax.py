@@ -105,7 +105,7 @@ def _keep_argmax(function: Any) -> Any:
 
 # None stands for the gradient of an argmax, which has none.
 _values.defvjp(
-    lambda pool, x: _values_and_argmax(pool, x),
+    _values_and_argmax,
     lambda pool, argmax, dy: (_backward(pool, dy, argmax),),
 )
 _values_and_argmax.defvjp(

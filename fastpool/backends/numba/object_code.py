@@ -129,7 +129,8 @@ _SCRATCH = types.Array(types.uint8, 1, "C")
 def _compiled(name: str) -> tuple[str, str, str]:
     """LLVM's code of a kernel, and of a C function that reads its arguments from words and calls it; the latter's name.
 
-    They are two modules: of one that held both, Numba would make machine code, too.
+    They are two modules, since Numba makes machine code of each module, which nothing uses: of one that held both, it
+    would compile the kernel twice.
     """
     # Imported here, since kernels whose object code was kept need none of these modules.
     from fastpool.backends.numba import kernels  # noqa: F401
@@ -187,19 +188,20 @@ def make_object(name: str, processor: Processor) -> bytes:
 
 def _optimise(module: Any, machine: Any) -> None:
     """Optimise a kernel as a whole: the arrays that it is given have no owner, so that no references are counted."""
-    for level in (
-        0,
-        3,
-    ):  # first, the kernel becomes a part of its entry, and its loops get the form that O3 works best on
-        options = llvm.create_pipeline_tuning_options(speed_level=level)
-        options.loop_vectorization, options.slp_vectorization = level > 0, False
-        builder = llvm.create_pass_builder(machine, options)
-        passes = builder.getModulePassManager()
-        if level == 0:
-            passes.add_loop_rotate_pass()
-            passes.add_instruction_combine_pass()
-            passes.add_jump_threading_pass()
-        passes.run(module, builder)
+    # First the kernel becomes a part of its entry, and its loops get the form that O3 works best on.
+    _run_passes(module, machine, 0, "loop_rotate", "instruction_combine", "jump_threading")
+    _run_passes(module, machine, 3)
+
+
+def _run_passes(module: Any, machine: Any, level: int, *more: str) -> None:
+    """Run LLVM's passes of an optimisation level, and more of them after these."""
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization, options.slp_vectorization = level > 0, False
+    builder = llvm.create_pass_builder(machine, options)
+    passes = builder.getModulePassManager()
+    for name in more:
+        getattr(passes, f"add_{name}_pass")()
+    passes.run(module, builder)
 
 
 def target_machine(processor: Processor, **options: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 from keras import ops
 
 import fastpool as fp
-from fastpool.arguments import finite, integer, one_of, positive
+from fastpool.arguments import finite, integer, positive
 from fastpool.integrations.keras.stateless import StatelessLayer, runs_on_fastpool, serializable
+from fastpool.maxout import check_grouping
 
 
 @serializable
@@ -48,7 +49,7 @@ class Maxout(StatelessLayer):
     def __init__(self, num_units: int, axis: int = -1, grouping: str = "strided", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_units, self.axis = positive("num_units", num_units), integer("axis", axis)
-        self.grouping = one_of("grouping", grouping, ("strided", "contiguous"))
+        self.grouping = check_grouping(grouping)
         self.supports_masking = True
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -89,6 +90,17 @@ class Maxout(StatelessLayer):
         return {**super().get_config(), **mine}
 
 
+class _Elementwise(StatelessLayer):
+    """What keeps the shape of its input, and its mask."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
 @serializable
 def hard_swish(x: Any) -> Any:
     """x * relu6(x + 3) / 6 (Howard et al. 2019), to be given as `activation=hard_swish`.
@@ -104,7 +116,7 @@ def hard_swish(x: Any) -> Any:
 
 
 @serializable
-class HardSwish(StatelessLayer):
+class HardSwish(_Elementwise):
     """`hard_swish` as a layer, which a model's summary shows.
 
     Examples
@@ -116,15 +128,8 @@ class HardSwish(StatelessLayer):
     (None, 4)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.supports_masking = True
-
     def call(self, inputs: Any) -> Any:
         return hard_swish(inputs)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
 
 
 @serializable
@@ -155,7 +160,7 @@ def swish(x: Any, beta: float = 1.0) -> Any:
 
 
 @serializable
-class Swish(StatelessLayer):
+class Swish(_Elementwise):
     """`swish` as a layer, which a model's summary shows.
 
     Parameters
@@ -180,13 +185,9 @@ class Swish(StatelessLayer):
     def __init__(self, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.beta = finite("beta", beta)
-        self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
         return swish(inputs, self.beta)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta}

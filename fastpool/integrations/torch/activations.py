@@ -104,7 +104,7 @@ def hard_swish(input: Tensor) -> Tensor:
 def swish(input: Tensor, beta: float = 1.0) -> Tensor:
     """x * sigmoid(beta * x), elementwise (Ramachandran et al. 2017); floats only.
 
-    With beta = 1 it is `torch.nn.functional.silu`.
+    With beta = 1 it is `torch.nn.functional.silu`, but for -inf.
 
     Parameters
     ----------

@@ -68,29 +68,29 @@ def _maxout_backward(dy: Tensor, argmax: Tensor, x_shape: Sequence[int], axis: i
     return result(dx, argmax, dy.ndim - 2, dy.dtype)
 
 
-def _kept_pieces_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
+def _kept_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
     x, *ctx.units = inputs
     return (x,)
 
 
-def _pieces_grad_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+def _grad_of_x(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     (x,) = ctx.saved_tensors
     _, argmax = _maxout_with_argmax(x, *ctx.units)
     return _maxout_backward(dy, argmax, x.shape, *ctx.units[1:]), None, None, None
 
 
-def _kept_pieces(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _kept_argmax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     x, _, ctx.axis, ctx.grouping = inputs
     ctx.x_shape = x.shape
     return (output[1],)
 
 
-def _pieces_grad(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
+def _grad(ctx: Any, dy: Tensor, _: Any) -> tuple[Any, ...]:
     (argmax,) = ctx.saved_tensors
     return _maxout_grad(dy, argmax, ctx.x_shape, ctx.axis, ctx.grouping), None, None, None
 
 
-def _kept_pieces_of_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
+def _kept_argmax_of_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
     _, argmax, ctx.x_shape, ctx.axis, ctx.grouping = inputs
     return (argmax,)
 
@@ -105,22 +105,22 @@ def _picked_pieces(ctx: Any, x: Tensor) -> Tensor:
     return pieces.gather(piece_axis, argmax.to(torch.int64).unsqueeze(piece_axis)).squeeze(piece_axis)
 
 
-def _pieces_grad_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+def _grad_of_dy(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     return _picked_pieces(ctx, ddx), None, None, None, None
 
 
-def _pieces_tangent(ctx: Any, dx: Tensor, *_: Any) -> tuple[Any, None]:
+def _tangent(ctx: Any, dx: Tensor, *_: Any) -> tuple[Any, None]:
     return _picked_pieces(ctx, dx), None
 
 
-def _pieces_tangent_of_grad(ctx: Any, ddy: Tensor, *_: Any) -> Tensor:
+def _tangent_of_grad(ctx: Any, ddy: Tensor, *_: Any) -> Tensor:
     (argmax,) = ctx.saved_tensors
     return _maxout_grad(ddy, argmax, ctx.x_shape, ctx.axis, ctx.grouping)
 
 
-register_grad(_maxout, _kept_pieces_x, _pieces_grad_of_x)
-_maxout_with_pieces = differentiable(_maxout_with_argmax, _kept_pieces, _pieces_grad, _pieces_tangent)
-_maxout_grad = differentiable(_maxout_backward, _kept_pieces_of_input, _pieces_grad_of_dy, _pieces_tangent_of_grad)
+register_grad(_maxout, _kept_x, _grad_of_x)
+_maxout_with_gradient = differentiable(_maxout_with_argmax, _kept_argmax, _grad, _tangent)
+_maxout_grad = differentiable(_maxout_backward, _kept_argmax_of_input, _grad_of_dy, _tangent_of_grad)
 
 
 def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strided") -> Tensor:
@@ -160,5 +160,5 @@ def maxout(input: Tensor, num_units: int, axis: int = -1, grouping: str = "strid
         raise ValueError(f"axis must be from {-input.ndim} to {input.ndim - 1} for this tensor, got {axis}")
     axis %= input.ndim
     if needs_gradient(input):
-        return _maxout_with_pieces(input, num_units, axis, grouping)[0]
+        return _maxout_with_gradient(input, num_units, axis, grouping)[0]
     return _maxout(input, num_units, axis, grouping)

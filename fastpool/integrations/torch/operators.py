@@ -69,7 +69,6 @@ def needs_gradient(t: Tensor) -> bool:
 def run_in_joined_batches(
     run: Callable[..., Any],
     axes: int,
-    batch_size: int,
     tensors: list[Tensor],
     shapes: Sequence[Sequence[int]],
     constants: Sequence[Any],

@@ -21,7 +21,7 @@ _POOLS_BACKWARD = {1: fp.max_pool1d_backward, 2: fp.max_pool2d_backward, 3: fp.m
 
 def _vmap(run: Callable[..., Any], batch_size: int, tensors: list[Tensor], constants: Sequence[Any]) -> Any:
     x_shape, window = constants[:-6], constants[-6:]
-    return run_in_joined_batches(run, len(window[0]), batch_size, tensors, x_shape, window)
+    return run_in_joined_batches(run, len(window[0]), tensors, x_shape, window)
 
 
 # Gradients

@@ -23,7 +23,7 @@ def _fake(y: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 def _vmap(run: Callable[..., Any], batch_size: int, tensors: list[Tensor], constants: Sequence[Any]) -> Any:
-    return run_in_joined_batches(run, len(constants[0]), batch_size, tensors, (), constants)
+    return run_in_joined_batches(run, len(constants[0]), tensors, (), constants)
 
 
 @operator("max_unpool", "(Tensor y, Tensor indices, SymInt[] output_size) -> Tensor", _fake, _vmap)

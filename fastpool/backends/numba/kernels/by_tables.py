@@ -7,6 +7,7 @@ those of the columns of each window. Neighbouring rows of windows share a row of
 from typing import NamedTuple
 
 from fastpool.backends.numba.decorators import inlined, kernel
+from fastpool.backends.numba.kernels.rows import fill
 from fastpool.backends.numba.simd.compare import maximum
 from fastpool.backends.numba.simd.half import narrow, widen
 from fastpool.backends.numba.simd.keys import Keys, from_keys, to_key
@@ -59,8 +60,7 @@ def max_pool_by_tables(x, y, tables, half_format, lowest, t, scratch, start, sto
 @inlined
 def pool_columns(maxima, x, rows, t, keys):
     """The maxima of the rows of cells under a row of windows, column by column."""
-    for i in range(t.row):
-        maxima[i] = keys.lowest
+    fill(maxima, keys.lowest)
     for d in range(rows.begin_d, rows.end_d):
         for h in range(rows.begin_h, rows.end_h):
             take_maxima(maxima, row_of_cells(x, rows, d, h, t), keys)
@@ -109,7 +109,7 @@ def locate_by_tables(x, y, indices, tables, half_format, lowest, t, scratch, sta
 
 @inlined
 def first_equal(x, key, rows, begin, end, c, t, keys):
-    """The position in its plane of the first cell of a window with this key; a NaN is equal to any other."""
+    """The position in its plane of the first cell of a window with this key; any NaN matches any NaN."""
     for d in range(rows.begin_d, rows.end_d):
         for h in range(rows.begin_h, rows.end_h):
             row = row_of_cells(x, rows, d, h, t)
@@ -133,8 +133,7 @@ def avg_pool_by_tables(x, y, tables, half_format, sums, t, scratch, start, stop)
 @inlined
 def add_columns(totals, x, rows, t, half_format):
     """The sums of the rows of cells under a row of windows, column by column."""
-    for i in range(t.row):
-        totals[i] = 0
+    fill(totals, totals.dtype.type(0))
     for d in range(rows.begin_d, rows.end_d):
         for h in range(rows.begin_h, rows.end_h):
             add_elements(totals, row_of_cells(x, rows, d, h, t), half_format)

@@ -26,9 +26,12 @@ class TableTiling(NamedTuple):
 
 
 def by_tables(
-    size: tuple[int, int, int], out: tuple[int, int, int], inner: int, tables_of_planes: bool, itemsize: int
+    size: tuple[int, int, int], out: tuple[int, int, int], inner: int, of_planes: bool, itemsize: int
 ) -> TableTiling:
-    """`itemsize` is that of what is computed of a row of cells; 0 if nothing is."""
+    """Each plane has tables of its own if they are `of_planes`.
+
+    `itemsize` is that of what is computed of a row of cells; 0 if nothing is.
+    """
     row = size[2] * inner
     scratch_bytes = in_cache_lines(row, itemsize) + VECTOR_BYTES if itemsize else 0
-    return TableTiling(*size, *out, inner, row, 2 * sum(out) if tables_of_planes else 0, scratch_bytes)
+    return TableTiling(*size, *out, inner, row, 2 * sum(out) if of_planes else 0, scratch_bytes)

@@ -49,10 +49,8 @@ def _of_block(window: Window, spans: Sequence[Span]) -> tuple[Any, ...]:
 def _pool(
     pool, x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, out, backend
 ) -> Any:
-    return _masked_pool(
-        pool, x, axes, kernel_size, stride, padding, dilation, ceil_mode, data_format, return_argmax, "propagate",
-        None, out, backend,
-    )  # fmt: skip
+    window = kernel_size, stride, padding, dilation, ceil_mode, data_format
+    return _masked_pool(pool, x, axes, *window, return_argmax, "propagate", None, out, backend)
 
 
 def _masked_pool(
