@@ -129,6 +129,11 @@ def _keep(key: Any, plan: Any) -> Any:
     return plan
 
 
+def forget_plans() -> None:
+    """For tests, which change what plans are made of."""
+    _plans.clear()
+
+
 def call(
     op: Op,
     inputs: tuple[Any, ...],

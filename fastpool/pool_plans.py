@@ -7,7 +7,8 @@ maxout, too, which is pooling along the channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -218,6 +219,7 @@ def _unpool(
 ) -> Callable[[Any, Any, Any], None]:
     """What fills x from y in canonical form, and from indices in the caller's."""
     by_indices = getattr(module, "max_unpool_by_indices", None)
+    unpool = _unpool_kernel(module, prod(window.size))
 
     def check(indices: Any) -> None:
         check_range(indices, window, convention)
@@ -232,9 +234,22 @@ def _unpool(
             return
         x[...] = 0
         for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
-            module.max_unpool(some, positions, x[planes])
+            unpool(some, positions, x[planes])
 
     return run
+
+
+def _unpool_kernel(module: ModuleType, cells: int) -> Callable[[Any, Any, Any], None]:
+    """What puts parts of y into planes of so many cells. Parts of one call have few shapes."""
+    if not hasattr(module, "prepare_max_unpool"):
+        return module.max_unpool
+
+    @cache
+    def prepared(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[Any, Any, Any], None]:
+        outer, *windows, inner = shape
+        return module.prepare_max_unpool(outer, prod(windows), cells, inner, dtype)
+
+    return lambda y, positions, x: prepared(y.shape, y.dtype)(y, positions, x)
 
 
 def _unpooling(run: Callable[[Any, Any, Any], None], y: Any, window: Window, channels_last: bool) -> Plan:

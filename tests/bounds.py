@@ -16,8 +16,7 @@ from specimens import AVERAGES, AVERAGES_BACKWARD, POOLS_BACKWARD, values
 
 import fastpool as fp
 from fastpool import calls
-from fastpool.backends import numba as numba_backend
-from fastpool.backends.numba import tuning
+from fastpool.backends.numba import binding, tuning
 from fastpool.backends.numba.launching import runner
 from fastpool.columns import ORDERS
 
@@ -220,7 +219,7 @@ def columns_problem(rng, end, dtype):
     # Mostly in many blocks and with stores that bypass the caches, which otherwise only large arrays use.
     tuning.MOST_COLUMNS_PACKED = int(rng.choice([1, 60, 500, 1 << 15]))
     tuning.LARGE_COLUMNS = int(rng.choice([0, 1 << 25]))
-    tuning.forget_plans()
+    calls.forget_plans()
     layout = str(rng.choice(["channels_first", "channels_last"]))
     shape = (2, 3, *space) if layout == "channels_first" else (2, *space, 3)
     window |= {"data_format": layout, "order": str(rng.choice(ORDERS))}
@@ -273,9 +272,8 @@ CERTAIN = [
 
 def run_by(runner):
     """Let calls be run by what this makes of them, and forget those that are planned already."""
-    numba_backend.runner = runner
-    calls._plans.clear()
-    tuning.forget_plans()
+    binding.runner = runner
+    calls.forget_plans()
 
 
 def problems(rng, count):

@@ -43,14 +43,15 @@ def backend(request):
 
 
 @pytest.fixture
-def tuned(monkeypatch):
+def tuned():
     """Override tuning parameters of the numba backend, as in tuned(MOST_SCRATCH=700): see its module `tuning`."""
     tuning = pytest.importorskip("fastpool.backends.numba.tuning")
     with contextlib.ExitStack() as overrides:
+        overrides.callback(calls.forget_plans)
 
         def tune(**values):
             overrides.enter_context(tuning.override(**values))
-            monkeypatch.setattr(calls, "_plans", {})
+            calls.forget_plans()
 
         yield tune
 

@@ -30,6 +30,7 @@ import numpy as np
 from guarded import PATTERNS, GuardedNumPy, Memory, arranged
 
 import fastpool as fp
+from fastpool import calls
 from fastpool.columns import ORDERS
 from fastpool.window import Window
 
@@ -739,7 +740,6 @@ class Machine:
                 module.np = GuardedNumPy(memory)
         self.memory, self.launching = memory, None
         if "numba" in BACKENDS:
-            self.numba = import_module("fastpool.backends.numba")
             self.launching = import_module("fastpool.backends.numba.launching")
             self.tuning = import_module("fastpool.backends.numba.tuning")
             self.runner = self.launching.runner
@@ -748,7 +748,8 @@ class Machine:
             self.parallel = {name: getattr(self.tuning, name) for name in ("PARALLEL_BYTES", "CHUNK_BYTES")}
             _replace(self.launching, "thread_scratch", memory.scratch)
             _replace(self.tuning, "SMALL_SCRATCH", -1)  # all scratch is from `thread_scratch`
-            _replace(self.numba, "runner", lambda call: lambda *arrays: self.run(call, *arrays))
+            binding = import_module("fastpool.backends.numba.binding")
+            _replace(binding, "runner", lambda call: lambda *arrays: self.run(call, *arrays))
 
     def set_way(self, rng, way):
         if self.launching is None:
@@ -762,7 +763,7 @@ class Machine:
         _replace(self.tuning, "LARGE_COLUMNS", int(rng.choice([0, 1 << 25])))
         # Averages in chunks, which otherwise only very long windows have.
         _replace(self.tuning, "MOST_SUMS_OF_A_ROW", int(rng.choice([1, 300, 1 << 16])))
-        self.tuning.forget_plans()
+        calls.forget_plans()
         fp.set_num_threads(int(rng.integers(1, 5)) if way != "shared" else 3)
 
     def _pieces(self, rng):

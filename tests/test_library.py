@@ -18,7 +18,8 @@ pytest.importorskip("fastpool.backends.numba._launch")
 
 from fastpool.backends.numba._launch import Call
 
-from fastpool.backends.numba import _launch, bound_call, encoding, kernel_name, library, plan, sources, tuning
+from fastpool.backends.numba import _launch, encoding, library, plan, sources, tuning
+from fastpool.backends.numba.binding import bound_call, kernel_name
 from fastpool.backends.numba.encoding import encode
 from fastpool.backends.numba.geometry import VECTOR_BYTES
 from fastpool.backends.numba.launching import thread_scratch
@@ -226,7 +227,7 @@ def test_names_tell_kernels_apart():
     half = plan.max_pool(window, 1, 1, np.dtype("f2"), None, 1)
     assert kernel_name(half) == "max_pool_separable__i2_i2_none__i2_u2_i2_Geometry_SeparableTiling"
     assert kernel_name(plan.min_pool(window, 1, 1, np.dtype("f2"), None, 1)) == kernel_name(half)
-    assert kernel_name(plan.activation("swish", np.dtype("f8"), 3, 1.5)) == "swish__f8_f8__d_n"
+    assert kernel_name(plan.activation("swish", np.dtype("f2"), 3)) == "swish__i2_i2_f8__i2"
 
 
 CALLS = """

@@ -661,10 +661,10 @@ class TestCache:
         code = """
 import sys
 import numpy as np
-from fastpool.backends import numba
 from fastpool.backends.numba import plan
+from fastpool.backends.numba.binding import bound_call
 sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
-call = numba.bound_call(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
+call = bound_call(plan.max_unpool(1, 1, 2, 1, np.dtype("f4")))
 no_values, x = np.zeros(0, np.float32), np.zeros(2, np.float32)
 call.run(np.empty(0, np.uint8), 0, 1, no_values, np.array([1]), x)
 print(x[1])

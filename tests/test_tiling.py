@@ -74,12 +74,12 @@ def test_the_parts_of_scratch_follow_each_other_in_whole_cache_lines(window, inn
     dtype = np.dtype(dtype)
     calls = [plan.max_pool(window, 2, inner, dtype, index, 2) for index in (None, window.argmax_dtype)]
     calls.append(plan.validate_argmax(window, 2, inner, window.argmax_dtype))
-    calls.append(plan.im2col(window, inner > 1, (1, 1, 1, inner), dtype.itemsize, 0, False))
+    calls.append(plan.im2col(window, inner > 1, (1, 1, 1, inner), dtype.itemsize, False))
     calls.append(plan.col2im(window, inner > 1, (1, 1, 1, inner), dtype))
     channels, taps = window.channels, window.volume
     for channel_step, tap_step in ((taps, 1), (1, channels)):  # rows of windows
         steps = channels * taps * window.positions, channel_step, tap_step, channels * taps
-        calls.append(plan.im2col(window, inner > 1, steps, dtype.itemsize, 0, False))
+        calls.append(plan.im2col(window, inner > 1, steps, dtype.itemsize, False))
         calls.append(plan.col2im(window, inner > 1, steps, dtype))
     if dtype.kind == "f":
         calls.append(plan.max_pool_backward(window, 2, inner, dtype))

@@ -105,6 +105,11 @@ class Planned(Protocol):
     ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], bool]:
         """Of (dy, argmax, dx): False, with nothing written, where the argmax does not fit."""
 
+    def prepare_max_unpool(
+        self, outer: int, windows: int, cells: int, inner: int, dtype: np.dtype
+    ) -> Callable[..., None]:
+        """Of (y, indices, x), of planes with so many windows and cells."""
+
     def prepare_avg_pool(
         self, window: Window, divisors: Divisors, outer: int, inner: int, dtype: np.dtype
     ) -> Callable[..., None]:
@@ -141,6 +146,19 @@ class Planned(Protocol):
         dtype: np.dtype,
     ) -> Callable[..., None]:
         """Of (x, tables, y)."""
+
+    def prepare_im2col(
+        self, window: Window, channels_last: bool, cols_steps: tuple[int, ...], dtype: np.dtype, fresh: bool
+    ) -> Callable[..., None]:
+        """Of (x, fill_value, cols).
+
+        `cols_steps` are elements from one image, channel, tap and position of the columns to the next.
+        """
+
+    def prepare_col2im(
+        self, window: Window, channels_last: bool, cols_steps: tuple[int, ...], dtype: np.dtype
+    ) -> Callable[..., None]:
+        """Of (cols, dx)."""
 
     def prepare_hard_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
 

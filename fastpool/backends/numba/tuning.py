@@ -6,9 +6,8 @@ Times are of float32 on one thread. A plan reads the constants when it is made, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 # Tiles
@@ -176,33 +175,12 @@ SMALL_SCRATCH = 1 << 16
 KEPT_SCRATCH = 1 << 20
 
 
-_caches: list[Any] = []
-
-
-def cached(function: Callable[..., Any]) -> Any:
-    """Cache the results of a function that plans. `override` forgets them."""
-    kept = lru_cache(maxsize=1024)(function)
-    _caches.append(kept)
-    return kept
-
-
-def forget_plans() -> None:
-    for kept in _caches:
-        kept.cache_clear()
-
-
 @contextmanager
 def override(**values: Any) -> Iterator[None]:
-    """For tests: plan with other values of the constants above.
-
-    Plans that are kept elsewhere stay as they are: those of `fastpool.calls`, and those in what the backend's
-    `prepare_...` functions returned.
-    """
+    """For tests: plan with other values of the constants above. Plans that are made stay as they are."""
     before = {name: globals()[name] for name in values}
     globals().update(values)
-    forget_plans()
     try:
         yield
     finally:
         globals().update(before)
-        forget_plans()

@@ -1,6 +1,6 @@
 """hard-swish, swish and their gradients, element by element. Two-byte floats are computed in float32.
 
-LLVM vectorises these loops. Each array is read or written once.
+LLVM vectorises these loops. Each array is read or written once; `beta` is an array of one float64.
 """
 
 from fastpool.backends.numba.decorators import inlined, kernel
@@ -42,11 +42,12 @@ def sigmoid(z):
 
 @kernel
 def swish(x, y, beta, half_format, scratch, start, stop):
+    factor = beta[0]
     x, y = slice_view(x, start, stop - start), slice_view(y, start, stop - start)
     for i in range(len(y)):
         value = widen(x[i], half_format)
         dtype = type(value)
-        s = sigmoid(dtype(beta) * value)
+        s = sigmoid(dtype(factor) * value)
         product = dtype(0) if s == dtype(0) else value * s
         # A product of NaNs is one of them, which one depending on vector or scalar code: take that of x.
         y[i] = narrow(value if value != value else product, half_format)
@@ -54,12 +55,12 @@ def swish(x, y, beta, half_format, scratch, start, stop):
 
 @kernel
 def swish_backward(dy, x, dx, beta, half_format, scratch, start, stop):
-    count = stop - start
+    factor, count = beta[0], stop - start
     dy, x, dx = slice_view(dy, start, count), slice_view(x, start, count), slice_view(dx, start, count)
     for i in range(len(dx)):
         value = widen(x[i], half_format)
         dtype = type(value)
-        z = dtype(beta) * value
+        z = dtype(factor) * value
         s = sigmoid(z)
         grad = s * (dtype(1) + z * (dtype(1) - s))
         saturated = (s == dtype(0)) | (s == dtype(1))  # where z may be infinite

@@ -64,13 +64,13 @@ class TapCells(NamedTuple):
 
 @kernel
 def im2col(x, cols, fill_value, g, t, scratch, start, stop):
-    """Work items are tiles of windows of one channel.
+    """Work items are tiles of windows of one channel. `fill_value` is an array of one element.
 
     The rows of cells under a tile are taken phase by phase of the stride. One phase has the cells of all taps down a
     window that are a multiple of the stride apart.
     """
     values = scratch_view(scratch, 0, t.elements, x)
-    padding = vector_like(values, fill_value)
+    padding = vector_like(values, fill_value[0])
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         for tap in range(0, g.KD * g.KH * g.KW, assume_positive(t.taps_down * t.taps_along)):

@@ -35,9 +35,9 @@ class Tile(NamedTuple):
 
 @kernel
 def im2row(x, cols, fill_value, g, t, scratch, start, stop):
-    """Work items are windows of one row of windows."""
+    """Work items are windows of one row of windows. `fill_value` is an array of one element."""
     lines = scratch_view(scratch, 0, t.elements, x)
-    padding = vector_like(lines, fill_value)
+    padding = vector_like(lines, fill_value[0])
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         cells = (tile.columns - 1) * g.sw + t.taps_along

@@ -36,8 +36,8 @@ def built_calls(
     for argmax_dtype in argmax_dtypes:
         yield validate_argmax(one, 1, 1, argmax_dtype)
     for itemsize in sorted({dtype.itemsize for dtype in dtypes}):
-        yield im2col(one, False, column, itemsize, 0, False)
-        yield im2col(of_two_taps, False, row, itemsize, 0, False)
+        yield im2col(one, False, column, itemsize, True)
+        yield im2col(of_two_taps, False, row, itemsize, True)
     for dtype in dtypes:
         yield from _forward_calls(dtype, argmax_dtypes)
         yield max_unpool(1, 1, 1, 1, dtype)
@@ -68,7 +68,5 @@ def _float_calls(dtype: np.dtype, argmax_dtypes: tuple[np.dtype, ...]) -> Iterat
     for average in (avg_pool, avg_pool_backward):
         yield average(nonoverlapping, nonoverlapping.divisors(True, None), 1, 1, dtype)
     yield avg_pool_by_tables(1, (1, 1, 1), (1, 1, 1), 1, False, dtype)
-    for kernel in ("hard_swish", "hard_swish_backward"):
+    for kernel in ("hard_swish", "hard_swish_backward", "swish", "swish_backward"):
         yield activation(kernel, dtype, 1)
-    for kernel in ("swish", "swish_backward"):
-        yield activation(kernel, dtype, 1, 1.0)

@@ -15,23 +15,21 @@ from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, I
 from fastpool.window import Window
 
 
-def im2col(
-    window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int, fill_bits: int, nontemporal: bool
-) -> KernelCall:
-    """Of arrays (x, cols), viewed as unsigned integers, since elements are only moved: fewer kernels.
+def im2col(window: Window, channels_last: bool, cols_steps: tuple[int, ...], itemsize: int, fresh: bool) -> KernelCall:
+    """Of arrays (x, cols, fill_value), viewed as unsigned integers, since elements are only moved: fewer kernels.
 
     With `channels_last`, x has its channels after its spatial axes; `cols_steps` are elements from one image, channel,
-    tap and position of the columns to the next; `fill_bits` are the value in the padding; with `nontemporal`, columns
-    are written past the caches.
+    tap and position of the columns to the next; `fresh` columns are a new array.
     """
     dtype = np.dtype(f"u{itemsize}")
     tiles: Im2colTiling | Im2rowTiling
     if _windows_are_rows(cols_steps):
         kernel, (g, tiles, items) = "im2row", im2row_tiles(window, channels_last, cols_steps, itemsize)
     else:
+        cols_bytes = itemsize * window.batch * window.channels * window.volume * window.positions
+        nontemporal = cols_bytes > tuning.LARGE_COLUMNS and not fresh
         kernel, (g, tiles, items) = "im2col", im2col_tiles(window, channels_last, cols_steps, itemsize, nontemporal)
-    constants = dtype.type(fill_bits), g, tiles
-    return KernelCall(kernel, (dtype, dtype), constants, items, _column_bytes(window, dtype), tiles.scratch_bytes)
+    return KernelCall(kernel, (dtype,) * 3, (g, tiles), items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
 
 def col2im(window: Window, channels_last: bool, cols_steps: tuple[int, ...], dtype: np.dtype) -> KernelCall:

@@ -9,13 +9,13 @@ from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
 from fastpool.backends.numba.plan.call import KernelCall
 
 
-def activation(kernel: str, dtype: np.dtype, size: int, beta: float | None = None) -> KernelCall:
-    """Of arrays (x, y), or (dy, x, dx) for a gradient."""
+def activation(kernel: str, dtype: np.dtype, size: int) -> KernelCall:
+    """Of arrays (x, y), or (dy, x, dx) for a gradient; and for swish, whose beta may change with each call, (beta,)."""
     dtypes = (dtype,) * (3 if kernel.endswith("_backward") else 2)
-    cost_bytes = dtype.itemsize * size * (len(dtypes) if beta is None else tuning.SWISH_COST)
-    half_format = kernel_dtype_of(dtype).half_format
-    constants = (half_format,) if beta is None else (beta, half_format)
-    return KernelCall(kernel, dtypes, constants, size, cost_bytes, 0)
+    cost = len(dtypes)
+    if kernel.startswith("swish"):
+        dtypes, cost = (*dtypes, np.dtype(np.float64)), tuning.SWISH_COST
+    return KernelCall(kernel, dtypes, (kernel_dtype_of(dtype).half_format,), size, dtype.itemsize * size * cost, 0)
 
 
 def max_unpool(outer: int, windows: int, cells: int, inner: int, dtype: np.dtype) -> KernelCall:
