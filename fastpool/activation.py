@@ -7,12 +7,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.arguments import finite, shown
-from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import native, sum_dtype
+from fastpool.forms import Result
 from fastpool.type_hints import A
 
 LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
@@ -32,10 +32,10 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
         *others, y, beta = operands
         function(*others, beta, y)
 
-    order = arrays.memory_axes(x)
+    order = forms.memory_axes(x)
     axes = None if order == tuple(range(x.ndim)) else order
     canonical_shape = None if prepare is not None else (x.size,)
-    operands = [arrays.operand(a, order, canonical_shape) for a in inputs]
+    operands = [forms.operand(a, order, canonical_shape) for a in inputs]
     run = run_with_beta if op.startswith("swish") else function
     return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical_shape),), run, partial(_beta_in, dtype))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import forms
 from fastpool.average_plans import average_backward_plan, average_kernel, average_plan
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
@@ -41,7 +41,7 @@ class _AxisSums:
         outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.shortest
         window = Window.plan(1, (outer, shape[axis], inner), kernel, 1, data_format="channels_last")
         self._run, _ = average_kernel(op, module, window, window.divisors(False, 1), True, dtype)
-        self._x_shape, self._y_shape = (arrays.planes(window, True, size) for size in (window.size, window.out))
+        self._x_shape, self._y_shape = (forms.planes(window, True, size) for size in (window.size, window.out))
         self._shape, self._sums = shape, (*shape[:axis], window.out[2], *shape[axis + 1 :])
         self._longer = np.flatnonzero(table.end - table.begin > kernel)
         self._dtype = dtype
@@ -126,9 +126,9 @@ def _plan_block(inputs, axes, tables, data_format, backend) -> Plan:
 
 
 def _plan_of_tables(x, window, channels_last, tables, out, backend) -> Plan:
-    shape = arrays.planes(window, channels_last, window.size)
+    shape = forms.planes(window, channels_last, window.size)
     run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, native(x.dtype))
-    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    operand = forms.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, False), run)
 
 
@@ -149,10 +149,10 @@ def _plan_block_backward(inputs, axes, x_shape, tables, data_format, backend) ->
 
 
 def _backward_plan_of_tables(dy, window, out, channels_last, tables, backend) -> Plan:
-    shape = arrays.planes(window, channels_last, window.size)
+    shape = forms.planes(window, channels_last, window.size)
     run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, native(dy.dtype))
-    operand = arrays.source(dy, out, channels_last, out.size, any_shape=False)
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
+    operand = forms.source(dy, out, channels_last, out.size, any_shape=False)
+    dx = forms.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)
     return Plan((operand,), (dx,), run)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import native
@@ -19,7 +19,7 @@ def average_kernel(
 ) -> tuple[Any, bool]:
     """What fills its second array from its first, and whether it takes contiguous arrays of any shape."""
     prepare = getattr(module, f"prepare_{op}", None)
-    outer, inner = arrays.outer_and_inner(window, channels_last)
+    outer, inner = forms.outer_and_inner(window, channels_last)
     if prepare is not None:
         return (prepare(window, divisors, outer, inner, dtype) if outer * inner else no_kernel), True
 
@@ -31,10 +31,10 @@ def average_kernel(
 
 def average_plan(x: Any, window: Window, divisors: Divisors, backend: str | None) -> Plan:
     module = backend_for("avg_pool", backend, x.device)
-    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
+    channels_last, dtype = forms.channels_last_in_memory(x, window), native(x.dtype)
     run, any_shape = average_kernel("avg_pool", module, window, divisors, channels_last, dtype)
-    y = arrays.result(window, channels_last, window.y_shape, window.out, dtype, x, any_shape)
-    return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), (y,), run)
+    y = forms.result(window, channels_last, window.y_shape, window.out, dtype, x, any_shape)
+    return Plan((forms.source(x, window, channels_last, window.size, any_shape),), (y,), run)
 
 
 def average_backward_plan(
@@ -43,10 +43,10 @@ def average_backward_plan(
     """With `reshaped_to`, dy has that shape once it is reshaped."""
     module = backend_for("avg_pool_backward", backend, dy.device)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
-    channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
+    channels_last, dtype = forms.channels_last_in_memory(like, window), native(dy.dtype)
     run, any_shape = average_kernel("avg_pool_backward", module, window, divisors, channels_last, dtype)
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
-    return Plan((arrays.source(dy, window, channels_last, window.out, any_shape, reshaped_to),), (dx,), run)
+    dx = forms.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
+    return Plan((forms.source(dy, window, channels_last, window.out, any_shape, reshaped_to),), (dx,), run)
 
 
 def _plan_pool(inputs, axes, window, count_include_pad, divisor_override, backend) -> Plan:

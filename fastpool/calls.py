@@ -11,9 +11,9 @@ from typing import Any
 from numpy import empty, ndarray
 
 from fastpool import arrays
-from fastpool.arrays import Operand, Result, Target
 from fastpool.backends import chosen
 from fastpool.device_arrays import DeviceArray
+from fastpool.forms import Operand, Result, Target
 from fastpool.interop import library_of
 from fastpool.out import check_apart, check_out, split_out
 from fastpool.replay import Recorder, recording

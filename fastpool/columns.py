@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import forms
 from fastpool.arguments import check_shape, frozen_window, one_of, required_stride
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
@@ -98,14 +98,14 @@ def _plan_im2col(inputs, arguments, order, fresh, backend) -> Plan:
     (x,) = inputs
     module = backend_for("im2col", backend, x.device)
     window = sliding_window(spatial_axes(x.shape, arguments[0]), x.shape, *arguments)
-    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
+    channels_last, dtype = forms.channels_last_in_memory(x, window), native(x.dtype)
     copy, any_shape = _im2col_kernel(module, window, channels_last, order, dtype, fresh)
 
     def run(x: Any, cols: Any, fill_value: Any) -> None:
         copy(x, fill_value, cols)
 
-    operand = arrays.source(x, window, channels_last, window.size, any_shape)
-    cols = arrays.Result(columns_shape(window, order), dtype)
+    operand = forms.source(x, window, channels_last, window.size, any_shape)
+    cols = forms.Result(columns_shape(window, order), dtype)
     return Plan((operand,), (cols,), run, partial(number_held, "fill_value", dtype))
 
 
@@ -125,15 +125,15 @@ def _plan_col2im(inputs, x_shape, arguments, order, backend) -> Plan:
         run, any_shape = _by_planes(_col2im_kernel(module, window, False, order, dtype)[0], window), False
     else:
         run, any_shape = _col2im_kernel(module, window, channels_last, order, dtype)
-    x = arrays.result(window, channels_last, x_shape, window.size, dtype, cols, any_shape)
-    return Plan((arrays.operand(cols),), (x,), run)
+    x = forms.result(window, channels_last, x_shape, window.size, dtype, cols, any_shape)
+    return Plan((forms.operand(cols),), (x,), run)
 
 
 def _by_planes(add: Callable[[Any, Any], None], window: Window) -> Callable[[Any, Any], None]:
     """Let a kernel add up planes, and copy these to an array with its channels last."""
 
     def run(cols: np.ndarray, x: np.ndarray) -> None:
-        made = np.empty(arrays.planes(window, False, window.size), x.dtype)
+        made = np.empty(forms.planes(window, False, window.size), x.dtype)
         add(cols, made)
         x[...] = np.moveaxis(made.reshape(window.batch, window.channels, *window.size), 1, 4)
 

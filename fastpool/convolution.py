@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.arguments import integer, required_stride
 from fastpool.arrays import Array
 from fastpool.backends import kernel
@@ -204,7 +204,7 @@ def _channels_last(x: Array, window: Window, data_format: str) -> bool:
     """Whether an array in main memory has its channels last there; one channel is last if the caller says so."""
     if isinstance(x, DeviceArray):
         return False
-    return data_format == "channels_last" if window.channels == 1 else arrays.channels_last_in_memory(x, window)
+    return data_format == "channels_last" if window.channels == 1 else forms.channels_last_in_memory(x, window)
 
 
 def _product_of_columns(x, w, bias, window, groups, total, im2col, y) -> None:
@@ -248,8 +248,8 @@ def _rows(x: Any, block: _Block, whole: Window, total: np.dtype, im2col: Any) ->
         taken = cells.transpose((0, 2, 3, 1))[:, : oh * sh : sh, : ow * sw : sw]
         return taken.reshape(-1, block.taps)
     rows = np.empty((block.image_count, block.positions, window.volume, window.channels), total)
-    channels_last = arrays.channels_last_in_memory(cells, window)
-    cells = arrays.canonical(cells, window, channels_last, window.size)
+    channels_last = forms.channels_last_in_memory(cells, window)
+    cells = forms.canonical(cells, window, channels_last, window.size)
     im2col(cells, window, total.type(0), rows.transpose((0, 3, 2, 1)))
     return rows.reshape(-1, block.taps)
 
@@ -262,8 +262,8 @@ def _columns(x: Array, block: _Block, groups: int, total: np.dtype, im2col: Any)
     else:
         cells = _converted(x[block.images, :, block.rows_in], total)
         cols = arrays.empty((window.channels, window.volume, window.batch, window.positions), total, x)
-        channels_last = arrays.channels_last_in_memory(cells, window)
-        cells = arrays.canonical(cells, window, channels_last, window.size)
+        channels_last = forms.channels_last_in_memory(cells, window)
+        cells = forms.canonical(cells, window, channels_last, window.size)
         im2col(cells, window, total.type(0), cols.transpose((2, 0, 1, 3)))
     return _library_array(cols).reshape(groups, block.taps // groups, -1)
 

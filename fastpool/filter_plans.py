@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool._rules import half_bits
 from fastpool.arguments import for_each_axis, integer, per_axis
 from fastpool.backends import backend_for, kernel
@@ -112,7 +112,7 @@ def _box_step(op: str, backend: Any, shape: tuple[int, ...], group: list[int], r
     outer, inner = prod(shape[: group[0]]), prod(shape[group[-1] + 1 :])
     window = Window.plan(len(group), (outer, *size, inner), tuple(kernel), 1, tuple(pads), data_format="channels_last")
     run, _ = kernel_of(POOLS[op], backend, window, outer, inner, dtype, False)
-    planes = partial(arrays.planes, window, True)
+    planes = partial(forms.planes, window, True)
     extension = Extension(shape, extended)
     copies = extension.copies([slice(0, n) for n in extension.shape]) if any(extended) else None
     return _Step(extension.shape, copies, run, planes(window.size), planes(window.out))
@@ -179,7 +179,7 @@ def _footprint(
 def _plan(op: str, inputs: Any, size: Any, footprint: Any, mode: Any, origin: Any, axes: Any, backend: Any) -> Plan:
     """`footprint` holds the elements of a footprint of the shape `size` as bits; it is None for a box."""
     x = arrays.in_main_memory("input", inputs[0], "filtered")
-    in_memory, dtype = arrays.memory_axes(x), native(x.dtype)
+    in_memory, dtype = forms.memory_axes(x), native(x.dtype)
     axes = filtered_axes("axes", axes, x.ndim)
     places = tuple(in_memory.index(axis) for axis in axes)
     elements = None
@@ -197,7 +197,7 @@ def _plan(op: str, inputs: Any, size: Any, footprint: Any, mode: Any, origin: An
     moved = None if in_memory == tuple(range(x.ndim)) else in_memory
     has_constant = any(reach.mode == "constant" for reach in reaches.values())
     check = partial(number_held, "cval", dtype) if has_constant else lambda cval: dtype.type(0)
-    return Plan((arrays.operand(x, moved),), (arrays.Result(x.shape, dtype, moved, moved),), run, check)
+    return Plan((forms.operand(x, moved),), (forms.Result(x.shape, dtype, moved, moved),), run, check)
 
 
 MAXIMUM_FILTER, MINIMUM_FILTER = (Op(op, ("input",), (), partial(_plan, op)) for op in POOLS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.dtypes import native
@@ -22,7 +22,7 @@ from fastpool.window import Window, sliding_window, unpooling_window
 
 def _plan(a: Any, indices: Any, window: Window, convention: str, check: Any) -> Plan:
     """Of `a`, which has a value for each cell. `check` raises for indices of no cell; it is given the memory order."""
-    channels_last = arrays.channels_last_in_memory(a, window)
+    channels_last = forms.channels_last_in_memory(a, window)
 
     def run(a: np.ndarray, indices: np.ndarray, y: np.ndarray) -> None:
         check(indices, channels_last)
@@ -31,8 +31,8 @@ def _plan(a: Any, indices: Any, window: Window, convention: str, check: Any) -> 
             flat = positions.reshape(len(some), -1, a.shape[-1])
             some[...] = picked(cells[planes], flat, 1).reshape(some.shape)
 
-    operands = arrays.source(a, window, channels_last, window.size, any_shape=False), None
-    y = arrays.result(window, channels_last, window.y_shape, window.out, native(a.dtype), a, any_shape=False)
+    operands = forms.source(a, window, channels_last, window.size, any_shape=False), None
+    y = forms.result(window, channels_last, window.y_shape, window.out, native(a.dtype), a, any_shape=False)
     return Plan(operands, (y,), run)
 
 
@@ -61,7 +61,7 @@ def _plan_double_backward(argmax_name, inputs, axes, *arguments_and_backend) -> 
     module = backend_for("max_pool_backward", backend)
 
     def check(argmax: np.ndarray, channels_last: bool) -> None:
-        check_argmax(arrays.canonical(argmax, window, channels_last, window.out), window, module, argmax_name)
+        check_argmax(forms.canonical(argmax, window, channels_last, window.out), window, module, argmax_name)
 
     return _plan(ddx, argmax, window, "chainer", check)  # whose indices are offsets, as an argmax
 
@@ -72,7 +72,7 @@ def _plan_nearest(inputs, axes, kernel_size, stride, padding, output_shape, data
     window = unpooling_window(axes, y.shape, output_shape, kernel_size, stride, padding, data_format)
     if any(s < k and o > 1 for s, k, o in zip(window.stride, window.kernel, window.out, strict=True)):
         raise ValueError(f"stride must be at least kernel_size {window.kernel[-axes:]}, got {stride}")
-    channels_last = arrays.channels_last_in_memory(y, window)
+    channels_last = forms.channels_last_in_memory(y, window)
     windows, uncovered = zip(*(_nearest(window, axis) for axis in range(3)), strict=True)
 
     def run(y: np.ndarray, x: np.ndarray) -> None:
@@ -82,8 +82,8 @@ def _plan_nearest(inputs, axes, kernel_size, stride, padding, output_shape, data
         for axis, cells in enumerate(uncovered, 1):
             x[(slice(None),) * axis + (cells,)] = 0
 
-    operands = (arrays.source(y, window, channels_last, window.out, any_shape=False),)
-    x = arrays.result(window, channels_last, window.x_shape, window.size, native(y.dtype), y, any_shape=False)
+    operands = (forms.source(y, window, channels_last, window.out, any_shape=False),)
+    x = forms.result(window, channels_last, window.x_shape, window.size, native(y.dtype), y, any_shape=False)
     return Plan(operands, (x,), run)
 
 

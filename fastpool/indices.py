@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.arguments import check_shape, one_of
 from fastpool.device_arrays import DeviceArray
 from fastpool.type_hints import Padding, Size
@@ -62,7 +62,7 @@ def _ordered(a: np.ndarray, window: Window, channels_last: bool) -> np.ndarray:
 def _blocks(window: Window, channels_last: bool) -> Iterator[Block]:
     """Of windows in their order, and each with all the channels that lie inside."""
     outer, inner = (1, window.channels) if channels_last else (window.channels, 1)
-    for block in arrays.boxes((window.batch, outer, *window.out), max(BLOCK // max(inner, 1), 1)):
+    for block in forms.boxes((window.batch, outer, *window.out), max(BLOCK // max(inner, 1), 1)):
         yield (*block, slice(0, inner))
 
 
@@ -292,7 +292,7 @@ def argmax_to_indices(
     arrays.in_main_memory("argmax", argmax, "converted")
     if check_convention(convention) != "chainer":
         _limit(window, convention)
-    channels_last = arrays.channels_last_in_memory(argmax, window)
+    channels_last = forms.channels_last_in_memory(argmax, window)
     indices = np.empty(window.y_shape, np.int64)
     offsets, found = _ordered(argmax, window, channels_last), _ordered(indices, window, channels_last)
     for block in _blocks(window, channels_last):
@@ -352,7 +352,7 @@ def indices_to_argmax(
     check_indices(indices, window)
     convention = check_convention(convention)
     check_range(indices, window, convention)
-    channels_last = arrays.channels_last_in_memory(indices, window)
+    channels_last = forms.channels_last_in_memory(indices, window)
     argmax = np.empty(window.y_shape, window.argmax_dtype)
     ordered, found = _ordered(indices, window, channels_last), _ordered(argmax, window, channels_last)
     for block in _blocks(window, channels_last):

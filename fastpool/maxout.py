@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.arguments import check_shape, flag, integer, one_of, positive
-from fastpool.arrays import Result
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan, call
 from fastpool.dtypes import native
+from fastpool.forms import Result
 from fastpool.pool_plans import backward_kernel_of, kernel_of
 from fastpool.type_hints import A, as_maxout
 from fastpool.window import Window
@@ -66,7 +66,7 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     (x,) = inputs
     axis = checked_axis(axis, "x", x.shape)
     num_units, grouping = checked_units(num_units, x.shape[axis]), check_grouping(grouping)
-    order, dtype = arrays.memory_axes(x), native(x.dtype)
+    order, dtype = forms.memory_axes(x), native(x.dtype)
     window = Window.maxout(tuple(x.shape[i] for i in order), num_units, order.index(axis), grouping)
     module = backend_for("max_pool", backend, x.device)
     run, any_shape = kernel_of("max_pool", module, window, window.batch, window.channels, dtype, return_argmax)
@@ -74,7 +74,7 @@ def _plan_maxout(inputs, num_units, axis, grouping, return_argmax, backend) -> P
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
     results = [_result(_resized(x.shape, axis, num_units), each, order, planes) for each in dtypes]
     return Plan(
-        (arrays.operand(x, order, None if any_shape else _canonical_shape(window, window.size)),),
+        (forms.operand(x, order, None if any_shape else _canonical_shape(window, window.size)),),
         tuple(results),
         run,
     )
@@ -84,14 +84,14 @@ def _plan_maxout_backward(inputs, x_shape, axis, grouping, backend) -> Plan:
     dy, argmax = inputs
     axis = checked_axis(axis, "x_shape", x_shape)
     num_units = units_of(dy.shape, x_shape, axis)
-    order, dtype = arrays.memory_axes(dy), native(dy.dtype)
+    order, dtype = forms.memory_axes(dy), native(dy.dtype)
     window = Window.maxout(tuple(x_shape[i] for i in order), num_units, order.index(axis), grouping)
     module = backend_for("max_pool_backward", backend, dy.device)
     run, any_shape = backward_kernel_of(module, window, window.batch, window.channels, dtype)
     argmax = arrays.expect("argmax", argmax, dy.shape, window.argmax_dtype, "the forward pass", dy)
     planes = None if any_shape else _canonical_shape(window, window.out)
     return Plan(
-        (arrays.operand(dy, order, planes), arrays.operand(argmax, order, planes)),
+        (forms.operand(dy, order, planes), forms.operand(argmax, order, planes)),
         (_result(x_shape, dtype, order, None if any_shape else _canonical_shape(window, window.size)),),
         run,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
 from fastpool.device_arrays import DeviceArray
@@ -84,12 +84,12 @@ def backward_kernel_of(
 
 def _forward_plan(op: str, x: Any, window: Window, return_argmax: bool, backend: str | None) -> Plan:
     module = backend_for(op, backend, x.device)
-    channels_last, dtype = arrays.channels_last_in_memory(x, window), native(x.dtype)
-    outer, inner = arrays.outer_and_inner(window, channels_last)
+    channels_last, dtype = forms.channels_last_in_memory(x, window), native(x.dtype)
+    outer, inner = forms.outer_and_inner(window, channels_last)
     run, any_shape = kernel_of(op, module, window, outer, inner, dtype, return_argmax)
     dtypes = (dtype, window.argmax_dtype) if return_argmax else (dtype,)
-    results = [arrays.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
-    return Plan((arrays.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
+    results = [forms.result(window, channels_last, window.y_shape, window.out, each, x, any_shape) for each in dtypes]
+    return Plan((forms.source(x, window, channels_last, window.size, any_shape),), tuple(results), run)
 
 
 def _backward_plan(
@@ -106,11 +106,11 @@ def _backward_plan(
     arrays.expect_shape("dy", dy, y_shape, "the pooled array")
     argmax = arrays.expect(argmax_name, argmax, y_shape, window.argmax_dtype, "this window's forward pass", dy)
     like = dy if reshaped_to is None else dy.reshape(reshaped_to)
-    channels_last, dtype = arrays.channels_last_in_memory(like, window), native(dy.dtype)
-    outer, inner = arrays.outer_and_inner(window, channels_last)
+    channels_last, dtype = forms.channels_last_in_memory(like, window), native(dy.dtype)
+    outer, inner = forms.outer_and_inner(window, channels_last)
     run, any_shape = backward_kernel_of(module, window, outer, inner, dtype, argmax_name)
-    operands = [arrays.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
+    operands = [forms.source(a, window, channels_last, window.out, any_shape, reshaped_to) for a in (dy, argmax)]
+    dx = forms.result(window, channels_last, window.x_shape, window.size, dtype, like, any_shape)
     return Plan(tuple(operands), (dx,), run)
 
 
@@ -187,7 +187,7 @@ def _plan_unpool(
         return _plan_unpool_in_default_shape(module, y, indices, window, kernel_size, stride, padding, data_format)
     check_indices(indices, window)
     indices = arrays.expect("indices", indices, window.y_shape, indices.dtype, "y", y)
-    channels_last = arrays.channels_last_in_memory(y, window)
+    channels_last = forms.channels_last_in_memory(y, window)
     run = _unpool(module, window, convention, channels_last, isinstance(y, DeviceArray), fresh)
     return _unpooling(run, y, window, channels_last)
 
@@ -201,9 +201,9 @@ def _plan_unpool_in_default_shape(module, y, indices, window, kernel_size, strid
             f"output_shape must be at least the default {inside.x_shape}, in which indices count, got {window.x_shape}"
         )
     check_indices(indices, inside)
-    channels_last = arrays.channels_last_in_memory(y, inside)
+    channels_last = forms.channels_last_in_memory(y, inside)
     unpool = _unpool(module, inside, "onnx", channels_last, False, True)
-    shape, first = arrays.planes(inside, channels_last, inside.size), tuple(map(slice, inside.size))
+    shape, first = forms.planes(inside, channels_last, inside.size), tuple(map(slice, inside.size))
 
     def run(y: np.ndarray, indices: np.ndarray, x: np.ndarray) -> None:
         part = np.empty(shape, x.dtype)
@@ -230,7 +230,7 @@ def _unpool(
         if not on_gpu:
             check(indices)
         if by_indices is not None:
-            by_indices(y, arrays.canonical(indices, window, channels_last, window.out), window, convention, x)
+            by_indices(y, forms.canonical(indices, window, channels_last, window.out), window, convention, x)
             return
         x[...] = 0
         for planes, some, positions in values_with_positions(y, indices, window, convention, channels_last):
@@ -253,8 +253,8 @@ def _unpool_kernel(module: ModuleType, cells: int) -> Callable[[Any, Any, Any], 
 
 
 def _unpooling(run: Callable[[Any, Any, Any], None], y: Any, window: Window, channels_last: bool) -> Plan:
-    operands = arrays.source(y, window, channels_last, window.out, any_shape=False), None
-    x = arrays.result(window, channels_last, window.x_shape, window.size, native(y.dtype), y, any_shape=False)
+    operands = forms.source(y, window, channels_last, window.out, any_shape=False), None
+    x = forms.result(window, channels_last, window.x_shape, window.size, native(y.dtype), y, any_shape=False)
     return Plan(operands, (x,), run)
 
 

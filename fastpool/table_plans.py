@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpool import arrays
+from fastpool import arrays, forms
 from fastpool.arguments import for_each_axis, per_axis
 from fastpool.backends import backend_for
 from fastpool.calls import Op, Plan
@@ -40,7 +40,7 @@ def planes_of(axes: int, x: Any, data_format: str) -> tuple[Window, bool]:
     """The planes of an array in main memory, and whether channels come last there."""
     arrays.in_main_memory("x", x, "pooled by windows that differ")
     window = planes_of_shape(axes, x.shape, data_format)
-    return window, arrays.channels_last_in_memory(x, window)
+    return window, forms.channels_last_in_memory(x, window)
 
 
 def _along(values: np.ndarray, axis: int) -> np.ndarray:
@@ -80,7 +80,7 @@ class _Axis:
         outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
         window = Window.plan(1, (outer, shape[axis], inner), kernel, stride or 1, data_format="channels_last")
         self._pool, _ = kernel_of("max_pool", module, window, outer, inner, dtype, with_positions)
-        self._x_shape, self._y_shape = (arrays.planes(window, True, size) for size in (window.size, window.out))
+        self._x_shape, self._y_shape = (forms.planes(window, True, size) for size in (window.size, window.out))
         self._pooled = (*shape[:axis], window.out[2], *shape[axis + 1 :])
         self._dtypes = (dtype, window.argmax_dtype) if with_positions else (dtype,)
 
@@ -157,7 +157,7 @@ def results_of(window: Window, channels_last: bool, out: tuple[int, ...], x: Any
     dtypes = (native(x.dtype), np.dtype(np.int64)) if with_indices else (native(x.dtype),)
     size: Any = (1,) * (3 - len(out)) + out
     y_shape = window.shape_of(out)
-    return tuple(arrays.result(window, channels_last, y_shape, size, dtype, x, any_shape=False) for dtype in dtypes)
+    return tuple(forms.result(window, channels_last, y_shape, size, dtype, x, any_shape=False) for dtype in dtypes)
 
 
 def output_sizes(window: Window, output_size: Any) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def sliding(window: Window, tables: tuple[Table, ...], data_format: str) -> Wind
 def _kernel_by_stride(
     module: ModuleType, window: Window, channels_last: bool, dtype: np.dtype, with_indices: bool
 ) -> Any:
-    outer, inner = arrays.outer_and_inner(window, channels_last)
+    outer, inner = forms.outer_and_inner(window, channels_last)
     pool, _ = kernel_of("max_pool", module, window, outer, inner, dtype, with_indices)
     if not with_indices:
         return pool
@@ -229,14 +229,14 @@ def _plan_of_tables(x, window, channels_last, tables, out, data_format, return_i
         run: Any = _kernel_by_stride(module, strided, channels_last, native(x.dtype), return_indices)
     else:
         kernels = [(len(table.begin), table.shortest, table.stride) for table in tables]
-        shape = arrays.planes(window, channels_last, window.size)
+        shape = forms.planes(window, channels_last, window.size)
         pool, as_taken = _kernel(module, shape, kernels, False, native(x.dtype), return_indices)
         taken = as_taken(tables)
 
         def run(x: np.ndarray, *results: np.ndarray) -> None:
             pool(x, taken, *results)
 
-    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    operand = forms.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, return_indices), run)
 
 
@@ -253,7 +253,7 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
             )
     arrays.expect_shape("random_samples", samples, (window.batch, window.channels, axes), "x and its spatial axes")
     ones = (1,) * (3 - axes)
-    shape = arrays.planes(window, channels_last, window.size)
+    shape = forms.planes(window, channels_last, window.size)
     # As many windows as cells are one cell each.
     sizes = zip(window.size, ones + out, ones + kernel, strict=True)
     kernels = [(o, k, 1 if o == n else None) for n, o, k in sizes]
@@ -272,7 +272,7 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
             tables.append(Table(*(_canonical_table(a, 4 - axes + axis, channels_last) for a in table)))
         pool(x, as_taken(tables), *results)
 
-    operand = arrays.source(x, window, channels_last, window.size, any_shape=False)
+    operand = forms.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand, None), results_of(window, channels_last, out, x, return_indices), run)
 
 
@@ -287,7 +287,7 @@ def planes_of_gradient(axes: int, x_shape: tuple[int, ...], dy: Any, data_format
     """The planes of x and those of dy, and whether channels of dy come last in memory."""
     arrays.in_main_memory("dy", dy, "pooled by windows that differ")
     window, out = planes_of_shapes(axes, x_shape, dy.shape, data_format)
-    return window, out, arrays.channels_last_in_memory(dy, out)
+    return window, out, forms.channels_last_in_memory(dy, out)
 
 
 def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
@@ -306,8 +306,8 @@ def _plan_backward(inputs, axes, x_shape, data_format, backend) -> Plan:
             raise ValueError(f"indices must be positions in a plane, from 0 below {cells}, got {got}")
         by_indices(dy, indices, dx)
 
-    operands = tuple(arrays.source(a, out, channels_last, out.size, any_shape=False) for a in (dy, indices))
-    dx = arrays.result(window, channels_last, window.x_shape, window.size, dtype, dy, any_shape=False)
+    operands = tuple(forms.source(a, out, channels_last, out.size, any_shape=False) for a in (dy, indices))
+    dx = forms.result(window, channels_last, window.x_shape, window.size, dtype, dy, any_shape=False)
     return Plan(operands, (dx,), run)
 
 

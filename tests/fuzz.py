@@ -729,7 +729,7 @@ class Machine:
     """The package with its arrays and scratch in guarded memory, and its launches cut in pieces or shared."""
 
     PUBLIC = (
-        *("arrays", "calls", "columns", "convolution", "filter_plans", "indices", "running_extremes"),
+        *("arrays", "calls", "columns", "forms", "convolution", "filter_plans", "indices", "running_extremes"),
         "backends.cython",
     )
 

@@ -12,7 +12,7 @@ from specimens import DTYPES, POOLS, values
 
 import fastpool as fp
 from fastpool import calls
-from fastpool.arrays import Result
+from fastpool.forms import Result
 
 X = values((2, 3, 6, 8), np.float32)
 

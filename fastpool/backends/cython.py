@@ -12,11 +12,11 @@ from math import prod
 import numpy as np
 
 from fastpool._rules import after_last_tap, after_last_window, first_tap, first_window, windows_with_tap
-from fastpool.arrays import boxes
 from fastpool.backends import _columns
 from fastpool.backends._passes import run_passes as run_passes
 from fastpool.backends.numpy import argmax_fits as argmax_fits
 from fastpool.dtypes import half_format, highest, is_half, lowest
+from fastpool.forms import boxes
 
 BLOCK_BYTES = 512 * 1024
 SHORTEST_RUN = 4096  # cells of a block: with fewer, windows of many taps would be copied in crumbs

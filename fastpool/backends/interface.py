@@ -1,6 +1,6 @@
 """What a backend is: the functions that its module exports, for type checkers and for who writes one.
 
-All arrays are in canonical form (see `fastpool.arrays`), checked, and never overlap. Results come last. A backend need
+All arrays are in canonical form (see `fastpool.forms`), checked, and never overlap. Results come last. A backend need
 not have every op, but all functions of an op. `UnpoolsByIndices`, `Planned`, `Compiled` and `Conditional` are optional.
 """
 

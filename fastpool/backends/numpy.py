@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastpool.arrays import boxes
 from fastpool.dtypes import highest, lowest, sum_dtype
+from fastpool.forms import boxes
 from fastpool.window import along
 
 # Elements of an argmax that are checked at once.

@@ -7,7 +7,8 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, Geometry, all_have_a_cell, ceil_div
 from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
-from fastpool.backends.numba.plan.call import KernelCall, geometry_of, pooled_bytes, stacked
+from fastpool.backends.numba.plan.call import KernelCall, pooled_bytes
+from fastpool.backends.numba.plan.geometry import geometry_of, stacked
 from fastpool.backends.numba.tiling import backward as tiling
 from fastpool.backends.numba.tiling.backward import PLANES, VECTOR_STORE_KW, GatherTiling, ScatterTiling
 from fastpool.dtypes import is_half

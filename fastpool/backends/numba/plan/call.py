@@ -1,4 +1,4 @@
-"""What a call of a kernel is, but for its arrays."""
+"""What a call of a kernel is, but for its arrays, and how many threads it is worth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.geometry import Geometry
 from fastpool.window import Window
 
 
@@ -31,18 +30,3 @@ def most_threads(cost_bytes: int) -> int:
 def pooled_bytes(window: Window, outer: int, inner: int, dtype: np.dtype) -> int:
     """The bytes of the input and the output of a pool."""
     return dtype.itemsize * outer * inner * (prod(window.size) + window.positions)
-
-
-def geometry_of(window: Window, inner: int) -> Geometry:
-    return Geometry(*window.geometry, inner)
-
-
-def stacked(g: Geometry, outer: int) -> tuple[Geometry, int]:
-    """The geometry of a call with `outer` planes as one tall plane, if that is possible; and how many planes it has.
-
-    It is where no window leaves its plane above or below and windows go up to its end.
-    """
-    fits = g.ph == 0 and g.OH * g.sh == g.H and (g.KH - 1) * g.dh < g.sh
-    if g.D == g.KD == g.OD == 1 and g.pd == 0 and fits:
-        return g._replace(H=outer * g.H, OH=outer * g.OH, sd=1), 1
-    return g, outer

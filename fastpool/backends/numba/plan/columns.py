@@ -9,7 +9,8 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
-from fastpool.backends.numba.plan.call import KernelCall, geometry_of
+from fastpool.backends.numba.plan.call import KernelCall
+from fastpool.backends.numba.plan.geometry import geometry_of
 from fastpool.backends.numba.tiling import columns as tiling
 from fastpool.backends.numba.tiling.columns import Col2imTiling, Im2colTiling, Im2rowTiling, Row2imTiling
 from fastpool.window import Window

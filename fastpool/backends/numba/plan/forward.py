@@ -9,7 +9,8 @@ import numpy as np
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES, WIDEST_VECTOR, Geometry, ceil_div
 from fastpool.backends.numba.kernel_dtypes import kernel_dtype_of
-from fastpool.backends.numba.plan.call import KernelCall, geometry_of, most_threads, pooled_bytes, stacked
+from fastpool.backends.numba.plan.call import KernelCall, most_threads, pooled_bytes
+from fastpool.backends.numba.plan.geometry import geometry_of, stacked
 from fastpool.backends.numba.tiling import forward as tiling
 from fastpool.backends.numba.tiling.forward import DirectTiling, SeparableTiling, VanHerkTiling
 from fastpool.dtypes import is_half

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastpool.backends.numba import tuning
-from fastpool.backends.numba.plan.call import KernelCall, geometry_of
+from fastpool.backends.numba.plan.call import KernelCall
+from fastpool.backends.numba.plan.geometry import geometry_of
 from fastpool.backends.numba.tiling import validation as tiling
 from fastpool.window import Window
 
