@@ -175,11 +175,14 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         deferred = library.deferred(op.name)
         if deferred is not None:
             return deferred(*inputs, *static, *options, out, backend)
-    if out is not None or library is None or not _REPLAYED_OPTIONS.issuperset(map(type, options)):
+    if library is None or not _REPLAYED_OPTIONS.issuperset(map(type, options)):
         return _call_once(op, inputs, static, out, backend, options)
-    key: tuple[Any, ...] = op.name, static, backend, *map(repr, options)  # 0.0 is not -0.0, nor 1
+    outs = () if out is None else out if type(out) is tuple else (out,)
+    given = inputs + outs
+    # 0.0 is not -0.0, nor 1
+    key: tuple[Any, ...] = op.name, static, backend, type(out) is tuple, len(outs), *map(repr, options)
     pointers = []
-    for x in inputs:
+    for x in given:
         same_library = type(x) is type(original) or library_of(x) is library
         signature = library.signature(x) if same_library else None
         if signature is None:
@@ -188,11 +191,12 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         key += (signature[0], signature[1] % 16)
         pointers.append(signature[1])
     replay = _plans.get(key)
-    if replay is not None:
-        return replay(inputs, pointers)
+    if replay is not None and (not outs or replay.suits(pointers)):
+        return replay(given, pointers)
     if key in _plans or len(set(pointers)) < len(pointers):
         return _call_once(op, inputs, static, out, backend, options)
-    recorder = Recorder(pointers)
+    read: list[Any] = [library.read("x", x) for x in given]
+    recorder = Recorder(read[: len(inputs)], read[len(inputs) :])
     token = recording.set(recorder)
     try:
         found = _call_once(op, inputs, static, out, backend, options)

@@ -137,8 +137,8 @@ class DeviceArray:
             self.library.copy(source, self)
 
     def without_memory(self) -> DeviceArray:
-        """An array without elements, of the same library on the same device."""
-        return DeviceArray(self.library, None, self.device, 0, (), (), self.dtype)
+        """An array without elements, of the same library on the same device and stream."""
+        return DeviceArray(self.library, None, self.device, 0, (), (), self.dtype, named_stream=self.named_stream)
 
     def to_library(self) -> Any:
         """The array as an array of its library, to be returned to the caller."""

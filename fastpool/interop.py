@@ -122,7 +122,7 @@ class Torch(ArrayLibrary):
         return shortcut or (lambda device: current(device).cuda_stream)
 
     def signature(self, x: Any) -> tuple[Any, int] | None:
-        if x.requires_grad or not x.is_cuda or self._has_tangent(x):
+        if x.requires_grad or not x.is_cuda or x.is_neg() or self._has_tangent(x):
             return None
         return (x.shape, x.stride(), x.dtype, x.get_device(), x.layout), x.data_ptr()
 
@@ -275,6 +275,23 @@ class CudaArrayInterface(ArrayLibrary):
     def stream(self, a: DeviceArray) -> int:
         return 0
 
+    def signature(self, x: Any) -> tuple[Any, int] | None:
+        try:
+            a = self.read("x", x)
+        except Exception:  # reading it again raises the same, with the name of the argument
+            return None
+        if not isinstance(a, DeviceArray):
+            return None
+        return (a.shape, a.strides, a.dtype, a.device, a.flags.writeable, a.named_stream), a.pointer
+
+    def address(self, x: Any) -> int:
+        address: int = x.__cuda_array_interface__["data"][0]
+        return address
+
+    def allocator(self, a: DeviceArray) -> Callable[[], Any]:
+        shape, strides, dtype, like = a.shape, a.strides, a.dtype, a.without_memory()
+        return lambda: self.to_library(self.empty(shape, dtype, like).view(shape, strides))
+
 
 class _DLTensor(ctypes.Structure):
     """The beginning of DLPack's DLManagedTensor."""
@@ -323,6 +340,10 @@ class DLPack(CudaArrayInterface):
         # The capsule lets go of the memory when it dies.
         memory = (self, (x, capsule), tensor.device, pointer)
         return DeviceArray(*memory, shape, strides, dtype, named_stream=LEGACY_STREAM)
+
+    def signature(self, x: Any) -> tuple[Any, int] | None:
+        on_gpu = int(x.__dlpack_device__()[0]) in self._ON_GPU
+        return super().signature(x) if on_gpu else None
 
     @staticmethod
     def _in_main_memory(x: Any) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Replaying calls on a GPU: the allocations and launches of an earlier call, with other addresses.
 
-Calls on inputs of the same signatures make the same allocations and launches. Replaying them takes a sixth of the time
+Calls on arrays of the same signatures make the same allocations and launches. Replaying them takes a sixth of the time
 of planning them again, and planning is most of a call on small arrays.
 """
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 class Recorder:
     """Records what a call allocates and launches.
 
-    Each array has a slot: the inputs first, then the arrays that the call allocates, in their order.
+    Each array has a slot: the caller's first, which are the inputs and then those of `out`, and then the arrays that
+    the call allocates, in their order.
     """
 
-    def __init__(self, inputs: Sequence[int]) -> None:
-        self.slots = {pointer: slot for slot, pointer in enumerate(inputs)}
-        self.inputs = len(inputs)
+    def __init__(self, inputs: list[DeviceArray], outs: list[DeviceArray]) -> None:
+        self.given, self.inputs = [*inputs, *outs], len(inputs)
+        self.slots = {a.pointer: slot for slot, a in enumerate(self.given)}
         self.arrays: list[DeviceArray] = []
         self.launches: list[tuple[Any, list[int]]] = []
         self.results: list[DeviceArray] = []
         self.replayable = True
 
     def record_allocation(self, a: DeviceArray) -> None:
-        self.slots[a.pointer] = self.inputs + len(self.arrays)
+        self.slots[a.pointer] = len(self.given) + len(self.arrays)
         self.arrays.append(a)
 
     def record_launch(self, launch: Any, addresses: Sequence[int]) -> None:
@@ -42,13 +43,16 @@ class Recorder:
 
     def replay(self) -> Replay | None:
         """The recorded call; None if it did something that was not recorded."""
+        given = len(self.given)
         slots = [self.slots.get(r.pointer, -1) for r in self.results]
-        if not self.replayable or not self.launches or min(slots, default=-1) < self.inputs:
+        # Arrays that name several streams wait for each other, which is not recorded.
+        has_one_stream = len({a.named_stream for a in self.given}) == 1
+        if not (self.replayable and self.launches and has_one_stream) or min(slots, default=given) < given:
             return None
         # A result may be a view of its allocation, in another shape.
         views = dict(zip(slots, self.results, strict=True))
-        allocations = [views.get(slot, a) for slot, a in enumerate(self.arrays, self.inputs)]
-        return Replay(allocations, self.launches, slots)
+        allocations = [views.get(slot, a) for slot, a in enumerate(self.arrays, given)]
+        return Replay(self.given, self.inputs, allocations, self.launches, [*range(self.inputs, given), *slots])
 
 
 def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -60,26 +64,49 @@ def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
 
 
 class Replay:
-    """A recorded call, for inputs of the same signatures. `slots` are those of its results."""
+    """A recorded call, for the caller's arrays of the same signatures: inputs, and then those of `out`.
 
-    def __init__(self, allocations: list[DeviceArray], launches: list[Any], slots: list[int]) -> None:
+    `slots` are those of its results.
+    """
+
+    def __init__(
+        self,
+        given: list[DeviceArray],
+        inputs: int,
+        allocations: list[DeviceArray],
+        launches: list[Any],
+        slots: list[int],
+    ) -> None:
         self._launches = [(launch, _picker(of_launch)) for launch, of_launch in launches]
         self._results, self._has_one_result = _picker(slots), len(slots) == 1
-        like = allocations[0]
-        self._library = like.library
+        like = given[0]
+        self._library, self._inputs = like.library, inputs
         self._allocators = [like.library.allocator(a) for a in allocations]
         self._on_device = like.without_memory()  # enough to ask for the current stream
+        # Where the memory of each array begins and ends, from its address on.
+        self._extents = [(low - a.pointer, high - a.pointer) for a in given for low, high in [a.extent()]]
 
-    def __call__(self, inputs: Sequence[Any], pointers: Sequence[int]) -> Any:
+    def suits(self, pointers: Sequence[int]) -> bool:
+        """Whether arrays at these addresses may be written to: whether those of `out` share no memory."""
+        spans = [(p + low, p + high) for p, (low, high) in zip(pointers, self._extents, strict=True)]
+        return all(
+            high <= begin or end <= low
+            for at, (low, high) in enumerate(spans[self._inputs :], self._inputs)
+            for begin, end in spans[:at]
+        )
+
+    def __call__(self, given: Sequence[Any], pointers: Sequence[int]) -> Any:
         address_of = self._library.address
-        arrays, addresses = list(inputs), list(pointers)
+        arrays, addresses = list(given), list(pointers)
         for allocate in self._allocators:
             a = allocate()
             arrays.append(a)
             addresses.append(address_of(a))
-        stream = self._library.stream(self._on_device)
+        stream = self._on_device.stream()
         for launch, of_launch in self._launches:
             launch(of_launch(addresses), stream)
+        for out in given[self._inputs :]:
+            self._library.written(out)
         results = self._results(arrays)
         return results[0] if self._has_one_result else results
 

@@ -195,14 +195,16 @@ def test_what_lies_on_a_gpu_takes_no_other_backend(gpu_tensors, x):
 class Exporting:
     """An array with `__cuda_array_interface__`, over NumPy's memory, where interpreted kernels run."""
 
+    read_only = False
+
     def __init__(self, a, stream=None):
         self.a, self.dtype, self.stream = a, a.dtype, stream
 
     @property
     def __cuda_array_interface__(self):
         a = self.a
-        interface = {"data": (a.ctypes.data, False), "shape": a.shape, "strides": a.strides, "typestr": a.dtype.str}
-        return interface | {"stream": self.stream, "version": 3}
+        interface = {"shape": a.shape, "strides": a.strides, "typestr": a.dtype.str, "version": 3}
+        return interface | {"data": (a.ctypes.data, self.read_only), "stream": self.stream}
 
     def view(self, dtype):
         return Exporting(self.a.view(dtype), self.stream)
@@ -272,6 +274,28 @@ def test_work_goes_to_the_stream_that_an_array_names_and_results_name_it(x, stre
 def test_without_a_named_stream_work_goes_to_the_default_one(x, streams):
     assert fp.max_pool2d(Exporting(x.numpy()), 2).stream is None
     assert streams == [0]
+
+
+def test_calls_on_arrays_of_a_protocol_are_replayed(x, streams, monkeypatch):
+    x = x.numpy()
+    exporters = [lambda a: Exporting(a, 7), Exporting, ExportingWithDlpack]
+    expected = fp.max_pool2d(x, 2, return_argmax=True, backend="naive")
+    for first in (True, False):
+        for exporting in exporters:
+            y, argmax = fp.max_pool2d(exporting(x), 2, return_argmax=True)
+            np.testing.assert_array_equal(y.a, expected[0])
+            np.testing.assert_array_equal(argmax.a, expected[1])
+            out = exporting(np.zeros_like(expected[0]))
+            assert fp.max_pool2d(exporting(x), 2, out=out) is out
+            np.testing.assert_array_equal(out.a, expected[0])
+        assert streams == [7, 7, 0, 0, 1, 1]
+        streams.clear()
+        if first:
+            monkeypatch.setattr(import_module("fastpool.backends.cuda.launch"), "_kernel", None)
+    out = Exporting(np.zeros_like(expected[0]))
+    out.read_only = True
+    with pytest.raises(ValueError, match="read-only"):
+        fp.max_pool2d(Exporting(x), 2, out=out)
 
 
 def test_streams_of_one_call_wait_for_each_other(x, streams):
@@ -440,16 +464,62 @@ def test_global_pooling_on_a_gpu_agrees_with_the_specification(layout, gpu_tenso
         np.testing.assert_array_equal(array(got), dx)
 
 
+def plan_nothing_more(monkeypatch):
+    """Kernels are looked up when launches are planned, but not when these are repeated."""
+    monkeypatch.setattr(import_module("fastpool.backends.cuda.launch"), "_kernel", None)
+
+
 def test_calls_are_replayed_for_arrays_with_the_same_signature(gpu_tensors, x, monkeypatch):
     first = fp.max_pool2d(x, 3, 2, 1, return_argmax=True)
     dx = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
-    monkeypatch.setattr(import_module("fastpool.pooling").Window, "plan", None)  # nothing is planned any more
+    plan_nothing_more(monkeypatch)
     other = torch.randn_like(x)
     y, _ = fp.max_pool2d(other, 3, 2, 1, return_argmax=True)
     assert torch.equal(y, F.max_pool2d(other, 3, 2, 1))
     again = fp.max_pool2d_backward(*first, x.shape, 3, 2, 1)
     assert torch.equal(again, dx)
     assert again.data_ptr() != dx.data_ptr()
+
+
+def test_calls_that_write_to_out_are_replayed(gpu_tensors, x, monkeypatch):
+    def outs():
+        y = torch.zeros(2, 4, 4, 4)
+        return y, torch.zeros(y.shape, dtype=torch.uint8)
+
+    fp.max_pool2d(x, 2, return_argmax=True, out=outs())
+    fp.max_pool2d(x, 2, return_argmax=True, out=outs()[0])  # a new array for the argmax
+    plan_nothing_more(monkeypatch)
+    other = torch.randn_like(x)
+    expected = [torch.from_numpy(a) for a in fp.max_pool2d(other.numpy(), 2, return_argmax=True)]
+    for out in (outs(), outs()[0]):
+        written, versions = each(out), [a._version for a in each(out)]
+        y, argmax = fp.max_pool2d(other, 2, return_argmax=True, out=out)
+        assert torch.equal(y, expected[0])
+        assert torch.equal(argmax, expected[1])
+        assert all(got is a for got, a in zip((y, argmax), written, strict=False))
+        assert all(a._version > version for a, version in zip(written, versions, strict=True))
+
+
+def test_a_repeated_call_refuses_out_that_shares_memory(gpu_tensors):
+    memory = torch.arange(96.0)
+    x, apart, begins_inside, ends_inside = (memory[at : at + n] for at, n in ((32, 32), (64, 32), (60, 32), (4, 32)))
+    fp.hard_swish(x, out=apart)
+    before = memory.clone()
+    for out in (x, begins_inside, ends_inside):
+        with pytest.raises(ValueError, match="out must not share memory with an input"):
+            fp.hard_swish(x, out=out)
+    assert torch.equal(memory, before)
+    assert fp.hard_swish(x, out=memory[:32]).data_ptr() == memory.data_ptr()
+    with pytest.raises(ValueError, match="share no memory with each other"):
+        fp.max_pool1d(x, 8, return_argmax=True, out=(memory[:4], memory[:1].view(torch.uint8)))
+
+
+def test_calls_on_tensors_that_cannot_be_read_are_never_replayed():
+    """A tensor with the negative bit looks like one without: its call would have been repeated."""
+    library = interop.Torch(torch)
+    tensor = {"requires_grad": False, "is_cuda": True, "is_neg": lambda: False}
+    for unreadable in ({"requires_grad": True}, {"is_cuda": False}, {"is_neg": lambda: True}):
+        assert library.signature(SimpleNamespace(**tensor | unreadable)) is None
 
 
 def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(gpu_tensors, x):
