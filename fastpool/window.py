@@ -348,6 +348,8 @@ def unpooling_window(
         raise ValueError(
             f"{shape_name} must have {axes} spatial axes, or all {len(y_shape)} of {y_name}, got {output_shape}"
         )
+    if output_shape is None and min(size) < 1:
+        raise ValueError(f"padding must leave cells of {out} windows of {kernel} with stride {stride}, got {padding}")
     if min(size) < 1:
         raise ValueError(f"{shape_name} must be positive in every spatial axis, got {size}")
     if prod(size) > LARGEST_SIZE:

@@ -166,15 +166,20 @@ def test_mobilenet_infers_the_same_with_fewer_calls_of_jax(called):
     assert {"conv2d", "hard_swish", "global_avg_pool"} <= set(called)
 
 
-def test_using_fastpool_twice_is_undone_once():
-    own = {(place, name): getattr(MODULES[place], name) for place, name in REPLACEMENTS}
-    first = use_in_numpy_backend()
-    used = {(place, name): getattr(MODULES[place], name) for place, name in REPLACEMENTS}
-    use_in_numpy_backend().close()
-    assert used == {(place, name): getattr(MODULES[place], name) for place, name in REPLACEMENTS}
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_who_leaves_last_undoes_it(order):
+    def functions():
+        return {(place, name): getattr(MODULES[place], name) for place, name in REPLACEMENTS}
+
+    own, uses = functions(), [use_in_numpy_backend()]
+    used = functions()
     assert not any(used[key] is own[key] for key in own)
-    first.close()
-    assert own == {(place, name): getattr(MODULES[place], name) for place, name in REPLACEMENTS}
+    uses.append(use_in_numpy_backend())
+    uses[order[0]].close()
+    uses[order[0]].close()  # which does nothing more
+    assert functions() == used
+    uses[order[1]].close()
+    assert functions() == own
 
 
 @pytest.mark.parametrize(("place", "name"), REPLACEMENTS)

@@ -201,6 +201,8 @@ def test_nearest_unpooling_takes_any_dtype_and_strides(dtype):
     np.testing.assert_array_equal(out, np.repeat(np.repeat(y, 2, 0), 2, 1))
     with pytest.raises(ValueError, match=r"stride must be at least kernel_size \(2, 2\), got \(1, 2\)"):
         fp.nearest_unpool2d(y, 2, (1, 2))
+    with pytest.raises(ValueError, match=r"padding must leave cells of \(\d+, \d+\) windows of \(2, 2\) .* got 9"):
+        fp.nearest_unpool2d(y, 2, padding=9)
 
 
 def test_indices_with_the_batch_are_those_of_tensorflow():

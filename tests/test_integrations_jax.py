@@ -120,6 +120,7 @@ def test_a_step_of_training_is_that_of_the_pool_of_xla():
         (lambda x: fast.max_pool2d(x, 9), ValueError, "does not fit into an axis"),
         (lambda x: fast.max_pool2d(x, 2, return_argmax=2), TypeError, "return_argmax"),
         (lambda x: fast.max_pool2d(x[0, 0, 0], 2), ValueError, "x must have 2 to 4 axes"),
+        (lambda x: fast.max_pool2d(None, 2), TypeError, "x must be an array, got builtins.NoneType"),
         (lambda x: fast.max_pool2d(x.astype(complex), 2), TypeError, "x must be bool, an integer"),
         (lambda x: fast.min_pool2d(x, 2.5), TypeError, "kernel_size"),
     ],

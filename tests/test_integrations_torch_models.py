@@ -98,6 +98,9 @@ def test_restored_layers_are_pytorchs_with_their_hooks_and_attributes():
     handle = model[0].register_forward_hook(lambda module, args, y: calls.append(type(module)))
     model[0].note = "kept"
     assert ft.restore_max_pools(model) is model
+    for change in (ft.restore_max_pools, ft.replace_max_pools):
+        with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, got builtins\.NoneType"):
+            change(None)
     assert repr(model) == shown
     assert [type(m) for m in (model[0], *model[1], model[2])] == [
         nn.MaxPool2d,

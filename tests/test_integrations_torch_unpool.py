@@ -105,6 +105,8 @@ Y, INDICES = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, dtype=torch.int64)
         ((Y, INDICES, 3, 2, "same", (6, 8)), ValueError, "output_size must be from 7 to 8 along spatial axis 0"),
         ((Y, INDICES, 3, 2, "same"), ValueError, "output_size must be given with padding 'same'"),
         ((Y, INDICES, 2, 2, 0, (8, 8.0)), TypeError, "output_size must be an integer, got 8.0"),
+        ((Y, INDICES, 2, 2, 0, 8), TypeError, "output_size must be a sequence of integers, got int"),
+        ((Y, INDICES.numpy(), 2), TypeError, r"indices must be a torch\.Tensor, got numpy\.ndarray"),
         ((Y, INDICES + 64, 2), ValueError, "indices must name cells of their own plane, from 0 below 64.*got 64"),
         ((Y, INDICES - 2, 2), ValueError, "indices must name cells"),
         ((Y, INDICES[:1], 2), ValueError, r"indices must have the shape \(2, 3, 4, 4\)"),

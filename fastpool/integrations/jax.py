@@ -124,7 +124,10 @@ _double_backward.defvjp(
 
 def _pool(op: str, axes: int, x: Any, *arguments: Any, return_argmax: bool) -> Any:
     return_argmax, window = flag(f"return_arg{op}", return_argmax), frozen_window(*arguments)
-    x = jax.numpy.asarray(x)
+    try:
+        x = jax.numpy.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"x must be an array, got {type(x).__module__}.{type(x).__qualname__} ({error})") from error
     check_dtype("x", np.dtype(x.dtype))
     planned = sliding_window(axes, x.shape, *window)  # which refuses what does not fit
     channels, space = (planned.channels,), planned.size[-axes:]

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from inspect import signature
+from threading import Lock
 from typing import Any
 
 import keras
@@ -57,14 +58,31 @@ def use_in_numpy_backend() -> ExitStack:
         raise RuntimeError(
             f"Keras runs on its backend {keras.backend.backend()!r}; start Python with KERAS_BACKEND=numpy to use this"
         )
-    undo = ExitStack()
-    for module, name, own, ours in list(_replaced()):
-        undo.callback(setattr, module, name, own)
-        setattr(module, name, partial(ours, own))
+    with _lock:
+        if not _users:
+            for module, name, own, ours in list(_to_replace()):
+                _replaced.callback(setattr, module, name, own)
+                setattr(module, name, partial(ours, own))
+        undo = ExitStack()
+        _users.append(undo)
+    undo.callback(_leave, undo)
     return undo
 
 
-def _replaced() -> Any:
+# Who has not undone it yet. The last of them takes out what the first put in.
+_users: list[ExitStack] = []
+_replaced = ExitStack()
+_lock = Lock()
+
+
+def _leave(user: ExitStack) -> None:
+    with _lock:
+        _users.remove(user)
+        if not _users:
+            _replaced.close()
+
+
+def _to_replace() -> Any:
     """Of each function to replace: its module, its name, Keras' own, and what replaces it."""
     backend = import_module("keras.src.backend")
     known = 0
@@ -74,8 +92,6 @@ def _replaced() -> Any:
         if own is None:  # an older version of Keras
             continue
         known += 1
-        if isinstance(own, partial) and own.func is ours:
-            continue
         if _parameters(own) != _parameters(partial(ours, own)):
             raise RuntimeError(
                 f"Keras {keras.__version__} has keras.src.backend.{place}.{name}{signature(own)}, which this release "

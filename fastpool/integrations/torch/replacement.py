@@ -85,6 +85,8 @@ def restore_max_pools(module: nn.Module, report: Report | None = None) -> nn.Mod
 
 
 def _found(module: nn.Module, classes: dict[type, type]) -> Iterator[nn.Module]:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__module__}.{type(module).__qualname__}")
     return (pool for pool in module.modules() if type(pool) in classes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 import fastpool as fp
@@ -69,6 +70,8 @@ def _spatial_size(axes: int, shape: Sequence[int], window: tuple[Any, ...], outp
         if output_size is None:
             return default
         largest = [n + s - 1 for n, s in zip(default, stride, strict=True)]
+    if not isinstance(output_size, (Sequence, np.ndarray)):
+        raise TypeError(f"output_size must be a sequence of integers, got {type(output_size).__name__}")
     size = [exact_integer("output_size", n) for n in output_size]
     if len(size) not in (axes, axes + 2, len(shape)):
         raise ValueError(f"output_size must have {axes} spatial axes, or all {len(shape)} of input, got {size}")
@@ -89,6 +92,8 @@ def _unpool(axes: int, y: Tensor, indices: Tensor, kernel_size, stride, padding,
     window = as_operators_take_it(axes, kernel_size, stride, padding, 1, False)
     if standard.takes_over(y):
         return standard.max_unpool(axes, y, indices, window, output_size)
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"indices must be a torch.Tensor, got {type(indices).__module__}.{type(indices).__qualname__}")
     if y.ndim < axes:
         raise ValueError(f"input must have {axes} to {axes + 2} axes, got shape {tuple(y.shape)}")
     return _unpooled(y, indices, _spatial_size(axes, y.shape, window, output_size))

@@ -40,6 +40,8 @@ def as_operators_take_it(axes: int, kernel_size, stride, padding, dilation, ceil
     no_stride = stride is None or (isinstance(stride, (list, tuple)) and not stride)  # as PyTorch's operators have it
     steps = kernel if no_stride else for_each_axis("stride", stride, axes)
     auto_pad, pads = (padding, []) if isinstance(padding, str) else ("", padding)
+    if isinstance(pads, np.ndarray):
+        pads = pads.tolist()
     if auto_pad:
         check_padding_word(auto_pad)
     if not isinstance(pads, Sequence) or not all(isinstance(p, Sequence) for p in pads):
