@@ -36,7 +36,7 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
     axes = None if order == tuple(range(x.ndim)) else order
     canonical_shape = None if prepare is not None else (x.size,)
     operands = [forms.operand(a, order, canonical_shape) for a in inputs]
-    run = run_with_beta if op.startswith("swish") else function
+    run = run_with_beta if op.startswith("swish") and prepare is None else function
     return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical_shape),), run, partial(_beta_in, dtype))
 
 

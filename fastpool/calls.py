@@ -105,7 +105,8 @@ def _canonical(target: Any) -> Any:
 class Op:
     """An op: the names of its inputs, which of them must be floating, and how it is planned.
 
-    `plan` takes the inputs as `arrays.read` returns them, the static arguments, and the name of the backend or None.
+    `plan` takes the inputs as `arrays.read` returns them, the strides of contiguous ones being those that follow from
+    their shape; then the static arguments, and the name of the backend or None.
     """
 
     __slots__ = ("floats", "inputs", "name", "plan")
@@ -178,11 +179,11 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
     if library is None or not _REPLAYED_OPTIONS.issuperset(map(type, options)):
         return _call_once(op, inputs, static, out, backend, options)
     outs = () if out is None else out if type(out) is tuple else (out,)
-    given = inputs + outs
+    originals = inputs + outs
     # 0.0 is not -0.0, nor 1
     key: tuple[Any, ...] = op.name, static, backend, type(out) is tuple, len(outs), *map(repr, options)
     pointers = []
-    for x in given:
+    for x in originals:
         same_library = type(x) is type(original) or library_of(x) is library
         signature = library.signature(x) if same_library else None
         if signature is None:
@@ -192,10 +193,11 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         pointers.append(signature[1])
     replay = _plans.get(key)
     if replay is not None and (not outs or replay.suits(pointers)):
-        return replay(given, pointers)
+        return replay(originals, pointers)
     if key in _plans or len(set(pointers)) < len(pointers):
         return _call_once(op, inputs, static, out, backend, options)
-    read: list[Any] = [library.read("x", x) for x in given]
+    names = *op.inputs, *["out"] * len(outs)
+    read: list[Any] = [library.read(name, x) for name, x in zip(names, originals, strict=True)]
     recorder = Recorder(read[: len(inputs)], read[len(inputs) :])
     token = recording.set(recorder)
     try:

@@ -20,7 +20,7 @@ import numpy as np
 
 import fastpool
 from fastpool.arguments import LAYOUTS, check_layout
-from fastpool.columns import columns_shape
+from fastpool.column_plans import columns_shape
 from fastpool.dtypes import is_float
 from fastpool.window import Window
 

@@ -74,7 +74,7 @@ def number_held(name: str, dtype: np.dtype, value: Any) -> Any:
     given = np.asarray(value)
     held = _held(given, dtype, value) if given.ndim == 0 and supported(given.dtype) else None
     if held is None:
-        advice = f"; float({name}) would be rounded" if is_float(dtype) else ""
+        advice = f"; float({name}) would be rounded" if is_float(dtype) and type(value) is not float else ""
         raise ValueError(f"{name} must be a number that {dtype} holds, got {shown(value)}{advice}")
     return held
 

@@ -1,8 +1,8 @@
 """Arrays of other libraries: how they are recognised, read, allocated, and made of results.
 
-A PyTorch tensor in main memory is read as a NumPy array, an array on a GPU as a `DeviceArray`. No library is imported
-here that the caller has not imported. Objects of no such library that NumPy can convert are read as NumPy reads them,
-and results are NumPy arrays.
+A PyTorch tensor in main memory is read as a NumPy array, an array on a GPU as a `DeviceArray`. No library of arrays is
+imported here that the caller has not imported, except numba-cuda for arrays on a GPU of which only a protocol is known.
+Objects of no such library that NumPy can convert are read as NumPy reads them, and results are NumPy arrays.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Torch(ArrayLibrary):
         return shortcut or (lambda device: current(device).cuda_stream)
 
     def signature(self, x: Any) -> tuple[Any, int] | None:
-        if x.requires_grad or not x.is_cuda or x.is_neg() or self._has_tangent(x):
+        if x.requires_grad or not x.is_cuda or x.layout != self.module.strided or x.is_neg() or self._has_tangent(x):
             return None
         return (x.shape, x.stride(), x.dtype, x.get_device(), x.layout), x.data_ptr()
 
@@ -342,7 +342,10 @@ class DLPack(CudaArrayInterface):
         return DeviceArray(*memory, shape, strides, dtype, named_stream=LEGACY_STREAM)
 
     def signature(self, x: Any) -> tuple[Any, int] | None:
-        on_gpu = int(x.__dlpack_device__()[0]) in self._ON_GPU
+        try:
+            on_gpu = int(x.__dlpack_device__()[0]) in self._ON_GPU
+        except Exception:  # as above
+            return None
         return super().signature(x) if on_gpu else None
 
     @staticmethod

@@ -1,7 +1,7 @@
 """How pools, their gradients and their inverses are planned: which kernel runs, on arrays of which form.
 
-The ops of `fastpool.pooling`, which `calls.call` plans by these functions. `kernel_of` and `backward_kernel_of` serve
-maxout, too, which is pooling along the channels.
+The ops of `fastpool.pooling` and `fastpool.min_pooling`, which `calls.call` plans by these functions. `kernel_of` and
+`backward_kernel_of` serve other plans, too: maxout, which is pooling along the channels, and sliding filters.
 """
 
 from __future__ import annotations

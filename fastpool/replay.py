@@ -1,7 +1,7 @@
 """Replaying calls on a GPU: the allocations and launches of an earlier call, with other addresses.
 
 Calls on arrays of the same signatures make the same allocations and launches. Replaying them takes a sixth of the time
-of planning them again, and planning is most of a call on small arrays.
+of reading the arrays and running their plan, which is most of a call on small arrays.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Recorder:
     """
 
     def __init__(self, inputs: list[DeviceArray], outs: list[DeviceArray]) -> None:
-        self.given, self.inputs = [*inputs, *outs], len(inputs)
-        self.slots = {a.pointer: slot for slot, a in enumerate(self.given)}
+        self.originals, self.inputs = [*inputs, *outs], len(inputs)
+        self.slots = {a.pointer: slot for slot, a in enumerate(self.originals)}
         self.arrays: list[DeviceArray] = []
         self.launches: list[tuple[Any, list[int]]] = []
         self.results: list[DeviceArray] = []
         self.replayable = True
 
     def record_allocation(self, a: DeviceArray) -> None:
-        self.slots[a.pointer] = len(self.given) + len(self.arrays)
+        self.slots[a.pointer] = len(self.originals) + len(self.arrays)
         self.arrays.append(a)
 
     def record_launch(self, launch: Any, addresses: Sequence[int]) -> None:
@@ -43,16 +43,16 @@ class Recorder:
 
     def replay(self) -> Replay | None:
         """The recorded call; None if it did something that was not recorded."""
-        given = len(self.given)
+        count = len(self.originals)
         slots = [self.slots.get(r.pointer, -1) for r in self.results]
         # Arrays that name several streams wait for each other, which is not recorded.
-        has_one_stream = len({a.named_stream for a in self.given}) == 1
-        if not (self.replayable and self.launches and has_one_stream) or min(slots, default=given) < given:
+        has_one_stream = len({a.named_stream for a in self.originals}) == 1
+        if not (self.replayable and self.launches and has_one_stream) or min(slots, default=count) < count:
             return None
         # A result may be a view of its allocation, in another shape.
         views = dict(zip(slots, self.results, strict=True))
-        allocations = [views.get(slot, a) for slot, a in enumerate(self.arrays, given)]
-        return Replay(self.given, self.inputs, allocations, self.launches, [*range(self.inputs, given), *slots])
+        allocations = [views.get(slot, a) for slot, a in enumerate(self.arrays, count)]
+        return Replay(self.originals, self.inputs, allocations, self.launches, [*range(self.inputs, count), *slots])
 
 
 def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -71,7 +71,7 @@ class Replay:
 
     def __init__(
         self,
-        given: list[DeviceArray],
+        originals: list[DeviceArray],
         inputs: int,
         allocations: list[DeviceArray],
         launches: list[Any],
@@ -79,12 +79,12 @@ class Replay:
     ) -> None:
         self._launches = [(launch, _picker(of_launch)) for launch, of_launch in launches]
         self._results, self._has_one_result = _picker(slots), len(slots) == 1
-        like = given[0]
+        like = originals[0]
         self._library, self._inputs = like.library, inputs
         self._allocators = [like.library.allocator(a) for a in allocations]
         self._on_device = like.without_memory()  # enough to ask for the current stream
         # Where the memory of each array begins and ends, from its address on.
-        self._extents = [(low - a.pointer, high - a.pointer) for a in given for low, high in [a.extent()]]
+        self._extents = [(low - a.pointer, high - a.pointer) for a in originals for low, high in [a.extent()]]
 
     def suits(self, pointers: Sequence[int]) -> bool:
         """Whether arrays at these addresses may be written to: whether those of `out` share no memory."""
@@ -95,9 +95,9 @@ class Replay:
             for begin, end in spans[:at]
         )
 
-    def __call__(self, given: Sequence[Any], pointers: Sequence[int]) -> Any:
+    def __call__(self, originals: Sequence[Any], pointers: Sequence[int]) -> Any:
         address_of = self._library.address
-        arrays, addresses = list(given), list(pointers)
+        arrays, addresses = list(originals), list(pointers)
         for allocate in self._allocators:
             a = allocate()
             arrays.append(a)
@@ -105,7 +105,7 @@ class Replay:
         stream = self._on_device.stream()
         for launch, of_launch in self._launches:
             launch(of_launch(addresses), stream)
-        for out in given[self._inputs :]:
+        for out in originals[self._inputs :]:
             self._library.written(out)
         results = self._results(arrays)
         return results[0] if self._has_one_result else results

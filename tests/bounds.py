@@ -18,7 +18,7 @@ import fastpool as fp
 from fastpool import calls
 from fastpool.backends.numba import binding, tuning
 from fastpool.backends.numba.launching import runner
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 
 PAGE = mmap.PAGESIZE
 DTYPES = tuple(map(np.dtype, ("f4", "u1", "f2", "f8")))

@@ -31,7 +31,7 @@ from guarded import PATTERNS, GuardedNumPy, Memory, arranged
 
 import fastpool as fp
 from fastpool import calls
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 from fastpool.window import Window
 
 try:
@@ -729,7 +729,7 @@ class Machine:
     """The package with its arrays and scratch in guarded memory, and its launches cut in pieces or shared."""
 
     PUBLIC = (
-        *("arrays", "calls", "columns", "forms", "convolution", "filter_plans", "indices", "running_extremes"),
+        *("arrays", "calls", "column_plans", "forms", "convolution", "filter_plans", "indices", "running_extremes"),
         "backends.cython",
     )
 

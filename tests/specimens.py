@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastpool as fp
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 
 # Where the CUDA backend's PTX is run on the CPU (tests/interpreted.py): the small problems alone.
 INTERPRETED = os.environ.get("FASTPOOL_TEST_CUDA") == "interpreted"

@@ -12,7 +12,7 @@ from specimens import CASES, FLOATS, INTERPRETED, LAYOUTS, of_each_op, to_layout
 
 import fastpool as fp
 from fastpool import cases, timing
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 
 F32 = np.dtype(np.float32)
 

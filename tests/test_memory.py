@@ -8,7 +8,7 @@ import pytest
 from specimens import POOLS, POOLS_BACKWARD
 
 import fastpool as fp
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 from fastpool.dtypes import sum_dtype
 from fastpool.window import Window
 

@@ -517,9 +517,10 @@ def test_a_repeated_call_refuses_out_that_shares_memory(gpu_tensors):
 def test_calls_on_tensors_that_cannot_be_read_are_never_replayed():
     """A tensor with the negative bit looks like one without: its call would have been repeated."""
     library = interop.Torch(torch)
-    tensor = {"requires_grad": False, "is_cuda": True, "is_neg": lambda: False}
-    for unreadable in ({"requires_grad": True}, {"is_cuda": False}, {"is_neg": lambda: True}):
-        assert library.signature(SimpleNamespace(**tensor | unreadable)) is None
+    tensor = {"requires_grad": False, "is_cuda": True, "is_neg": lambda: False, "layout": torch.strided}
+    unreadable = {"requires_grad": True, "is_cuda": False, "is_neg": lambda: True, "layout": torch.sparse_coo}
+    for name, value in unreadable.items():
+        assert library.signature(SimpleNamespace(**tensor | {name: value})) is None
 
 
 def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(gpu_tensors, x):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from specimens import AVERAGES, AVERAGES_BACKWARD, LAYOUTS, POOLS, POOLS_BACKWARD, UNPOOLS, shaped, to_layout, values
 
 import fastpool as fp
-from fastpool.columns import ORDERS
+from fastpool.column_plans import ORDERS
 
 CONVENTIONS = ("torch", "onnx", "tensorflow", "tensorflow_with_batch", "chainer")
 

@@ -1,7 +1,8 @@
 """What a backend is: the functions that its module exports, for type checkers and for who writes one.
 
-All arrays are in canonical form (see `fastpool.forms`), checked, and never overlap. Results come last. A backend need
-not have every op, but all functions of an op. `UnpoolsByIndices`, `Planned`, `Compiled` and `Conditional` are optional.
+Arrays are checked, and results share no memory with others. They are in canonical form (see `fastpool.forms`) where
+nothing else is said, and results come last. A backend need not have every op, but all functions of an op.
+`UnpoolsByIndices`, `Planned`, `Compiled` and `Conditional` are optional.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class UnpoolsByIndices(Protocol):
 class Planned(Protocol):
     """A backend that plans calls on NumPy arrays.
 
-    Each `prepare_...` returns a function of the op's arrays in the same order, without the window. They are
-    C-contiguous, and hold the elements of the canonical form in any shape.
+    Each `prepare_...` returns a function of the inputs, the results and what may change with each call, in this order.
+    The arrays are C-contiguous, and hold the elements of the canonical form in any shape.
     """
 
     def prepare_max_pool(
@@ -150,7 +151,7 @@ class Planned(Protocol):
     def prepare_im2col(
         self, window: Window, channels_last: bool, cols_steps: tuple[int, ...], dtype: np.dtype, fresh: bool
     ) -> Callable[..., None]:
-        """Of (x, fill_value, cols).
+        """Of (x, cols, fill_value).
 
         `cols_steps` are elements from one image, channel, tap and position of the columns to the next.
         """
@@ -164,9 +165,11 @@ class Planned(Protocol):
 
     def prepare_hard_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
 
-    def prepare_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+    def prepare_swish(self, dtype: np.dtype, size: int) -> Callable[..., None]:
+        """Of (x, y, beta)."""
 
-    def prepare_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]: ...
+    def prepare_swish_backward(self, dtype: np.dtype, size: int) -> Callable[..., None]:
+        """Of (dy, x, dx, beta)."""
 
 
 class Compiled(Protocol):

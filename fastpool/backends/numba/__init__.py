@@ -1,7 +1,7 @@
 """Kernels on all CPU cores, built with the package or compiled by Numba on first use: the default backend.
 
-Of the functions that a backend has, see `backends/interface.py`, those of single calls are here. They plan each call
-anew.
+Of the functions that a backend has, see `backends/interface.py`, those of single calls are here, which plan each call
+anew: for who has no plan to keep, and for tests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import prod
 
 from fastpool.backends._passes import run_passes
 from fastpool.backends.numba import library, plan
-from fastpool.backends.numba.binding import kernel_name
+from fastpool.backends.numba.binding import bound, kernel_name
 from fastpool.backends.numba.prepared import (
     prepare_argmax_fits,
     prepare_avg_pool,
@@ -84,7 +84,7 @@ def min_pool(x, window, y, argmin):
 
 
 def max_pool_backward(dy, argmax, window, dx):
-    prepare_max_pool_backward(window, dx.shape[0], dx.shape[4], dx.dtype)(dy, argmax, dx)
+    bound(plan.max_pool_backward(window, dx.shape[0], dx.shape[4], dx.dtype))(dy, argmax, dx)
 
 
 def argmax_fits(argmax, window):
@@ -112,7 +112,7 @@ def _in_memory(cols):
 
 def im2col(x, window, fill_value, cols, *, fresh=True):
     flat, steps = _in_memory(cols)
-    prepare_im2col(window, x.shape[4] > 1, steps, cols.dtype, fresh)(x, fill_value, flat)
+    prepare_im2col(window, x.shape[4] > 1, steps, cols.dtype, fresh)(x, flat, fill_value)
 
 
 def col2im(cols, window, dx):
@@ -129,11 +129,11 @@ def hard_swish_backward(dy, x, dx):
 
 
 def swish(x, beta, y):
-    prepare_swish(x.dtype, x.size)(x, beta, y)
+    prepare_swish(x.dtype, x.size)(x, y, beta)
 
 
 def swish_backward(dy, x, beta, dx):
-    prepare_swish_backward(x.dtype, x.size)(dy, x, beta, dx)
+    prepare_swish_backward(x.dtype, x.size)(dy, x, dx, beta)
 
 
 def cache_directory() -> str:

@@ -10,12 +10,13 @@ An array is three words: its address, its elements, and the bytes of one; None i
     e<dtype>    a dtype alone, which the kernel reads from an empty array: no word
     <Tuple>     a named tuple of integers, by its name: a word for each of its integers
     <dtype>     a NumPy scalar: its bytes, and then zeros
-    i, d        an int, a float: a word
+    i           an int: a word
 """
 
 from __future__ import annotations
 
 from functools import cache
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,9 +38,9 @@ def dtype_code(dtype: np.dtype) -> str:
     return "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
 
 
-def _words_of(values: Any, dtype: type[np.generic]) -> bytes:
+def _words_of(integers: Any) -> bytes:
     # PyTorch's Dynamo, which traces this code in a compiled function, recurses for ever in `struct.pack`.
-    return np.array(values, dtype).tobytes()
+    return np.array(integers, np.int64).tobytes()
 
 
 def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
@@ -52,16 +53,13 @@ def encode(constants: tuple[Any, ...]) -> tuple[list[str], bytes]:
             codes.append(f"e{dtype_code(constant.dtype)}")
         elif isinstance(constant, tuple):
             codes.append(type(constant).__name__)
-            words += _words_of(constant, np.int64)
+            words += _words_of(constant)
         elif isinstance(constant, np.generic):
             codes.append(dtype_code(constant.dtype))
             words += constant.tobytes().ljust(8, b"\0")
-        elif isinstance(constant, float):
-            codes.append("d")
-            words += _words_of(constant, np.float64)
         else:
             codes.append("i")
-            words += _words_of(constant, np.int64)
+            words += _words_of(index(constant))
     return codes, words
 
 

@@ -1,4 +1,4 @@
-"""On which threads a call of a kernel runs, and where its scratch comes from.
+"""On which threads a call of a kernel runs, and where its scratch comes from, unless it is small: see `run_alone`.
 
 The threads are those of `team.h`. Numba's own threading layers may end, or stall, the process: two threads that enter
 workqueue at once end it, so does a forked child that enters omp, and every launch of Numba's waits for all of its

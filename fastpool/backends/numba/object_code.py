@@ -83,7 +83,7 @@ def _type(code):
     if code in _named_tuples():
         named_tuple = _named_tuples()[code]
         return types.NamedUniTuple(types.int64, len(named_tuple._fields), named_tuple)
-    return {"i": types.int64, "d": types.float64}.get(code) or _dtype(code)
+    return types.int64 if code == "i" else _dtype(code)
 
 
 class _Words:

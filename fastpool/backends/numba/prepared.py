@@ -1,4 +1,7 @@
-"""What the plans of `fastpool.calls` keep and run: of each op, a function of its arrays (see `interface.Planned`)."""
+"""Of each op a function of its arrays, for a plan to keep and run; see `Planned` in `backends/interface.py`.
+
+It looks up nothing, but for the number of threads where the tiles depend on it.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def prepare_avg_pool_by_tables(outer, size, out, inner, of_planes, dtype):
 
 def prepare_im2col(window, channels_last, cols_steps, dtype, fresh):
     copy = bound(plan.im2col(window, channels_last, cols_steps, dtype.itemsize, fresh))
-    return lambda x, fill_value, cols: copy(x, cols, np.array([fill_value], dtype))
+    return lambda x, cols, fill_value: copy(x, cols, np.array([fill_value], dtype))
 
 
 def prepare_col2im(window, channels_last, cols_steps, dtype):
@@ -103,8 +106,8 @@ def _activation_with_beta(op, dtype, size):
     activate = _activation(op, dtype, size)
 
     def run(*arguments):
-        *arrays, beta, result = arguments
-        activate(*arrays, result, np.array([beta], np.float64))
+        *arrays, beta = arguments
+        activate(*arrays, np.array([beta], np.float64))
 
     return run
 

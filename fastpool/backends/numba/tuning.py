@@ -1,7 +1,7 @@
 """The tuned constants of plans and launches, with unit and reason, and for some what was measured.
 
-Times are of float32 on one thread. A plan reads the constants when it is made, as `tuning.NAME`. Tests change them with
-`override`.
+Times are of float32 on one thread. A plan reads the constants when it is made, as `tuning.NAME`, and a launch those
+that decide how a call is shared. Tests change them with `override`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ CELLS_READ = 1 << 15
 # Global pooling of (8, 256, 14, 14): 68 us one by one, 39 in fours; 2x2 of (2, 64, 224, 224): 1.66 and 1.56 ms.
 MOST_COMPUTED = 1.4
 
-# Bytes of scratch for each thread, at most. A call that needs more gets smaller tiles, or another kernel.
+# Bytes of scratch for each thread, at most. A call that needs more gets smaller tiles, or another kernel; except where
+# tables tell the windows: a row of cells is in scratch, however long.
 MOST_SCRATCH = 1 << 23
 
 # Taps along an axis that are compared one after the other, at most. For more, maxima over 2, 4, 8 ... taps are taken.
@@ -105,7 +106,7 @@ LEAST_LONG = 64
 MOST_GATHERED = 12
 
 # Gradients of two-byte floats are scattered in any case if there are more channels than this, or more planes that are
-# taken in pairs: additions to one channel or plane do not wait for those to another.
+# taken together: additions to one channel or plane do not wait for those to another.
 MOST_CHANNELS_GATHERED = 3
 
 # Elements of scratch of a tile that is gathered, at most. More are needed only where strides are far longer than
@@ -149,8 +150,8 @@ MOST_GROWTH = 4
 # Strides up to which `col2im` keeps the sums of each phase of the stride in a row of their own.
 MOST_PHASES = 8
 
-# Columns of more bytes do not fit into the last-level cache. They are written by nontemporal stores, unless their pages
-# are new: the system has just zeroed those, so that they are in the cache.
+# Columns of more bytes do not fit into the last-level cache. im2col writes them by nontemporal stores, but not where
+# windows are rows, nor where pages are new: the system has just zeroed those, so that they are in the cache.
 LARGE_COLUMNS = 1 << 25
 
 # Activations
@@ -177,7 +178,7 @@ KEPT_SCRATCH = 1 << 20
 
 @contextmanager
 def override(**values: Any) -> Iterator[None]:
-    """For tests: plan with other values of the constants above. Plans that are made stay as they are."""
+    """For tests: work with other values of the constants above. What a plan took from them stays as it is."""
     before = {name: globals()[name] for name in values}
     globals().update(values)
     try:

@@ -7,7 +7,7 @@ window: the KD * KH * KW taps of one output; it begins at its first tap, which m
 tap: a position in a window; it is real if it is a cell of the input, and padding otherwise
 offset: the row-major index of a tap in its window, and so the value of an argmax
 element: one value of an array; positions and steps are counted in elements where nothing else is said
-g: the `Geometry` of the call; t: the named tuple of `tiling/` that the kernel is given
+g: the `Geometry` of the call; t: the named tuple of `tiling/` that the kernel is given, or the first of several
 od, oh, ow: the index of a window along the depth, height and width; d, h, w: the coordinates of a cell or a first tap
 reach: the distance from the first of some taps to the last; halo: the cells of a tile that the next one reads too
 run: consecutive elements that are read, written or added up together
@@ -18,8 +18,8 @@ width: the number of elements of a vector
 work item: a region of the output that one thread computes; a kernel computes those from `start` up to `stop`
 tile: the windows or cells of a work item
 begin, end; first, last: a range from `begin` up to `end`, which is outside it; from `first` to `last`, both inside
-limit: where the rows of a call end in the output: nothing is stored at or after it (see `last_vector`)
-last: where the last vector of a row may begin, as `last_vector` gives it
+limit: where the rows of a call end in the output: nothing is stored at or after it (see `last_vector`, whose `last` is
+    where the last vector of a row may begin)
 listed: which tile or taps the tables in scratch were last computed for
 outer channel, inner channel: where windows are rows of the columns, a channel outside the taps, or inside each of them
 line: what the rows of neighbouring windows have of one outer channel and one row of taps

@@ -1,4 +1,4 @@
-"""Tiles of average pooling and of its gradient."""
+"""How average pooling and its gradient run: along which axes, by which way along a row, in which tiles."""
 
 from __future__ import annotations
 

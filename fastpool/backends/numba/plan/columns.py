@@ -1,4 +1,4 @@
-"""Tiles of im2col and col2im, which go over windows and over cells."""
+"""Which kernel copies or adds columns, and its tiles: of windows for im2col, of cells for col2im."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def im2col(window: Window, channels_last: bool, cols_steps: tuple[int, ...], ite
     if _windows_are_rows(cols_steps):
         kernel, (g, tiles, items) = "im2row", im2row_tiles(window, channels_last, cols_steps, itemsize)
     else:
-        cols_bytes = itemsize * window.batch * window.channels * window.volume * window.positions
-        nontemporal = cols_bytes > tuning.LARGE_COLUMNS and not fresh
+        nontemporal = _elements_of_columns(window) * itemsize > tuning.LARGE_COLUMNS and not fresh
         kernel, (g, tiles, items) = "im2col", im2col_tiles(window, channels_last, cols_steps, itemsize, nontemporal)
     return KernelCall(kernel, (dtype,) * 3, (g, tiles), items, _column_bytes(window, dtype), tiles.scratch_bytes)
 
@@ -51,9 +50,13 @@ def _windows_are_rows(cols_steps):
     return min(channel, tap) < position
 
 
+def _elements_of_columns(window):
+    return window.batch * window.channels * window.volume * window.positions
+
+
 def _column_bytes(window, dtype):
-    planes = window.batch * window.channels
-    return dtype.itemsize * planes * (prod(window.size) + window.volume * window.positions)
+    """The bytes of the columns and of x."""
+    return dtype.itemsize * (_elements_of_columns(window) + window.batch * window.channels * prod(window.size))
 
 
 def _x_steps(window, channels_last):

@@ -1,1 +1,1 @@
-"""What the kernels are written in: vectors, comparison, argmax offsets, two-byte floats, the exponential, views."""
+"""What kernels are written in: vectors, comparison, argmax offsets, keys, two-byte floats, the exponential, views."""
