@@ -41,7 +41,7 @@ class _AxisSums:
         outer, inner, kernel = prod(shape[:axis]), prod(shape[axis + 1 :]), table.shortest
         window = Window.plan(1, (outer, shape[axis], inner), kernel, 1, data_format="channels_last")
         self._run, _ = average_kernel(op, module, window, window.divisors(False, 1), True, dtype)
-        self._x_shape, self._y_shape = (forms.planes(window, True, size) for size in (window.size, window.out))
+        self._x_shape, self._y_shape = (forms.canonical_shape(window, True, size) for size in (window.size, window.out))
         self._shape, self._sums = shape, (*shape[:axis], window.out[2], *shape[axis + 1 :])
         self._longer = np.flatnonzero(table.end - table.begin > kernel)
         self._dtype = dtype
@@ -126,7 +126,7 @@ def _plan_block(inputs, axes, tables, data_format, backend) -> Plan:
 
 
 def _plan_of_tables(x, window, channels_last, tables, out, backend) -> Plan:
-    shape = forms.planes(window, channels_last, window.size)
+    shape = forms.canonical_shape(window, channels_last, window.size)
     run = _kernel("avg_pool", backend_for("avg_pool", backend), shape, tables, native(x.dtype))
     operand = forms.source(x, window, channels_last, window.size, any_shape=False)
     return Plan((operand,), results_of(window, channels_last, out, x, False), run)
@@ -149,7 +149,7 @@ def _plan_block_backward(inputs, axes, x_shape, tables, data_format, backend) ->
 
 
 def _backward_plan_of_tables(dy, window, out, channels_last, tables, backend) -> Plan:
-    shape = forms.planes(window, channels_last, window.size)
+    shape = forms.canonical_shape(window, channels_last, window.size)
     run = _kernel("avg_pool_backward", backend_for("avg_pool_backward", backend), shape, tables, native(dy.dtype))
     operand = forms.source(dy, out, channels_last, out.size, any_shape=False)
     dx = forms.result(window, channels_last, window.x_shape, window.size, native(dy.dtype), dy, any_shape=False)

@@ -119,7 +119,7 @@ class Op:
 
 
 _MOST_PLANS = 4096
-_REPLAYED_OPTIONS = frozenset((int, float))
+_TYPES_IN_KEYS = frozenset((int, float))
 _plans: dict[Any, Any] = {}
 
 
@@ -176,7 +176,7 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         deferred = library.deferred(op.name)
         if deferred is not None:
             return deferred(*inputs, *static, *options, out, backend)
-    if library is None or not _REPLAYED_OPTIONS.issuperset(map(type, options)):
+    if library is None or not _TYPES_IN_KEYS.issuperset(map(type, options)):
         return _call_once(op, inputs, static, out, backend, options)
     outs = () if out is None else out if type(out) is tuple else (out,)
     originals = inputs + outs

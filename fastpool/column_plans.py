@@ -127,7 +127,7 @@ def _by_planes(add: Callable[[Any, Any], None], window: Window) -> Callable[[Any
     """Let a kernel add up planes, and copy these to an array with its channels last."""
 
     def run(cols: np.ndarray, x: np.ndarray) -> None:
-        made = np.empty(forms.planes(window, False, window.size), x.dtype)
+        made = np.empty(forms.canonical_shape(window, False, window.size), x.dtype)
         add(cols, made)
         x[...] = np.moveaxis(made.reshape(window.batch, window.channels, *window.size), 1, 4)
 

@@ -112,7 +112,7 @@ def _box_step(op: str, backend: Any, shape: tuple[int, ...], group: list[int], r
     outer, inner = prod(shape[: group[0]]), prod(shape[group[-1] + 1 :])
     window = Window.plan(len(group), (outer, *size, inner), tuple(kernel), 1, tuple(pads), data_format="channels_last")
     run, _ = kernel_of(POOLS[op], backend, window, outer, inner, dtype, False)
-    planes = partial(forms.planes, window, True)
+    planes = partial(forms.canonical_shape, window, True)
     extension = Extension(shape, extended)
     copies = extension.copies([slice(0, n) for n in extension.shape]) if any(extended) else None
     return _Step(extension.shape, copies, run, planes(window.size), planes(window.out))

@@ -54,7 +54,7 @@ def outer_and_inner(window: Window, channels_last: bool) -> tuple[int, int]:
     return (window.batch, window.channels) if channels_last else (window.batch * window.channels, 1)
 
 
-def planes(window: Window, channels_last: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
+def canonical_shape(window: Window, channels_last: bool, size: tuple[int, int, int]) -> tuple[int, ...]:
     """The canonical shape of an array with these spatial sizes."""
     outer, inner = outer_and_inner(window, channels_last)
     return (outer, *size, inner)
@@ -126,7 +126,7 @@ def operand(
 
 def canonical(x: Any, window: Window, channels_last: bool, size: tuple[int, int, int]) -> Any:
     """`x` in the form (outer, D, H, W, inner): a view if its memory allows, else its one copy."""
-    made = operand(x, _order(window, x.ndim, channels_last), planes(window, channels_last, size))
+    made = operand(x, _order(window, x.ndim, channels_last), canonical_shape(window, channels_last, size))
     return x if made is None else made(x)
 
 
@@ -197,7 +197,7 @@ def source(
     With `any_shape`, the kernel takes contiguous arrays of any shape.
     """
     axes = _order(window, x.ndim if reshaped_to is None else len(reshaped_to), channels_last)
-    return operand(x, axes, None if any_shape else planes(window, channels_last, size), reshaped_to)
+    return operand(x, axes, None if any_shape else canonical_shape(window, channels_last, size), reshaped_to)
 
 
 def result(
@@ -223,7 +223,7 @@ def result(
         dtype,
         None if axes == identity else axes,
         None if out_axes == identity else out_axes,
-        None if any_shape else planes(window, channels_last, size),
+        None if any_shape else canonical_shape(window, channels_last, size),
     )
 
 

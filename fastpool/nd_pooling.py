@@ -19,7 +19,7 @@ from fastpool.filter_plans import filtered_axes
 from fastpool.indices import argmax_to_indices, picked
 from fastpool.masked_pooling import masked_pool
 from fastpool.out import delivered
-from fastpool.pooling import NAN
+from fastpool.pooling import NAN_POLICIES
 from fastpool.type_hints import A, Padding, Size
 from fastpool.window import Window, offset_dtype
 
@@ -121,7 +121,7 @@ def _argmax_dtype(groups: Sequence[_Group]) -> np.dtype:
 def _pool(
     op, x, kernel_size, stride, padding, dilation, ceil_mode, axes, return_argmax, nan, where, out, backend
 ) -> Any:
-    return_argmax, nan = flag(f"return_arg{op}", return_argmax), one_of("nan", nan, NAN)
+    return_argmax, nan = flag(f"return_arg{op}", return_argmax), one_of("nan", nan, NAN_POLICIES)
 
     def pool(x: np.ndarray, return_argmax: bool) -> tuple[np.ndarray, ...]:
         groups = _groups(x.ndim, kernel_size, stride, padding, dilation, ceil_mode, axes)

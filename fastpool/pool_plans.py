@@ -203,7 +203,7 @@ def _plan_unpool_in_default_shape(module, y, indices, window, kernel_size, strid
     check_indices(indices, inside)
     channels_last = forms.channels_last_in_memory(y, inside)
     unpool = _unpool(module, inside, "onnx", channels_last, False, True)
-    shape, first = forms.planes(inside, channels_last, inside.size), tuple(map(slice, inside.size))
+    shape, first = forms.canonical_shape(inside, channels_last, inside.size), tuple(map(slice, inside.size))
 
     def run(y: np.ndarray, indices: np.ndarray, x: np.ndarray) -> None:
         part = np.empty(shape, x.dtype)

@@ -21,7 +21,7 @@ from fastpool.threads import importing
 from fastpool.type_hints import A, Padding, Size, as_global_pool, as_pool
 
 PROPAGATE = "propagate"
-NAN = (PROPAGATE, "ignore")  # what a pool may do with NaN
+NAN_POLICIES = (PROPAGATE, "ignore")
 
 
 def call_pool(
@@ -30,14 +30,14 @@ def call_pool(
     window = frozen_window(kernel_size, stride, padding, dilation, ceil_mode, data_format)
     if return_argmax is not True and return_argmax is not False:
         return_argmax = flag(f"return_{ARGMAX[op.name]}", return_argmax)
-    if where is None and nan is PROPAGATE:  # as mostly
+    if where is None and nan is PROPAGATE:  # the usual case
         return call(op, (x,), (axes, *window, return_argmax), out, backend)
     return pool_what_counts(op, x, (axes, *window), return_argmax, nan, where, out, backend)
 
 
 def pool_what_counts(op, x, static, return_argmax, nan, where, out, backend) -> Any:
     """`static` is what the plan depends on, but for `return_argmax`."""
-    nan = one_of("nan", nan, NAN)
+    nan = one_of("nan", nan, NAN_POLICIES)
     if where is None and nan == PROPAGATE:
         return call(op, (x,), (*static, return_argmax), out, backend)
     pool_later = deferred(f"masked_{op.name}", x)

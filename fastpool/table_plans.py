@@ -80,7 +80,7 @@ class _Axis:
         outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
         window = Window.plan(1, (outer, shape[axis], inner), kernel, stride or 1, data_format="channels_last")
         self._pool, _ = kernel_of("max_pool", module, window, outer, inner, dtype, with_positions)
-        self._x_shape, self._y_shape = (forms.planes(window, True, size) for size in (window.size, window.out))
+        self._x_shape, self._y_shape = (forms.canonical_shape(window, True, size) for size in (window.size, window.out))
         self._pooled = (*shape[:axis], window.out[2], *shape[axis + 1 :])
         self._dtypes = (dtype, window.argmax_dtype) if with_positions else (dtype,)
 
@@ -229,7 +229,7 @@ def _plan_of_tables(x, window, channels_last, tables, out, data_format, return_i
         run: Any = _kernel_by_stride(module, strided, channels_last, native(x.dtype), return_indices)
     else:
         kernels = [(len(table.begin), table.shortest, table.stride) for table in tables]
-        shape = forms.planes(window, channels_last, window.size)
+        shape = forms.canonical_shape(window, channels_last, window.size)
         pool, as_taken = _kernel(module, shape, kernels, False, native(x.dtype), return_indices)
         taken = as_taken(tables)
 
@@ -253,7 +253,7 @@ def _plan_fractional(inputs, axes, kernel_size, output_size, data_format, return
             )
     arrays.expect_shape("random_samples", samples, (window.batch, window.channels, axes), "x and its spatial axes")
     ones = (1,) * (3 - axes)
-    shape = forms.planes(window, channels_last, window.size)
+    shape = forms.canonical_shape(window, channels_last, window.size)
     # As many windows as cells are one cell each.
     sizes = zip(window.size, ones + out, ones + kernel, strict=True)
     kernels = [(o, k, 1 if o == n else None) for n, o, k in sizes]

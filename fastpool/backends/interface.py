@@ -50,7 +50,7 @@ class Columns(Protocol):
     """The columns of images, indexed [n, c, tap, position]: the axes may lie in any order in memory."""
 
     def im2col(self, x: Array, window: Window, fill_value: Any, cols: Array, *, fresh: bool = True) -> None:
-        """`cols` is not `fresh` where it is the caller's `out`, most of which has been written to before."""
+        """`cols` is `fresh` unless it is the caller's `out`. The system zeroes fresh memory at the first store."""
 
     def col2im(self, cols: Array, window: Window, dx: Array) -> None: ...
 

@@ -15,8 +15,8 @@ from typing import Any
 # Elements that a tile works on: 16 KB of float32, half of an L1 cache of 32 KB.
 TILE = 4096
 
-# Bytes of a tile of a forward pass, if they are more elements than TILE: at stride 1, in long rows, of windows that
-# overlap.
+# A tile of a forward pass has so many bytes where windows overlap in long rows at stride 1, if that is more than TILE
+# elements.
 # 5x5 of a colour image of 1080x1920 bytes: 0.82 of the time with TILE elements, of float32 0.86.
 TILE_BYTES = 1 << 15
 
@@ -82,8 +82,8 @@ LEAST_TALL, LEAST_WIDE = 9, 512
 # shorter than HALOS_ALONG or LEAST_WIDE asks.
 KEPT_MAXIMA = 1 << 19
 
-# Windows that its tiles are tall, one below the other: each begins with the rows of a whole window, which yield nothing
-# yet. They are less tall, down to one window, where threads would have no tile.
+# The height of its tiles, in heights of a window: the first rows of a tile, as many as a window has, yield no maxima
+# yet. Tiles are lower, down to one window, where there would not be one for each thread.
 WINDOWS_DOWN = 8
 
 # How many rows below the current one the row is that is prefetched with it.
@@ -131,7 +131,7 @@ LEAST_CHANNELS = 128
 # elements. Otherwise only positions from which windows leave the input are compared, one by one.
 PATTERN_EDGES, PATTERN_RUN, MOST_PATTERN = 8, 32, 1 << 15
 
-# Elements of a pattern, or more: those of as many planes as it takes.
+# A pattern has at least so many elements: it repeats the bounds of one plane.
 PATTERN = 1 << 9
 
 # Columns

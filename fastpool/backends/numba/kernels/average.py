@@ -105,7 +105,7 @@ def avg_pool(x, y, half_format, sums, g, t, counted, scratch, start, stop):
     for item in range(start, stop):
         tile = tile_at(item, g, t)
         if t.row_method == BY_ROWS:
-            pool_by_rows(y, x, buffers, tile, limit, g, t, counted, half_format)
+            pool_by_rows(y, x, buffers, tile, limit, g, half_format)
         elif t.row_method == BY_MASK:
             pool_by_mask(y, x, buffers, tile, zeros, limit, g, t, counted, half_format)
         else:
@@ -152,7 +152,7 @@ def source_of(tile, h, g):
 
 
 @inlined
-def pool_by_rows(y, x, buffers, tile, limit, g, t, counted, half_format):
+def pool_by_rows(y, x, buffers, tile, limit, g, half_format):
     """Windows that are one row of cells each, without padding: the averages of rows."""
     to, cells = tile.plane * g.OH + tile.oh, as_sums(x, buffers.column_sums)
     for row in range(tile.rows):

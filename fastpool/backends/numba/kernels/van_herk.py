@@ -2,9 +2,8 @@
 
 Rows of cells come in groups as tall as a window. So a window is the end of one group and the beginning of the next: its
 maximum is the larger of theirs. After the pass along rows, `larger_row` is called four times for a row of cells. The
-plan chooses this kernel for tall windows at a stride of one row, in wide rows of
-2-D arrays. Each row of x under a tile is read once and each row of y written once; the maxima of one group of rows stay
-in the caches.
+plan chooses this kernel for tall windows at a stride of one row, in wide rows of 2-D arrays. Each row of x under a tile
+is read once and each row of y written once; the maxima of one group of rows stay in the caches.
 """
 
 from typing import Any, NamedTuple

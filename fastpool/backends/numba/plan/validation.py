@@ -11,10 +11,11 @@ from fastpool.backends.numba.tiling import validation as tiling
 from fastpool.window import Window
 
 
-def validate_argmax(window: Window, outer: int, inner: int, index: np.dtype) -> KernelCall:
+def validate_argmax(window: Window, outer: int, inner: int, argmax_dtype: np.dtype) -> KernelCall:
     """Of arrays (argmax, invalid), the latter one byte."""
     g = geometry_of(window, inner)
-    tiles = tiling.validate_argmax(g, index.itemsize)
-    constants = tiles, *tiling.axes_to_validate(g, index.itemsize)
-    cost_bytes = tuning.VALIDATION_COST * index.itemsize * outer * inner * window.positions
-    return KernelCall("validate_argmax", (index, np.dtype(np.uint8)), constants, outer, cost_bytes, tiles.scratch_bytes)
+    tiles = tiling.validate_argmax(g, argmax_dtype.itemsize)
+    constants = tiles, *tiling.axes_to_validate(g, argmax_dtype.itemsize)
+    dtypes = argmax_dtype, np.dtype(np.uint8)
+    cost_bytes = tuning.VALIDATION_COST * argmax_dtype.itemsize * outer * inner * window.positions
+    return KernelCall("validate_argmax", dtypes, constants, outer, cost_bytes, tiles.scratch_bytes)
