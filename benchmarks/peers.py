@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
@@ -176,6 +177,16 @@ def measured(row: Row, libraries: Iterable[Any], threads: int, seconds: float) -
     return description | {"wrong": wrong, "figures": found, "targets": judged(row.targets, found, 0)}
 
 
+def commit() -> str | None:
+    """The short hash of what is checked out here; None where git cannot tell."""
+    arguments = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(arguments, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
 def machine(libraries: Iterable[Any]) -> dict[str, Any]:
     """The machine, the date, and the versions of fastpool, its peers and Python."""
     here = environment()
@@ -189,9 +200,31 @@ def machine(libraries: Iterable[Any]) -> dict[str, Any]:
     return {
         **{name: here[name] for name in ("cpu", "cpus", "threads", "system")},
         "date": str(date.today()),
+        "commit": commit(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What later comparisons keep of one: the machine, the versions, and of each row the best peer and its ratio."""
+    figure = f"{BEST}{OVER}{FASTPOOL}"
+    return {
+        "machine": report["machine"],
+        "best": {
+            f"{row['group']}: {row['name']}": [row["best"], round(row["figures"][figure], 3)]
+            for row in report["rows"]
+            if row.get("best")
+        },
+    }
+
+
+def earlier(path: Path) -> list[dict[str, Any]]:
+    """The comparisons before this one, oldest first: what the file keeps of others, and that which it holds."""
+    if not path.exists():
+        return []
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return [*held.get("earlier", []), summary(held)]
 
 
 def chosen(all_rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:
@@ -295,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [],
     }
     load = report["machine"]["load"]
+    if args.json and not args.rows and not args.small:
+        report["earlier"] = earlier(args.json)
     if load is not None and load > BUSY:
         print(f"the load is {load:.1f}: other processes distort every time, PyTorch's most", file=sys.stderr)
     columns = (TextColumn("{task.description:56}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

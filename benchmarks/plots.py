@@ -353,6 +353,47 @@ def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) 
     return "\n".join(lines)
 
 
+MOVED = 1.25  # the least factor by which a row has moved that is shown
+
+
+def moves(report: Mapping[str, Any]) -> list[tuple[str, list[Any], list[Any]]]:
+    """The rows that were in the last comparison, too: name, and best peer with its ratio, then and now."""
+    then = report["earlier"][-1]["best"]
+    return [
+        (_key(row), then[_key(row)], [row["best"], row["figures"][f"{BEST}{OVER}{FASTPOOL}"]])
+        for row in compared(report)
+        if _key(row) in then
+    ]
+
+
+def since_the_last(report: Mapping[str, Any]) -> str:
+    """What changed since the last comparison: versions, and the rows that have moved most."""
+    if not report.get("earlier"):
+        return ""
+    before, now = report["earlier"][-1]["machine"], report["machine"]
+    versions = {**dict.fromkeys(before["versions"]), **dict.fromkeys(now["versions"])}
+    changed = [
+        f"{name} {before['versions'].get(name, 'not measured')} → {now['versions'].get(name, 'not measured')}"
+        for name in versions
+        if before["versions"].get(name) != now["versions"].get(name)
+    ]
+    machine = "the same kind of processor" if before["cpu"] == now["cpu"] else f"another machine, {before['cpu']}"
+    found = moves(report)
+    moved = [(key, then, here) for key, then, here in found if max(here[1] / then[1], then[1] / here[1]) >= MOVED]
+    lines = [
+        "### Since the last comparison",
+        "",
+        f"That was of {before['date']}, on {machine}. Versions: {', '.join(changed) or 'the same'}. "
+        f"Of {len(found)} rows in both, {len(moved)} have moved by a factor of {MOVED} or more.",
+    ]
+    if moved:
+        head = "row", "best peer then", "best peer ÷ fastpool then", "best peer now", "best peer ÷ fastpool now"
+        lines += ["", f"| {' | '.join(head)} |", "|---|---|--:|---|--:|"]
+        moved.sort(key=lambda row: row[2][1] / row[1][1])
+        lines += [f"| {key} | {a} | {number(x)} | {b} | {number(y)} |" for key, (a, x), (b, y) in moved]
+    return "\n".join(lines)
+
+
 def between_markers(text: str, table: str) -> str:
     """A text in which the table replaces what the markers enclose."""
     before, begin, rest = text.partition(BEGIN)
@@ -380,6 +421,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         old = path.read_text(encoding="utf-8")
         table = markdown(report, selection)
+        if selection is None and (since := since_the_last(report)):
+            table = f"{table}\n\n{since}"
         if selection is not None:
             above = [headline(report)]
             if args.folder:

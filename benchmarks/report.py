@@ -97,6 +97,27 @@ def _table(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
+def _over_comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The ratio of the best peer in each comparison that was kept, oldest first, and in this one."""
+    kept = report.get("earlier", [])
+    for row in compared(report) if kept else []:
+        key = f"{row['group']}: {row['name']}"
+        shown = {"row": key}
+        for at, one in enumerate(kept, 1):
+            shown[f"{at}: {one['machine']['date']}"] = one["best"].get(key, (None, None))[1]
+        yield shown | {f"{len(kept) + 1}: {report['machine']['date']}": row["figures"][f"{BEST}{OVER}{FASTPOOL}"]}
+
+
+def _comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """When each comparison was, on which processor, with which versions."""
+    machines = [one["machine"] for one in (*report.get("earlier", []), report)]
+    names = dict.fromkeys(name for machine in machines for name in machine["versions"])
+    for at, machine in enumerate(machines, 1):
+        about_it = {"comparison": str(at), "date": machine["date"], "processor": machine["cpu"]}
+        about_it["commit"] = machine.get("commit") or ""
+        yield about_it | {name: machine["versions"].get(name, "") for name in names}
+
+
 def _processes(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in report["rows"]:
         if "seconds" not in row:
@@ -158,6 +179,8 @@ def page(report: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> s
         tables={
             "Every row": list(_table(report)),
             "The process": list(_processes(report)),
+            "Best peer ÷ fastpool over the comparisons": list(_over_comparisons(report)),
+            "The comparisons": list(_comparisons(report)),
             "Backends and peers, by pytest-benchmark": [] if speed is None else list(_speed(speed)),
         },
         speed=speed,

@@ -291,6 +291,37 @@ def test_tables_replace_what_stands_between_the_markers(report, tmp_path):
         plots.between_markers("no markers", "")
 
 
+def comparison(date, ratios, **versions):
+    rows = [
+        {"group": "g", "name": name, "best": "torch", "figures": {"best peer ÷ fastpool": ratio}}
+        for name, ratio in ratios.items()
+    ]
+    return {"machine": {"date": date, "cpu": "a CPU", "versions": versions}, "rows": rows}
+
+
+def test_a_comparison_keeps_the_earlier_ones_and_tells_what_moved(tmp_path):
+    path = tmp_path / "peers.json"
+    assert peers.earlier(path) == []
+    first = comparison("2026-01-01", {"a": 2.0, "b": 1.0, "gone": 3.0}, torch="1", jax="7")
+    path.write_text(json.dumps(first), encoding="utf-8")
+    second = comparison("2026-02-01", {"a": 1.5, "b": 1.1, "new": 4.0}, torch="2", onnx="5")
+    second["earlier"] = peers.earlier(path)
+    text = plots.since_the_last(second)
+    assert "of 2026-01-01, on the same kind of processor" in text
+    assert "torch 1 → 2, jax 7 → not measured, onnx not measured → 5" in text
+    assert "Of 2 rows in both, 1 have moved" in text
+    assert text.endswith("| g: a | torch | 2 | torch | 1.5 |")
+    path.write_text(json.dumps(second), encoding="utf-8")
+    third = comparison("2026-03-01", {"a": 1.5}, torch="2", onnx="5")
+    third["earlier"] = peers.earlier(path)
+    assert [one["machine"]["date"] for one in third["earlier"]] == ["2026-01-01", "2026-02-01"]
+    assert "Versions: the same. Of 1 rows in both, 0 have moved" in plots.since_the_last(third)
+    (line,) = page._over_comparisons(third)
+    assert line == {"row": "g: a", "1: 2026-01-01": 2.0, "2: 2026-02-01": 1.5, "3: 2026-03-01": 1.5}
+    assert [line["torch"] for line in page._comparisons(third)] == ["1", "2", "2"]
+    assert plots.since_the_last(first) == ""
+
+
 def test_the_readme_shows_where_peers_are_faster():
     report = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text(encoding="utf-8"))
     shown = plots.shown_in_readme(report)
