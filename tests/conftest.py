@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from specimens import INTERPRETED
 
@@ -33,6 +34,20 @@ def require_backend(name, **more):
     if name == "cuda" and GPU_DEMANDED:
         pytest.fail(f"FASTPOOL_TEST_CUDA=1, but the backend cuda is not available: {status.reason}", pytrace=False)
     pytest.skip(f"{name}: {status.reason}", **more)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items):
+    """Mark as slow what the conformance suite does with large arrays, but in one dtype and layout on the default backend.
+
+    The specification takes seconds for them. The other backends do not cut arrays into tiles.
+    """
+    usual = {"backend": "numba", "dtype": np.dtype("f4"), "layout": "channels_first"}
+    for item in items:
+        if item.name.startswith("test_agrees_with_the_specification["):
+            problem = item.callspec.params
+            if problem["case"].is_large and not usual.items() <= problem.items():
+                item.add_marker("slow")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -91,6 +91,10 @@ class Case(NamedTuple):
         if not has(backend, self.kernel):
             pytest.skip(f"the backend {backend} has no {self.kernel}")
 
+    @property
+    def is_large(self):
+        return any(word in self.name for word in LARGE)
+
     def expected(self, dtype, layout):
         """The result of the specification."""
         return _expected(self, dtype, layout)
@@ -192,8 +196,10 @@ MINIMA = (
     "2 s2", "3 s2 p1", "3 s1 p1", "3 s3 p1 ceil", "(5,1) s(1,3)", "windows of padding alone", "13 s1 p6", "9 s4 p4",
     "large window", "the whole plane", "batch 0", "channels 67", "1-D", "3-D 3 s2 p1",
 )  # fmt: skip
+# Words in the names of arrays that are large enough to cross the borders of any tile.
+LARGE = ("wide", "tall", "long signal", "many")
 LONG_WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    # large enough to cross the borders of any tile, in few dtypes
+    # in few dtypes
     "a wide row": ((1, 1, 3, 5003), {"kernel_size": 3, "stride": 2, "padding": 1}),
     "a wide row 2 s2": ((1, 1, 2, 9001), {"kernel_size": 2}),
     "a wide row s1": ((1, 1, 2, 4100), {"kernel_size": 2, "stride": 1}),

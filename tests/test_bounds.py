@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_kernels_stay_inside_their_arrays(seed, python):
     problems = os.environ.get("FASTPOOL_BOUNDS_PROBLEMS", "150")
     timeout = 240 + int(problems)

@@ -76,6 +76,7 @@ def test_bench_prints_a_row_for_every_case(quick):
     assert "GB/s" in out
 
 
+@pytest.mark.slow
 def test_bench_draws_a_picture(fastpool, tmp_path):
     pytest.importorskip("rich")
     pytest.importorskip("matplotlib")
@@ -118,6 +119,7 @@ def test_bench_refuses_a_file_that_cannot_be_written_before_it_times(fastpool, t
     assert "the name must end in one of" in fastpool("bench", "--plot", tmp_path / "x.nope", fails=True)
 
 
+@pytest.mark.slow
 def test_bench_prints_plainly_without_rich(fastpool, tmp_path):
     (tmp_path / "rich.py").write_text("raise ImportError")
     path = f"{tmp_path}:{fp.__path__[0]}/.."
@@ -178,6 +180,7 @@ def test_the_warm_up_says_at_once_where_nothing_can_be_kept(fastpool, tmp_path):
     assert "is not a folder" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
 def test_where_kernels_were_built_there_is_nothing_to_warm_up(fastpool):
     level = import_module("fastpool.backends.numba").library.level()
@@ -188,6 +191,7 @@ def test_where_kernels_were_built_there_is_nothing_to_warm_up(fastpool):
     assert "compiled by Numba when first called" in fastpool("info", FASTPOOL_KERNELS="jit")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("numba" not in AVAILABLE, reason="numba is not here")
 def test_the_warm_up_compiles_in_processes_and_prints_each_kernel_without_rich(fastpool, tmp_path):
     (tmp_path / "rich.py").write_text("raise ImportError")

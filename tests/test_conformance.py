@@ -343,7 +343,9 @@ of_numba = pytest.mark.skipif(
 @of_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("most_packed", [1, 200, 1 << 15])
+@pytest.mark.parametrize(
+    "most_packed", [pytest.param(1, marks=pytest.mark.slow), 200, pytest.param(1 << 15, marks=pytest.mark.slow)]
+)
 def test_columns_in_blocks_are_the_columns(most_packed, order, layout, tuned):
     tuned(MOST_COLUMNS_PACKED=most_packed, LARGE_COLUMNS=0)
     rng = np.random.default_rng(3)

@@ -205,6 +205,7 @@ def test_all_other_kernels_keep_to_registers(code, tmp_path):
     check(code, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_gradients_are_gathered_without_atomics(window, layout, code):

@@ -45,7 +45,7 @@ def _in_this_thread():
         yield
 
 
-@pytest.mark.parametrize("chunks", [chunks for chunks in CHUNKS if chunks != "of 2"])
+@pytest.mark.parametrize("chunks", ["one", pytest.param("of 1", marks=pytest.mark.slow), "of 5", "uneven"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", [name for name in WINDOWS if name not in ("13 s1 p6", "large window", "channels 67")])
 def test_pooling_is_as_in_memory(name, layout, chunks):

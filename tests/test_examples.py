@@ -66,6 +66,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_runs(name, python):
     arguments, said, needs = PROGRAMS[name]

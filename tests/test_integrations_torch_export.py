@@ -90,7 +90,7 @@ def results_of(model, x):
     return list(y) if isinstance(y, tuple) else [y]
 
 
-@pytest.mark.parametrize("way", EXPORTS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * ("onnx" in way)) for way in EXPORTS])
 @pytest.mark.parametrize("name", LAYERS)
 def test_an_exported_layer_gives_what_the_layer_gives(name, way, tmp_path):
     layer, x = LAYERS[name]
