@@ -38,7 +38,7 @@ def require_backend(name, **more):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """Mark as slow what the conformance suite does with large arrays, but in one dtype and layout on the default backend.
+    """Mark as slow the large arrays of the conformance suite, but on the default backend in one dtype and layout.
 
     The specification takes seconds for them. The other backends do not cut arrays into tiles.
     """
