@@ -119,7 +119,6 @@ class Op:
 
 
 _MOST_PLANS = 4096
-_TYPES_IN_KEYS = frozenset((int, float))
 _plans: dict[Any, Any] = {}
 
 
@@ -160,6 +159,15 @@ def call(
     return plan(inputs, out, inputs[0], options)
 
 
+def _has_a_key(option: Any) -> bool:
+    """Whether calls may be replayed with this option: NaNs cannot be told apart."""
+    return type(option) is int or (type(option) is float and option == option)
+
+
+def _key_of(option: Any) -> Any:
+    return option if type(option) is int else repr(option)  # 0.0 is not -0.0, nor 0
+
+
 def _of_its_shape(x: ndarray) -> ndarray:
     """A contiguous array with the strides that follow from its shape: those of axes of size 1 may be any.
 
@@ -176,17 +184,16 @@ def _call_of_other_libraries(op, inputs, static, out, backend, options) -> Any:
         deferred = library.deferred(op.name)
         if deferred is not None:
             return deferred(*inputs, *static, *options, out, backend)
-    if library is None or not _TYPES_IN_KEYS.issuperset(map(type, options)):
+    if library is None or not all(map(_has_a_key, options)):
         return _call_once(op, inputs, static, out, backend, options)
     outs = () if out is None else out if type(out) is tuple else (out,)
     originals = inputs + outs
-    # 0.0 is not -0.0, nor 1
-    key: tuple[Any, ...] = op.name, static, backend, type(out) is tuple, len(outs), *map(repr, options)
+    key: tuple[Any, ...] = op.name, static, backend, type(out) is tuple, len(outs), *map(_key_of, options)
     pointers = []
     for x in originals:
-        same_library = type(x) is type(original) or library_of(x) is library
+        same_library = (library.has_types and type(x) is type(original)) or library_of(x) is library
         signature = library.signature(x) if same_library else None
-        if signature is None:
+        if signature is None or signature[1] == 0:  # the address of what has no memory
             return _call_once(op, inputs, static, out, backend, options)
         # Addresses may differ between the calls, but not their alignment.
         key += (signature[0], signature[1] % 16)

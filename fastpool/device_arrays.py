@@ -155,6 +155,8 @@ class DeviceArray:
 class ArrayLibrary:
     """What depends on the array library; `module` is the imported library."""
 
+    has_types = True  # all arrays of one type are of this library, or none
+
     def __init__(self, module: Any) -> None:
         self.module = module
 

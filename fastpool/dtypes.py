@@ -71,8 +71,11 @@ def number_held(name: str, dtype: np.dtype, value: Any) -> Any:
     """
     if type(value) is int and value == 0:
         return dtype.type(0)
-    given = np.asarray(value)
-    held = _held(given, dtype, value) if given.ndim == 0 and supported(given.dtype) else None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested sequences of several lengths
+        array = np.empty(0)
+    held = _held(array, dtype, value) if array.ndim == 0 and supported(array.dtype) else None
     if held is None:
         advice = f"; float({name}) would be rounded" if is_float(dtype) and type(value) is not float else ""
         raise ValueError(f"{name} must be a number that {dtype} holds, got {shown(value)}{advice}")

@@ -124,7 +124,10 @@ class Torch(ArrayLibrary):
     def signature(self, x: Any) -> tuple[Any, int] | None:
         if x.requires_grad or not x.is_cuda or x.layout != self.module.strided or x.is_neg() or self._has_tangent(x):
             return None
-        return (x.shape, x.stride(), x.dtype, x.get_device(), x.layout), x.data_ptr()
+        try:
+            return (x.shape, x.stride(), x.dtype, x.get_device()), x.data_ptr()
+        except RuntimeError:  # it has no memory, or none of its own
+            return None
 
     def address(self, x: Any) -> int:
         return x.data_ptr()
@@ -207,6 +210,8 @@ class CudaArrayInterface(ArrayLibrary):
     Results are device arrays of Numba's, which all such libraries take. Work goes to the stream that the array names,
     else to Numba's default one, and results name the stream that the array names.
     """
+
+    has_types = False  # arrays of one type may name a stream, or none
 
     def __init__(self, module: Any = None) -> None:
         if module is not None:

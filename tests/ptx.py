@@ -128,7 +128,7 @@ class Run:
 
     def __init__(self, program, grid, block, arguments, regions, counts=None):
         self.program, self.counts, self.block = program, counts, block
-        self.regions = sorted(regions)
+        self.regions = sorted(regions, key=lambda region: region.address)
         self.arguments = {
             name: (dtype_of(kind), v) for (kind, name), v in zip(program.parameters, arguments, strict=True)
         }

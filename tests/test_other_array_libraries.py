@@ -298,6 +298,34 @@ def test_calls_on_arrays_of_a_protocol_are_replayed(x, streams, monkeypatch):
         fp.max_pool2d(Exporting(x), 2, out=out)
 
 
+def test_a_repeated_call_waits_for_an_array_of_the_same_type_that_names_a_stream(x, streams):
+    """The type alone told that the array was of the library of the first one."""
+    x = x.numpy()
+    for _ in range(3):
+        fp.hard_swish_backward(ExportingWithDlpack(x), ExportingWithDlpack(x.copy(), 7))
+        assert streams == [(1, 7), 1]
+        streams.clear()
+    fp.hard_swish(ExportingWithDlpack(x), out=ExportingWithDlpack(x.copy()))
+    with pytest.raises(TypeError, match="out must be of the library of the input"):
+        fp.hard_swish(ExportingWithDlpack(x), out=ExportingWithDlpack(x.copy(), 7))
+
+
+@pytest.mark.parametrize("device", ["cpu", None, OSError])
+def test_a_protocol_that_lies_is_named(device, x):
+    class Lying:
+        def __dlpack__(self, **more):
+            raise AssertionError
+
+        def __dlpack_device__(self):
+            if device is OSError:
+                raise OSError("no device")
+            return device
+
+    pytest.importorskip("numba_cuda")
+    with pytest.raises(TypeError, match="x must be an array that can be read by its __dlpack__"):
+        fp.max_pool2d(Lying(), 2)
+
+
 def test_streams_of_one_call_wait_for_each_other(x, streams):
     x = x.numpy()
     y, argmax = fp.max_pool2d(x, 2, return_argmax=True, backend="naive")
@@ -514,6 +542,25 @@ def test_a_repeated_call_refuses_out_that_shares_memory(gpu_tensors):
         fp.max_pool1d(x, 8, return_argmax=True, out=(memory[:4], memory[:1].view(torch.uint8)))
 
 
+def test_a_repeated_call_without_memory_is_no_replay(gpu_tensors, monkeypatch):
+    """A kernel was launched on the address 0."""
+    x, out = torch.ones(4, 4), torch.ones(4, 4)
+    fp.hard_swish(x)
+    fp.hard_swish(x, out=out)
+    monkeypatch.setattr(calls, "_call_once", lambda op, *arguments: op.name)
+    assert fp.hard_swish(out) is not None
+    freed = torch.ones(4, 4)
+    freed.untyped_storage().resize_(0)
+    assert fp.hard_swish(freed) == fp.hard_swish(x, out=freed) == "hard_swish"
+
+
+def test_a_repeated_call_keeps_the_sign_of_nan(gpu_tensors):
+    x = torch.zeros(1, 1, 2, 2)
+    for sign in (1.0, -1.0, 1.0):
+        cols = fp.im2col(x, 1, padding=1, fill_value=float(np.copysign(np.nan, sign)))
+        assert np.signbit(cols.numpy()[0, 0, 0]) == (sign < 0)
+
+
 def test_calls_on_tensors_that_cannot_be_read_are_never_replayed():
     """A tensor with the negative bit looks like one without: its call would have been repeated."""
     library = interop.Torch(torch)
@@ -521,6 +568,13 @@ def test_calls_on_tensors_that_cannot_be_read_are_never_replayed():
     unreadable = {"requires_grad": True, "is_cuda": False, "is_neg": lambda: True, "layout": torch.sparse_coo}
     for name, value in unreadable.items():
         assert library.signature(SimpleNamespace(**tensor | {name: value})) is None
+
+    def stride():
+        raise RuntimeError("no strides")
+
+    without_strides = SimpleNamespace(**tensor, shape=(2,), stride=stride)
+    library.__dict__["_unpack_dual"] = lambda x: SimpleNamespace(tangent=None)
+    assert library.signature(without_strides) is None
 
 
 def test_a_repeated_call_still_refuses_what_is_only_equal_to_an_integer(gpu_tensors, x):
