@@ -88,9 +88,8 @@ def register_machine(name: str | None = None) -> str:
     from asv.machine import Machine, MachineCollection
 
     found = Machine.get_defaults()
-    system, name = platform.system(), name or found["machine"]
-    ram = f"{int(found['ram']) / 2**20:.0f} GB" if system == "Linux" else found["ram"]
-    MachineCollection.save(name, {**found, "machine": name, "os": system, "ram": ram})
+    name, ram = name or found["machine"], found["ram"] and f"{int(found['ram']) / 2**30:.0f} GB"
+    MachineCollection.save(name, {**found, "machine": name, "os": platform.system(), "ram": ram})
     return name
 
 

@@ -54,7 +54,6 @@ MILESTONES = {
     "96f8ad2": "kernels in named stages, planned once",
     "7a5a8bf": "gradients are scattered row by row",
     "11ac59f": "gradients of large windows in tiles of channels",
-    "50f416b": "average pooling",
     "6e66def": "fewer classes at import",
     "26117e9": "loops use all of a register of AVX-512",
     "f393ec9": "later ops are imported when asked for",
@@ -69,7 +68,6 @@ MILESTONES = {
 _OPS = (
     r"max_pool2d(_argmax|_backward)?\.time_call\('numba', '(2x2 s2|3x3 s2 p1) ",
     r"max_pool2d(_argmax|_backward)?\.time_call\('numba', '13x13 ",
-    r"avg_pool2d(_backward)?\.time_call\('numba', '2x2 s2 ",
     r"maxout(_backward)?\.time_call\('numba', 'strided",
     r"(im2col|col2im)\.time_call\('numba', '3x3 s1 p1 unfold",
     r"(hard_swish|swish)\.time_call\('numba'",
@@ -143,18 +141,22 @@ def measure(commit: str, tree: Path, folder: Path, machine: str, benches: Sequen
 def name_environment(results: Path) -> None:
     """Name the environment in results by its versions, instead of the path of the interpreter.
 
-    asv draws a curve for each combination of requirements. They become those of asv.conf.json, so that what is measured
-    in asv's own environments continues the same curve.
+    asv draws a curve for each Python and each combination of requirements. They become those of environments that asv
+    makes from asv.conf.json, so that figures from there continue the same curve.
     """
     from asv.config import Config
 
     matrix = Config.load(dashboard.HERE / "asv.conf.json").matrix["req"]
     requirements = {name: versions[0] for name, versions in matrix.items()}
-    named = [f"{name}{version(name)}" for name in ("numba", "numpy")]
+    python, named = (
+        ".".join(platform.python_version_tuple()[:2]),
+        [f"{name}{version(name)}" for name in ("numba", "numpy")],
+    )
     env = "-".join(("existing", f"py{platform.python_version()}", *named))
     for path in dashboard.result_files(results):
         found = json.loads(path.read_text(encoding="utf-8"))
-        found |= {"env_name": env, "requirements": requirements, "params": {**found["params"], **requirements}}
+        found |= {"env_name": env, "python": python, "requirements": requirements}
+        found["params"] |= {"python": python, **requirements}
         path.unlink()
         path.with_name(f"{found['commit_hash'][:8]}-{env}.json").write_text(json.dumps(found), encoding="utf-8")
 

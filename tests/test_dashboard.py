@@ -198,6 +198,7 @@ def test_a_machine_is_the_same_after_an_update_of_its_system(tmp_path, monkeypat
     assert dashboard.register_machine("ci") == "ci"
     stored = machine.MachineCollection.load("ci")
     assert stored["os"] == platform.system()
+    assert re.fullmatch(r"[1-9][0-9]{0,3} GB", stored["ram"])
     assert stored["cpu"] == machine.Machine.get_defaults()["cpu"]
 
 

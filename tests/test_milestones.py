@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_figures_are_kept_under_commit_machine_and_environment(repository, capfd
         assert found["env_name"].startswith("existing-py3.")
         assert os.sep not in found["env_name"]
         assert found["params"]["machine"] == "vm"
+        assert found["params"]["python"] == found["python"] == f"3.{sys.version_info.minor}"
         assert found["params"]["numba"] == found["requirements"]["numba"] == ""
     assert stored == {commits[0]: [1], commits[2]: [3]}
     assert git("worktree", "list", cwd=folder).count("\n") == 0
