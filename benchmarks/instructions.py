@@ -28,6 +28,12 @@ from fastpool.cases import CASES
 CALLS = {"small": 2000, "medium": 50}  # N, by size
 ANY_LEVEL, VALGRIND_LEVEL = {}, {"FASTPOOL_KERNELS": "x86-64-v3", "NUMBA_CPU_NAME": "x86-64-v3"}
 
+# What would differ between two processes: threads that poll, those of OpenBLAS too, and the order of sets of strings.
+REPEATABLE = {
+    **dict.fromkeys(("FASTPOOL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+    "PYTHONHASHSEED": "0",
+}
+
 # Makes the calls of a case, or without a count prints the least seconds of one.
 _CALL = """
 import gc, sys
@@ -113,7 +119,7 @@ def counter() -> Counter:
 
 def per_call(by: Counter, name: str, size: str, backend: str) -> tuple[float, float]:
     """The instructions of one call of a case, and its least seconds, on one thread."""
-    env = {**os.environ, "FASTPOOL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **by.environment}
+    env = {**os.environ, **REPEATABLE, **by.environment}
 
     def command(count: int) -> list[str]:
         return [sys.executable, "-c", _CALL, name, size, backend, str(count)]
