@@ -5,7 +5,8 @@
 # `make peers PEERS="--rows forward --json peers.json"` passes options to the comparison with peers.
 # `make arm64 ARM64="tests/test_rules.py -k numba"` runs these tests on an emulated 64-bit ARM processor, instead of the default selection.
 # `make asv-compare BASE=main FACTOR=1.25` shows what this commit makes slower or faster by more than the factor.
-# `make dashboard N=8` shows the last eight commits that build; `make dashboard ASV="--bench max_pool2d"` a part of the suite.
+# `make dashboard` shows the kept history; `make dashboard N=8 ASV="--bench max_pool2d"` first measures a part of the suite on the
+# last eight commits that build.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -13,7 +14,7 @@ FRAMEWORKS ?= keras jax tensorflow-cpu ome-zarr-models ome-zarr onnx onnxruntime
 BASE ?= main
 FACTOR ?= 1.25
 ROUNDS ?= 10
-N ?= 5
+N ?=
 ASV ?=
 SPEED ?= $(lastword $(sort $(wildcard .benchmarks/*/*.json)))
 BIN := $(VENV)/bin
@@ -128,7 +129,7 @@ asv-compare: $(VENV)/.machine
 	$(IN_BENCHMARKS) continuous --factor $(FACTOR) --interleave-rounds --attribute rounds=$(ROUNDS) $(ASV) $(BASE) HEAD
 
 dashboard: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.dashboard --commits $(N) $(ASV)
+	$(BIN)/python -m benchmarks.dashboard $(N:%=--commits %) $(ASV)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -140,9 +141,9 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# asv asks about the machine once; --yes accepts the answers that it suggests.
+# asv asks about the machine once.
 $(VENV)/.machine: $(VENV)/.bench
-	$(IN_BENCHMARKS) machine --yes
+	$(BIN)/python -c "from benchmarks import dashboard; dashboard.register_machine()"
 	touch $@
 
 # The package is built in place, once for each requested set of extras.

@@ -1,8 +1,8 @@
 """The suite that asv runs: a class for each op of the table of cases (`fastpool/cases.py`), and a few more.
 
-asv runs this file, as it is now, against the fastpool of many commits. So the table is read from this tree, not from
-the installed package, and no list of parameters depends on what can run: otherwise asv would mix up the parameters of
-two commits. What cannot run raises NotImplementedError in `setup`, which asv shows as n/a.
+asv runs this file, as it is now, against the fastpool of many commits. So the table and its arguments come from this
+tree, not from the measured package, and no list of parameters depends on what can run: otherwise asv would mix up the
+parameters of two commits. What cannot run raises NotImplementedError in `setup`, which asv shows as n/a.
 
 asv takes a larger figure for a worse one, so everything that is tracked is worse when it is larger.
 
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
-from importlib import util
 from importlib.machinery import EXTENSION_SUFFIXES
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -44,20 +44,40 @@ PLAIN = (LAYOUTS[0], DTYPES[0])
 SMALL, MEDIUM, LARGE = "small", "medium", "full"  # some KB; some MB, where every core has work; tens of MB
 SECONDS = 0.3  # for the calls of one sample
 
-CASES_FILE = Path(__file__).resolve().parent.parent / "fastpool" / "cases.py"
+# asv's version of every benchmark here: results of another version are not shown. A class that measures something else
+# than before gets a `version` of its own. asv's default is a digest of the source, which any change of it would change.
+version = "1"
+
+TREE = Path(__file__).resolve().parent.parent
+_of_this_tree: dict[str, ModuleType] = {}
 
 
-def _of_this_tree(path: Path) -> Any:
-    """A module of fastpool from this tree, not from the installed package."""
-    spec = util.spec_from_file_location(f"benchmarks.{path.stem}", path)
-    module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@contextmanager
+def _this_tree() -> Iterator[None]:
+    """Within it, fastpool is the package of this tree: the measured one may be too old for the table of cases."""
+    if Path(fastpool.__file__).resolve().parent == TREE / "fastpool":
+        yield
+        return
+    measured = _take_modules()
+    sys.modules.update(_of_this_tree)
+    sys.path.insert(0, str(TREE))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(TREE))
+        _of_this_tree.update(_take_modules())
+        sys.modules.update(measured)
 
 
-_cases, _timing = _of_this_tree(CASES_FILE), _of_this_tree(CASES_FILE.with_name("timing.py"))
-copies, least_times = _timing.copies, _timing.least_times
+def _take_modules() -> dict[str, ModuleType]:
+    """The modules of fastpool that are imported, removed from those that imports find."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "fastpool"}
+
+
+with _this_tree():
+    from fastpool import cases as _cases
+    from fastpool.timing import copies, least_times
+
 CASES = _cases.CASES
 QUICK = tuple(name for name, case in CASES.items() if case.quick)
 
@@ -101,7 +121,8 @@ def _call(backend: str, case: Any, arguments: dict[str, Any], **more: Any) -> Ca
 
 
 def _arguments(case: Any, layout: str, dtype: str, size: str) -> dict[str, Any]:
-    return case.arguments(np.random.default_rng(0), dtype, size, layout)
+    with _this_tree():
+        return case.arguments(np.random.default_rng(0), dtype, size, layout)
 
 
 @lru_cache(maxsize=1)
@@ -294,10 +315,11 @@ _NO_CACHE = (
 )
 _IMAGE = "import numpy, fastpool; x = numpy.ones((1, 1, 64, 64), numpy.float32)"
 _COMPILE = f"""
-import runpy, numpy
-for case in runpy.run_path({str(CASES_FILE)!r})["CASES"].values():
-    if case.quick:
-        case.run(case.arguments(numpy.random.default_rng(0), "float32", "small"), "numba")
+import contextlib, runpy
+suite = runpy.run_path({__file__!r})
+for name in suite["QUICK"]:
+    with contextlib.suppress(AttributeError):  # an op that this version does not have
+        suite["_prepared"]("numba", name, *suite["PLAIN"], suite["SMALL"])[1]()
 """
 
 

@@ -1,6 +1,8 @@
 """The dashboard in a browser: asv's pages of a small history, with nothing loaded from elsewhere."""
 
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -72,7 +74,7 @@ def test_a_script_without_a_copy_is_reported(tmp_path):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A repository of three commits, each measured by asv: its folder of benchmarks, and the hashes."""
+    """A repository of three commits, each measured by asv, the first kept: its folder of benchmarks, and the hashes."""
     pytest.importorskip("asv")
     if shutil.which("npm") is None or shutil.which("git") is None:
         pytest.skip("npm and git are needed")
@@ -102,6 +104,8 @@ def history(tmp_path_factory):
         git("commit", "--quiet", "--message", f"sleep {seconds} s <b>", "--date", "2026-01-01T00:00:00")
         commits.append(git("rev-parse", "HEAD"))
         asv("run", "--python=same", "--set-commit-hash", commits[-1])
+        if len(commits) == 1:
+            (folder / dashboard.SCRATCH).rename(folder / dashboard.HISTORY)
     return folder, commits
 
 
@@ -126,8 +130,76 @@ def page(browser, site):
 
 def test_commits_that_were_measured_are_known(history):
     folder, commits = history
-    assert all(dashboard.measured(folder, commit) for commit in commits)
-    assert not dashboard.measured(folder, "0" * 40)
+    (machine,) = (path.name for path in (folder / dashboard.HISTORY).iterdir() if path.is_dir())
+    results = [folder / dashboard.HISTORY, *[folder / dashboard.SCRATCH] * 2]
+    assert all(dashboard.measured(*each) for each in zip(results, [machine] * 3, commits, strict=True))
+    assert not dashboard.measured(results[0], machine, commits[1])
+    assert not dashboard.measured(results[0], "another", commits[0])
+
+
+def figures(folder, rows):
+    """Results of one commit, with figures by name of a benchmark with three parameters."""
+    columns = {"result_columns": ["result", "params", "version", "duration", "stats_q_25"]}
+    (folder / "vm").mkdir(parents=True, exist_ok=True)
+    params = [["1", "2", "3"]]
+    stored = {name: [row, params, "1", 0.5, [v and v / 2 for v in row]] for name, row in rows.items()}
+    text = json.dumps({**columns, "results": stored, "commit_hash": "a" * 40})
+    (folder / "vm" / "aaaaaaaa-env.json").write_text(text, encoding="utf-8")
+
+
+def test_merged_results_have_the_figures_of_all_folders(tmp_path):
+    kept, new, target = tmp_path / "kept", tmp_path / "new", tmp_path / "target"
+    figures(kept, {"a": [1.0, 2.0, None], "b": [3.0, 3.0, 3.0]})
+    figures(new, {"a": [None, 4.0, 5.0], "c": [6.0, 6.0, 6.0]})
+    before = (kept / "vm" / "aaaaaaaa-env.json").read_bytes()
+    dashboard.merge([kept, new], target)
+    stored = json.loads((target / "vm" / "aaaaaaaa-env.json").read_text(encoding="utf-8"))["results"]
+    assert {name: row[0] for name, row in stored.items()} == {"a": [1, 4, 5], "b": [3, 3, 3], "c": [6, 6, 6]}
+    assert stored["a"][1:] == [[["1", "2", "3"]], "1", 0.5, [0.5, 2.0, 2.5]]
+    assert (kept / "vm" / "aaaaaaaa-env.json").read_bytes() == before
+
+
+def test_results_without_figures_replace_none(tmp_path):
+    figures(tmp_path / "kept", {"a": [1.0, 2.0, 3.0]})
+    figures(tmp_path / "new", {"a": []})
+    dashboard.merge([tmp_path / "kept", tmp_path / "new"], tmp_path / "target")
+    stored = json.loads((tmp_path / "target" / "vm" / "aaaaaaaa-env.json").read_text(encoding="utf-8"))["results"]
+    assert stored["a"][0] == [1, 2, 3]
+
+
+def test_the_newest_description_of_a_benchmark_is_published(tmp_path):
+    for at, (name, text) in enumerate((("new", {"a": 2}), ("old", {"a": 1, "b": 1}))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "benchmarks.json").write_text(json.dumps(text), encoding="utf-8")
+        os.utime(tmp_path / name / "benchmarks.json", (1000 - at, 1000 - at))
+    dashboard.merge([tmp_path / "new", tmp_path / "old"], tmp_path / "target")
+    assert json.loads((tmp_path / "target" / "benchmarks.json").read_text(encoding="utf-8")) == {"a": 2, "b": 1}
+
+
+def test_nothing_is_measured_unless_it_is_asked_for(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(dashboard, "HERE", tmp_path)
+    monkeypatch.setattr(dashboard, "register_machine", lambda name: name or "vm")
+    monkeypatch.setattr(dashboard, "run", lambda _, *arguments: done.append(arguments) or ["0" * 40])
+    monkeypatch.setattr(dashboard, "publish", lambda _, *more: done.append(more))
+    dashboard.main(["--no-serve"])
+    assert done == [()]
+    dashboard.main(["--no-serve", "--commits", "3", "--bench", "tiny"])
+    assert done[1:] == [(tmp_path / dashboard.SCRATCH, "vm", 3, ["--bench", "tiny"]), ()]
+    kept = tmp_path / "branch"
+    dashboard.main(["--no-serve", "--commits", "2", "--keep", str(kept), "--machine", "ci"])
+    assert done[3:] == [(kept, "ci", 2, []), (kept,)]
+
+
+def test_a_machine_is_the_same_after_an_update_of_its_system(tmp_path, monkeypatch):
+    machine = pytest.importorskip("asv.machine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert dashboard.register_machine("ci") == "ci"
+    stored = machine.MachineCollection.load("ci")
+    assert stored["os"] == platform.system()
+    assert re.fullmatch(r"[1-9][0-9]{0,3} GB", stored["ram"])
+    assert stored["cpu"] == machine.Machine.get_defaults()["cpu"]
 
 
 def test_the_grid_shows_the_benchmarks(page, site):

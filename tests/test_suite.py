@@ -61,6 +61,31 @@ def test_every_op_of_the_table_is_timed():
     assert sorted(called) == sorted(cases.CASES)
 
 
+def test_the_results_of_a_benchmark_outlast_a_change_of_its_source():
+    assert {benchmark.version for benchmark in BENCHMARKS.values()} == {suite.version}
+
+
+OLD_PACKAGE = """
+def hard_swish(x, backend): return f"hard_swish of version 0 on {backend}"
+def backends(): return {"numba": type("Status", (), {"available": True})}
+"""
+IN_AN_OLD_PACKAGE = """
+import sys, runpy, fastpool
+suite = runpy.run_path(sys.argv[1])
+arguments, call = suite["_prepared"]("numba", "hard_swish", *suite["PLAIN"], suite["SMALL"])
+gradient = suite["_arguments"](suite["CASES"]["max_pool2d_backward 2x2 s2"], *suite["PLAIN"], suite["SMALL"])
+print(call(), arguments["x"].shape, gradient["argmax"].dtype, sys.modules["fastpool"] is fastpool)
+"""
+
+
+def test_an_old_package_is_measured_with_the_arguments_of_this_tree(python, tmp_path):
+    """Today's table of cases imports modules that old versions do not have."""
+    (tmp_path / "fastpool").mkdir()
+    (tmp_path / "fastpool" / "__init__.py").write_text(OLD_PACKAGE, encoding="utf-8")
+    out = python("-c", IN_AN_OLD_PACKAGE, str(ROOT / "suite.py"), cwd=tmp_path)
+    assert out.strip() == "hard_swish of version 0 on numba (2, 3, 9, 8) uint8 True"
+
+
 def test_a_call_is_named_by_its_shape(monkeypatch):
     monkeypatch.undo()
     for label, case in suite.max_pool2d.cases.items():
