@@ -892,7 +892,7 @@ def test_a_batch_of_none_gives_a_batch_of_none(axes, backend):
         (lambda: fp.im2col(IMAGES, 2, fill_value=None), "fill_value must be .*float32.*got None"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=1j), "fill_value must be .*float32.*got 1j"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=[1, 2]), r"fill_value must be .*float32.*got \[1, 2\]"),
-        (lambda: fp.im2col(IMAGES, 2, fill_value=[[1], [1, 2]]), r"fill_value must be .*float32.*got \[\[1\], \[1, 2\]\]"),
+        (lambda: fp.im2col(IMAGES, 2, fill_value=[[1], [1, 2]]), r"fill_value must be .*float32.*got \[\[1"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=1e40), "fill_value must be .*float32.*got 1e"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=-(10**400)), "fill_value must be .*float32.*got -1000"),
         (lambda: fp.im2col(IMAGES, 2, fill_value=2**24 + 1), "fill_value must be .*float32.*got 16777217"),
