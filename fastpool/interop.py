@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
+from fastpool.array_library import ArrayLibrary
+from fastpool.device_arrays import LEGACY_STREAM, DeviceArray
 
 
 def bfloat16() -> np.dtype:

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from fastpool.device_arrays import ArrayLibrary, DeviceArray
+from fastpool.array_library import ArrayLibrary
+from fastpool.device_arrays import DeviceArray
 from fastpool.window import Window
 
 TABLE = Path(__file__).with_name("cuda_counts.json")

@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastpool.device_arrays import ArrayLibrary, DeviceArray
+from fastpool.array_library import ArrayLibrary
+from fastpool.device_arrays import DeviceArray
 from fastpool.window import Window
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda")

@@ -20,7 +20,7 @@ from specimens import DTYPES, FLOATS, LAYOUTS, POOLS, POOLS_BACKWARD, WINDOWS, g
 
 import fastpool as fp
 from fastpool import interop
-from fastpool.device_arrays import ArrayLibrary
+from fastpool.array_library import ArrayLibrary
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastpool.array_library import ArrayLibrary
 from fastpool.backends.cuda import driver
 from fastpool.backends.cuda.compilation import compiled, types
 from fastpool.backends.cuda.vectors import Half, Pointer
-from fastpool.device_arrays import LEGACY_STREAM, ArrayLibrary, DeviceArray
+from fastpool.device_arrays import LEGACY_STREAM, DeviceArray
 from fastpool.replay import recording
 
 VECTOR_BYTES = 16  # the most that a thread loads at once

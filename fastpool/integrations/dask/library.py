@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastpool.device_arrays import ArrayLibrary, DeviceArray
+from fastpool.array_library import ArrayLibrary
+from fastpool.device_arrays import DeviceArray
 
 
 class Dask(ArrayLibrary):

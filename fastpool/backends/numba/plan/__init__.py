@@ -14,20 +14,20 @@ from fastpool.threads import importing
 MODULE_OF = {
     "WARMUP_DTYPES": "built",
     "WARMUP_ARGMAX_DTYPES": "built",
-    "activation": "elementwise",
+    "activation": "activation",
     "avg_pool": "average",
     "avg_pool_backward": "average",
     "avg_pool_by_tables": "by_tables",
     "built_calls": "built",
     "col2im": "columns",
-    "suits_van_herk": "forward",
     "im2col": "columns",
     "locate_by_tables": "by_tables",
     "max_pool": "forward",
     "max_pool_backward": "backward",
     "max_pool_by_tables": "by_tables",
-    "max_unpool": "elementwise",
+    "max_unpool": "unpool",
     "min_pool": "forward",
+    "suits_van_herk": "forward",
     "validate_argmax": "validation",
 }
 

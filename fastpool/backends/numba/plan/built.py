@@ -8,13 +8,14 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
+from fastpool.backends.numba.plan.activation import activation
 from fastpool.backends.numba.plan.average import avg_pool, avg_pool_backward
 from fastpool.backends.numba.plan.backward import max_pool_backward
 from fastpool.backends.numba.plan.by_tables import avg_pool_by_tables, locate_by_tables, max_pool_by_tables
 from fastpool.backends.numba.plan.call import KernelCall
 from fastpool.backends.numba.plan.columns import col2im, im2col
-from fastpool.backends.numba.plan.elementwise import activation, max_unpool
 from fastpool.backends.numba.plan.forward import max_pool
+from fastpool.backends.numba.plan.unpool import max_unpool
 from fastpool.backends.numba.plan.validation import validate_argmax
 from fastpool.window import Window
 

@@ -1,4 +1,4 @@
-"""Calls that go element by element: activations, and unpooling."""
+"""How activations run: element by element."""
 
 from __future__ import annotations
 
@@ -16,10 +16,3 @@ def activation(kernel: str, dtype: np.dtype, size: int) -> KernelCall:
     if kernel.startswith("swish"):
         dtypes, cost = (*dtypes, np.dtype(np.float64)), tuning.SWISH_COST
     return KernelCall(kernel, dtypes, (kernel_dtype_of(dtype).half_format,), size, dtype.itemsize * size * cost, 0)
-
-
-def max_unpool(outer: int, windows: int, cells: int, inner: int, dtype: np.dtype) -> KernelCall:
-    """Of arrays (y, indices, x). Elements are only moved, and so viewed as unsigned integers: fewer kernels."""
-    bits = np.dtype(f"u{dtype.itemsize}")
-    dtypes, cost_bytes = (bits, np.dtype(np.int64), bits), dtype.itemsize * outer * inner * (windows + cells)
-    return KernelCall("max_unpool", dtypes, (windows, cells, inner), outer, cost_bytes, 0)
