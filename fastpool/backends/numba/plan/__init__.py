@@ -14,7 +14,7 @@ from fastpool.threads import importing
 MODULE_OF = {
     "WARMUP_DTYPES": "built",
     "WARMUP_ARGMAX_DTYPES": "built",
-    "activation": "activation",
+    "activation": "activations",
     "avg_pool": "average",
     "avg_pool_backward": "average",
     "avg_pool_by_tables": "by_tables",

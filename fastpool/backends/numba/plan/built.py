@@ -8,7 +8,7 @@ import numpy as np
 
 from fastpool.backends.numba import tuning
 from fastpool.backends.numba.geometry import VECTOR_BYTES
-from fastpool.backends.numba.plan.activation import activation
+from fastpool.backends.numba.plan.activations import activation
 from fastpool.backends.numba.plan.average import avg_pool, avg_pool_backward
 from fastpool.backends.numba.plan.backward import max_pool_backward
 from fastpool.backends.numba.plan.by_tables import avg_pool_by_tables, locate_by_tables, max_pool_by_tables
