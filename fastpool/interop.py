@@ -358,7 +358,12 @@ class DLPack(CudaArrayInterface):
     def _in_main_memory(x: Any) -> np.ndarray:
         if "bfloat16" in str(getattr(x, "dtype", "")) and hasattr(x, "__array__"):  # which NumPy takes from no capsule
             return np.asarray(x)
-        return np.from_dlpack(x)
+        try:
+            return np.from_dlpack(x)
+        except BufferError:  # of what is read-only, which NumPy before 2.1 does not export
+            if not hasattr(x, "__array__"):
+                raise
+            return np.asarray(x)
 
     def _dtype(self, name: str, tensor: _DLTensor) -> np.dtype:
         if (tensor.code, tensor.bits, tensor.lanes) == (4, 16, 1):
