@@ -1630,6 +1630,8 @@ def test_arrays_of_the_array_api_standard_come_back_as_such():
     for name, result in results.items():
         assert type(result) is type(x), name
         np.testing.assert_array_equal(np.asarray(result), expected[name], name)
+    if np.lib.NumpyVersion(np.__version__) < "2.1.0":  # whose from_dlpack gives read-only arrays
+        return
     out = xp.zeros((1, 2, 2, 2), dtype=xp.float32)
     assert fp.max_pool2d(x, 2, out=out) is out
     np.testing.assert_array_equal(np.asarray(out), fp.max_pool2d(plain, 2))
