@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from benchmarks import dashboard
 
-# Tried on series with noise of 2 to 4 % into which slow-downs of 1.2 times were planted: see tests/test_changes.py.
+# Tried on series with noise of 1 to 3 % into which slow-downs of 1.2 times were planted: see tests/test_changes.py.
 FACTOR = 1.1  # of a step: half-way to 1.2
 PENALTY = 3.0  # of a step, in standard deviations of the noise
 LEAST_NOISE = 0.005  # of a logarithm: what a series without noise is taken to have

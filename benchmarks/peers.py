@@ -31,6 +31,7 @@ import numpy as np
 
 import fastpool
 from benchmarks.libraries import LIBRARIES
+from benchmarks.plots import key_of
 from benchmarks.processes import PROBES
 from benchmarks.rows import AGAIN, BEST, COPY_SHARE, FASTPOOL, NOISE, OUT, OVER, Problem, Row, Target, rows
 from fastpool.__main__ import environment
@@ -212,9 +213,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "machine": report["machine"],
         "best": {
-            f"{row['group']}: {row['name']}": [row["best"], round(row["figures"][figure], 3)]
-            for row in report["rows"]
-            if row.get("best")
+            key_of(row): [row["best"], round(row["figures"][figure], 3)] for row in report["rows"] if row.get("best")
         },
     }
 

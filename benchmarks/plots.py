@@ -64,7 +64,8 @@ STYLES = tuple(
 Rows = Sequence[Mapping[str, Any]]
 
 
-def _key(row: Mapping[str, Any]) -> str:
+def key_of(row: Mapping[str, Any]) -> str:
+    """The key of a row of the JSON, as `Row.key`."""
     return f"{row['group']}: {row['name']}"
 
 
@@ -81,14 +82,14 @@ def shown_in_readme(report: Mapping[str, Any]) -> list[str]:
         ratio = row["figures"][f"{BEST}{OVER}{FASTPOOL}"]
         if ratio < 1:
             group = row["group"]
-            lowest[group] = min(lowest.get(group, (1.0, "")), (ratio, _key(row)))
+            lowest[group] = min(lowest.get(group, (1.0, "")), (ratio, key_of(row)))
     wanted = {*SELECTION, *(key for _, key in lowest.values())}
-    return [key for row in report["rows"] if (key := _key(row)) in wanted]
+    return [key for row in report["rows"] if (key := key_of(row)) in wanted]
 
 
 def headline(report: Mapping[str, Any]) -> str:
     """A sentence about the first typical row, and two about all rows."""
-    row = next(row for row in report["rows"] if _key(row) == SELECTION[0])
+    row = next(row for row in report["rows"] if key_of(row) == SELECTION[0])
     best, rows = row["best"], compared(report)
     side, stride, padding = row["window"]
     ours, of_best, of_torch = (number(row["seconds"][name] * 1e3) for name in (FASTPOOL, best, f"{TORCH} NCHW"))
@@ -149,7 +150,7 @@ def speedups(report: Mapping[str, Any], path: Path, selection: Sequence[str] | N
     points: dict[str, list[tuple[float, int]]] = {BEST: [], "PyTorch, NCHW": []}
     headings = []
     for row in compared(report):
-        if selection is not None and _key(row) not in selection:
+        if selection is not None and key_of(row) not in selection:
             continue
         if row["group"] not in labels:
             headings.append(len(labels))
@@ -310,7 +311,7 @@ def _timed_table(rows: Rows, with_targets: bool, with_group: bool) -> list[str]:
     for row in rows:
         seconds, found, best = row["seconds"], row["figures"], row["best"]
         line = [
-            _key(row) if with_group else row["name"],
+            key_of(row) if with_group else row["name"],
             number(seconds[FASTPOOL] * 1e3),
             f"{found[COPY_SHARE]:.2f}",
             best or "",
@@ -339,7 +340,7 @@ def markdown(report: Mapping[str, Any], selection: Sequence[str] | None = None) 
     versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
     source = f"{about(report)}; {versions}."
     if selection is not None:
-        picked = [row for row in report["rows"] if _key(row) in selection]
+        picked = [row for row in report["rows"] if key_of(row) in selection]
         return "\n".join([*_timed_table(picked, with_targets=False, with_group=True), "", source])
     lines = [source]
     for group in dict.fromkeys(row["group"] for row in report["rows"]):
@@ -360,9 +361,9 @@ def moves(report: Mapping[str, Any]) -> list[tuple[str, list[Any], list[Any]]]:
     """The rows that were in the last comparison, too: name, and best peer with its ratio, then and now."""
     then = report["earlier"][-1]["best"]
     return [
-        (_key(row), then[_key(row)], [row["best"], row["figures"][f"{BEST}{OVER}{FASTPOOL}"]])
+        (key_of(row), then[key_of(row)], [row["best"], row["figures"][f"{BEST}{OVER}{FASTPOOL}"]])
         for row in compared(report)
-        if _key(row) in then
+        if key_of(row) in then
     ]
 
 

@@ -17,7 +17,17 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from benchmarks.plots import about, compared, number, over_size, over_threads, over_window, roofline, torch_ratio
+from benchmarks.plots import (
+    about,
+    compared,
+    key_of,
+    number,
+    over_size,
+    over_threads,
+    over_window,
+    roofline,
+    torch_ratio,
+)
 from benchmarks.rows import BEST, COPY_SHARE, FASTPOOL, OUT, OVER
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -50,7 +60,7 @@ def bars_of(rows: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, list[Ba
     """
     ratios: dict[str, dict[str, float]] = {}
     for row in rows:
-        own = ratios.setdefault(f"{row['group']}: {row['name']}", {})
+        own = ratios.setdefault(key_of(row), {})
         for variant in row["peers"]:
             ratio, peer = row["figures"][f"{variant}{OVER}{FASTPOOL}"], variant.partition(" ")[0]
             own[peer] = min(ratio, own.get(peer, ratio))
@@ -101,7 +111,7 @@ def _over_comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The ratio of the best peer in each comparison that was kept, oldest first, and in this one."""
     kept = report.get("earlier", [])
     for row in compared(report) if kept else []:
-        key = f"{row['group']}: {row['name']}"
+        key = key_of(row)
         shown = {"row": key}
         for at, one in enumerate(kept, 1):
             shown[f"{at}: {one['machine']['date']}"] = one["best"].get(key, (None, None))[1]
@@ -160,9 +170,7 @@ def page(report: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> s
     ratios = [row["figures"][f"{BEST}{OVER}{FASTPOOL}"] for row in rows]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row["group"], []).append(
-            {"name": row["name"], "bars": bars[f"{row['group']}: {row['name']}"]}
-        )
+        groups.setdefault(row["group"], []).append({"name": row["name"], "bars": bars[key_of(row)]})
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any, overload
 
 import numpy as np
@@ -26,18 +28,25 @@ def _plan(op: str, inputs: tuple[arrays.Array, ...], backend: str | None) -> Pla
     for name, a in zip(names[:-1], inputs[:-1], strict=True):
         arrays.expect(name, a, x.shape, dtype, names[-1], x)
     prepare = getattr(module, f"prepare_{op}", None)
-    function = getattr(module, op) if prepare is None else prepare(dtype, x.size)
+    run = _run_of(module, op) if prepare is None else prepare(dtype, x.size)
+    order = forms.memory_axes(x)
+    axes = None if order == tuple(range(x.ndim)) else order
+    canonical_shape = None if prepare is not None else (x.size,)
+    operands = [forms.operand(a, order, canonical_shape) for a in inputs]
+    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical_shape),), run, partial(_beta_in, dtype))
+
+
+def _run_of(module: ModuleType, op: str) -> Callable[..., None]:
+    """A function of a backend that takes the result before beta, as plans hand them over."""
+    function: Callable[..., None] = getattr(module, op)
+    if not op.startswith("swish"):
+        return function
 
     def run_with_beta(*operands: Any) -> None:
         *others, y, beta = operands
         function(*others, beta, y)
 
-    order = forms.memory_axes(x)
-    axes = None if order == tuple(range(x.ndim)) else order
-    canonical_shape = None if prepare is not None else (x.size,)
-    operands = [forms.operand(a, order, canonical_shape) for a in inputs]
-    run = run_with_beta if op.startswith("swish") and prepare is None else function
-    return Plan(tuple(operands), (Result(x.shape, dtype, axes, axes, canonical_shape),), run, partial(_beta_in, dtype))
+    return run_with_beta
 
 
 INPUTS = {
