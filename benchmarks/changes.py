@@ -2,8 +2,8 @@
 
 A series is one benchmark with one combination of parameters, on one machine in one environment. asv fits a piecewise
 constant function to its logarithms (`asv.step_detect.solve_potts`). The penalty for each step follows from the noise of
-the series: the one that asv chooses by itself misses many slow-downs of 1.2 times where the history has a dozen commits.
-One outlier is no step: a step has at least two commits on either side.
+the series: the one that asv chooses by itself misses many slow-downs of 1.2 times in a history of a dozen commits. One
+outlier is no step: a step has at least two commits on either side.
 
 The exit status is 1 if a benchmark became slower at one of the newest commits.
 """
